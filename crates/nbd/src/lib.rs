@@ -1,1 +1,20 @@
-//! placeholder
+//! The NBD protocol, client and server: synchronous, thread based, without an async runtime.
+#![warn(missing_docs)]
+
+mod client;
+mod endpoint;
+mod error;
+#[doc(hidden)]
+pub mod fuzzing;
+mod limits;
+mod net;
+mod server;
+#[doc(hidden)]
+pub mod wire;
+
+pub use client::{Client, ConnectOptions, DirtyExtent, ExportInfo, JoinedExtent, ListedExport, StatusExtent};
+pub use endpoint::{DEFAULT_PORT, Endpoint, NbdUri};
+pub use error::{Errno, Error, ErrorKind, Result};
+pub use limits::ServerLimits;
+pub use server::{Export, Extent, ExtentKind, Server, ServerHandle};
+pub use wire::{BASE_ALLOCATION, STATE_HOLE, STATE_ZERO};
