@@ -1,0 +1,295 @@
+//! [`BlobStore`]: objects from plain threads, on a local directory or any object store.
+//!
+//! Local directories are read and written straight from the calling thread. Other stores run on a small tokio
+//! runtime while the calling thread waits. Call it from threads that may block, never from async code.
+
+use std::fmt;
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
+use tokio::runtime::Handle;
+
+use super::durable_local::{DurableLocal, Existing};
+use super::error::{Kind, LocalIo, ObjectError, Op};
+use super::limits::{DELETE_BATCH_NAMES, MAX_OBJECT_BYTES};
+use super::location::{Location, s3_client};
+use super::name::check_prefix;
+use super::remote::{Executor, Remote, RetryLimits};
+use super::{ObjectInfo, VOLATILE_PREFIXES};
+
+type Result<T> = std::result::Result<T, ObjectError>;
+
+/// How to open a [`Location`].
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Make a local directory that is missing. Buckets are never made.
+    pub create: bool,
+    /// Runtime for remote stores; a small one of its own if `None`. Must not be a single-threaded
+    /// runtime whose thread calls the store.
+    pub runtime: Option<Handle>,
+    /// Bounds on trying again; remote stores only.
+    pub retry: RetryLimits,
+    /// `AWS_*` settings for S3 instead of the process's environment.
+    pub variables: Option<Vec<(String, String)>>,
+}
+
+/// A store of named objects; cheap to clone, safe to share.
+///
+/// ```
+/// # use strongroom_store::objects::{BlobStore, Kind, Location, OpenOptions};
+/// # let dir = tempfile::tempdir()?;
+/// let location = Location::parse(dir.path().to_str().unwrap())?;
+/// let store = BlobStore::open(&location, OpenOptions::default())?;
+/// store.put_new("points/1", "hello".into())?;
+/// assert_eq!(store.put_new("points/1", "again".into()).unwrap_err().kind, Kind::AlreadyExists);
+/// assert_eq!(store.get_range("points/1", 1..3)?, "el");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct BlobStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    location: String,
+}
+
+enum Backend {
+    Local(DurableLocal),
+    Remote(Remote),
+}
+
+impl fmt::Debug for BlobStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlobStore({})", self.inner.location)
+    }
+}
+
+impl BlobStore {
+    /// Opens a location. A missing directory is made only if the options say so; a bucket must be there and
+    /// answer, which one small request makes sure of.
+    pub fn open(location: &Location, options: OpenOptions) -> Result<Self> {
+        let shown = location.to_string();
+        match location {
+            Location::Directory(path) => {
+                let store = DurableLocal::open(path, VOLATILE_PREFIXES, options.create)
+                    .map_err(|e| ObjectError::from_local(Op::Open, "", &shown, e))?;
+                Ok(BlobStore::local(store))
+            }
+            Location::S3 { bucket, prefix } => {
+                let vars = options.variables.clone().unwrap_or_else(|| {
+                    std::env::vars_os()
+                        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                        .collect()
+                });
+                let client = s3_client(location, bucket, vars)
+                    .map_err(|e| ObjectError::new(Kind::Invalid, Op::Open, "", &shown, e))?;
+                let store: Arc<dyn ObjectStore> = match prefix.as_str() {
+                    "" => Arc::new(client),
+                    _ => Arc::new(PrefixStore::new(client, prefix.as_str())),
+                };
+                let store = BlobStore::from_object_store(store, shown, options)?;
+                if let Backend::Remote(remote) = &store.inner.backend {
+                    remote.probe()?;
+                }
+                Ok(store)
+            }
+        }
+    }
+
+    /// A store on an opened directory.
+    pub fn local(store: DurableLocal) -> Self {
+        BlobStore {
+            inner: Arc::new(Inner {
+                location: store.root().display().to_string(),
+                backend: Backend::Local(store),
+            }),
+        }
+    }
+
+    /// A store on any [`ObjectStore`], shown as `location` in messages. Used with [`fault`](super::fault) in tests.
+    pub fn from_object_store(
+        store: Arc<dyn ObjectStore>,
+        location: impl Into<String>,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let location = location.into();
+        let executor = match options.runtime {
+            Some(handle) => Executor::Given(handle),
+            None => Executor::own().map_err(|e| ObjectError::new(Kind::Other, Op::Open, "", &location, e))?,
+        };
+        Ok(BlobStore {
+            inner: Arc::new(Inner {
+                backend: Backend::Remote(Remote {
+                    store,
+                    executor,
+                    retry: options.retry,
+                    location: location.clone(),
+                }),
+                location,
+            }),
+        })
+    }
+
+    /// The location, as shown to users: without secrets.
+    pub fn location(&self) -> &str {
+        &self.inner.location
+    }
+
+    /// Creates an object, in one step and durably. `AlreadyExists` if the name is taken.
+    ///
+    /// After a failure of kind `Transient` or a failed sync the object may or may not be there.
+    pub fn put_new(&self, name: &str, bytes: Bytes) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::PutNew, name, store.put(name, &[bytes], Existing::Keep)),
+            Backend::Remote(remote) => remote.put(name, &bytes, Op::PutNew),
+        }
+    }
+
+    /// Creates or replaces an object, in one step and durably.
+    pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::Put, name, store.put(name, &[bytes], Existing::Replace)),
+            Backend::Remote(remote) => remote.put(name, &bytes, Op::Put),
+        }
+    }
+
+    /// Reads a whole object of at most [`MAX_OBJECT_BYTES`].
+    pub fn get(&self, name: &str) -> Result<Bytes> {
+        self.get_bounded(name, MAX_OBJECT_BYTES)
+    }
+
+    /// Reads a whole object; `TooLarge`, before reading it, if it has more than `max_bytes`.
+    pub fn get_bounded(&self, name: &str, max_bytes: u64) -> Result<Bytes> {
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::Get, name, store.get(name, max_bytes)),
+            Backend::Remote(remote) => remote.get(name, max_bytes),
+        }
+    }
+
+    /// Reads exactly the bytes of `range`; `Short` if the object ends before.
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.check_ranges(name, std::slice::from_ref(&range))?;
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::GetRange, name, store.get_range(name, range)),
+            Backend::Remote(remote) => {
+                let mut read = remote.get_ranges(name, &[range])?;
+                Ok(read.pop().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Reads several ranges of one object, answers in the order asked. Near ones are read together, remote ones
+    /// side by side. Any that can't be read in full fails the call, as in [`get_range`](Self::get_range).
+    pub fn get_ranges(&self, name: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.check_ranges(name, ranges)?;
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::GetRange, name, store.get_ranges(name, ranges)),
+            Backend::Remote(remote) => remote.get_ranges(name, ranges),
+        }
+    }
+
+    /// Size and time of an object; `None` if there is none.
+    pub fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        match &self.inner.backend {
+            Backend::Local(store) => match self.lift(Op::Head, name, store.head(name)) {
+                Ok(info) => Ok(Some(info)),
+                Err(e) if e.kind == Kind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            },
+            Backend::Remote(remote) => remote.head(name),
+        }
+    }
+
+    /// All objects below `prefix`, in the byte order of their names. The prefix is of whole segments (`packs`,
+    /// `packs/ab`; a trailing slash is ignored), empty for all; one that isn't there has no objects.
+    pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut all = Vec::new();
+        self.for_each(prefix, |info| {
+            all.push(info);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
+    /// Like [`list`](Self::list) without holding all of them; `Break` ends it early.
+    pub fn for_each(&self, prefix: &str, mut visit: impl FnMut(ObjectInfo) -> ControlFlow<()>) -> Result<()> {
+        let prefix = check_prefix(prefix)
+            .map_err(|e| ObjectError::new(Kind::Invalid, Op::List, prefix, &self.inner.location, e))?;
+        match &self.inner.backend {
+            Backend::Local(store) => self.lift(Op::List, prefix, store.for_each(prefix, &mut visit)),
+            Backend::Remote(remote) => remote.for_each(prefix, &mut visit),
+        }
+    }
+
+    /// Deletes an object durably. One that isn't there is fine.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Local(store) => match self.lift(Op::Delete, name, store.delete(name)) {
+                Err(e) if e.kind == Kind::NotFound => Ok(()),
+                other => other,
+            },
+            Backend::Remote(remote) => remote.delete_many(&[name]),
+        }
+    }
+
+    /// Deletes many objects, durable when it returns. Those that aren't there are fine. After an error any of them may
+    /// be left: call it again.
+    pub fn delete_many<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Local(store) => {
+                let mut current = "";
+                let deleted = store.delete_many(names.into_iter().inspect(|name| current = name));
+                self.lift(Op::Delete, current, deleted)
+            }
+            Backend::Remote(remote) => {
+                let mut names = names.into_iter();
+                loop {
+                    let batch: Vec<&str> = names.by_ref().take(DELETE_BATCH_NAMES).collect();
+                    if batch.is_empty() {
+                        return Ok(());
+                    }
+                    remote.delete_many(&batch)?;
+                }
+            }
+        }
+    }
+
+    /// The file that holds the object, if objects are files here: for mapping or reading it directly.
+    /// It may not exist.
+    pub fn local_path(&self, name: &str) -> Option<PathBuf> {
+        match &self.inner.backend {
+            Backend::Local(store) => store.path_of(name).ok(),
+            Backend::Remote(_) => None,
+        }
+    }
+
+    fn lift<T>(&self, op: Op, name: &str, result: std::result::Result<T, LocalIo>) -> Result<T> {
+        result.map_err(|e| ObjectError::from_local(op, name, &self.inner.location, e))
+    }
+
+    fn check_ranges(&self, name: &str, ranges: &[Range<u64>]) -> Result<()> {
+        let too_much = || {
+            let mut total: u64 = 0;
+            for range in ranges {
+                if range.start > range.end {
+                    return Some((Kind::Invalid, format!("bytes {range:?} are no range")));
+                }
+                total = total.saturating_add(range.end - range.start);
+            }
+            (total > MAX_OBJECT_BYTES).then(|| {
+                let why = format!("{total} bytes at once are more than the {MAX_OBJECT_BYTES} allowed");
+                (Kind::TooLarge, why)
+            })
+        };
+        match too_much() {
+            Some((kind, why)) => Err(ObjectError::new(kind, Op::GetRange, name, &self.inner.location, why)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Errors of the object layer, named by what the caller can do about them.
+//!
+//! [`classify`] sorts an [`object_store::Error`] into a [`Kind`]; [`ObjectError`] is what the
+//! [`BlobStore`](super::BlobStore) returns: operation, object, location, cause and what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+use super::fault::FaultError;
+
+/// What a failed operation means for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// No such object (or, when opening, no such location).
+    NotFound,
+    /// Create-if-absent met an object that is already there.
+    AlreadyExists,
+    /// The file system, quota or bucket is full. Nothing was written.
+    NoSpace,
+    /// Permission or credentials refused.
+    Denied,
+    /// The location can be read but not written.
+    ReadOnly,
+    /// The request itself can't be right: a malformed name, location or setting.
+    Invalid,
+    /// The object is larger than the caller's bound.
+    TooLarge,
+    /// The object ends before the range that was asked for.
+    Short,
+    /// Failed in a way that may pass: the bounded retries are used up, the outcome is unknown.
+    Transient,
+    /// Anything else; the source says what.
+    Other,
+}
+
+impl Kind {
+    /// The advice that goes with the kind; empty where the cause says it all.
+    fn advice(self, op: Op) -> &'static str {
+        match self {
+            Kind::NotFound if op == Op::Open => "check the location, or create the vault there first",
+            Kind::NoSpace => {
+                "free space there or move the vault to a larger place, then run again; nothing is lost"
+            }
+            Kind::Denied => "check the owner and permissions of the location, or the credentials in use",
+            Kind::ReadOnly => "remount it for writing, or use another location",
+            Kind::Transient => "the outcome is unknown; check that the storage is reachable, then run again",
+            _ => "",
+        }
+    }
+}
+
+/// The operation that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Opening a location.
+    Open,
+    /// Create-if-absent.
+    PutNew,
+    /// Create or replace.
+    Put,
+    /// Reading a whole object.
+    Get,
+    /// Reading part of an object.
+    GetRange,
+    /// Asking for size and time.
+    Head,
+    /// Listing names.
+    List,
+    /// Deleting.
+    Delete,
+}
+
+impl Op {
+    fn verb(self) -> &'static str {
+        match self {
+            Op::Open => "open",
+            Op::PutNew => "create",
+            Op::Put => "write",
+            Op::Get | Op::GetRange => "read",
+            Op::Head => "look up",
+            Op::List => "list",
+            Op::Delete => "delete",
+        }
+    }
+}
+
+/// A failed operation on an object: which, on what, where, why, and what to do.
+#[derive(Clone, Debug)]
+pub struct ObjectError {
+    /// What it means for the caller.
+    pub kind: Kind,
+    /// What was being done.
+    pub op: Op,
+    /// Object name or listed prefix; empty when opening.
+    pub name: String,
+    /// Display form of the location, without secrets.
+    pub location: String,
+    /// The cause; `io::Error`s stay reachable through `source()`.
+    pub source: Arc<dyn StdError + Send + Sync + 'static>,
+}
+
+impl ObjectError {
+    pub(crate) fn new(
+        kind: Kind,
+        op: Op,
+        name: &str,
+        location: &str,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        ObjectError {
+            kind,
+            op,
+            name: name.to_owned(),
+            location: location.to_owned(),
+            source: Arc::from(source.into()),
+        }
+    }
+
+    pub(crate) fn from_store(op: Op, name: &str, location: &str, error: object_store::Error) -> Self {
+        ObjectError::new(classify(&error), op, name, location, error)
+    }
+
+    pub(crate) fn from_local(op: Op, name: &str, location: &str, error: LocalIo) -> Self {
+        ObjectError::new(classify_io(&error.source), op, name, location, error)
+    }
+}
+
+impl fmt::Display for ObjectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}", self.op.verb())?;
+        if self.op == Op::Open {
+            write!(f, " {}", self.location)?;
+        } else if self.name.is_empty() {
+            write!(f, " objects at {}", self.location)?;
+        } else {
+            write!(f, " object {} at {}", self.name, self.location)?;
+        }
+        write!(f, ": {}", self.source)?;
+        match self.kind.advice(self.op) {
+            "" => Ok(()),
+            advice => write!(f, "; {advice}"),
+        }
+    }
+}
+
+impl StdError for ObjectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// A system call on a path that failed.
+#[derive(Debug)]
+pub struct LocalIo {
+    /// What was being done, as in "cannot {step} {path}".
+    pub step: &'static str,
+    /// On which path.
+    pub path: std::path::PathBuf,
+    /// The system's answer.
+    pub source: io::Error,
+}
+
+impl LocalIo {
+    pub(crate) fn new(step: &'static str, path: &std::path::Path, source: impl Into<io::Error>) -> Self {
+        LocalIo { step, path: path.to_owned(), source: source.into() }
+    }
+}
+
+impl fmt::Display for LocalIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.step, self.path.display(), self.source)
+    }
+}
+
+impl StdError for LocalIo {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<LocalIo> for object_store::Error {
+    fn from(error: LocalIo) -> Self {
+        let path = error.path.display().to_string();
+        match classify_io(&error.source) {
+            Kind::NotFound => object_store::Error::NotFound { path, source: error.into() },
+            Kind::AlreadyExists => object_store::Error::AlreadyExists { path, source: error.into() },
+            Kind::Denied => object_store::Error::PermissionDenied { path, source: error.into() },
+            _ => object_store::Error::Generic { store: "local directory", source: error.into() },
+        }
+    }
+}
+
+/// Sorts an object store's error by what the caller can do.
+pub fn classify(error: &object_store::Error) -> Kind {
+    match error {
+        object_store::Error::NotFound { .. } => Kind::NotFound,
+        // S3 answers 409 when two conditional writes race: nobody has won yet, so ask again.
+        object_store::Error::AlreadyExists { source, .. } => match classify_chain(&**source) {
+            Some(Kind::Transient) => Kind::Transient,
+            _ => Kind::AlreadyExists,
+        },
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+            Kind::Denied
+        }
+        object_store::Error::InvalidPath { .. } | object_store::Error::UnknownConfigurationKey { .. } => {
+            Kind::Invalid
+        }
+        object_store::Error::Generic { source, .. } => classify_chain(&**source).unwrap_or(Kind::Other),
+        _ => Kind::Other,
+    }
+}
+
+/// Sorts a system error.
+pub fn classify_io(error: &io::Error) -> Kind {
+    if let Some(kind) = error.get_ref().and_then(|inner| classify_chain(inner)) {
+        return kind;
+    }
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => return Kind::NoSpace,
+        Some(libc::EROFS) => return Kind::ReadOnly,
+        Some(libc::EACCES | libc::EPERM) => return Kind::Denied,
+        Some(libc::ESTALE | libc::EAGAIN | libc::ETIMEDOUT | libc::EINTR) => return Kind::Transient,
+        // A file where a directory of the name should be: no such object either way.
+        Some(libc::ENOTDIR) => return Kind::NotFound,
+        _ => {}
+    }
+    match error.kind() {
+        io::ErrorKind::NotFound => Kind::NotFound,
+        io::ErrorKind::AlreadyExists => Kind::AlreadyExists,
+        io::ErrorKind::PermissionDenied => Kind::Denied,
+        io::ErrorKind::InvalidInput => Kind::Invalid,
+        io::ErrorKind::FileTooLarge => Kind::TooLarge,
+        io::ErrorKind::UnexpectedEof => Kind::Short,
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::TimedOut => Kind::Transient,
+        _ => Kind::Other,
+    }
+}
+
+/// The first error of the chain that says something.
+fn classify_chain(error: &(dyn StdError + 'static)) -> Option<Kind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(fault) = error.downcast_ref::<FaultError>() {
+            return Some(fault.kind);
+        }
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return Some(match http.kind() {
+                HttpErrorKind::Connect
+                | HttpErrorKind::Request
+                | HttpErrorKind::Timeout
+                | HttpErrorKind::Interrupted
+                | HttpErrorKind::Decode => Kind::Transient,
+                _ => Kind::Other,
+            });
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(classify_io(io));
+        }
+        if let Some(store) = error.downcast_ref::<object_store::Error>() {
+            return Some(classify(store));
+        }
+        next = error.source();
+        // The request's own error is a private type of object_store, at the end of the chain: only its text tells.
+        if next.is_none() {
+            return classify_http(&error.to_string());
+        }
+    }
+    None
+}
+
+/// Reads the status and the S3 error code out of an error's text. A test holds this against real answers.
+fn classify_http(text: &str) -> Option<Kind> {
+    // A success status whose body says InternalError or SlowDown.
+    if text.starts_with("Server returned error response") {
+        return Some(Kind::Transient);
+    }
+    // Seen when the region or the endpoint is wrong.
+    if text.starts_with("Received redirect without LOCATION") {
+        return Some(Kind::Invalid);
+    }
+    let rest = text.strip_prefix("Server returned non-2xx status code: ")?;
+    let status: u16 = rest.get(..3)?.parse().ok()?;
+    let body = rest;
+    let says = |code: &str| body.contains(code);
+    Some(match status {
+        507 => Kind::NoSpace,
+        _ if says("XMinioStorageFull") || says("QuotaExceeded") => Kind::NoSpace,
+        _ if says("EntityTooLarge") => Kind::TooLarge,
+        409 if says("ConditionalRequestConflict") || says("OperationAborted") => Kind::Transient,
+        501 | 505 => Kind::Other,
+        408 | 429 | 500..=599 => Kind::Transient,
+        401 | 403 => Kind::Denied,
+        404 => Kind::NotFound,
+        409 | 412 => Kind::AlreadyExists,
+        _ => Kind::Other,
+    })
+}

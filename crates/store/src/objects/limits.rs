@@ -1,0 +1,43 @@
+//! Every bound of the object layer, in one place.
+
+use std::time::Duration;
+
+/// Longest object name, in bytes, slashes included.
+pub const MAX_NAME_BYTES: usize = 512;
+/// Longest single segment of an object name, in bytes.
+pub const MAX_SEGMENT_BYTES: usize = 128;
+/// Largest object `get` reads whole; use `get_bounded` or `get_range` for less.
+pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
+/// Two ranges of one local object closer than this are read with one call.
+pub const LOCAL_COALESCE_GAP_BYTES: u64 = 64 << 10;
+/// Longest stretch that coalescing may build from several local ranges.
+pub const LOCAL_COALESCE_MAX_BYTES: u64 = 16 << 20;
+/// Names handed over at once while listing a remote store.
+pub const LIST_PAGE_NAMES: usize = 1000;
+/// Concurrent deletes on a remote store that has no bulk delete.
+pub const DELETE_BATCH_NAMES: usize = 1000;
+
+/// A put into a local directory that is being removed and made again tries this often.
+pub const PUBLISH_ATTEMPTS: u32 = 32;
+/// Directories whose durability a local store remembers before it starts over.
+pub const KNOWN_DIRS: usize = 16_384;
+/// A temporary file that nobody can be asked about (no file locks) is stale after this.
+pub const STALE_TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Attempts of one operation on a remote store, the first included.
+pub const RETRY_ATTEMPTS: u32 = 7;
+/// Pause before the second attempt; doubles from there.
+pub const RETRY_FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts.
+pub const RETRY_MAX_DELAY: Duration = Duration::from_secs(10);
+/// No attempt starts later than this after the first.
+pub const RETRY_TOTAL: Duration = Duration::from_secs(180);
+
+/// Establishing a connection to an S3 endpoint.
+pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A whole S3 request: a pack of tens of MiB must get through a slow uplink.
+pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// Silence from an S3 endpoint in the middle of an answer.
+pub const S3_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Worker threads of the runtime a store starts when it is given none.
+pub const RUNTIME_THREADS: usize = 2;

@@ -1,0 +1,45 @@
+//! Objects: named, immutable-by-convention byte strings in a local directory or an S3-compatible store.
+//!
+//! - [`Location`]: what the user types, a directory or `s3://bucket/prefix`.
+//! - [`BlobStore`]: the blocking façade that the rest of the store uses from plain threads.
+//! - [`DurableLocal`]: a directory in which a finished put survives power loss.
+//! - [`fault`]: an object store that fails on purpose, for tests.
+//! - [`testing`] (feature `test-support`): the conformance suite and a real S3 server.
+//!
+//! Names follow [`check_name`] everywhere. Limits are in [`limits`].
+
+mod blob;
+mod durable_local;
+mod error;
+pub mod fault;
+pub mod limits;
+mod local_fs;
+mod local_object_store;
+mod location;
+mod name;
+mod remote;
+#[cfg(any(test, feature = "test-support"))]
+pub mod testing;
+
+use std::time::SystemTime;
+
+pub use blob::{BlobStore, OpenOptions};
+pub use durable_local::{DurableLocal, Existing, TEMP_DIR};
+pub use error::{Kind, LocalIo, ObjectError, Op, classify, classify_io};
+pub use location::{Location, LocationError};
+pub use name::{NameError, check_name, check_prefix};
+pub use remote::RetryLimits;
+
+/// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.
+pub const VOLATILE_PREFIXES: &[&str] = &["sessions/"];
+
+/// What listing and looking up tell about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Full name within the store.
+    pub name: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// When it was last written, by the clock of whoever stores it.
+    pub last_modified: SystemTime,
+}

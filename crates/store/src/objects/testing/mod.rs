@@ -1,0 +1,7 @@
+//! Test support (feature `test-support`): the conformance suite every back-end must pass, and a real S3 server.
+
+mod conformance;
+mod s3_server;
+
+pub use conformance::conformance;
+pub use s3_server::S3Server;

@@ -1,0 +1,201 @@
+//! A real S3 server on a loopback port, for tests: `s3s-fs` over a temporary directory.
+//!
+//! `s3s-fs` looks whether an object exists before it writes a conditional put, and renames it into place
+//! later: two creates at once could both succeed. AWS promises that one fails, so the puts to one
+//! key are taken one after the other here. Nor are its directories objects, as they aren't on S3.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::prefix::PrefixStore;
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::S3ServiceBuilder;
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s_fs::FileSystem;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// A running S3 server with one bucket; stops and forgets everything when dropped.
+pub struct S3Server {
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+    _root: TempDir,
+}
+
+impl S3Server {
+    /// The access key it takes.
+    pub const ACCESS_KEY_ID: &'static str = "test-access-key";
+    /// The secret key it takes.
+    pub const SECRET_ACCESS_KEY: &'static str = "test-secret-key";
+    /// The bucket that is there.
+    pub const BUCKET: &'static str = "vaults";
+
+    /// Starts a server on a free loopback port.
+    ///
+    /// # Panics
+    /// When it can't: a test has nothing else to do.
+    pub fn start() -> Self {
+        let root = tempfile::tempdir().expect("a directory for the S3 server");
+        std::fs::create_dir(root.path().join(Self::BUCKET)).expect("the bucket's directory");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("s3-server")
+            .enable_all()
+            .build()
+            .expect("a runtime for the S3 server");
+        let files = FileSystem::new(root.path()).expect("the S3 server's file system");
+        let mut service = S3ServiceBuilder::new(Serialised {
+            inner: files,
+            root: root.path().to_owned(),
+            keys: tokio::sync::Mutex::default(),
+        });
+        service.set_auth(SimpleAuth::from_single(Self::ACCESS_KEY_ID, Self::SECRET_ACCESS_KEY));
+        let service = service.build();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a loopback port");
+        let address = listener.local_addr().expect("the port's address");
+        runtime.spawn(async move {
+            let http = Builder::new(TokioExecutor::new());
+            while let Ok((socket, _)) = listener.accept().await {
+                let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+                tokio::spawn(async move {
+                    let _ = connection.await;
+                });
+            }
+        });
+        S3Server { address, runtime: Some(runtime), _root: root }
+    }
+
+    /// `http://127.0.0.1:port`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The environment variables that lead a client here.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_ALLOW_HTTP", "true".into()),
+            ("AWS_REGION", "us-east-1".into()),
+            ("AWS_ACCESS_KEY_ID", Self::ACCESS_KEY_ID.into()),
+            ("AWS_SECRET_ACCESS_KEY", Self::SECRET_ACCESS_KEY.into()),
+        ]
+    }
+
+    /// `s3://vaults/prefix`.
+    pub fn location(&self, prefix: &str) -> String {
+        format!("s3://{}/{prefix}", Self::BUCKET)
+    }
+
+    /// A client for names below `prefix`, without touching the environment.
+    ///
+    /// # Panics
+    /// When it can't be set up.
+    pub fn client(&self, prefix: &str) -> Arc<dyn ObjectStore> {
+        let client = AmazonS3Builder::new()
+            .with_endpoint(self.endpoint())
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_access_key_id(Self::ACCESS_KEY_ID)
+            .with_secret_access_key(Self::SECRET_ACCESS_KEY)
+            .with_bucket_name(Self::BUCKET)
+            .with_retry(object_store::RetryConfig { max_retries: 0, ..Default::default() })
+            .build()
+            .expect("an S3 client");
+        Arc::new(PrefixStore::new(client, prefix))
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The file server with puts to one key taken in turn.
+struct Serialised {
+    inner: FileSystem,
+    root: PathBuf,
+    keys: tokio::sync::Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Serialised {
+    fn check_is_no_directory(&self, bucket: &str, key: &str) -> S3Result<()> {
+        match self.root.join(bucket).join(key).is_dir() {
+            true => Err(s3_error!(NoSuchKey)),
+            false => Ok(()),
+        }
+    }
+
+    async fn key(&self, bucket: &str, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut keys = self.keys.lock().await;
+        keys.retain(|_, lock| lock.strong_count() > 0);
+        let entry = keys.entry(format!("{bucket}/{key}")).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let lock = Arc::default();
+            *entry = Arc::downgrade(&lock);
+            lock
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Serialised {
+    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let lock = self.key(&request.input.bucket, &request.input.key).await;
+        let _turn = lock.lock().await;
+        self.inner.put_object(request).await
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        self.check_is_no_directory(&request.input.bucket, &request.input.key)?;
+        self.inner.get_object(request).await
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.check_is_no_directory(&request.input.bucket, &request.input.key)?;
+        self.inner.head_object(request).await
+    }
+
+    async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.inner.head_bucket(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let lock = self.key(&request.input.bucket, &request.input.key).await;
+        let _turn = lock.lock().await;
+        self.inner.delete_object(request).await
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        self.inner.delete_objects(request).await
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        self.inner.list_objects_v2(request).await
+    }
+}
