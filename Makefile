@@ -1,0 +1,29 @@
+# Strongroom: what there is to do. `make help` lists it. CARGO_TARGET_DIR is honoured everywhere.
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help build test bench demo lint fmt
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## the release binary, target/release/strongroom
+	scripts/install-deps --build
+	$(CARGO) build --release --locked
+
+test: ## all tests, with real machines under libvirt (root, Debian 12; installs what is missing)
+	scripts/test
+
+bench: ## the benchmarks against peers; writes bench/results.md and bench/results.json
+	scripts/install-deps --build --bench
+	bench/run
+
+demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing)
+	scripts/demo
+
+lint: ## formatting and clippy, as the CI wants them
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## formats all code
+	$(CARGO) fmt --all
