@@ -45,10 +45,8 @@ fn nbdinfo_describes_and_maps_it() {
         "\"base:allocation\"",
         "\"block_size_maximum\": 33554432",
         "\"can_df\": true",
-        "\"can_write\"",
     ] {
-        // "can_write" is what older versions do not print: the others must be there.
-        assert!(told.contains(part) || part == "\"can_write\"", "{part} is not in {told}");
+        assert!(told.contains(part), "{part} is not in {told}");
     }
     let map = tool("nbdinfo", &["--map", &uri]);
     let mut covered = 0;
@@ -95,13 +93,12 @@ fn nbdcopy_and_qemu_img_read_identically() {
     let map = tool("qemu-img", &["map", "--output=json", "-f", "raw", &uri]);
     assert!(map.contains("\"zero\": true") && map.contains("\"data\": true"), "{map}");
     let write = run("qemu-io", &["-f", "raw", "-c", "write 0 512", &uri]);
-    let said = String::from_utf8_lossy(&write.stderr).into_owned() + &String::from_utf8_lossy(&write.stdout);
-    assert!(said.to_lowercase().contains("read-only") || said.contains("read only"), "{said}");
+    let said = String::from_utf8_lossy(&write.stderr);
+    assert!(!write.status.success() && said.contains("denied"), "{said}");
 }
 
 #[test]
 fn qemu_writes_through_it() {
-    let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(MemoryDisk::writable(vec![0x11; 8 * MIB as usize]));
     let server = Server::new().export_shared("w", disk.clone()).unwrap().listen_tcp(loopback()).unwrap();
     let uri = server.uri("w").to_string();
@@ -235,11 +232,17 @@ impl Export for Moody {
 
     fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> std::io::Result<()> {
         match offset_bytes / MIB {
-            0 => Ok(buf.fill(1)),
+            0 => {
+                buf.fill(1);
+                Ok(())
+            }
             1 => Err(std::io::Error::other("block 17 is damaged")),
             2 => panic!("deliberate, in a test"),
             3 => Err(std::io::ErrorKind::OutOfMemory.into()),
-            _ => Ok(buf.fill(2)),
+            _ => {
+                buf.fill(2);
+                Ok(())
+            }
         }
     }
 

@@ -235,11 +235,11 @@ impl Link {
 }
 
 fn wake_one(state: &mut State) {
-    if state.receiver.is_some() {
-        if let Some(waiter) = state.waiters.values_mut().find(|waiter| waiter.asleep) {
-            waiter.asleep = false;
-            waiter.wake.notify_one();
-        }
+    if state.receiver.is_some()
+        && let Some(waiter) = state.waiters.values_mut().find(|waiter| waiter.asleep)
+    {
+        waiter.asleep = false;
+        waiter.wake.notify_one();
     }
 }
 

@@ -345,7 +345,7 @@ impl Client {
             return Err(Error::Denied { what: what.to_owned(), message: "the export is read-only".into() });
         }
         let min = u64::from(self.info.min_block_bytes);
-        if offset % min != 0 || length % min != 0 {
+        if !offset.is_multiple_of(min) || !length.is_multiple_of(min) {
             return Err(Error::Invalid(format!(
                 "{what} of {length} bytes at offset {offset}: the server's blocks have {min} bytes"
             )));

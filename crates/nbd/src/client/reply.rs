@@ -174,7 +174,7 @@ impl<'a> Reply<'a> {
             return Err(Error::malformed(format!("block status in the reply to a {}", cmd::name(command))));
         };
         let count = (length as usize).saturating_sub(4) / 8;
-        if length < 12 || (length - 4) % 8 != 0 || count > MAX_STATUS_EXTENTS {
+        if length < 12 || !(length - 4).is_multiple_of(8) || count > MAX_STATUS_EXTENTS {
             return Err(Error::malformed(format!("block status of {length} bytes")));
         }
         let mut read = |buf: &mut [u8]| {
