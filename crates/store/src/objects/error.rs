@@ -203,9 +203,12 @@ pub fn classify(error: &object_store::Error) -> Kind {
             Some(Kind::Transient) => Kind::Transient,
             _ => Kind::AlreadyExists,
         },
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            Kind::Denied
-        }
+        // Some servers say "forbidden" for a full quota.
+        object_store::Error::PermissionDenied { source, .. } => match classify_chain(&**source) {
+            Some(Kind::NoSpace) => Kind::NoSpace,
+            _ => Kind::Denied,
+        },
+        object_store::Error::Unauthenticated { .. } => Kind::Denied,
         object_store::Error::InvalidPath { .. } | object_store::Error::UnknownConfigurationKey { .. } => {
             Kind::Invalid
         }

@@ -214,7 +214,7 @@ pub(super) fn s3_client(
 }
 
 /// reqwest takes the process's default TLS provider. Somebody may have installed one already: fine.
-fn use_ring_for_tls() {
+pub(super) fn use_ring_for_tls() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }

@@ -4,4 +4,4 @@ mod conformance;
 mod s3_server;
 
 pub use conformance::conformance;
-pub use s3_server::S3Server;
+pub use s3_server::{ErrorAnswer, S3Server};

@@ -4,7 +4,7 @@
 //! later: two creates at once could both succeed. AWS promises that one fails, so the puts to one
 //! key are taken one after the other here. Nor are its directories objects, as they aren't on S3.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -17,15 +17,31 @@ use object_store::prefix::PrefixStore;
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
 use s3s::service::S3ServiceBuilder;
-use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::objects::location::use_ring_for_tls;
+
+/// An error that the server answers with in place of its own answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// S3 error code, as in `SlowDown`.
+    pub code: &'static str,
+    /// Whether the request is carried out all the same.
+    pub after_effect: bool,
+}
+
+type Answers = Arc<parking_lot::Mutex<VecDeque<ErrorAnswer>>>;
+
 /// A running S3 server with one bucket; stops and forgets everything when dropped.
 pub struct S3Server {
     address: SocketAddr,
+    answers: Answers,
     runtime: Option<Runtime>,
     _root: TempDir,
 }
@@ -52,7 +68,9 @@ impl S3Server {
             .build()
             .expect("a runtime for the S3 server");
         let files = FileSystem::new(root.path()).expect("the S3 server's file system");
+        let answers = Answers::default();
         let mut service = S3ServiceBuilder::new(Serialised {
+            answers: answers.clone(),
             inner: files,
             root: root.path().to_owned(),
             keys: tokio::sync::Mutex::default(),
@@ -70,7 +88,12 @@ impl S3Server {
                 });
             }
         });
-        S3Server { address, runtime: Some(runtime), _root: root }
+        S3Server { address, answers, runtime: Some(runtime), _root: root }
+    }
+
+    /// The next requests are answered with these errors, one each.
+    pub fn answer_next(&self, answers: impl IntoIterator<Item = ErrorAnswer>) {
+        self.answers.lock().extend(answers);
     }
 
     /// `http://127.0.0.1:port`.
@@ -99,6 +122,7 @@ impl S3Server {
     /// # Panics
     /// When it can't be set up.
     pub fn client(&self, prefix: &str) -> Arc<dyn ObjectStore> {
+        use_ring_for_tls();
         let client = AmazonS3Builder::new()
             .with_endpoint(self.endpoint())
             .with_allow_http(true)
@@ -123,12 +147,26 @@ impl Drop for S3Server {
 
 /// The file server with puts to one key taken in turn.
 struct Serialised {
+    answers: Answers,
     inner: FileSystem,
     root: PathBuf,
     keys: tokio::sync::Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Serialised {
+    /// Carries a request out, unless the next planned answer says otherwise.
+    async fn answered<T>(&self, work: impl Future<Output = S3Result<T>>) -> S3Result<T> {
+        let Some(answer) = self.answers.lock().pop_front() else {
+            return work.await;
+        };
+        if answer.after_effect {
+            work.await?;
+        }
+        let mut error = S3Error::new(S3ErrorCode::Custom(answer.code.into()));
+        error.set_status_code(answer.status.try_into().map_err(S3Error::internal_error)?);
+        Err(error)
+    }
+
     fn check_is_no_directory(&self, bucket: &str, key: &str) -> S3Result<()> {
         match self.root.join(bucket).join(key).is_dir() {
             true => Err(s3_error!(NoSuchKey)),
@@ -153,12 +191,12 @@ impl S3 for Serialised {
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let lock = self.key(&request.input.bucket, &request.input.key).await;
         let _turn = lock.lock().await;
-        self.inner.put_object(request).await
+        self.answered(self.inner.put_object(request)).await
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         self.check_is_no_directory(&request.input.bucket, &request.input.key)?;
-        self.inner.get_object(request).await
+        self.answered(self.inner.get_object(request)).await
     }
 
     async fn head_object(
@@ -166,14 +204,14 @@ impl S3 for Serialised {
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         self.check_is_no_directory(&request.input.bucket, &request.input.key)?;
-        self.inner.head_object(request).await
+        self.answered(self.inner.head_object(request)).await
     }
 
     async fn head_bucket(
         &self,
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<S3Response<HeadBucketOutput>> {
-        self.inner.head_bucket(request).await
+        self.answered(self.inner.head_bucket(request)).await
     }
 
     async fn delete_object(
@@ -182,20 +220,20 @@ impl S3 for Serialised {
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let lock = self.key(&request.input.bucket, &request.input.key).await;
         let _turn = lock.lock().await;
-        self.inner.delete_object(request).await
+        self.answered(self.inner.delete_object(request)).await
     }
 
     async fn delete_objects(
         &self,
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        self.inner.delete_objects(request).await
+        self.answered(self.inner.delete_objects(request)).await
     }
 
     async fn list_objects_v2(
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        self.inner.list_objects_v2(request).await
+        self.answered(self.inner.list_objects_v2(request)).await
     }
 }
