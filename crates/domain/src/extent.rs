@@ -153,6 +153,36 @@ pub fn intersect(changed: &[Extent], kinds: &[TypedExtent]) -> Vec<TypedExtent> 
     out
 }
 
+/// `extents` with `data` laid over it as data. Both sorted and not overlapping.
+pub fn overlay(extents: &[TypedExtent], data: &[Extent]) -> Vec<TypedExtent> {
+    let mut out: Vec<TypedExtent> = data
+        .iter()
+        .filter(|e| !e.is_empty())
+        .map(|e| TypedExtent { extent: *e, kind: ExtentKind::Data })
+        .collect();
+    let mut next = 0;
+    for e in extents {
+        let mut at = e.extent.offset_bytes;
+        while next < data.len() && data[next].end_bytes() <= at {
+            next += 1;
+        }
+        for over in &data[next..] {
+            if over.offset_bytes >= e.extent.end_bytes() {
+                break;
+            }
+            if over.offset_bytes > at {
+                out.push(TypedExtent { extent: Extent::new(at, over.offset_bytes - at), kind: e.kind });
+            }
+            at = at.max(over.end_bytes());
+        }
+        if at < e.extent.end_bytes() {
+            out.push(TypedExtent { extent: Extent::new(at, e.extent.end_bytes() - at), kind: e.kind });
+        }
+    }
+    out.sort_by_key(|e| e.extent);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +229,19 @@ mod tests {
             for at in 0..60u64 {
                 let inside = changed.iter().any(|c| c.offset_bytes <= at && at < c.end_bytes());
                 let want = inside.then(|| known[at as usize].unwrap_or(ExtentKind::Data));
+                prop_assert_eq!(got[at as usize], want, "at {}", at);
+            }
+        }
+
+        #[test]
+        fn overlay_equals_a_painted_model(under in cuts(60), over in cuts(60)) {
+            let extents: Vec<TypedExtent> =
+                under.iter().map(|e| TypedExtent { extent: *e, kind: ExtentKind::Zero }).collect();
+            let got = paint(&overlay(&extents, &over), 60);
+            for at in 0..60u64 {
+                let inside = |list: &[Extent]| list.iter().any(|e| e.offset_bytes <= at && at < e.end_bytes());
+                let want = if inside(&over) { Some(ExtentKind::Data) }
+                    else if inside(&under) { Some(ExtentKind::Zero) } else { None };
                 prop_assert_eq!(got[at as usize], want, "at {}", at);
             }
         }

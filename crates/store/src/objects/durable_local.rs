@@ -513,6 +513,7 @@ pub(crate) fn read_exactly(file: &File, path: &Path, range: Range<u64>) -> Resul
             ));
         }
         // SAFETY: pread initialised `read` bytes of the spare capacity.
+        #[allow(unsafe_code)]
         unsafe { buffer.set_len(buffer.len() + read) };
     }
     Ok(Bytes::from(buffer))

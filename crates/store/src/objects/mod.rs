@@ -4,7 +4,7 @@
 //! - [`BlobStore`]: the blocking façade that the rest of the store uses from plain threads.
 //! - [`DurableLocal`]: a directory in which a finished put survives power loss.
 //! - [`fault`]: an object store that fails on purpose, for tests.
-//! - [`testing`] (feature `test-support`): the conformance suite and a real S3 server.
+//! - `testing` (feature `test-support`): the conformance suite and a real S3 server.
 //!
 //! Names follow [`check_name`] everywhere. Limits are in [`limits`].
 

@@ -1,0 +1,293 @@
+//! Reading a disk of a recovery point: at random, as a map of holes, or whole and in parallel.
+
+use crate::error::{Result, StoreError};
+use crate::frame::FrameKind;
+use crate::frames::Decoded;
+use crate::index::Location;
+use crate::lease::Lease;
+use crate::limits::NODE_FANOUT;
+use crate::node::{Node, block_count};
+use crate::progress::Progress;
+use crate::tree::{DiskTree, TreeReader};
+use crate::vault::Vault;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use strongroom_domain::{Extent, TypedExtent};
+
+/// Where a disk is restored to. Called from several threads at once, never twice for the same bytes.
+pub trait BlockTarget: Send + Sync {
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()>;
+}
+
+/// Holds a reader's lease, so that reclaim leaves alone what it may still read. Shared by the disks it opens.
+pub struct ReadSession {
+    vault: Vault,
+    lease: Mutex<Option<Lease>>,
+}
+
+impl ReadSession {
+    /// Begins reading. Works without a lease where the location cannot be written.
+    pub fn begin(vault: &Vault, purpose: &str) -> Result<Arc<Self>> {
+        let session = vault.environment().new_session_id();
+        let lease = Lease::acquire(vault, session, purpose, true)?;
+        vault.reload();
+        Ok(Arc::new(Self { vault: vault.clone(), lease: Mutex::new(lease) }))
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    pub fn open_disk(self: &Arc<Self>, tree: DiskTree) -> DiskReader {
+        DiskReader { session: self.clone(), tree }
+    }
+}
+
+impl Drop for ReadSession {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.lock().take()
+            && let Err(e) = lease.release()
+        {
+            tracing::warn!("the lease of this reader could not be removed; it runs out by itself: {e}");
+        }
+        if let Err(e) = self.vault.record_damage() {
+            tracing::warn!("damage that was found could not be recorded; run `strongroom vault check`: {e}");
+        }
+    }
+}
+
+/// One disk of a recovery point.
+#[derive(Clone)]
+pub struct DiskReader {
+    session: Arc<ReadSession>,
+    tree: DiskTree,
+}
+
+impl DiskReader {
+    pub fn size_bytes(&self) -> u64 {
+        self.tree.size_bytes
+    }
+
+    fn vault(&self) -> &Vault {
+        &self.session.vault
+    }
+
+    fn block_size(&self) -> u64 {
+        self.vault().block_size_bytes().into()
+    }
+
+    fn leaf_bytes(&self) -> u64 {
+        self.block_size() * NODE_FANOUT as u64
+    }
+
+    fn reader(&self) -> TreeReader<'_> {
+        TreeReader::new(self.vault(), self.tree, self.vault().block_size_bytes())
+    }
+
+    /// Fills `buffer` with the bytes at `offset_bytes`, which must lie within the disk. Every byte is verified.
+    pub fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset_bytes.checked_add(buffer.len() as u64).filter(|&end| end <= self.tree.size_bytes);
+        let Some(end) = end else {
+            return Err(StoreError::Invalid {
+                what: "range",
+                detail: format!("{} bytes at {offset_bytes} do not lie within the disk", buffer.len()),
+            });
+        };
+        let (block_size, leaf_bytes) = (self.block_size(), self.leaf_bytes());
+        let mut at = offset_bytes;
+        while at < end {
+            let leaf_index = at / leaf_bytes;
+            let leaf_end = ((leaf_index + 1) * leaf_bytes).min(end);
+            let out = &mut buffer[(at - offset_bytes) as usize..(leaf_end - offset_bytes) as usize];
+            match self.reader().node(0, leaf_index)? {
+                None => out.fill(0),
+                Some(leaf) => {
+                    let leaf_start = leaf_index * leaf_bytes;
+                    let first = ((at - leaf_start) / block_size) as usize;
+                    let last = ((leaf_end - leaf_start - 1) / block_size) as usize;
+                    let mut filled = at;
+                    self.blocks_of(&leaf, first..last + 1, &mut |block, data| {
+                        let block_start = leaf_start + block as u64 * block_size;
+                        let from = block_start.max(at);
+                        let to = (block_start + data.len() as u64).min(leaf_end);
+                        out[(filled - at) as usize..(from - at) as usize].fill(0);
+                        out[(from - at) as usize..(to - at) as usize].copy_from_slice(
+                            &data[(from - block_start) as usize..(to - block_start) as usize],
+                        );
+                        filled = to;
+                        Ok(())
+                    })?;
+                    out[(filled - at) as usize..].fill(0);
+                }
+            }
+            at = leaf_end;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the data of the present blocks in `range` of a leaf, in order; neighbours that lie side by
+    /// side in a frame come together.
+    fn blocks_of(
+        &self,
+        leaf: &Node,
+        range: std::ops::Range<usize>,
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let index = self.vault().index()?;
+        let wanted: Vec<(usize, crate::crypto::Id)> =
+            leaf.present().filter(|(i, _)| range.contains(i)).collect();
+        let places: Vec<Option<Location>> =
+            wanted.iter().map(|(_, id)| index.places(id).into_iter().next()).collect();
+        // Frames, each once, in the order of their packs.
+        let mut frames: Vec<Location> = places.iter().flatten().copied().collect();
+        frames.sort_by_key(|place| (place.pack, place.offset));
+        frames.dedup_by_key(|place| (place.pack, place.offset));
+        let fetched: HashMap<_, Arc<Decoded>> = frames
+            .iter()
+            .zip(self.vault().frames_at(&frames))
+            // What could not be had here is looked for elsewhere below.
+            .filter_map(|(place, result)| Some(((place.pack, place.offset), result.ok()?)))
+            .collect();
+        let mut at = 0;
+        while at < wanted.len() {
+            let (block, id) = wanted[at];
+            let found = places[at].and_then(|place| {
+                let frame = fetched.get(&(place.pack, place.offset))?;
+                (frame.ids.get(place.slot as usize) == Some(&id)).then(|| (frame.clone(), place.slot as usize))
+            });
+            let (frame, slot) = match found {
+                Some(found) => found,
+                None => self.vault().find_frame(&id, FrameKind::Blocks)?,
+            };
+            let mut count = 1;
+            while let Some((next_block, next_id)) = wanted.get(at + count)
+                && *next_block == block + count
+                && frame.ids.get(slot + count) == Some(next_id)
+            {
+                count += 1;
+            }
+            each(block, frame.parts(slot, count))?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// Which parts of a range hold data and which are holes: everything in it, in order.
+    pub fn extents(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<TypedExtent>> {
+        let end = offset_bytes.saturating_add(length_bytes).min(self.tree.size_bytes);
+        let mut data: Vec<Extent> = Vec::new();
+        let (block_size, leaf_bytes) = (self.block_size(), self.leaf_bytes());
+        self.reader().for_each_leaf(offset_bytes / leaf_bytes, &mut |index, leaf| {
+            let leaf_start = index * leaf_bytes;
+            if leaf_start >= end {
+                return Ok(false);
+            }
+            for (i, _) in leaf.present() {
+                let start = leaf_start + i as u64 * block_size;
+                let from = start.max(offset_bytes);
+                let to = (start + block_size).min(end);
+                if from >= to {
+                    continue;
+                }
+                match data.last_mut() {
+                    Some(last) if last.end_bytes() == from => last.length_bytes += to - from,
+                    _ => data.push(Extent::new(from, to - from)),
+                }
+            }
+            Ok(true)
+        })?;
+        let mut out = Vec::with_capacity(data.len() * 2 + 1);
+        let mut at = offset_bytes;
+        for e in data {
+            if e.offset_bytes > at {
+                out.push(TypedExtent::zero(at, e.offset_bytes - at));
+            }
+            out.push(TypedExtent::data(e.offset_bytes, e.length_bytes));
+            at = e.end_bytes();
+        }
+        if at < end {
+            out.push(TypedExtent::zero(at, end - at));
+        }
+        Ok(out)
+    }
+
+    /// Bytes that are not holes: what an [`export`](Self::export) writes.
+    pub fn data_bytes(&self) -> Result<u64> {
+        let mut blocks = 0u64;
+        let last_block = block_count(self.tree.size_bytes, self.vault().block_size_bytes()).saturating_sub(1);
+        let mut has_last = false;
+        self.reader().for_each_leaf(0, &mut |index, leaf| {
+            for (i, _) in leaf.present() {
+                blocks += 1;
+                has_last |= index * NODE_FANOUT as u64 + i as u64 == last_block;
+            }
+            Ok(true)
+        })?;
+        let padding = (last_block + 1) * self.block_size() - self.tree.size_bytes.min((last_block + 1) * self.block_size());
+        Ok(blocks * self.block_size() - if has_last { padding } else { 0 })
+    }
+
+    /// Writes all data to `target`, in the disk's order as far as several threads can, holes left out. The target must
+    /// read as zeroes where nothing is written.
+    pub fn export(&self, target: &dyn BlockTarget, progress: &Progress) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 15) + 1;
+        let (sender, leaves) = crossbeam_channel::bounded::<(u64, Arc<Node>)>(threads * 2);
+        let failure: Mutex<Option<StoreError>> = Mutex::new(None);
+        let failed = AtomicBool::new(false);
+        let fail = |error: StoreError| {
+            failure.lock().get_or_insert(error);
+            failed.store(true, Ordering::Relaxed);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let leaves = leaves.clone();
+                let (fail, failed) = (&fail, &failed);
+                scope.spawn(move || {
+                    while let Ok((index, leaf)) = leaves.recv() {
+                        if failed.load(Ordering::Relaxed) {
+                            continue;
+                        }
+                        if let Err(error) = self.export_leaf(index, &leaf, target, progress) {
+                            fail(error);
+                        }
+                    }
+                });
+            }
+            drop(leaves);
+            let walked = self.reader().for_each_leaf(0, &mut |index, leaf| {
+                Ok(!failed.load(Ordering::Relaxed) && sender.send((index, leaf)).is_ok())
+            });
+            drop(sender);
+            if let Err(error) = walked {
+                fail(error);
+            }
+        });
+        match failure.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn export_leaf(
+        &self,
+        index: u64,
+        leaf: &Node,
+        target: &dyn BlockTarget,
+        progress: &Progress,
+    ) -> Result<()> {
+        let leaf_start = index * self.leaf_bytes();
+        self.blocks_of(leaf, 0..NODE_FANOUT, &mut |block, data| {
+            progress.check()?;
+            let offset = leaf_start + block as u64 * self.block_size();
+            let keep = (self.tree.size_bytes.saturating_sub(offset)).min(data.len() as u64) as usize;
+            target
+                .write_at(offset, &data[..keep])
+                .map_err(|e| StoreError::io(format!("writing the restored disk at offset {offset}"), e))?;
+            progress.add_done(keep as u64);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! Errors of a vault, named by what the caller can do about them.
+
+use crate::objects::ObjectError;
+use std::io;
+use thiserror::Error;
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Why an operation on a vault did not succeed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("{location} is not a vault: {detail}. Make one with `strongroom vault init`, or check the location")]
+    NotAVault { location: String, detail: String },
+    #[error("{location} is a vault of format version {found}; this program reads up to version {supported}. Use a newer Strongroom")]
+    NewerFormat { location: String, found: u64, supported: u64 },
+    #[error("the key does not open vault {vault}: it wants key {wanted}, this is key {given}. Give the right one with --key-file, or import it with `strongroom vault key import`")]
+    WrongKey { vault: String, wanted: String, given: String },
+    #[error("no key for vault {vault}: {detail}. Give it with --key-file, or import it with `strongroom vault key import`")]
+    KeyMissing { vault: String, detail: String },
+    #[error("{what} not found{hint}")]
+    NotFound { what: String, hint: &'static str },
+    #[error("{what} already exists")]
+    AlreadyExists { what: String },
+    #[error("{what} is in use: {by}")]
+    Busy { what: String, by: String },
+    #[error("{object} is damaged: {detail}")]
+    Corrupt { object: String, detail: String },
+    #[error("invalid {what}: {detail}")]
+    Invalid { what: &'static str, detail: String },
+    #[error("this session lost its lease on the vault ({detail}); nothing was committed. Run it again")]
+    LeaseLost { detail: String },
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error("{doing}: {cause}")]
+    Io { doing: String, cause: io::Error },
+}
+
+impl StoreError {
+    pub(crate) fn corrupt(object: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Corrupt { object: object.into(), detail: detail.into() }
+    }
+
+    pub(crate) fn io(doing: impl Into<String>, cause: io::Error) -> Self {
+        Self::Io { doing: doing.into(), cause }
+    }
+
+    /// Whether stored bytes were found missing or wrong, as opposed to not reachable.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+}

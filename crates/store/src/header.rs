@@ -1,0 +1,136 @@
+//! The vault's header: what a vault is, and its wrapped data key. Two copies, each with its hash.
+
+use crate::crypto::VaultKeys;
+use crate::error::{Result, StoreError};
+use crate::keys::{KeyProvider, WrappedKey};
+use crate::limits::{BLOCK_SIZE_MAX_BYTES, BLOCK_SIZE_MIN_BYTES, HEADER_MAX_BYTES};
+use crate::objects::{BlobStore, Kind};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use strongroom_domain::VaultId;
+
+pub const HEADER_NAME: &str = "vault.json";
+pub const HEADER_COPY_NAME: &str = "vault.copy.json";
+pub const FORMAT: &str = "strongroom-vault";
+pub const VERSION: u64 = 1;
+
+/// See `docs/vault-format.md`, section 3.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub format: String,
+    pub version: u64,
+    pub id: VaultId,
+    pub created_at: Timestamp,
+    pub block_size_bytes: u32,
+    pub key: WrappedKey,
+}
+
+impl Header {
+    /// Makes the header of a new vault around a fresh data key.
+    pub fn create(
+        id: VaultId,
+        created_at: Timestamp,
+        block_size_bytes: u32,
+        provider: &dyn KeyProvider,
+    ) -> Result<(Self, VaultKeys)> {
+        check_block_size(block_size_bytes)?;
+        let mut data_key = [0; 32];
+        crate::crypto::random(&mut data_key)?;
+        let additional = additional_data(&id, &created_at, block_size_bytes);
+        let key = provider.wrap(id, additional.as_bytes(), &data_key)?;
+        let header = Self { format: FORMAT.into(), version: VERSION, id, created_at, block_size_bytes, key };
+        Ok((header, VaultKeys::new(id, data_key)))
+    }
+
+    pub fn unwrap_keys(&self, provider: &dyn KeyProvider) -> Result<VaultKeys> {
+        let additional = additional_data(&self.id, &self.created_at, self.block_size_bytes);
+        provider.unwrap(self.id, additional.as_bytes(), &self.key).map(|key| VaultKeys::new(self.id, key))
+    }
+
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        let line = serde_json::to_string(self)
+            .map_err(|e| StoreError::Invalid { what: "header", detail: e.to_string() })?;
+        Ok(format!("{line}\nblake3 {}\n", blake3::hash(line.as_bytes()).to_hex()).into())
+    }
+
+    fn parse(bytes: &[u8], name: &str, location: &str) -> Result<Self> {
+        let corrupt = |detail: &str| StoreError::corrupt(name, detail);
+        let text = std::str::from_utf8(bytes).map_err(|_| corrupt("it is not text"))?;
+        let (line, hash) = text.split_once('\n').ok_or_else(|| corrupt("it is cut short"))?;
+        if hash != format!("blake3 {}\n", blake3::hash(line.as_bytes()).to_hex()) {
+            return Err(corrupt("it does not match its hash"));
+        }
+        // The version first: a newer header may look otherwise.
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: String,
+            version: u64,
+        }
+        let versioned: Versioned =
+            serde_json::from_str(line).map_err(|e| corrupt(&format!("not a header: {e}")))?;
+        if versioned.format != FORMAT {
+            return Err(StoreError::NotAVault {
+                location: location.into(),
+                detail: format!("{name} says it is of format {:?}", versioned.format),
+            });
+        }
+        if versioned.version != VERSION {
+            return Err(StoreError::NewerFormat {
+                location: location.into(),
+                found: versioned.version,
+                supported: VERSION,
+            });
+        }
+        let header: Self = serde_json::from_str(line).map_err(|e| corrupt(&format!("not a header: {e}")))?;
+        check_block_size(header.block_size_bytes).map_err(|e| corrupt(&e.to_string()))?;
+        Ok(header)
+    }
+
+    /// Reads one copy.
+    pub fn load_copy(store: &BlobStore, name: &str) -> Result<Self> {
+        let bytes = store.get_bounded(name, HEADER_MAX_BYTES)?;
+        Self::parse(&bytes, name, store.location())
+    }
+
+    /// Reads the header from whichever copy is sound. The second value says what is wrong with the other one.
+    pub fn load(store: &BlobStore) -> Result<(Self, Option<StoreError>)> {
+        match Self::load_copy(store, HEADER_NAME) {
+            Ok(header) => Ok((header, None)),
+            Err(first) => {
+                let missing = matches!(&first, StoreError::Object(e) if e.kind == Kind::NotFound);
+                if !missing && !first.is_damage() {
+                    return Err(first);
+                }
+                match Self::load_copy(store, HEADER_COPY_NAME) {
+                    Ok(header) => Ok((header, Some(first))),
+                    Err(StoreError::Object(e)) if missing && e.kind == Kind::NotFound => {
+                        Err(StoreError::NotAVault {
+                            location: store.location().to_owned(),
+                            detail: format!("it has no {HEADER_NAME}"),
+                        })
+                    }
+                    Err(_) => Err(first),
+                }
+            }
+        }
+    }
+}
+
+pub fn check_block_size(block_size_bytes: u32) -> Result<()> {
+    if block_size_bytes.is_power_of_two()
+        && (BLOCK_SIZE_MIN_BYTES..=BLOCK_SIZE_MAX_BYTES).contains(&block_size_bytes)
+    {
+        return Ok(());
+    }
+    Err(StoreError::Invalid {
+        what: "block size",
+        detail: format!(
+            "{block_size_bytes} is not a power of two from {BLOCK_SIZE_MIN_BYTES} to {BLOCK_SIZE_MAX_BYTES} bytes"
+        ),
+    })
+}
+
+fn additional_data(id: &VaultId, created_at: &Timestamp, block_size_bytes: u32) -> String {
+    format!("{FORMAT}/{VERSION}/{id}/{created_at}/{block_size_bytes}")
+}

@@ -1,0 +1,232 @@
+//! Leases: how a run that reads or writes tells everyone that it is there, and how others tell that
+//! it no longer is. See `docs/vault-format.md`, section 7.
+
+use crate::environment::ProcessIdentity;
+use crate::error::{Result, StoreError};
+use crate::limits::{LEASE_MARGIN_SECONDS, LEASE_RENEW_SECONDS, LEASE_SECONDS};
+use crate::objects::Kind;
+use crate::record;
+use crate::vault::Vault;
+use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+use strongroom_domain::SessionId;
+
+pub const SESSIONS_PREFIX: &str = "sessions/";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseState {
+    Active,
+    Ended,
+}
+
+/// What a lease's object says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    pub session: SessionId,
+    pub purpose: String,
+    #[serde(flatten)]
+    pub process: ProcessIdentity,
+    pub started_at: Timestamp,
+    /// Counts renewals.
+    pub renewed: u64,
+    pub lease_seconds: u64,
+    pub state: LeaseState,
+}
+
+pub fn object_name(session: &SessionId) -> String {
+    format!("{SESSIONS_PREFIX}{session}")
+}
+
+struct Shared {
+    vault: Vault,
+    record: Mutex<LeaseRecord>,
+    /// When it was last renewed, by [`crate::Environment::elapsed`]; none once lost.
+    renewed: Mutex<Option<Duration>>,
+    stop: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Shared {
+    fn write(&self) -> Result<()> {
+        let record = self.record.lock();
+        let name = object_name(&record.session);
+        let bytes = record::encode(self.vault.keys(), &name, &*record)?;
+        Ok(self.vault.objects().put(&name, bytes)?)
+    }
+
+    fn renew(&self) {
+        let name = object_name(&self.record.lock().session);
+        let before = self.vault.environment().elapsed();
+        self.record.lock().renewed += 1;
+        let result = match self.vault.objects().head(&name) {
+            // Somebody took this session for over.
+            Ok(None) => {
+                *self.renewed.lock() = None;
+                return;
+            }
+            Ok(Some(_)) => self.write(),
+            Err(e) => Err(e.into()),
+        };
+        match result {
+            Ok(()) => {
+                let mut renewed = self.renewed.lock();
+                if renewed.is_some() {
+                    *renewed = Some(before);
+                }
+            }
+            Err(e) => tracing::warn!("the lease of this session could not be renewed: {e}"),
+        }
+    }
+}
+
+/// A lease that is held. Ends itself when dropped.
+pub struct Lease {
+    shared: Arc<Shared>,
+    renewer: Option<JoinHandle<()>>,
+    finished: bool,
+}
+
+impl Lease {
+    /// Writes the lease. `None` if the location cannot be written and `reading_only` allows that.
+    pub fn acquire(vault: &Vault, session: SessionId, purpose: &str, reading_only: bool) -> Result<Option<Self>> {
+        let environment = vault.environment();
+        let shared = Arc::new(Shared {
+            record: Mutex::new(LeaseRecord {
+                session,
+                purpose: purpose.into(),
+                process: environment.process(),
+                started_at: environment.now(),
+                renewed: 0,
+                lease_seconds: LEASE_SECONDS,
+                state: LeaseState::Active,
+            }),
+            renewed: Mutex::new(Some(environment.elapsed())),
+            stop: Mutex::new(false),
+            wake: Condvar::new(),
+            vault: vault.clone(),
+        });
+        match shared.write() {
+            Ok(()) => {}
+            Err(StoreError::Object(e))
+                if reading_only && matches!(e.kind, Kind::Denied | Kind::ReadOnly | Kind::NoSpace) =>
+            {
+                tracing::warn!("reading without a lease: {e}");
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        }
+        let for_renewer = shared.clone();
+        let renewer = std::thread::Builder::new()
+            .name("lease".into())
+            .spawn(move || {
+                let mut stop = for_renewer.stop.lock();
+                while !*stop {
+                    if for_renewer.wake.wait_for(&mut stop, Duration::from_secs(LEASE_RENEW_SECONDS)).timed_out() {
+                        parking_lot::MutexGuard::unlocked(&mut stop, || for_renewer.renew());
+                    }
+                }
+            })
+            .map_err(|e| StoreError::io("starting a thread", e))?;
+        Ok(Some(Self { shared, renewer: Some(renewer), finished: false }))
+    }
+
+    /// Whether nobody can have taken this session for over yet. Asked right before a commit.
+    pub fn check(&self) -> Result<()> {
+        let lost = |detail: String| Err(StoreError::LeaseLost { detail });
+        let Some(renewed) = *self.shared.renewed.lock() else {
+            return lost("another run took it for over".into());
+        };
+        let age = self.shared.vault.environment().elapsed().saturating_sub(renewed);
+        if age > Duration::from_secs(LEASE_SECONDS - LEASE_MARGIN_SECONDS) {
+            return lost(format!("it could not be renewed for {} seconds", age.as_secs()));
+        }
+        let name = object_name(&self.shared.record.lock().session);
+        match self.shared.vault.objects().head(&name)? {
+            Some(_) => Ok(()),
+            None => lost("another run took it for over".into()),
+        }
+    }
+
+    /// Nothing is left behind that needs looking after: the lease goes.
+    pub fn release(mut self) -> Result<()> {
+        self.stop_renewing();
+        self.finished = true;
+        let name = object_name(&self.shared.record.lock().session);
+        Ok(self.shared.vault.objects().delete(&name)?)
+    }
+
+    /// The session is over, but left packs that reclaim must look at.
+    pub fn end(mut self) -> Result<()> {
+        self.stop_renewing();
+        self.finished = true;
+        self.shared.record.lock().state = LeaseState::Ended;
+        self.shared.write()
+    }
+
+    fn stop_renewing(&mut self) {
+        *self.shared.stop.lock() = true;
+        self.shared.wake.notify_all();
+        if let Some(renewer) = self.renewer.take() {
+            let _ = renewer.join();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.stop_renewing();
+        self.shared.record.lock().state = LeaseState::Ended;
+        if let Err(e) = self.shared.write() {
+            tracing::warn!("the lease could not be ended; it runs out by itself: {e}");
+        }
+    }
+}
+
+/// Another's lease, as it was found.
+#[derive(Debug, Clone)]
+pub struct FoundLease {
+    pub session: SessionId,
+    /// None if its record is damaged.
+    pub record: Option<LeaseRecord>,
+    pub last_modified: SystemTime,
+}
+
+/// Lists all leases.
+pub fn list(vault: &Vault) -> Result<Vec<FoundLease>> {
+    let mut out = Vec::new();
+    for object in vault.objects().list(SESSIONS_PREFIX)? {
+        let Some(session) = object.name.strip_prefix(SESSIONS_PREFIX).and_then(|s| s.parse().ok()) else {
+            continue;
+        };
+        let record = match record::load::<LeaseRecord>(vault.objects(), vault.keys(), &object.name) {
+            Ok(record) => Some(record),
+            // Ended since it was listed.
+            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => continue,
+            Err(e) if e.is_damage() => None,
+            Err(e) => return Err(e),
+        };
+        out.push(FoundLease { session, record, last_modified: object.last_modified });
+    }
+    Ok(out)
+}
+
+impl FoundLease {
+    /// Whether this session is over for certain. `store_now`: the present by the clock that set `last_modified`.
+    pub fn is_over(&self, vault: &Vault, store_now: SystemTime) -> bool {
+        let age = store_now.duration_since(self.last_modified).unwrap_or_default();
+        let Some(record) = &self.record else {
+            return age > Duration::from_secs(LEASE_SECONDS);
+        };
+        record.state == LeaseState::Ended
+            || vault.environment().is_gone(&record.process)
+            || age > Duration::from_secs(record.lease_seconds.max(LEASE_SECONDS))
+    }
+}

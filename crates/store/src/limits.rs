@@ -1,0 +1,62 @@
+//! Every bound of this crate in one place, with the reason for its size.
+
+/// Smallest and largest block size a vault may have, in bytes.
+pub const BLOCK_SIZE_MIN_BYTES: u32 = 4 << 10;
+pub const BLOCK_SIZE_MAX_BYTES: u32 = 4 << 20;
+/// 64 KiB: a small change costs little, and frames give back the ratio and speed of large blocks.
+pub const BLOCK_SIZE_DEFAULT_BYTES: u32 = 64 << 10;
+
+/// Largest disk, in bytes. Keeps every block number and offset far from overflow.
+pub const DISK_SIZE_MAX_BYTES: u64 = 1 << 55;
+
+/// Children of a tree node.
+pub const NODE_FANOUT: usize = 128;
+
+/// A frame is closed when it holds this many plain bytes (or one block, if that is larger).
+pub const FRAME_TARGET_BYTES: usize = 1 << 20;
+/// What a reader accepts.
+pub const FRAME_PLAIN_MAX_BYTES: usize = 16 << 20;
+pub const FRAME_COUNT_MAX: usize = 4096;
+
+/// A pack is closed when it holds this many bytes. Large enough for S3 and HDDs, small enough to
+/// keep several in memory.
+pub const PACK_TARGET_BYTES: usize = 32 << 20;
+/// What a reader accepts.
+pub const PACK_MAX_BYTES: u64 = 1 << 31;
+
+/// Packs waiting for or being written to the object store, a session.
+pub const PACKS_IN_FLIGHT: usize = 2;
+
+/// New ids are written out as an index run when there are this many: bounds a session's memory.
+pub const INDEX_PENDING_MAX_RECORDS: usize = 384 << 10;
+/// Runs up to this size are held in memory; larger ones are read from a local file, fence by fence.
+pub const INDEX_IN_MEMORY_MAX_BYTES: u64 = 4 << 20;
+/// Several small runs together may take this much memory.
+pub const INDEX_IN_MEMORY_TOTAL_BYTES: u64 = 24 << 20;
+/// What a merge may produce: a million records.
+pub const INDEX_RUN_MAX_BYTES: u64 = 48 << 20;
+/// Runs of similar size are merged when there are this many of them.
+pub const INDEX_RUNS_PER_TIER: usize = 8;
+/// What a reader accepts as one run.
+pub const INDEX_READ_MAX_BYTES: u64 = 4 << 30;
+
+/// Decoded frames kept for reading, in bytes.
+pub const FRAME_CACHE_BYTES: usize = 48 << 20;
+/// Frames of one pack no further apart than this are fetched in one read.
+pub const FETCH_GAP_MAX_BYTES: u64 = 128 << 10;
+pub const FETCH_RANGE_MAX_BYTES: u64 = 8 << 20;
+
+/// Manifests and records: a machine's definition and its lists fit many times over.
+pub const MANIFEST_MAX_BYTES: u64 = 64 << 20;
+pub const RECORD_MAX_BYTES: u64 = 256 << 20;
+pub const HEADER_MAX_BYTES: u64 = 64 << 10;
+pub const DISKS_MAX: usize = 1024;
+
+/// How long a lease holds after its last renewal, and how often it is renewed.
+pub const LEASE_SECONDS: u64 = 300;
+pub const LEASE_RENEW_SECONDS: u64 = 60;
+/// A session stops trusting its lease this long before others may take it as over.
+pub const LEASE_MARGIN_SECONDS: u64 = 90;
+
+/// A pack is rewritten when this share of it, in per cent, is no longer needed.
+pub const REWRITE_DEAD_PERCENT: u64 = 25;

@@ -1,0 +1,56 @@
+//! Condemned lists: packs whose content is no longer needed where it is. From being written on, a list hides those
+//! places from every session that begins; the packs go when every session that began before is over.
+//! See `docs/vault-format.md`, section 7.
+
+use crate::damage::PackRef;
+use crate::error::{Result, StoreError};
+use crate::frame::PackId;
+use crate::index::Excluded;
+use crate::objects::Kind;
+use crate::record;
+use crate::vault::Vault;
+use serde::{Deserialize, Serialize};
+use strongroom_domain::SessionId;
+
+pub const CONDEMNED_PREFIX: &str = "condemned/";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CondemnedState {
+    Condemned,
+    Deleted,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CondemnedRecord {
+    pub packs: Vec<PackRef>,
+    /// Sessions that were there when the list was written, and may still come to need what is in these packs.
+    pub sessions: Vec<SessionId>,
+    pub state: CondemnedState,
+}
+
+/// All lists, with their object names. A damaged one is passed over: its packs stay, and `check` names it.
+pub fn list(vault: &Vault) -> Result<Vec<(String, CondemnedRecord)>> {
+    let mut out = Vec::new();
+    for object in vault.objects().list(CONDEMNED_PREFIX)? {
+        match record::load::<CondemnedRecord>(vault.objects(), vault.keys(), &object.name) {
+            Ok(record) => out.push((object.name, record)),
+            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
+            Err(e) if e.is_damage() => tracing::warn!("{e}; passing it over"),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(out)
+}
+
+pub fn save(vault: &Vault, name: &str, record: &CondemnedRecord) -> Result<()> {
+    Ok(vault.objects().put(name, record::encode(vault.keys(), name, record)?)?)
+}
+
+/// Adds all condemned packs to `excluded`.
+pub fn load_into(vault: &Vault, excluded: &mut Excluded) -> Result<()> {
+    for (_, record) in list(vault)? {
+        excluded.condemned.extend(record.packs.into_iter().map(PackId::from));
+    }
+    Ok(())
+}

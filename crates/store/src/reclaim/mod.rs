@@ -1,0 +1,3 @@
+//! Giving space back.
+
+pub mod condemned;

@@ -1,0 +1,178 @@
+//! A writing session: its lease, its writers, and the commit.
+
+use crate::compress::Level;
+use crate::error::{Result, StoreError};
+use crate::index::merge;
+use crate::lease::Lease;
+use crate::manifest::{Definition, Disk, Manifest, PointKind, object_name, seal};
+use crate::objects::Kind;
+use crate::vault::Vault;
+use crate::write::{DiskRequest, DiskWritten, Writers};
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use std::collections::HashSet;
+use strongroom_domain::{Consistency, ItemName, PointId, SessionId};
+
+/// A run that writes to a vault. Several sessions may write at once, of one program or many.
+///
+/// Choose the parent point after the session began: from then on nothing it can see is reclaimed.
+pub struct Session {
+    vault: Vault,
+    id: SessionId,
+    lease: Option<Lease>,
+    /// Started with the first disk: a session that finds nothing to write costs next to nothing.
+    writers: RwLock<Option<Writers>>,
+    level: Level,
+}
+
+/// What a point is to say of itself; the rest is the session's to know.
+#[derive(Debug, Clone)]
+pub struct PointDraft {
+    pub item: ItemName,
+    pub kind: PointKind,
+    pub taken_at: Timestamp,
+    pub parent: Option<PointId>,
+    pub consistency: Consistency,
+    pub disks: Vec<Disk>,
+    pub definition: Option<Definition>,
+    pub warnings: Vec<String>,
+    pub attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Session {
+    /// Begins a session. `purpose`: a few words that others are shown.
+    pub fn begin(vault: &Vault, purpose: &str) -> Result<Self> {
+        let id = vault.environment().new_session_id();
+        let lease = Lease::acquire(vault, id, purpose, false)?;
+        // What was read before the lease was written may be out of date.
+        vault.reload();
+        vault.heal_header()?;
+        Ok(Self { vault: vault.clone(), id, lease, writers: RwLock::default(), level: Level::default() })
+    }
+
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Sets how hard to compress; before the first disk.
+    pub fn set_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
+    /// Writes one disk. May be called from several threads at once: disks then go side by side.
+    pub fn write_disk(&self, request: DiskRequest) -> Result<DiskWritten> {
+        if request.extents.is_empty()
+            && let Some(parent) = request.parent
+            && parent.size_bytes == request.size_bytes
+            && !self.vault.has_recorded_damage()?
+        {
+            // Nothing changed: the parent's tree is this point's too.
+            return Ok(DiskWritten { tree: parent, read_bytes: 0, changed_bytes: 0, new_bytes: 0 });
+        }
+        let mut running = self.writers.read();
+        if running.is_none() {
+            drop(running);
+            {
+                let mut starting = self.writers.write();
+                if starting.is_none() {
+                    *starting = Some(Writers::start(&self.vault, self.id, self.level)?);
+                }
+            }
+            running = self.writers.read();
+        }
+        match &*running {
+            Some(writers) => writers.write_disk(request),
+            None => Err(StoreError::Cancelled),
+        }
+    }
+
+    /// Makes a recovery point of what was written. The commit is the manifest, created if absent, after everything
+    /// it refers to is durable; an error from here means that there is no point.
+    pub fn commit(mut self, draft: PointDraft) -> Result<Manifest> {
+        let stored_bytes = match self.writers.write().take() {
+            Some(writers) => writers.finish()?,
+            None => 0,
+        };
+        let environment = self.vault.environment();
+        let manifest = Manifest {
+            point: environment.new_point_id(),
+            item: draft.item,
+            kind: draft.kind,
+            taken_at: draft.taken_at,
+            committed_at: environment.now(),
+            parent: draft.parent,
+            consistency: draft.consistency,
+            disks: draft.disks,
+            definition: draft.definition,
+            warnings: draft.warnings,
+            attributes: draft.attributes,
+            stored_bytes,
+            session: self.id,
+            writer: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let name = object_name(&self.vault.keys().item_key(&manifest.item), &manifest.point);
+        let bytes = seal(self.vault.keys(), &manifest)?;
+        let Some(lease) = self.lease.take() else {
+            return Err(StoreError::LeaseLost { detail: "it has ended".into() });
+        };
+        if let Err(error) = lease.check() {
+            let _ = lease.end();
+            return Err(error);
+        }
+        // The commit point.
+        if let Err(error) = self.vault.objects().put_new(&name, bytes) {
+            let _ = lease.end();
+            return Err(error.into());
+        }
+        // From here on nothing can fail any more: the point is there.
+        if let Err(e) = lease.release() {
+            tracing::warn!("the lease of this session could not be removed: {e}");
+        }
+        if stored_bytes > 0
+            && let Err(e) = self.tidy_index()
+        {
+            tracing::warn!("index runs could not be merged: {e}");
+        }
+        Ok(manifest)
+    }
+
+    /// Keeps the number of index runs low.
+    fn tidy_index(&self) -> Result<()> {
+        let index = self.vault.index()?;
+        let sources = merge::choose(&index.runs());
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let name = format!("{}-ffffffff", self.id);
+        let merged =
+            merge::merge(self.vault.objects(), self.vault.keys(), &index, &sources, &HashSet::new(), &name);
+        match merged {
+            // Another session is merging the same runs.
+            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let wrote = match self.writers.write().take() {
+            Some(writers) => {
+                let sink = writers.shared_sink();
+                drop(writers);
+                sink.stored_bytes() > 0
+            }
+            None => false,
+        };
+        let Some(lease) = self.lease.take() else { return };
+        // Packs left behind need looking after; a session that wrote none just goes.
+        let over = if wrote { lease.end() } else { lease.release() };
+        if let Err(e) = over {
+            tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
+        }
+    }
+}
