@@ -32,7 +32,13 @@ pub const SERVER_PIECE_BYTES: usize = 1024 * 1024;
 /// Size asked for socket buffers, in bytes (the kernel may give less).
 pub const SOCKET_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 /// Slowest transfer of a payload that is tolerated, on top of the timeouts, in bytes per second.
-pub const MIN_PAYLOAD_BYTES_PER_SECOND: u64 = 256 * 1024;
+pub const MIN_PAYLOAD_BYTES_PER_SECOND: u64 = 32 * 1024;
+/// A request unanswered for this many times the timeout of silence is given up, even though the
+/// server goes on answering others.
+pub const MAX_REQUEST_AGE_IN_TIMEOUTS: u32 = 10;
+
+/// Longest time-out that is taken literally; beyond it the system's clocks overflow.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a server grants its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +72,14 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
+    /// With time-outs the system can count.
+    pub(crate) fn clamped(mut self) -> ServerLimits {
+        for timeout in [&mut self.negotiation_timeout, &mut self.io_timeout, &mut self.stop_grace] {
+            *timeout = (*timeout).min(MAX_TIMEOUT);
+        }
+        self
+    }
+
     /// The most payload memory the server can hold whatever its clients do, in bytes: a piece for
     /// each worker, one for each place in a connection's queue, and one for its reader.
     pub fn memory_bound_bytes(&self) -> u64 {

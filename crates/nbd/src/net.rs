@@ -49,7 +49,9 @@ impl Stream {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(at_least(timeout)))?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let address = SocketAddrUnix::new(path)?;
+        // Waiting for a place in the server's queue can be interrupted.
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
         Ok(UnixStream::from(socket).into())
     }
 

@@ -106,11 +106,9 @@ fn player(dir: &Path, name: &str) -> Player {
         for (line, after) in lines {
             let Ok((mut client, _)) = listener.accept() else { return };
             // The client may leave before it has heard everything.
-            let heard_all = client.write_all(&line).is_ok();
-            match after {
-                After::Close => client.shutdown(Shutdown::Write).unwrap_or(()),
-                After::Stall if !heard_all => {}
-                After::Stall => {}
+            client.write_all(&line).ok();
+            if let After::Close = after {
+                client.shutdown(Shutdown::Write).ok();
             }
             // Listens until the client goes.
             std::io::copy(&mut client, &mut std::io::sink()).ok();
@@ -225,6 +223,16 @@ fn play_through(endpoint: &Endpoint) -> Result<(), Error> {
 
 /// A server that answers reads just as told, byte by byte.
 fn lying_server(dir: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Client {
+    let act = move |cookie, client: &mut UnixStream| client.write_all(&answer(cookie));
+    acting_server(dir, Duration::from_secs(20), act)
+}
+
+/// A server that negotiates well and then does to each request, known by its cookie, what it is told to.
+fn acting_server(
+    dir: &Path,
+    silence: Duration,
+    mut act: impl FnMut(u64, &mut UnixStream) -> std::io::Result<()> + Send + 'static,
+) -> Client {
     let path = dir.join(format!("liar-{:?}.sock", Instant::now()).replace([' ', '{', '}', ':', ','], ""));
     let listener = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || {
@@ -254,12 +262,13 @@ fn lying_server(dir: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) ->
         let mut request = [0; 28];
         while client.read_exact(&mut request).is_ok() {
             let cookie = u64::from_be_bytes(request[8..16].try_into().unwrap());
-            if client.write_all(&answer(cookie)).is_err() {
+            if act(cookie, &mut client).is_err() {
                 break;
             }
         }
     });
-    connect(&Endpoint::Unix(path), &[])
+    let options = ConnectOptions { io_timeout: silence, ..options(&[]) };
+    Client::connect(&Endpoint::Unix(path), &options).unwrap()
 }
 
 fn chunk(cookie: u64, flags: u16, kind: u16, payload: &[u8]) -> Vec<u8> {
@@ -359,4 +368,95 @@ fn honest_replies_in_odd_shapes_are_understood() {
     });
     client.read_at(8192, &mut buf).unwrap();
     assert_eq!(buf, [7; 4096]);
+}
+
+#[test]
+fn a_reply_that_drips_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let drip = |reply: Vec<u8>, pause_ms: u64| {
+        acting_server(dir.path(), Duration::from_millis(300), move |cookie, client| {
+            let mut reply = reply.clone();
+            reply[8..16].copy_from_slice(&cookie.to_be_bytes());
+            for byte in reply {
+                client.write_all(&[byte])?;
+                std::thread::sleep(Duration::from_millis(pause_ms));
+            }
+            Ok(())
+        })
+    };
+    for reply in [chunk(0, 1, 1, &data(8192, 4096)), chunk(0, 0, 2, &hole(8192, 1))] {
+        let client = drip(reply, 40);
+        let started = Instant::now();
+        let error = client.read_at(8192, &mut [0; 4096]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+    // Slow, but soon enough.
+    drip(chunk(0, 1, 1, &data(8192, 8)), 1).read_at(8192, &mut [0; 8]).unwrap();
+}
+
+#[test]
+fn a_request_forgotten_among_others_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (asked, first_asked) = mpsc::channel();
+    let client = acting_server(dir.path(), Duration::from_millis(100), move |cookie, client| match cookie {
+        1 => {
+            asked.send(()).unwrap();
+            Ok(())
+        }
+        _ => client.write_all(&chunk(cookie, 1, 1, &data(8192, 512))),
+    });
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let forgotten = scope.spawn(|| client.read_at(8192, &mut [0; 512]).unwrap_err());
+        first_asked.recv().unwrap();
+        while client.read_at(8192, &mut [0; 512]).is_ok() {
+            std::thread::sleep(Duration::from_millis(2));
+            assert!(started.elapsed() < Duration::from_secs(20), "waits for ever");
+        }
+        assert_eq!(forgotten.join().unwrap().kind(), ErrorKind::TimedOut);
+    });
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+}
+
+/// Many threads on one connection, replies to all of them in every order and in interleaved chunks.
+#[test]
+fn interleaved_replies_find_their_callers() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut waiting: Vec<u64> = Vec::new();
+    let mut random = Random(99);
+    let client = acting_server(dir.path(), Duration::from_secs(20), move |cookie, client| {
+        waiting.push(cookie);
+        if waiting.len() < 8 {
+            return Ok(());
+        }
+        // Each of the eight reads gets its own cookie as data, in four chunks.
+        let mut parts: Vec<(u64, u64)> = waiting.iter().flat_map(|c| (0..4).map(|part| (*c, part))).collect();
+        for place in (1..parts.len()).rev() {
+            parts.swap(place, random.below(place as u64 + 1) as usize);
+        }
+        let mut left: std::collections::HashMap<u64, u16> = waiting.drain(..).map(|c| (c, 4)).collect();
+        let mut out = Vec::new();
+        for (cookie, part) in parts {
+            let left = left.get_mut(&cookie).unwrap();
+            *left -= 1;
+            let place = (8192 + part * 8).to_be_bytes();
+            out.extend(chunk(cookie, u16::from(*left == 0), 1, &[place, cookie.to_be_bytes()].concat()));
+        }
+        client.write_all(&out)
+    });
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    let mut buf = [0; 32];
+                    client.read_at(8192, &mut buf).unwrap();
+                    assert!(buf.chunks(8).all(|word| *word == buf[..8]), "chunks of different replies");
+                    assert!(seen.lock().unwrap().insert(buf), "one reply went to two callers");
+                }
+            });
+        }
+    });
+    assert_eq!(seen.lock().unwrap().len(), 2400);
 }

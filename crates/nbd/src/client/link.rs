@@ -6,25 +6,42 @@
 //! payload is copied, and no buffer is ever shared between threads.
 //!
 //! Promises: replies reach the right caller or nobody; when the connection dies, every caller
-//! waiting and every later one gets the reason.
+//! waiting and every later one gets the reason; no call waits for ever, however slowly the peer
+//! drips and whichever request it forgets.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::reply::{Refusal, Reply};
 use crate::error::{Error, Result};
+use crate::limits::MAX_REQUEST_AGE_IN_TIMEOUTS;
 use crate::net::Stream;
 use crate::wire::{self, ReplyHeader, Request, cmd};
 
 /// Small on purpose: headers come with one system call, payloads bypass it.
 const HEADER_BUFFER_BYTES: usize = 512;
 
-type Receiver = BufReader<Stream>;
+type Receiver = BufReader<Incoming>;
+
+/// The receiving half. The socket itself bounds the time of one read; this bounds that of a message.
+struct Incoming {
+    stream: Stream,
+    until: Instant,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.read(buf)
+    }
+}
 
 pub(crate) struct Link {
     stream: Stream,
@@ -58,7 +75,8 @@ impl Link {
             .set_read_timeout(Some(io_timeout))
             .and_then(|()| stream.set_write_timeout(Some(io_timeout)))
             .map_err(|error| Error::io("setting socket timeouts", error))?;
-        let receiver = BufReader::with_capacity(HEADER_BUFFER_BYTES, stream.clone());
+        let incoming = Incoming { stream: stream.clone(), until: Instant::now() };
+        let receiver = BufReader::with_capacity(HEADER_BUFFER_BYTES, incoming);
         Ok(Link {
             sender: Mutex::new(stream.clone()),
             state: Mutex::new(State {
@@ -160,14 +178,19 @@ impl Link {
     }
 
     fn receive(&self, cookie: u64, wake: &Condvar, reply: &mut Reply<'_>) -> Result<()> {
+        let give_up = Instant::now() + self.io_timeout.saturating_mul(MAX_REQUEST_AGE_IN_TIMEOUTS);
+        let mut complete_by = None;
         loop {
-            let (receiver, mut header) = self.wait_for_turn(cookie, wake)?;
+            let (receiver, mut header) = self.wait_for_turn(cookie, wake, give_up)?;
             // Dropped on the way, by a panic, it takes the connection with it.
             let mut held = Held { link: self, receiver: Some(receiver) };
             loop {
                 let receiver = held.get();
                 let begun = match header.take() {
                     Some(header) => header,
+                    None if complete_by.is_none() && Instant::now() >= give_up => {
+                        return Err(self.kill(self.forgotten()));
+                    }
                     None => self.read_header(receiver).map_err(|error| self.kill(error))?,
                 };
                 if begun.cookie() != cookie {
@@ -175,6 +198,8 @@ impl Link {
                     self.hand_over(receiver, begun)?;
                     break;
                 }
+                receiver.get_mut().until =
+                    *complete_by.get_or_insert_with(|| Instant::now() + reply.must_arrive_within());
                 if reply.take(begun, receiver).map_err(|error| self.kill(error))? {
                     let receiver = held.release();
                     let mut state = self.state.lock();
@@ -187,12 +212,24 @@ impl Link {
         }
     }
 
-    fn read_header(&self, receiver: &mut impl Read) -> Result<ReplyHeader> {
+    /// The server answers, but not this.
+    fn forgotten(&self) -> Error {
+        let after = self.io_timeout.saturating_mul(MAX_REQUEST_AGE_IN_TIMEOUTS);
+        Error::TimedOut { during: "waiting for the reply to one request", after }
+    }
+
+    fn read_header(&self, receiver: &mut Receiver) -> Result<ReplyHeader> {
+        receiver.get_mut().until = Instant::now() + self.io_timeout;
         ReplyHeader::read(receiver, self.structured)
             .map_err(|error| Error::socket("waiting for a reply", self.io_timeout, error))?
     }
 
-    fn wait_for_turn(&self, cookie: u64, wake: &Condvar) -> Result<(Receiver, Option<ReplyHeader>)> {
+    fn wait_for_turn(
+        &self,
+        cookie: u64,
+        wake: &Condvar,
+        give_up: Instant,
+    ) -> Result<(Receiver, Option<ReplyHeader>)> {
         let mut state = self.state.lock();
         loop {
             if let Some(reason) = &state.dead {
@@ -210,7 +247,13 @@ impl Link {
                 return Ok((receiver, None));
             }
             me.asleep = true;
-            wake.wait(&mut state);
+            if wake.wait_until(&mut state, give_up).timed_out() && state.dead.is_none() {
+                let turn_came = state.waiters.get(&cookie).is_some_and(|me| me.turn.is_some());
+                if !turn_came {
+                    drop(state);
+                    return Err(self.kill(self.forgotten()));
+                }
+            }
         }
     }
 

@@ -20,7 +20,7 @@ pub use reply::{Refusal, Reply, Sink};
 
 use crate::endpoint::{Endpoint, NbdUri};
 use crate::error::{Error, Result};
-use crate::limits::CLIENT_MAX_BLOCK_BYTES;
+use crate::limits::{CLIENT_MAX_BLOCK_BYTES, MAX_TIMEOUT};
 use crate::net::{Deadline, Stream};
 use crate::wire::{Request, cflag, cmd};
 use link::Link;
@@ -57,6 +57,19 @@ impl Default for ConnectOptions {
     }
 }
 
+impl ConnectOptions {
+    /// With time-outs the system can count.
+    fn clamped(&self) -> ConnectOptions {
+        let mut options = self.clone();
+        for timeout in
+            [&mut options.connect_timeout, &mut options.negotiation_timeout, &mut options.io_timeout]
+        {
+            *timeout = (*timeout).min(MAX_TIMEOUT);
+        }
+        options
+    }
+}
+
 /// A connection to one export.
 ///
 /// All methods take `&self` and may be called from many threads; their requests are in flight
@@ -87,6 +100,7 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// Connects and negotiates.
     pub fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Client> {
+        let options = &options.clamped();
         let stream = open(endpoint, options)?;
         let deadline = Deadline::new(stream.clone(), options.negotiation_timeout);
         let mut handshake = Handshake::begin(deadline, options.negotiation_timeout)?;
@@ -107,6 +121,7 @@ impl Client {
 
     /// Names the exports a server lists.
     pub fn list_exports(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Vec<ListedExport>> {
+        let options = &options.clamped();
         let deadline = Deadline::new(open(endpoint, options)?, options.negotiation_timeout);
         let mut handshake = Handshake::begin(deadline, options.negotiation_timeout)?;
         let found = handshake.list()?;
@@ -117,6 +132,7 @@ impl Client {
     /// Names the metadata contexts of export `options.export_name` that match `options.meta_contexts`
     /// (for example `qemu:` for all of QEMU's; none: all of them).
     pub fn list_contexts(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Vec<String>> {
+        let options = &options.clamped();
         let deadline = Deadline::new(open(endpoint, options)?, options.negotiation_timeout);
         let mut handshake = Handshake::begin(deadline, options.negotiation_timeout)?;
         let found = handshake.list_contexts(&options.export_name, &options.meta_contexts)?;

@@ -82,6 +82,16 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// Time within which the whole reply must have come, once it has begun.
+    pub fn must_arrive_within(&self) -> Duration {
+        let payload_bytes = match &self.sink {
+            Sink::Data(buf) => buf.len() as u64,
+            Sink::Nothing => 0,
+            Sink::Status { ids, .. } => (ids.len() * MAX_STATUS_EXTENTS * 8) as u64,
+        };
+        self.io_timeout + Duration::from_secs(payload_bytes / MIN_PAYLOAD_BYTES_PER_SECOND)
+    }
+
     /// Takes in what follows `header`. True once the reply is complete.
     pub fn take(&mut self, header: ReplyHeader, from: &mut impl Read) -> Result<bool> {
         match header {

@@ -96,7 +96,7 @@ impl Server {
     }
 
     fn listen(self, listener: Listener) -> Result<ServerHandle> {
-        let limits = &self.limits;
+        let limits = self.limits.clamped();
         let size = limits.max_request_bytes;
         if !size.is_power_of_two() || size < 64 * 1024 || limits.max_connections == 0 {
             return Err(Error::Invalid(format!("server limits: {limits:?}")));
@@ -109,7 +109,7 @@ impl Server {
             UnixStream::pair().map_err(|error| Error::io("making a wake-up socket", error))?;
         let shared = Arc::new(Shared {
             table: self.table,
-            limits: self.limits,
+            limits,
             clients: Mutex::new(Clients::default()),
             changed: Condvar::new(),
         });
