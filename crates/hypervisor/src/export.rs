@@ -1,0 +1,228 @@
+//! Reading images over NBD: our own read-only `qemu-nbd` for files, or the socket of a backup job.
+
+use crate::error::{Error, Result};
+use crate::extents::Collector;
+use crate::limits::{MAP_CHUNK_BYTES, NBD_CONNECTIONS_PER_DISK, NBD_START_TIMEOUT};
+use crate::snapshot::ReadDisk;
+use crate::text::shorten;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use strongroom_domain::{Extent, TypedExtent};
+use strongroom_nbd::{Client, ConnectOptions, Endpoint};
+use tempfile::TempDir;
+
+const ALLOCATION: &str = "base:allocation";
+const STATE_ZERO: u32 = 2;
+
+/// The metadata context under which QEMU exports a bitmap.
+pub fn bitmap_context(name: &str) -> String {
+    format!("qemu:dirty-bitmap:{name}")
+}
+
+/// A read-only NBD server for one image, ended when dropped. It ends by itself when this process is
+/// gone, because its last connection is.
+pub struct ImageServer {
+    child: Child,
+    socket: PathBuf,
+    image: PathBuf,
+    _directory: TempDir,
+}
+
+/// How an image is opened.
+pub struct ServeOptions<'a> {
+    /// A bitmap to be told about.
+    pub bitmap: Option<&'a str>,
+    /// Take no locks, so that the machine whose disk it is can start at any time.
+    pub without_locks: bool,
+}
+
+impl ImageServer {
+    /// Starts serving a qcow2 image.
+    pub fn start(image: &Path, options: &ServeOptions<'_>, run_directory: &Path) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("nbd-")
+            .tempdir_in(run_directory)
+            .map_err(|e| Error::io("creating a directory in", run_directory, e))?;
+        let socket = directory.path().join("s");
+        let log = directory.path().join("log");
+        let messages = std::fs::File::create_new(&log).map_err(|e| Error::io("creating", &log, e))?;
+        let mut command = Command::new("qemu-nbd");
+        command
+            .args(["--read-only", "--aio=threads", "--shared"])
+            .arg((NBD_CONNECTIONS_PER_DISK + 2).to_string())
+            .arg("--socket")
+            .arg(&socket)
+            .args(["--export-name", "disk"]);
+        if let Some(bitmap) = options.bitmap {
+            command.arg("--bitmap").arg(bitmap);
+        }
+        if options.without_locks {
+            // In QEMU's option syntax a comma is doubled; nothing else is special.
+            let name = image.to_str().ok_or_else(|| {
+                Error::unsupported(image.display().to_string(), "its path is not valid UTF-8")
+            })?;
+            command.arg("--image-opts").arg(format!(
+                "driver=qcow2,force-share=on,file.driver=file,file.filename={}",
+                name.replace(',', ",,")
+            ));
+        } else {
+            command.args(["--format", "qcow2"]).arg(image);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(messages)
+            .spawn()
+            .map_err(|e| crate::tools::missing("qemu-nbd", e))?;
+        let mut server = Self { child, socket, image: image.to_owned(), _directory: directory };
+        server.wait_until_listening()?;
+        Ok(server)
+    }
+
+    fn wait_until_listening(&mut self) -> Result<()> {
+        let deadline = Instant::now() + NBD_START_TIMEOUT;
+        let what = self.image.display().to_string();
+        let mut pause = Duration::from_micros(500);
+        loop {
+            if self.socket.exists() {
+                return Ok(());
+            }
+            match self.child.try_wait() {
+                Ok(Some(_)) => {
+                    let mut text = Vec::new();
+                    if let Ok(log) = std::fs::File::open(self._directory.path().join("log")) {
+                        let _ = log.take(1 << 16).read_to_end(&mut text);
+                    }
+                    return Err(Error::failed("opening", what, shorten(&String::from_utf8_lossy(&text))));
+                }
+                Ok(None) if Instant::now() < deadline => {}
+                _ => return Err(Error::failed("opening", what, "qemu-nbd did not begin to listen in time")),
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::Unix(self.socket.clone())
+    }
+}
+
+impl Drop for ImageServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Several connections to one export, and the server behind them where it is ours.
+pub struct NbdDisk {
+    clients: Vec<Client>,
+    next: AtomicUsize,
+    what: String,
+    // After the clients: it is ended last.
+    _server: Option<ImageServer>,
+}
+
+impl NbdDisk {
+    /// Connects to an export; `contexts` beside the allocation map are asked for on the first connection.
+    pub fn connect(
+        endpoint: &Endpoint,
+        export: &str,
+        contexts: &[String],
+        connections: usize,
+        server: Option<ImageServer>,
+        what: &str,
+    ) -> Result<Self> {
+        let mut wanted = vec![ALLOCATION.to_owned()];
+        wanted.extend_from_slice(contexts);
+        let mut clients = Vec::new();
+        for index in 0..connections.max(1) {
+            let options = ConnectOptions {
+                export_name: export.to_owned(),
+                meta_contexts: if index == 0 { wanted.clone() } else { Vec::new() },
+                ..ConnectOptions::default()
+            };
+            clients.push(Client::connect(endpoint, &options).map_err(|e| Error::failed("reading", what, e))?);
+        }
+        Ok(Self { clients, next: AtomicUsize::new(0), what: what.to_owned(), _server: server })
+    }
+
+    pub fn open_image(
+        image: &Path,
+        options: &ServeOptions<'_>,
+        run_directory: &Path,
+        what: &str,
+    ) -> Result<Self> {
+        let server = ImageServer::start(image, options, run_directory)?;
+        let contexts: Vec<String> = options.bitmap.map(bitmap_context).into_iter().collect();
+        let endpoint = server.endpoint();
+        Self::connect(&endpoint, "disk", &contexts, NBD_CONNECTIONS_PER_DISK, Some(server), what)
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.clients[0].size_bytes()
+    }
+
+    /// Data and zeroes of these sorted, disjoint ranges.
+    pub fn kinds_within(&self, ranges: &[Extent]) -> Result<Vec<TypedExtent>> {
+        let mut list = Collector::default();
+        if !self.clients[0].contexts().iter().any(|c| c == ALLOCATION) {
+            ranges.iter().for_each(|r| list.push(TypedExtent::data(r.offset_bytes, r.length_bytes)));
+            return Ok(list.finish());
+        }
+        for range in ranges {
+            self.walk(ALLOCATION, *range, |flags, offset, length| {
+                list.push(if flags & STATE_ZERO != 0 {
+                    TypedExtent::zero(offset, length)
+                } else {
+                    TypedExtent::data(offset, length)
+                });
+            })?;
+        }
+        Ok(list.finish())
+    }
+
+    /// Data and zeroes of the whole disk.
+    pub fn kinds(&self) -> Result<Vec<TypedExtent>> {
+        self.kinds_within(&[Extent::new(0, self.size_bytes())])
+    }
+
+    /// The ranges which a bitmap marks.
+    pub fn dirty(&self, bitmap: &str) -> Result<Vec<Extent>> {
+        let context = bitmap_context(bitmap);
+        let mut list = Collector::default();
+        self.walk(&context, Extent::new(0, self.size_bytes()), |flags, offset, length| {
+            if flags & 1 != 0 {
+                list.push(TypedExtent::data(offset, length));
+            }
+        })?;
+        Ok(list.finish_ranges())
+    }
+
+    fn walk(&self, context: &str, range: Extent, mut each: impl FnMut(u32, u64, u64)) -> Result<()> {
+        let mut at = range.offset_bytes;
+        while at < range.end_bytes() {
+            let length = (range.end_bytes() - at).min(MAP_CHUNK_BYTES);
+            self.clients[0]
+                .map(context, at, length, |extent| {
+                    each(extent.flags, extent.offset_bytes, extent.length_bytes)
+                })
+                .map_err(|e| Error::failed("mapping", self.what.as_str(), e))?;
+            at += length;
+        }
+        Ok(())
+    }
+}
+
+impl ReadDisk for NbdDisk {
+    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
+        self.clients[index]
+            .read_at(offset_bytes, buffer)
+            .map_err(|e| Error::failed("reading", self.what.as_str(), e))
+    }
+}

@@ -1,0 +1,268 @@
+//! [`Hypervisor`] over libvirt's QEMU driver.
+
+mod agent;
+mod backend;
+mod conn;
+mod definition;
+mod job_xml;
+mod offline;
+mod pull;
+mod reconcile;
+mod rewrite;
+mod session;
+mod sys;
+mod take;
+mod window;
+
+use crate::Hypervisor;
+use crate::error::{Error, Result};
+use crate::model::*;
+use crate::snapshot::{MachineSnapshot, SnapshotRequest};
+use conn::{Conn, Dom, XML_INACTIVE};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Where libvirt is, and where this crate keeps what lives as long as a snapshot.
+#[derive(Debug, Clone)]
+pub struct LibvirtOptions {
+    pub uri: String,
+    /// Locks and sockets. Made when missing; root's alone.
+    pub run_dir: PathBuf,
+    /// Where libvirt's QEMU driver keeps running machines' own directories.
+    pub qemu_dir: PathBuf,
+}
+
+impl Default for LibvirtOptions {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".into(),
+            run_dir: "/run/strongroom".into(),
+            qemu_dir: "/var/lib/libvirt/qemu".into(),
+        }
+    }
+}
+
+/// QEMU machines under libvirt. Cheap to make; connects with each call, so that a libvirt restart
+/// in between goes unnoticed.
+///
+/// ```no_run
+/// use strongroom_hypervisor::{Hypervisor, Libvirt};
+/// for machine in Libvirt::default().list()? {
+///     println!("{} is {}", machine.name, machine.state);
+/// }
+/// # Ok::<(), strongroom_hypervisor::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Libvirt {
+    options: LibvirtOptions,
+}
+
+impl Libvirt {
+    pub fn new(options: LibvirtOptions) -> Self {
+        Self { options }
+    }
+
+    fn connect(&self) -> Result<Arc<Conn>> {
+        Conn::open(&self.options.uri)
+    }
+
+    fn domain(&self, name: &str) -> Result<Dom> {
+        self.connect()?.domain(name).map_err(|e| e.about("looking up", &machine(name)))
+    }
+}
+
+/// How a machine is called in messages.
+fn machine(name: &str) -> String {
+    format!("machine `{}`", crate::text::shorten(name))
+}
+
+/// libvirt's numbers for states, and the reasons used here.
+mod state {
+    use crate::model::MachineState;
+    use libc::c_int;
+
+    pub const SHUTOFF_SHUTDOWN: c_int = 1;
+    pub const SHUTOFF_DESTROYED: c_int = 2;
+    pub const SHUTOFF_CRASHED: c_int = 3;
+    pub const SHUTOFF_SAVED: c_int = 5;
+    const PAUSED_CRASHED: c_int = 10;
+
+    pub fn from_numbers(state: c_int, reason: c_int) -> MachineState {
+        match (state, reason) {
+            (3, PAUSED_CRASHED) | (6, _) => MachineState::Crashed,
+            (3, _) => MachineState::Paused,
+            (4, _) => MachineState::ShuttingDown,
+            (5, _) => MachineState::ShutOff,
+            (7, _) => MachineState::Suspended,
+            _ => MachineState::Running,
+        }
+    }
+}
+
+fn summary(dom: &Dom) -> conn::VirtResult<MachineSummary> {
+    let (state, reason) = dom.state()?;
+    Ok(MachineSummary {
+        name: dom.name(),
+        uuid: dom.uuid()?,
+        state: state::from_numbers(state, reason),
+        persistent: dom.is_persistent(),
+        autostart: dom.autostart(),
+    })
+}
+
+impl Hypervisor for Libvirt {
+    fn list(&self) -> Result<Vec<MachineSummary>> {
+        let connection = self.connect()?;
+        let domains = connection.domains().map_err(|e| e.about("listing", "machines"))?;
+        // One that vanished since is left out.
+        let mut found: Vec<_> = domains.iter().filter_map(|d| summary(d).ok()).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn inspect(&self, name: &str) -> Result<Machine> {
+        let dom = self.domain(name)?;
+        let what = machine(name);
+        let summary = summary(&dom).map_err(|e| e.about("inspecting", &what))?;
+        let live = dom.xml(0).map_err(|e| e.about("inspecting", &what))?;
+        let document = definition::parse(&what, &live)?;
+        let mut disks = definition::disks(&document);
+        for disk in &mut disks {
+            if let Ok(info) = dom.block_info(&disk.target) {
+                disk.size_bytes = Some(info.capacity);
+                disk.allocated_bytes = Some(info.allocation);
+            }
+        }
+        let definition_xml = if summary.persistent {
+            dom.xml(XML_INACTIVE).map_err(|e| e.about("inspecting", &what))?
+        } else {
+            live.clone()
+        };
+        Ok(Machine {
+            agent: definition::agent(&document),
+            nvram: definition::nvram(&document),
+            summary,
+            disks,
+            definition_xml,
+        })
+    }
+
+    fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {
+        take::snapshot(&self.options, self.domain(name)?, request)
+    }
+
+    fn networks(&self) -> Result<Vec<Network>> {
+        let found = self.connect()?.networks().map_err(|e| e.about("listing", "networks"))?;
+        Ok(found.into_iter().map(|(name, active)| Network { name, active }).collect())
+    }
+
+    fn storage_pools(&self) -> Result<Vec<StoragePool>> {
+        let found = self.connect()?.storage_pools().map_err(|e| e.about("listing", "storage pools"))?;
+        Ok(found
+            .into_iter()
+            .map(|(name, active, xml)| {
+                let path = definition::parse(&name, &xml).ok().and_then(|document| {
+                    let root = document.root_element();
+                    let is_directory = matches!(root.attribute("type"), Some("dir" | "fs" | "netfs"));
+                    let target = definition::child(root, "target")?;
+                    let path = definition::child(target, "path")?.text()?;
+                    is_directory.then(|| PathBuf::from(path))
+                });
+                StoragePool { name, active, path }
+            })
+            .collect())
+    }
+
+    fn name_is_free(&self, name: &str) -> Result<()> {
+        match self.domain(name) {
+            Ok(_) => Err(Error::AlreadyExists { what: machine(name) }),
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, request: &RestoreMachineRequest) -> Result<CreatedMachine> {
+        let rewritten = rewrite::rewrite(request, Uuid::new_v4())?;
+        for disk in &request.disks {
+            std::fs::metadata(&disk.path).map_err(|e| Error::io("looking at", &disk.path, e))?;
+        }
+        if let NetworkChoice::Network(wanted) = &request.network
+            && !self.networks()?.iter().any(|n| n.name == *wanted)
+        {
+            return Err(Error::NotFound { what: format!("network `{}`", crate::text::shorten(wanted)) });
+        }
+        self.name_is_free(&request.new_name)?;
+        // Two at the same time: libvirt refuses the second, because its UUID is another.
+        let what = machine(&request.new_name);
+        let made = self.connect()?.define(&rewritten.xml);
+        let dom = made.map_err(|e| match self.name_is_free(&request.new_name) {
+            Err(exists @ Error::AlreadyExists { .. }) => exists,
+            _ => e.about("defining", &what),
+        })?;
+        Ok(CreatedMachine {
+            name: dom.name(),
+            uuid: rewritten.uuid.to_string(),
+            warnings: rewritten.warnings,
+        })
+    }
+
+    fn start(&self, name: &str) -> Result<()> {
+        let dom = self.domain(name)?;
+        if dom.is_active() {
+            return Err(Error::Busy { what: machine(name), why: "it is running already".into() });
+        }
+        dom.create().map_err(|e| e.about("starting", &machine(name)))
+    }
+
+    fn shutdown(&self, name: &str, timeout: Duration) -> Result<()> {
+        let dom = self.domain(name)?;
+        if !dom.is_active() {
+            return Ok(());
+        }
+        dom.shutdown().map_err(|e| e.about("shutting down", &machine(name)))?;
+        let deadline = Instant::now() + timeout;
+        while dom.is_active() {
+            if Instant::now() > deadline {
+                return Err(Error::Busy {
+                    what: machine(name),
+                    why: format!("it did not shut down within {timeout:?}"),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn power_off(&self, name: &str) -> Result<()> {
+        let dom = self.domain(name)?;
+        match dom.destroy() {
+            Ok(()) => Ok(()),
+            Err(_) if !dom.is_active() => Ok(()),
+            Err(e) => Err(e.about("powering off", &machine(name))),
+        }
+    }
+
+    fn undefine(&self, name: &str) -> Result<()> {
+        let dom = self.domain(name)?;
+        if dom.is_active() {
+            return Err(Error::Busy { what: machine(name), why: "it is running; power it off first".into() });
+        }
+        dom.undefine().map_err(|e| e.about("undefining", &machine(name)))
+    }
+
+    fn wait_for_agent(&self, name: &str, timeout: Duration) -> Result<()> {
+        agent::wait(&self.domain(name)?, timeout)
+    }
+
+    fn guest_exec(
+        &self,
+        name: &str,
+        program: &str,
+        arguments: &[&str],
+        timeout: Duration,
+    ) -> Result<GuestOutput> {
+        agent::exec(&self.domain(name)?, program, arguments, timeout)
+    }
+}

@@ -1,0 +1,204 @@
+//! Pull-mode backup jobs: as the road itself where disks cannot be cloned, and for a moment on the
+//! clone road, to be told what changed.
+
+use super::backend::{Backend, Job, Spoiled, Watched};
+use super::conn::VirtError;
+use super::job_xml::{self, EXPORT_BITMAP, JobDisk};
+use super::reconcile::{self, Tracked};
+use super::sys;
+use super::take::{Taken, Taking};
+use crate::error::{Error, Result};
+use crate::export::{NbdDisk, bitmap_context};
+use crate::files;
+use crate::limits::{NBD_CONNECTIONS_PER_DISK, SCRATCH_RESERVE_BYTES};
+use crate::snapshot::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+use strongroom_domain::Extent;
+use strongroom_nbd::Endpoint;
+
+/// Where block devices' scratch files go when nothing else is said.
+const SCRATCH_DIR_DEFAULT: &str = "/var/tmp";
+
+fn scratch_directory(taking: &Taking<'_>, index: usize) -> PathBuf {
+    let disk = &taking.disks[index];
+    match &taking.request.scratch_dir {
+        Some(directory) => directory.clone(),
+        None if disk.is_block => SCRATCH_DIR_DEFAULT.into(),
+        None => disk.directory(),
+    }
+}
+
+/// The job's XML, and its scratch files.
+fn job(
+    taking: &Taking<'_>,
+    socket: &Path,
+    since: &BTreeMap<String, String>,
+    only_since: bool,
+) -> (String, Vec<PathBuf>) {
+    let scratch: Vec<Option<PathBuf>> = taking
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(index, disk)| {
+            let takes_part = !only_since || since.contains_key(&disk.target);
+            takes_part.then(|| taking.session.scratch_path(&scratch_directory(taking, index), &disk.target))
+        })
+        .collect();
+    let disks: Vec<JobDisk<'_>> = taking
+        .disks
+        .iter()
+        .zip(&scratch)
+        .map(|(disk, scratch)| JobDisk {
+            target: &disk.target,
+            scratch: scratch.as_deref(),
+            since: since.get(&disk.target).map(String::as_str),
+        })
+        .collect();
+    (job_xml::pull_job(socket, &disks), scratch.into_iter().flatten().collect())
+}
+
+fn begin_error(taking: &Taking<'_>, error: VirtError) -> Error {
+    match error.code {
+        // Also what libvirt says when a migration, a snapshot or the like is under way.
+        sys::ERR_OPERATION_INVALID => Error::Busy { what: taking.session.what(), why: error.message },
+        _ => error.about("beginning a backup job on", &taking.session.what()),
+    }
+}
+
+/// What changed since the parents, by a job that lives just for the question. It sees a little more
+/// than was changed at the snapshot's instant, never less.
+pub fn changed_since(taking: &Taking<'_>, tracked: &Tracked) -> Result<BTreeMap<String, Vec<Extent>>> {
+    if tracked.since.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let session = &taking.session;
+    let socket = session.job_socket()?;
+    let (xml, _) = job(taking, &socket, &tracked.since, true);
+    session.dom.backup_begin(&xml, None).map_err(|e| begin_error(taking, e))?;
+    let endpoint = Endpoint::Unix(socket);
+    let found = tracked
+        .since
+        .keys()
+        .map(|target| {
+            let contexts = [bitmap_context(EXPORT_BITMAP)];
+            let nbd = NbdDisk::connect(&endpoint, target, &contexts, 1, None, &session.disk(target))?;
+            Ok((target.clone(), nbd.dirty(EXPORT_BITMAP)?))
+        })
+        .collect::<Result<_>>();
+    reconcile::end_job(&session.dom, &session.what())?;
+    found
+}
+
+/// The road where disks cannot be cloned: the job stays open while its data is read.
+pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
+    let session = taking.session.clone();
+    let name = session.checkpoint();
+    let socket = session.job_socket()?;
+    for index in 0..taking.disks.len() {
+        let directory = scratch_directory(taking, index);
+        let free = files::free_bytes(&directory)
+            .ok_or_else(|| Error::NotFound { what: format!("scratch directory {}", directory.display()) })?;
+        if free < SCRATCH_RESERVE_BYTES / 16 {
+            return Err(Error::failed(
+                "backing up",
+                session.what(),
+                format!(
+                    "the scratch directory {} has only {free} bytes free; choose another",
+                    directory.display()
+                ),
+            ));
+        }
+    }
+    let mut trackable: Vec<(String, bool)> =
+        taking.disks.iter().map(|d| (d.target.clone(), d.can_track())).collect();
+
+    // Should libvirt refuse what reconciliation found sound, it goes without: first without the
+    // parents, then without a new checkpoint.
+    let mut attempt = 0;
+    let (taken_at, consistency, scratch) = loop {
+        attempt += 1;
+        let list: Vec<(&str, bool)> = trackable.iter().map(|(t, on)| (t.as_str(), *on)).collect();
+        let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
+        let (xml, scratch) = job(taking, &socket, &tracked.since, false);
+        let (window, mut consistency) = taking.open_window(false);
+        let begun = session.dom.backup_begin(&xml, checkpoint_xml.as_deref());
+        let taken_at = SystemTime::now();
+        taking.close_window(window, &mut consistency);
+        match begun {
+            Ok(()) => break (taken_at, consistency, scratch),
+            Err(e) if e.code == sys::ERR_OPERATION_INVALID || attempt > 2 => {
+                return Err(begin_error(taking, e));
+            }
+            Err(e) if !tracked.since.is_empty() => {
+                for target in std::mem::take(&mut tracked.since).into_keys() {
+                    tracked.lost.insert(target, format!("its changes could not be used ({e})"));
+                }
+            }
+            Err(e) if checkpoint_xml.is_some() => {
+                taking.warnings.push(format!(
+                    "changes cannot be tracked from here on, so that the next backup reads everything: {e}"
+                ));
+                trackable.iter_mut().for_each(|(_, on)| *on = false);
+            }
+            Err(e) => return Err(begin_error(taking, e)),
+        }
+    };
+
+    let has_checkpoint = trackable.iter().any(|(_, on)| *on);
+    let spoiled = Arc::new(Spoiled::default());
+    let mut backend = Backend {
+        session: session.clone(),
+        disks: taking.disks.clone(),
+        checkpoint: has_checkpoint.then(|| name.clone()),
+        clones: Vec::new(),
+        job: Some(Arc::new(Job {
+            socket: socket.clone(),
+            scratch,
+            scratch_limit_bytes: taking.request.scratch_limit_bytes,
+        })),
+        untouched: Arc::default(),
+        spoiled: spoiled.clone(),
+        watch: None,
+    };
+    backend.start_watch();
+    let endpoint = Endpoint::Unix(socket);
+    let mut opened = || -> Result<Vec<DiskSnapshot>> {
+        let mut disks = Vec::new();
+        for (index, disk) in taking.disks.clone().iter().enumerate() {
+            let since = tracked.since.get(&disk.target).cloned();
+            let contexts: Vec<String> = since.iter().map(|_| bitmap_context(EXPORT_BITMAP)).collect();
+            let what = session.disk(&disk.target);
+            let nbd =
+                NbdDisk::connect(&endpoint, &disk.target, &contexts, NBD_CONNECTIONS_PER_DISK, None, &what)?;
+            let dirty = match since {
+                Some(checkpoint) => Some((checkpoint, nbd.dirty(EXPORT_BITMAP)?)),
+                None => None,
+            };
+            let lost = tracked.lost.remove(&disk.target).or_else(|| {
+                (!disk.can_track()).then(|| "raw disks keep no track of changes on this storage".to_owned())
+            });
+            let (changes, extents) = taking.changes_of(disk, &nbd, dirty, lost)?;
+            disks.push(DiskSnapshot {
+                target: disk.target.clone(),
+                size_bytes: nbd.size_bytes(),
+                format: disk.format,
+                road: Road::PullJob,
+                changes,
+                extents,
+                checkpoint: (has_checkpoint && trackable[index].1).then(|| name.clone()),
+                reader: Arc::new(Watched { inner: nbd, spoiled: spoiled.clone() }),
+            });
+        }
+        Ok(disks)
+    };
+    match opened() {
+        Ok(disks) => Ok(Taken { taken_at, consistency, disks, backend }),
+        Err(error) => {
+            let _ = backend.finish(Outcome::Abandoned);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Brings libvirt's checkpoints and the images' bitmaps back together at the start of a snapshot.
+//!
+//! After it, what [`Tracked`] names can be relied on; what was ours and broken is gone; what belongs
+//! to others is as it was.
+
+use super::conn::{CHECKPOINT_REDEFINE, CHECKPOINT_REDEFINE_VALIDATE, Dom};
+use super::session::Session;
+use super::take::PlannedDisk;
+use super::{definition, job_xml};
+use crate::error::{Error, Result};
+use crate::limits::{JOB_END_TIMEOUT, OWN_CHECKPOINTS_KEPT, OWN_PREFIX};
+use crate::model::DiskFormat;
+use crate::tools;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Which parents can be used.
+#[derive(Debug, Default)]
+pub struct Tracked {
+    /// By target: the parent's checkpoint.
+    pub since: BTreeMap<String, String>,
+    /// By target: why there is none. Only for disks that have a parent.
+    pub lost: BTreeMap<String, String>,
+}
+
+/// Whether a name is one we could have given.
+pub fn is_own_name(name: &str) -> bool {
+    name.strip_prefix(OWN_PREFIX).is_some_and(|id| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    })
+}
+
+/// Ends a backup job of ours that was left behind; a job of somebody else's is an error.
+pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result<()> {
+    let about = |e: super::conn::VirtError| e.about("looking for jobs of", &session.what());
+    let Some(xml) = session.dom.backup_xml().map_err(about)? else { return Ok(()) };
+    if !is_own_job(&xml) {
+        return Err(Error::Busy {
+            what: session.what(),
+            why: "another program's backup job is running on it; wait for its end, or cancel it with `virsh domjobabort`"
+                .into(),
+        });
+    }
+    end_job(&session.dom, &session.what())?;
+    warnings.push("an interrupted backup had left its job behind; it was cancelled".into());
+    Ok(())
+}
+
+/// A job of ours is told by the name of its socket.
+fn is_own_job(xml: &str) -> bool {
+    let Ok(document) = definition::parse("the job", xml) else { return false };
+    definition::child(document.root_element(), "server")
+        .and_then(|s| s.attribute("socket"))
+        .and_then(|path| Path::new(path).file_name())
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(OWN_PREFIX))
+}
+
+/// Cancels the backup job and waits until it is gone.
+pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
+    let deadline = Instant::now() + JOB_END_TIMEOUT;
+    let mut aborted = dom.abort_job();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match dom.backup_xml() {
+            // Also when the machine has stopped: its jobs ended with it.
+            Ok(None) | Err(_) => return Ok(()),
+            Ok(Some(_)) if Instant::now() > deadline => {
+                return Err(match aborted {
+                    Err(e) => e.about("cancelling the backup job of", what),
+                    Ok(()) => Error::Busy { what: what.into(), why: "its backup job does not end".into() },
+                });
+            }
+            Ok(Some(_)) => {}
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(100));
+        if aborted.is_err() {
+            aborted = dom.abort_job();
+        }
+    }
+}
+
+/// For a running machine.
+pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<String>) -> Result<Tracked> {
+    let dom = &session.dom;
+    let mut tracked = Tracked::default();
+    let mut wanted: BTreeMap<&str, Vec<&PlannedDisk>> = BTreeMap::new();
+    for disk in disks.iter().filter(|d| d.format == DiskFormat::Qcow2) {
+        let Some(parent) = &disk.parent else { continue };
+        if is_own_name(&parent.checkpoint) {
+            wanted.entry(&parent.checkpoint).or_default().push(disk);
+        } else {
+            tracked
+                .lost
+                .insert(disk.target.clone(), "its parent's checkpoint is not one of Strongroom's".into());
+        }
+    }
+    let about = |e: super::conn::VirtError| e.about("listing checkpoints of", &session.what());
+    let known: Vec<String> = dom.checkpoints().map_err(about)?;
+    let own: Vec<&String> = known.iter().filter(|n| is_own_name(n)).collect();
+    let all: Vec<&str> = disks.iter().map(|d| d.target.as_str()).collect();
+
+    // Checkpoints there are: sound, sound on some disks, or broken.
+    for name in &own {
+        let covered: Vec<&PlannedDisk> = match covered_targets(dom, name) {
+            Some(targets) => disks.iter().filter(|d| targets.contains(&d.target)).collect(),
+            None => disks.iter().filter(|d| d.format == DiskFormat::Qcow2).collect(),
+        };
+        let sound = sound_disks(dom, name, &covered, &all);
+        let needed = wanted.get(name.as_str());
+        for disk in needed.into_iter().flatten() {
+            if sound.contains(&disk.target) {
+                tracked.since.insert(disk.target.clone(), (*name).clone());
+            } else if covered.iter().any(|d| d.target == disk.target) {
+                tracked.lost.insert(
+                    disk.target.clone(),
+                    "its change tracking was not closed cleanly (the machine or its host crashed) or was removed".into(),
+                );
+            } else {
+                tracked.lost.insert(disk.target.clone(), "its parent's checkpoint does not cover it".into());
+            }
+        }
+        if sound.is_empty() {
+            drop_running(dom, name, warnings);
+        } else if sound.len() < covered.len() {
+            for disk in covered.iter().filter(|d| !sound.contains(&d.target)) {
+                remove_running_bitmap(dom, name, Some(&disk.path), warnings);
+            }
+        }
+    }
+    // Parents whose metadata was lost: their bitmaps may still be there.
+    for (name, needing) in &wanted {
+        if own.iter().any(|n| n == name) {
+            continue;
+        }
+        let sound = sound_disks(dom, name, needing, &all);
+        for disk in needing {
+            if sound.contains(&disk.target) {
+                tracked.since.insert(disk.target.clone(), (*name).to_owned());
+            } else {
+                remove_running_bitmap(dom, name, Some(&disk.path), warnings);
+                tracked.lost.insert(disk.target.clone(), format!("its checkpoint `{name}` was deleted"));
+            }
+        }
+    }
+    remove_forgotten_bitmaps(session, disks, &wanted, warnings);
+    prune(session, disks, &wanted.keys().copied().collect(), OWN_CHECKPOINTS_KEPT, warnings);
+    Ok(tracked)
+}
+
+/// The disks which a checkpoint tracks, by its definition.
+fn covered_targets(dom: &Dom, name: &str) -> Option<BTreeSet<String>> {
+    let xml = dom.checkpoint_xml(name).ok()?;
+    let document = definition::parse(name, &xml).ok()?;
+    let list = definition::child(document.root_element(), "disks")?;
+    Some(
+        list.children()
+            .filter(|n| n.has_tag_name("disk") && n.attribute("checkpoint") == Some("bitmap"))
+            .filter_map(|n| n.attribute("name").map(str::to_owned))
+            .collect(),
+    )
+}
+
+/// Has libvirt check a checkpoint against the bitmaps, first as a whole, then disk by disk, and
+/// leaves its definition covering the sound ones alone.
+fn sound_disks(dom: &Dom, name: &str, covered: &[&PlannedDisk], all: &[&str]) -> BTreeSet<String> {
+    let validate = |targets: &[&str]| {
+        let disks: Vec<(&str, bool)> = all.iter().map(|t| (*t, targets.contains(t))).collect();
+        let created = creation_time(dom, name).unwrap_or_else(seconds_now);
+        let xml = job_xml::checkpoint(name, &disks, Some(created));
+        dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE | CHECKPOINT_REDEFINE_VALIDATE)
+            .inspect_err(|error| tracing::debug!(checkpoint = name, ?targets, %error, "not sound"))
+            .is_ok()
+    };
+    let targets: Vec<&str> = covered.iter().map(|d| d.target.as_str()).collect();
+    if targets.is_empty() {
+        return BTreeSet::new();
+    }
+    let mut sound: Vec<&str> = targets.clone();
+    if !validate(&targets) {
+        sound = if targets.len() == 1 {
+            vec![]
+        } else {
+            targets.into_iter().filter(|t| validate(&[t])).collect()
+        };
+        if !sound.is_empty() && !validate(&sound) {
+            sound.clear();
+        }
+    }
+    sound.into_iter().map(str::to_owned).collect()
+}
+
+fn creation_time(dom: &Dom, name: &str) -> Option<u64> {
+    let xml = dom.checkpoint_xml(name).ok()?;
+    let document = definition::parse(name, &xml).ok()?;
+    definition::child(document.root_element(), "creationTime")?.text()?.trim().parse().ok()
+}
+
+pub fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Bitmaps of ours which an image knows and libvirt does not.
+fn remove_forgotten_bitmaps(
+    session: &Session,
+    disks: &[PlannedDisk],
+    wanted: &BTreeMap<&str, Vec<&PlannedDisk>>,
+    warnings: &mut Vec<String>,
+) {
+    let Ok(known) = session.dom.checkpoints() else { return };
+    for disk in disks {
+        for bitmap in disk.image.iter().flat_map(|i| &i.bitmaps) {
+            let forgotten = is_own_name(&bitmap.name)
+                && !known.contains(&bitmap.name)
+                && !wanted.contains_key(bitmap.name.as_str());
+            if forgotten {
+                remove_running_bitmap(&session.dom, &bitmap.name, Some(&disk.path), warnings);
+            }
+        }
+    }
+}
+
+/// Deletes the oldest checkpoints of ours beyond `limit`, never those in `keep`.
+pub fn prune(
+    session: &Session,
+    disks: &[PlannedDisk],
+    keep: &BTreeSet<&str>,
+    limit: usize,
+    warnings: &mut Vec<String>,
+) {
+    let Ok(known) = session.dom.checkpoints() else { return };
+    let mut own: Vec<(u64, &String)> = known
+        .iter()
+        .filter(|n| is_own_name(n))
+        .map(|n| (creation_time(&session.dom, n).unwrap_or(0), n))
+        .collect();
+    own.sort();
+    let mut excess = own.len().saturating_sub(limit);
+    for (_, name) in own {
+        if excess == 0 {
+            break;
+        }
+        if !keep.contains(name.as_str()) {
+            drop_checkpoint(session, disks, name, warnings);
+            excess -= 1;
+        }
+    }
+}
+
+/// Deletes a checkpoint of ours with its bitmaps, whether the machine runs or not.
+pub fn drop_checkpoint(session: &Session, disks: &[PlannedDisk], name: &str, warnings: &mut Vec<String>) {
+    debug_assert!(is_own_name(name));
+    if session.dom.is_active() {
+        drop_running(&session.dom, name, warnings);
+    } else {
+        drop_offline(session, disks, name, warnings);
+    }
+}
+
+fn drop_running(dom: &Dom, name: &str, warnings: &mut Vec<String>) {
+    let Err(first) = dom.checkpoint_delete(name, false) else { return };
+    if first.code == super::sys::ERR_NO_CHECKPOINT {
+        return;
+    }
+    // Its bitmap is missing on a disk, or the disk is: libvirt then refuses, and leaves the others too.
+    remove_running_bitmap(dom, name, None, warnings);
+    if let Err(e) = dom.checkpoint_delete(name, true)
+        && e.code != super::sys::ERR_NO_CHECKPOINT
+    {
+        warnings.push(format!("the old checkpoint `{name}` could not be deleted: {e}"));
+    }
+}
+
+pub fn drop_offline(session: &Session, disks: &[PlannedDisk], name: &str, warnings: &mut Vec<String>) {
+    for disk in disks.iter().filter(|d| d.format == DiskFormat::Qcow2) {
+        let there = tools::image_info(&disk.path).is_ok_and(|i| i.bitmaps.iter().any(|b| b.name == name));
+        if there && let Err(e) = tools::bitmap_remove(&disk.path, name) {
+            warnings.push(format!(
+                "the old change tracking of {} could not be removed: {e}",
+                session.disk(&disk.target)
+            ));
+        }
+    }
+    if let Err(e) = session.dom.checkpoint_delete(name, true)
+        && e.code != super::sys::ERR_NO_CHECKPOINT
+    {
+        warnings.push(format!("the old checkpoint `{name}` could not be deleted: {e}"));
+    }
+}
+
+/// Removes a bitmap of ours from a running machine's disks (from one, if its path is given) where
+/// libvirt has no way to.
+fn remove_running_bitmap(dom: &Dom, name: &str, path: Option<&Path>, warnings: &mut Vec<String>) {
+    let query = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
+    let nodes = match dom.monitor_command(query) {
+        Ok(answer) => nodes_with_bitmap(&answer, name, path),
+        Err(e) => {
+            warnings.push(format!("the old change tracking `{name}` could not be looked for: {e}"));
+            return;
+        }
+    };
+    for node in nodes {
+        let command = serde_json::json!({
+            "execute": "block-dirty-bitmap-remove", "arguments": { "node": node, "name": name }
+        });
+        let done = dom.monitor_command(&command.to_string());
+        if let Some(problem) = monitor_error(done) {
+            warnings.push(format!("the old change tracking `{name}` could not be removed: {problem}"));
+        }
+    }
+}
+
+fn monitor_error(answer: Result<String, super::conn::VirtError>) -> Option<String> {
+    match answer {
+        Err(e) => Some(e.message),
+        Ok(text) => serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|v| v.pointer("/error/desc").and_then(|d| d.as_str()).map(crate::text::shorten)),
+    }
+}
+
+fn nodes_with_bitmap(answer: &str, name: &str, path: Option<&Path>) -> Vec<String> {
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(answer) else { return Vec::new() };
+    let Some(nodes) = value.get("return").and_then(|r| r.as_array()) else { return Vec::new() };
+    nodes
+        .iter()
+        .filter(|node| {
+            let bitmaps = node.get("dirty-bitmaps").and_then(|b| b.as_array());
+            let has_it = bitmaps.is_some_and(|list| {
+                list.iter().any(|b| b.get("name").and_then(|n| n.as_str()) == Some(name))
+            });
+            let file = node.get("file").and_then(|f| f.as_str());
+            has_it && path.is_none_or(|p| p.to_str() == file)
+        })
+        .filter_map(|node| node.get("node-name").and_then(|n| n.as_str()).map(str::to_owned))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_names_only() {
+        assert!(is_own_name("strongroom-0190a1b2"));
+        for name in
+            ["", "strongroom-", "strongroom-a/b", "strongroom-a b", "virtnbdbackup.0", "xstrongroom-1"]
+        {
+            assert!(!is_own_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn jobs_are_told_by_their_socket() {
+        let job = |socket: &str| {
+            job_xml::pull_job(
+                Path::new(socket),
+                &[job_xml::JobDisk { target: "vda", scratch: None, since: None }],
+            )
+        };
+        assert!(is_own_job(&job("/run/x/strongroom-1.sock")));
+        assert!(!is_own_job(&job("/strongroom-x/other.sock")));
+        assert!(!is_own_job("<domainbackup/>"));
+        assert!(!is_own_job("not xml"));
+    }
+
+    #[test]
+    fn nodes_are_found_by_bitmap_and_file() {
+        let answer = r#"{"return":[
+            {"node-name":"a","file":"/x","dirty-bitmaps":[{"name":"strongroom-1"}]},
+            {"node-name":"b","file":"/y","dirty-bitmaps":[{"name":"strongroom-1"},{"name":"other"}]},
+            {"node-name":"c","file":"/z"}]}"#;
+        assert_eq!(nodes_with_bitmap(answer, "strongroom-1", None), ["a", "b"]);
+        assert_eq!(nodes_with_bitmap(answer, "strongroom-1", Some(Path::new("/y"))), ["b"]);
+        assert!(nodes_with_bitmap("[]", "x", None).is_empty());
+    }
+}

@@ -1,0 +1,384 @@
+//! Turns a saved definition into that of a new machine: new name and disks, fresh identity, and
+//! nothing in it that would tie the new machine to the old one's files, ports or addresses.
+
+use super::definition::{self, child};
+use crate::error::{Error, Result};
+use crate::limits::DEFINITION_DEPTH_MAX;
+use crate::model::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
+use crate::text::Xml;
+use roxmltree::Node;
+use std::path::Path;
+use uuid::Uuid;
+
+pub struct Rewritten {
+    pub xml: String,
+    pub uuid: Uuid,
+    pub warnings: Vec<String>,
+}
+
+/// Longest accepted name of a machine (bytes); libvirt uses it in file names.
+const NAME_BYTES_MAX: usize = 200;
+
+pub fn rewrite(request: &RestoreMachineRequest, uuid: Uuid) -> Result<Rewritten> {
+    check_name(&request.new_name)?;
+    let what = format!("the saved definition for `{}`", request.new_name);
+    let document = definition::parse(&what, &request.definition_xml)?;
+    let root = document.root_element();
+    if !root.has_tag_name("domain") {
+        return Err(Error::unsupported(what, "it is not a machine's definition"));
+    }
+    let known = definition::disks(&document);
+    for disk in &request.disks {
+        if !known.iter().any(|k| k.target == disk.target) {
+            return Err(Error::NotFound { what: format!("disk `{}` in {what}", disk.target) });
+        }
+        if !disk.path.is_absolute() || disk.path.to_str().is_none() {
+            return Err(Error::unsupported(
+                disk.path.display().to_string(),
+                "the path of a restored disk must be absolute and valid UTF-8",
+            ));
+        }
+    }
+    let mut writer = Writer { request, uuid, xml: Xml::new(), warnings: Vec::new() };
+    writer.node(root, "")?;
+    Ok(Rewritten { xml: writer.xml.finish(), uuid, warnings: writer.warnings })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let bad = name.is_empty()
+        || name.len() > NAME_BYTES_MAX
+        || name.starts_with('.')
+        || name.trim() != name
+        || name.chars().any(|c| c.is_control() || c == '/');
+    if bad {
+        return Err(Error::unsupported(
+            format!("the name `{}`", crate::text::shorten(name)),
+            "a machine's name has 1 to 200 bytes, no `/`, no control characters, no dot at the start, no blanks around it",
+        ));
+    }
+    Ok(())
+}
+
+struct Writer<'r> {
+    request: &'r RestoreMachineRequest,
+    uuid: Uuid,
+    xml: Xml,
+    warnings: Vec<String>,
+}
+
+impl Writer<'_> {
+    /// Copies a node with what has to change. `path` names the element's parents, as in `/domain/devices`.
+    fn node(&mut self, node: Node<'_, '_>, parent: &str) -> Result<()> {
+        if node.is_text() {
+            if let Some(text) = node.text().filter(|t| !t.trim().is_empty()) {
+                self.xml.text(text);
+            }
+            return Ok(());
+        }
+        if !node.is_element() {
+            return Ok(());
+        }
+        let path = format!("{parent}/{}", node.tag_name().name());
+        if path.matches('/').count() > DEFINITION_DEPTH_MAX {
+            return Err(Error::unsupported("the saved definition", "it is nested too deeply"));
+        }
+        match path.as_str() {
+            "/domain" => {
+                self.start(node, &["id"]);
+                self.xml.element("name", &self.request.new_name);
+                self.xml.element("uuid", &self.uuid.hyphenated().to_string());
+                self.children(node, &path)?;
+                self.xml.end();
+                return Ok(());
+            }
+            // Written above, or made afresh by libvirt.
+            "/domain/name" | "/domain/uuid" => return Ok(()),
+            "/domain/genid" => {
+                self.xml.element("genid", &Uuid::new_v4().hyphenated().to_string());
+                return Ok(());
+            }
+            "/domain/sysinfo/system/entry" if node.attribute("name") == Some("uuid") => return Ok(()),
+            "/domain/seclabel" if node.attribute("type") != Some("none") => return Ok(()),
+            "/domain/os/nvram" => {
+                self.nvram(node);
+                return Ok(());
+            }
+            "/domain/devices/disk" => return self.disk(node, &path),
+            "/domain/devices/interface" => return self.interface(node, &path),
+            "/domain/devices/graphics" => {
+                self.graphics(node, &path)?;
+                return Ok(());
+            }
+            // The path of the agent's socket belongs to one machine; libvirt makes a new one.
+            "/domain/devices/channel/source" if node.attribute("mode") == Some("bind") => return Ok(()),
+            "/domain/devices/hostdev" => self.warnings.push(
+                "a device of the host is passed through to it; it cannot run at the same time as the original".into(),
+            ),
+            _ => {}
+        }
+        self.start(node, &[]);
+        self.children(node, &path)?;
+        self.xml.end();
+        Ok(())
+    }
+
+    fn children(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
+        for child in node.children() {
+            self.node(child, path)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the same element, with its attributes except those named, and its namespaces.
+    fn start(&mut self, node: Node<'_, '_>, without: &[&str]) {
+        self.xml.start(&qualified(node, node.tag_name().namespace(), node.tag_name().name()));
+        let inherited: Vec<_> = node
+            .parent_element()
+            .map(|p| p.namespaces().map(|n| (n.name(), n.uri())).collect())
+            .unwrap_or_default();
+        for namespace in node.namespaces() {
+            if namespace.name() == Some("xml") || inherited.contains(&(namespace.name(), namespace.uri())) {
+                continue;
+            }
+            match namespace.name() {
+                Some(prefix) => self.xml.attribute(&format!("xmlns:{prefix}"), namespace.uri()),
+                None => self.xml.attribute("xmlns", namespace.uri()),
+            };
+        }
+        for attribute in node.attributes().filter(|a| !without.contains(&a.name())) {
+            let name = match attribute.namespace() {
+                Some(uri) => qualified(node, Some(uri), attribute.name()),
+                None => attribute.name().to_owned(),
+            };
+            self.xml.attribute(&name, attribute.value());
+        }
+    }
+
+    fn nvram(&mut self, node: Node<'_, '_>) {
+        match &self.request.nvram {
+            Some(path) => {
+                self.xml.start("nvram");
+                if let Some(template) = node.attribute("template") {
+                    self.xml.attribute("template", template);
+                }
+                self.xml.text(&path.to_string_lossy()).end();
+            }
+            None => {
+                self.warnings.push(
+                    "its UEFI variables were made afresh (boot entries may have to be chosen again)".into(),
+                );
+                if let Some(template) = node.attribute("template") {
+                    self.xml.start("nvram").attribute("template", template).end();
+                }
+            }
+        }
+    }
+
+    fn disk(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
+        let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or("").to_owned();
+        if let Some(restored) = self.request.disks.iter().find(|d| d.target == target) {
+            let restored = restored.clone();
+            return self.restored_disk(node, path, &restored);
+        }
+        if matches!(node.attribute("device"), Some("cdrom" | "floppy")) {
+            // The drive stays; its medium only when it is still there.
+            let medium = child(node, "source").and_then(|s| s.attribute("file"));
+            let keep = medium.is_some_and(|file| Path::new(file).exists());
+            self.start(node, &[]);
+            for part in node.children() {
+                let is_medium = part.has_tag_name("source") || part.has_tag_name("backingStore");
+                if keep || !is_medium {
+                    self.node(part, path)?;
+                }
+            }
+            self.xml.end();
+            return Ok(());
+        }
+        self.warnings
+            .push(format!("disk `{}` is left out: it was not restored", crate::text::shorten(&target)));
+        Ok(())
+    }
+
+    fn restored_disk(&mut self, node: Node<'_, '_>, path: &str, restored: &RestoredDisk) -> Result<()> {
+        self.xml.start("disk").attribute("type", "file");
+        for attribute in node.attributes().filter(|a| a.namespace().is_none() && a.name() != "type") {
+            self.xml.attribute(attribute.name(), attribute.value());
+        }
+        self.xml.start("driver").attribute("name", "qemu").attribute("type", restored.format.name());
+        if let Some(driver) = child(node, "driver") {
+            for attribute in driver.attributes() {
+                if !matches!(attribute.name(), "name" | "type") {
+                    self.xml.attribute(attribute.name(), attribute.value());
+                }
+            }
+        }
+        self.xml.end();
+        self.xml.start("source").attribute("file", &restored.path.to_string_lossy()).end();
+        for part in node.children().filter(|n| n.is_element()) {
+            match part.tag_name().name() {
+                // Bound to the old file: chains, jobs, keys, labels, throttling groups stay behind.
+                "driver" | "source" | "backingStore" | "mirror" | "auth" | "encryption" | "seclabel"
+                | "readonly" | "shareable" | "transient" | "wwn" | "serial_path" => {}
+                _ => self.node(part, path)?,
+            }
+        }
+        self.xml.end();
+        Ok(())
+    }
+
+    fn interface(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
+        // What is bound to the one machine: its address, host device names, switch port identifiers.
+        const DROPPED: [&str; 3] = ["mac", "target", "virtualport"];
+        match &self.request.network {
+            NetworkChoice::None => return Ok(()),
+            NetworkChoice::Keep => {
+                self.start(node, &[]);
+                for part in node.children().filter(|n| n.is_element()) {
+                    let name = part.tag_name().name();
+                    if name == "source" && node.attribute("type") == Some("network") {
+                        self.start(part, &["portid", "bridge"]);
+                        self.xml.end();
+                    } else if !DROPPED.contains(&name) {
+                        self.node(part, path)?;
+                    }
+                }
+            }
+            NetworkChoice::Network(network) => {
+                self.xml.start("interface").attribute("type", "network");
+                self.xml.start("source").attribute("network", network).end();
+                for part in node.children().filter(|n| n.is_element()) {
+                    if matches!(
+                        part.tag_name().name(),
+                        "model" | "driver" | "boot" | "address" | "link" | "mtu"
+                    ) {
+                        self.node(part, path)?;
+                    }
+                }
+            }
+        }
+        self.xml.end();
+        Ok(())
+    }
+
+    /// A fixed port would clash with the original's.
+    fn graphics(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
+        let fixed = node.attribute("port").is_some_and(|p| p != "-1");
+        if !fixed {
+            self.start(node, &[]);
+        } else {
+            self.start(node, &["port", "tlsPort", "autoport", "websocket"]);
+            self.xml.attribute("port", "-1").attribute("autoport", "yes");
+            self.warnings
+                .push("its console's port is chosen by libvirt, as the saved one may be in use".into());
+        }
+        self.children(node, path)?;
+        self.xml.end();
+        Ok(())
+    }
+}
+
+fn qualified(node: Node<'_, '_>, namespace: Option<&str>, name: &str) -> String {
+    match namespace.and_then(|uri| node.lookup_prefix(uri)) {
+        Some(prefix) if !prefix.is_empty() => format!("{prefix}:{name}"),
+        _ => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DiskFormat, DiskSource};
+
+    const SAVED: &str = r#"<domain type='kvm' id='3' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+      <name>old</name><uuid>11111111-1111-1111-1111-111111111111</uuid><genid>22222222-2222-2222-2222-222222222222</genid>
+      <metadata><o:x xmlns:o='urn:o' o:k='a&amp;b'><o:y>1 &lt; 2</o:y></o:x></metadata>
+      <sysinfo type='smbios'><system><entry name='uuid'>11111111-1111-1111-1111-111111111111</entry><entry name='serial'>s</entry></system></sysinfo>
+      <os><type arch='x86_64'>hvm</type><nvram template='/t'>/old_VARS.fd</nvram></os>
+      <devices>
+        <disk type='block' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap'/><source dev='/dev/old'/><backingStore/><target dev='vda' bus='virtio'/><boot order='1'/></disk>
+        <disk type='file' device='disk'><driver type='raw'/><source file='/old-b'/><target dev='vdb'/></disk>
+        <disk type='file' device='cdrom'><source file='/nowhere.iso'/><target dev='sda'/><readonly/></disk>
+        <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet3'/><model type='virtio'/></interface>
+        <graphics type='vnc' port='5901' listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics>
+        <channel type='unix'><source mode='bind' path='/var/lib/libvirt/x'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+      </devices><seclabel type='dynamic' model='dac'><label>x</label></seclabel>
+      <qemu:commandline><qemu:arg value='-foo'/></qemu:commandline></domain>"#;
+
+    fn request() -> RestoreMachineRequest {
+        RestoreMachineRequest {
+            definition_xml: SAVED.into(),
+            new_name: "new <&\">".into(),
+            disks: vec![RestoredDisk {
+                target: "vda".into(),
+                path: "/new & '1'".into(),
+                format: DiskFormat::Qcow2,
+            }],
+            network: NetworkChoice::Keep,
+            nvram: None,
+        }
+    }
+
+    #[test]
+    fn the_new_machine_shares_nothing_with_the_old_one() {
+        let uuid = Uuid::new_v4();
+        let new = rewrite(&request(), uuid).unwrap();
+        for old in [
+            "11111111",
+            "22222222",
+            "52:54",
+            "vnet3",
+            "/old",
+            "5901",
+            "nowhere",
+            "/var/lib",
+            "<seclabel",
+            "/dev/old",
+        ] {
+            assert!(!new.xml.contains(old), "{old} is still in {}", new.xml);
+        }
+        let document = definition::parse("new", &new.xml).unwrap();
+        let root = document.root_element();
+        assert_eq!(child(root, "name").unwrap().text(), Some("new <&\">"));
+        assert_eq!(child(root, "uuid").unwrap().text(), Some(uuid.to_string().as_str()));
+        let disks = definition::disks(&document);
+        assert_eq!(disks.len(), 2);
+        assert_eq!(disks[0].source, DiskSource::File("/new & '1'".into()));
+        assert_eq!(disks[0].format, Some(DiskFormat::Qcow2));
+        assert!(new.xml.contains("discard=\"unmap\"") && new.xml.contains("<boot order=\"1\"/>"));
+        assert!(new.xml.contains("bridge=\"br0\"") && new.xml.contains("qemu:arg value=\"-foo\""));
+        let foreign = root.descendants().find(|n| n.has_tag_name(("urn:o", "x"))).unwrap();
+        assert_eq!(foreign.attribute(("urn:o", "k")), Some("a&b"));
+        assert_eq!(foreign.first_element_child().unwrap().text(), Some("1 < 2"));
+        assert!(new.warnings.iter().any(|w| w.contains("`vdb` is left out")));
+        assert!(new.warnings.iter().any(|w| w.contains("UEFI")));
+    }
+
+    #[test]
+    fn networks_can_be_chosen() {
+        let mut wanted = request();
+        wanted.network = NetworkChoice::Network("n'1".into());
+        let xml = rewrite(&wanted, Uuid::new_v4()).unwrap().xml;
+        assert!(xml.contains("network=\"n&apos;1\"") && !xml.contains("br0") && xml.contains("<model"));
+        wanted.network = NetworkChoice::None;
+        assert!(!rewrite(&wanted, Uuid::new_v4()).unwrap().xml.contains("<interface"));
+    }
+
+    #[test]
+    fn bad_requests_are_refused_by_name() {
+        for bad in ["", "a/b", ".a", " a", "a\n"] {
+            let wanted = RestoreMachineRequest { new_name: bad.into(), ..request() };
+            assert!(matches!(rewrite(&wanted, Uuid::new_v4()), Err(Error::Unsupported { .. })), "{bad:?}");
+        }
+        let mut wanted = request();
+        wanted.disks[0].target = "vdz".into();
+        assert!(
+            matches!(rewrite(&wanted, Uuid::new_v4()), Err(Error::NotFound { what }) if what.contains("vdz"))
+        );
+        wanted = request();
+        wanted.disks[0].path = "relative".into();
+        assert!(rewrite(&wanted, Uuid::new_v4()).is_err());
+        wanted = request();
+        wanted.definition_xml = "<x/>".into();
+        assert!(rewrite(&wanted, Uuid::new_v4()).is_err());
+    }
+}

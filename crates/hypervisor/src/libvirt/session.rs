@@ -1,0 +1,158 @@
+//! What a snapshot of one machine has for itself: its lock, its directory, its file names.
+
+use super::conn::Dom;
+use super::{LibvirtOptions, machine};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::limits::{CLONE_PREFIX, OWN_PREFIX};
+use rustix::fs::FlockOperation;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub struct Session {
+    pub dom: Arc<Dom>,
+    pub name: String,
+    pub uuid: String,
+    pub uri: String,
+    /// The snapshot's.
+    pub id: String,
+    /// For our own servers' sockets; emptied at the start of every snapshot of the machine.
+    pub run_directory: PathBuf,
+    qemu_dir: PathBuf,
+    _lock: File,
+}
+
+impl Session {
+    pub fn open(options: &LibvirtOptions, dom: Dom, id: &str) -> Result<Self> {
+        let id_is_fine =
+            (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !id_is_fine {
+            return Err(Error::unsupported(
+                format!("the snapshot id `{}`", crate::text::shorten(id)),
+                "it has 1 to 64 letters, digits and hyphens",
+            ));
+        }
+        let name = dom.name();
+        let uuid = dom.uuid().map_err(|e| e.about("inspecting", &machine(&name)))?;
+        make_directory(&options.run_dir, 0o711)?;
+        let lock_path = options.run_dir.join(format!("{uuid}.lock"));
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(|e| Error::io("opening", &lock_path, e))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy {
+            what: machine(&name),
+            why: "another backup of it is running".into(),
+        })?;
+        let run_directory = options.run_dir.join(&uuid);
+        // Left by a process that was killed.
+        let _ = std::fs::remove_dir_all(&run_directory);
+        make_directory(&run_directory, 0o700)?;
+        Ok(Self {
+            dom: Arc::new(dom),
+            name,
+            uuid,
+            uri: options.uri.clone(),
+            id: id.to_owned(),
+            run_directory,
+            qemu_dir: options.qemu_dir.clone(),
+            _lock: lock,
+        })
+    }
+
+    pub fn what(&self) -> String {
+        machine(&self.name)
+    }
+
+    pub fn disk(&self, target: &str) -> String {
+        format!("disk `{target}` of {}", self.what())
+    }
+
+    /// The new checkpoint's name.
+    pub fn checkpoint(&self) -> String {
+        format!("{OWN_PREFIX}{}", self.id)
+    }
+
+    fn own_file(&self, directory: &Path, target: &str, checkpoint: &str, suffix: &str) -> PathBuf {
+        directory.join(format!("{CLONE_PREFIX}{}-{target}-{checkpoint}.{suffix}", self.uuid))
+    }
+
+    /// Where the clone of a disk is for a checkpoint (of ours).
+    pub fn clone_path(&self, disk: &Path, target: &str, checkpoint: &str) -> PathBuf {
+        self.own_file(disk.parent().unwrap_or(Path::new("/")), target, checkpoint, "clone")
+    }
+
+    pub fn scratch_path(&self, directory: &Path, target: &str) -> PathBuf {
+        self.own_file(directory, target, &self.checkpoint(), "scratch")
+    }
+
+    /// Removes what earlier, killed processes left of this machine in a directory, except these files.
+    pub fn remove_leftovers(&self, directory: &Path, keep: &[PathBuf]) {
+        let prefix = format!("{CLONE_PREFIX}{}-", self.uuid);
+        let Ok(entries) = std::fs::read_dir(directory) else { return };
+        for entry in entries.flatten() {
+            let file_name = entry.file_name();
+            let Some(text) = file_name.to_str() else { continue };
+            let ours = text.starts_with(&prefix) && (text.ends_with(".clone") || text.ends_with(".scratch"));
+            let path = entry.path();
+            if !ours || keep.contains(&path) {
+                continue;
+            }
+            // Scratch files belong to QEMU's user.
+            if text.ends_with(".clone") && !files::is_own_file(&path) {
+                continue;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed what an interrupted backup left"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a left file could not be removed")
+                }
+            }
+        }
+    }
+
+    /// A socket path which this machine's QEMU may create: in the directory that libvirt keeps for
+    /// the running machine, where ownership and security labels are right.
+    pub fn job_socket(&self) -> Result<PathBuf> {
+        let file = format!("{OWN_PREFIX}{}.sock", self.id.get(..8).unwrap_or(&self.id));
+        if let Some(id) = self.dom.id_at_lookup() {
+            let prefix = format!("domain-{id}-");
+            let own: Vec<PathBuf> = std::fs::read_dir(&self.qemu_dir)
+                .map(|entries| {
+                    entries
+                        .flatten()
+                        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix)))
+                        .map(|e| e.path())
+                        .collect()
+                })
+                .unwrap_or_default();
+            if let [directory] = own.as_slice() {
+                return Ok(directory.join(file));
+            }
+        }
+        // Elsewhere: a directory which QEMU's user, seen at the running machine's own files, may write to.
+        let directory = self.run_directory.with_extension("qemu");
+        make_directory(&directory, 0o700)?;
+        if let Some(owner) = self.qemu_owner() {
+            std::os::unix::fs::chown(&directory, Some(owner.0), Some(owner.1))
+                .map_err(|e| Error::io("handing over", &directory, e))?;
+        }
+        Ok(directory.join(file))
+    }
+
+    fn qemu_owner(&self) -> Option<(u32, u32)> {
+        let meta = std::fs::metadata(&self.qemu_dir).ok()?;
+        Some((meta.uid(), meta.gid()))
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<()> {
+    match DirBuilder::new().recursive(true).mode(mode).create(path) {
+        Ok(()) => Ok(()),
+        Err(e) => Err(Error::io("creating", path, e)),
+    }
+}

@@ -1,0 +1,470 @@
+//! Takes a snapshot: chooses the road, holds the machine for the instant, and says what changed.
+
+use super::backend::{Backend, Clone, Spoiled};
+use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
+use super::reconcile::{self, Tracked};
+use super::session::Session;
+use super::window::{Closed, Window};
+use super::{LibvirtOptions, definition, job_xml, offline, pull, state};
+use crate::error::{Error, Result};
+use crate::export::{NbdDisk, ServeOptions};
+use crate::extents;
+use crate::files::{self, PreparedClone, RawFile};
+use crate::limits::OWN_PREFIX;
+use crate::model::{AgentState, DiskFormat, DiskSource, MachineState};
+use crate::snapshot::*;
+use crate::tools::{self, ImageInfo};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use strongroom_domain::{Consistency, ConsistencyLevel, Extent};
+
+/// A disk that is taken.
+#[derive(Debug, Clone)]
+pub struct PlannedDisk {
+    pub target: String,
+    pub path: PathBuf,
+    pub is_block: bool,
+    pub is_encrypted: bool,
+    pub format: DiskFormat,
+    /// Of qcow2 disks.
+    pub image: Option<ImageInfo>,
+    pub parent: Option<DiskParent>,
+}
+
+impl PlannedDisk {
+    pub fn directory(&self) -> PathBuf {
+        self.path.parent().map(Into::into).unwrap_or_else(|| "/".into())
+    }
+
+    pub fn can_track(&self) -> bool {
+        self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
+    }
+
+    pub fn can_be_cloned(&self) -> bool {
+        !self.is_block && !self.is_encrypted && !self.image.as_ref().is_some_and(|i| i.has_data_file)
+    }
+}
+
+/// What the roads have in common.
+pub struct Taking<'r> {
+    pub session: Arc<Session>,
+    pub request: &'r SnapshotRequest,
+    pub disks: Vec<PlannedDisk>,
+    pub state: MachineState,
+    pub state_reason: i32,
+    pub agent: AgentState,
+    pub warnings: Vec<String>,
+    pub timings: Timings,
+}
+
+/// What a road answers.
+pub struct Taken {
+    pub taken_at: SystemTime,
+    pub consistency: Consistency,
+    pub disks: Vec<DiskSnapshot>,
+    pub backend: Backend,
+}
+
+pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -> Result<MachineSnapshot> {
+    let started = Instant::now();
+    let session = Arc::new(Session::open(options, dom, &request.id)?);
+    let what = session.what();
+    let about = |e: super::conn::VirtError| e.about("inspecting", &what);
+    let dom = &session.dom;
+    let (number, state_reason) = dom.state().map_err(about)?;
+    let state = state::from_numbers(number, state_reason);
+    let live_xml = dom.xml(0).map_err(about)?;
+    let document = definition::parse(&what, &live_xml)?;
+    let definition_xml =
+        if dom.is_persistent() { dom.xml(XML_INACTIVE | XML_SECURE) } else { dom.xml(XML_SECURE) }
+            .map_err(about)?;
+
+    let (disks, skipped) = plan(&what, &document, request)?;
+    let mut taking = Taking {
+        session: session.clone(),
+        request,
+        disks,
+        state,
+        state_reason,
+        agent: definition::agent(&document),
+        warnings: Vec::new(),
+        timings: Timings::default(),
+    };
+    let cloneable = request.clones == UseClones::Auto
+        && taking.disks.iter().all(PlannedDisk::can_be_cloned)
+        && taking
+            .disks
+            .iter()
+            .map(PlannedDisk::directory)
+            .collect::<BTreeSet<_>>()
+            .iter()
+            .all(|d| files::can_clone(d));
+    taking.remove_leftovers();
+    let taken = if !state.is_active() {
+        offline::take(&mut taking, cloneable)?
+    } else {
+        reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+        let tracked = reconcile::running(&session, &taking.disks, &mut taking.warnings)?;
+        if cloneable { taking.clone_running(tracked)? } else { pull::take(&mut taking, tracked)? }
+    };
+    taking.timings.total = started.elapsed();
+    tracing::info!(
+        machine = session.name,
+        timings = ?taking.timings,
+        consistency = %taken.consistency,
+        "snapshot taken"
+    );
+    Ok(MachineSnapshot {
+        uuid: session.uuid.clone(),
+        name: session.name.clone(),
+        taken_at: taken.taken_at,
+        consistency: taken.consistency,
+        nvram: definition::nvram(&document),
+        definition_xml,
+        disks: taken.disks,
+        skipped,
+        warnings: taking.warnings,
+        timings: taking.timings,
+        backend: Some(Box::new(taken.backend)),
+    })
+}
+
+type Skipped = Vec<(String, String)>;
+
+fn plan(
+    what: &str,
+    document: &roxmltree::Document<'_>,
+    request: &SnapshotRequest,
+) -> Result<(Vec<PlannedDisk>, Skipped)> {
+    let mut disks = Vec::new();
+    let mut skipped = Vec::new();
+    let all = definition::disks(document);
+    for target in &request.exclude {
+        if !all.iter().any(|d| d.target == *target) {
+            return Err(Error::NotFound {
+                what: format!("disk `{}` of {what}", crate::text::shorten(target)),
+            });
+        }
+    }
+    for disk in all {
+        if request.exclude.contains(&disk.target) {
+            skipped.push((disk.target, "it is excluded".to_owned()));
+            continue;
+        }
+        if let Some(why) = disk.skipped {
+            skipped.push((disk.target, why));
+            continue;
+        }
+        let is_block = matches!(disk.source, DiskSource::Block(_));
+        let (Some(path), Some(format)) = (disk.source.path().map(PathBuf::from), disk.format) else {
+            continue;
+        };
+        let image = match format {
+            DiskFormat::Qcow2 => Some(tools::image_info(&path)?),
+            DiskFormat::Raw => None,
+        };
+        disks.push(PlannedDisk {
+            parent: request.parents.get(&disk.target).cloned(),
+            target: disk.target,
+            path,
+            is_block,
+            is_encrypted: disk.encrypted,
+            format,
+            image,
+        });
+    }
+    if disks.is_empty() {
+        let reasons: Vec<String> = skipped.iter().map(|(target, why)| format!("`{target}`: {why}")).collect();
+        let why = if reasons.is_empty() { "it has no disks".to_owned() } else { reasons.join("; ") };
+        return Err(Error::unsupported(format!("{what}: none of its disks"), why));
+    }
+    Ok((disks, skipped))
+}
+
+impl Taking<'_> {
+    /// Files of ours beside the disks, except the clones which this snapshot compares with.
+    fn remove_leftovers(&self) {
+        let keep: Vec<PathBuf> = self.disks.iter().filter_map(|d| self.previous_clone(d)).collect();
+        let mut directories: BTreeSet<PathBuf> = self.disks.iter().map(PlannedDisk::directory).collect();
+        directories.extend(self.request.scratch_dir.clone());
+        for directory in directories {
+            self.session.remove_leftovers(&directory, &keep);
+        }
+    }
+
+    /// The clone of a raw disk that its parent point left.
+    pub fn previous_clone(&self, disk: &PlannedDisk) -> Option<PathBuf> {
+        let parent = disk.parent.as_ref()?;
+        let ours = disk.format == DiskFormat::Raw && reconcile::is_own_name(&parent.checkpoint);
+        ours.then(|| self.session.clone_path(&disk.path, &disk.target, &parent.checkpoint))
+    }
+
+    /// Why the guest cannot be frozen, if so.
+    pub fn cannot_freeze(&self) -> Option<String> {
+        if self.request.quiesce == Quiesce::Never {
+            return Some("freezing was not asked for".into());
+        }
+        match (self.state, self.agent) {
+            (MachineState::Running, AgentState::Connected) => None,
+            (MachineState::Running, AgentState::NotConnected) => {
+                Some("its guest agent is not running; install and start qemu-guest-agent inside".into())
+            }
+            (MachineState::Running, AgentState::NoChannel) => {
+                Some("it has no channel for a guest agent (org.qemu.guest_agent.0)".into())
+            }
+            (state, _) => Some(format!("it was {state}")),
+        }
+    }
+
+    /// Opens the window, and freezes if that can be done; answers the consistency that is earned if
+    /// the window stays open for the instant.
+    pub fn open_window(&mut self, suspends: bool) -> (Window, Consistency) {
+        let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
+        let cannot = self.cannot_freeze();
+        let window = Window::new(self.session.dom.clone(), &self.session.uri, cannot.is_none(), suspends);
+        let consistency = match cannot {
+            Some(why) => crash(why),
+            None => match window.freeze() {
+                Ok(0) => crash("the guest agent found no file system to freeze".into()),
+                Ok(1) => Consistency::new(ConsistencyLevel::FileSystem, "the guest's file system was frozen"),
+                Ok(count) => Consistency::new(
+                    ConsistencyLevel::FileSystem,
+                    format!("the guest's {count} file systems were frozen"),
+                ),
+                Err(why) => {
+                    self.warnings.push(format!("the guest could not be frozen: {why}"));
+                    crash(format!("freezing failed: {why}"))
+                }
+            },
+        };
+        (window, consistency)
+    }
+
+    /// Takes over what the window says at its end.
+    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) {
+        let Closed { frozen, suspended, expired, problems } = window.close();
+        self.timings.frozen = frozen;
+        self.timings.suspended = suspended;
+        if expired {
+            *consistency = Consistency::new(
+                ConsistencyLevel::Crash,
+                "the guest was thawed by its time limit before the instant was over",
+            );
+        }
+        self.warnings.extend(problems);
+    }
+
+    /// What a disk's extents will cover, before sizes are known. `since` is the usable parent.
+    pub fn full_reason(&mut self, disk: &PlannedDisk, lost: Option<String>) -> String {
+        match (&disk.parent, lost) {
+            (None, _) => "it was not backed up before".into(),
+            (Some(_), lost) => {
+                let why = lost.unwrap_or_else(|| "its changes since then were not tracked".into());
+                self.warnings.push(format!(
+                    "disk `{}` is read fully: {why}. Only what changed is stored; the next backup is incremental again where its changes can be tracked",
+                    disk.target
+                ));
+                why
+            }
+        }
+    }
+
+    /// The road on cloning storage, for a machine that has a hypervisor process.
+    fn clone_running(&mut self, mut tracked: Tracked) -> Result<Taken> {
+        let session = self.session.clone();
+        let name = session.checkpoint();
+        let mut prepared = Vec::new();
+        for disk in &self.disks {
+            let path = session.clone_path(&disk.path, &disk.target, &name);
+            prepared.push(PreparedClone::new(&disk.path, &path)?);
+        }
+        // What the host has cached of the disks would otherwise be written while the machine is held.
+        std::thread::scope(|scope| {
+            for clone in &prepared {
+                scope.spawn(|| clone.flush_source());
+            }
+        });
+        let trackable: Vec<(&str, bool)> =
+            self.disks.iter().map(|d| (d.target.as_str(), d.can_track())).collect();
+        let checkpoint_xml =
+            trackable.iter().any(|(_, tracks)| *tracks).then(|| job_xml::checkpoint(&name, &trackable, None));
+
+        let running = self.state == MachineState::Running;
+        let (window, mut consistency) = self.open_window(running);
+        if running {
+            window.suspend().map_err(|e| e.about("suspending", &session.what()))?;
+        }
+        let taken_at = SystemTime::now();
+        // From here on the new checkpoint records; what is written before the clones is in both.
+        let checkpoint = checkpoint_xml.map(|xml| session.dom.checkpoint_create(&xml, 0));
+        let cloned = prepared.iter().zip(&self.disks).try_for_each(|(clone, disk)| {
+            clone.run().map_err(|e| Error::failed("cloning", session.disk(&disk.target), e))
+        });
+        self.close_window(window, &mut consistency);
+
+        let checkpoint = match checkpoint {
+            Some(Ok(())) => Some(name.clone()),
+            Some(Err(e)) => {
+                self.warnings.push(format!(
+                    "changes cannot be tracked from here on, so that the next backup reads everything: {e}"
+                ));
+                None
+            }
+            None => None,
+        };
+        let mut backend = Backend {
+            session: session.clone(),
+            disks: self.disks.clone(),
+            checkpoint: checkpoint.clone(),
+            clones: prepared
+                .into_iter()
+                .map(|p| Clone { file: p.into_file(), keep: false, previous: None })
+                .collect(),
+            job: None,
+            untouched: Arc::default(),
+            spoiled: Arc::new(Spoiled::default()),
+            watch: None,
+        };
+        let built = cloned.and_then(|()| {
+            let mut changed = pull::changed_since(self, &tracked).unwrap_or_else(|error| {
+                let why = format!("what changed could not be found out ({error})");
+                for target in std::mem::take(&mut tracked.since).into_keys() {
+                    tracked.lost.insert(target, why.clone());
+                }
+                BTreeMap::new()
+            });
+            let mut disks = Vec::new();
+            for (index, disk) in self.disks.clone().iter().enumerate() {
+                let since = tracked.since.get(&disk.target).cloned();
+                let dirty = since.and_then(|s| changed.remove(&disk.target).map(|d| (s, d)));
+                let lost = tracked.lost.remove(&disk.target);
+                disks.push(self.open_clone(
+                    disk,
+                    &mut backend.clones[index],
+                    dirty,
+                    lost,
+                    checkpoint.as_deref(),
+                    None,
+                )?);
+            }
+            Ok(disks)
+        });
+        match built {
+            Ok(disks) => Ok(Taken { taken_at, consistency, disks, backend }),
+            Err(error) => {
+                let _ = backend.finish(Outcome::Abandoned);
+                Err(error)
+            }
+        }
+    }
+
+    /// A disk as read from its clone. For qcow2 `dirty` are its changes (or `bitmap` names one in the
+    /// image that tells them); raw ones find theirs by comparing with the clone kept before.
+    pub fn open_clone(
+        &mut self,
+        disk: &PlannedDisk,
+        clone: &mut Clone,
+        dirty: Option<(String, Vec<Extent>)>,
+        lost: Option<String>,
+        checkpoint: Option<&str>,
+        bitmap: Option<&str>,
+    ) -> Result<DiskSnapshot> {
+        let path = clone.file.path().to_owned();
+        match disk.format {
+            DiskFormat::Qcow2 => {
+                let options = ServeOptions { bitmap, without_locks: false };
+                let what = self.session.disk(&disk.target);
+                let nbd = NbdDisk::open_image(&path, &options, &self.session.run_directory, &what)?;
+                let dirty = match bitmap {
+                    Some(name) => Some((name.to_owned(), nbd.dirty(name)?)),
+                    None => dirty,
+                };
+                let (changes, extents) = self.changes_of(disk, &nbd, dirty, lost)?;
+                Ok(DiskSnapshot {
+                    target: disk.target.clone(),
+                    size_bytes: nbd.size_bytes(),
+                    format: disk.format,
+                    road: Road::Clone,
+                    changes,
+                    extents,
+                    checkpoint: checkpoint.filter(|_| disk.can_track()).map(str::to_owned),
+                    reader: Arc::new(nbd),
+                })
+            }
+            DiskFormat::Raw => self.open_raw_clone(disk, clone, &path),
+        }
+    }
+
+    fn open_raw_clone(
+        &mut self,
+        disk: &PlannedDisk,
+        clone: &mut Clone,
+        path: &std::path::Path,
+    ) -> Result<DiskSnapshot> {
+        let raw = RawFile::open(path)?;
+        let size_bytes = raw.size_bytes();
+        let new_map = files::physical_map(path);
+        clone.keep = new_map.is_some();
+        clone.previous = self.previous_clone(disk);
+        let old_map = clone
+            .previous
+            .as_deref()
+            .and_then(|p| if files::is_own_file(p) { files::physical_map(p) } else { None });
+        let since = match (&disk.parent, old_map, new_map) {
+            (Some(parent), Some(old), Some(new)) if parent.size_bytes <= size_bytes => {
+                let mut changed = files::differing(&old, &new, size_bytes);
+                if parent.size_bytes < size_bytes {
+                    extents::add_tail(&mut changed, parent.size_bytes, size_bytes);
+                }
+                Ok((parent.checkpoint.clone(), changed))
+            }
+            (Some(parent), Some(_), Some(_)) if parent.size_bytes > size_bytes => Err("it was made smaller"),
+            _ => Err("its last clone to compare with is not there"),
+        };
+        let kinds = raw.map();
+        let (changes, extents) = match since {
+            Ok((checkpoint, changed)) => {
+                (Changes::Since { checkpoint }, strongroom_domain::extent::intersect(&changed, &kinds))
+            }
+            Err(why) => (Changes::Full { reason: self.full_reason(disk, Some(why.into())) }, kinds),
+        };
+        Ok(DiskSnapshot {
+            target: disk.target.clone(),
+            size_bytes,
+            format: disk.format,
+            road: Road::Clone,
+            changes,
+            extents,
+            checkpoint: clone.keep.then(|| self.session.checkpoint()),
+            reader: Arc::new(raw),
+        })
+    }
+
+    /// Extents to take over of a disk served over NBD.
+    pub fn changes_of(
+        &mut self,
+        disk: &PlannedDisk,
+        nbd: &NbdDisk,
+        dirty: Option<(String, Vec<Extent>)>,
+        lost: Option<String>,
+    ) -> Result<(Changes, Vec<strongroom_domain::TypedExtent>)> {
+        let size = nbd.size_bytes();
+        let parent_size = disk.parent.as_ref().map_or(0, |p| p.size_bytes);
+        match dirty {
+            Some((checkpoint, mut dirty)) if parent_size <= size => {
+                debug_assert!(checkpoint.starts_with(OWN_PREFIX));
+                extents::clip(&mut dirty, size);
+                if parent_size < size {
+                    extents::add_tail(&mut dirty, parent_size, size);
+                }
+                Ok((Changes::Since { checkpoint }, nbd.kinds_within(&dirty)?))
+            }
+            dirty => {
+                let lost = dirty.map(|_| "it was made smaller".to_owned()).or(lost);
+                Ok((Changes::Full { reason: self.full_reason(disk, lost) }, nbd.kinds()?))
+            }
+        }
+    }
+}

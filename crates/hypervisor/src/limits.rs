@@ -1,0 +1,46 @@
+//! Every bound of this crate, in one place.
+
+use std::time::Duration;
+
+/// Names of everything Strongroom leaves in libvirt, in images and beside them start with this.
+pub const OWN_PREFIX: &str = "strongroom-";
+/// Clone files beside disks start with this.
+pub const CLONE_PREFIX: &str = ".strongroom-";
+
+/// A frozen guest is thawed, and a suspended one resumed, at the latest after this time.
+pub const WINDOW_LIMIT: Duration = Duration::from_secs(30);
+/// How long the guest agent may take to freeze or thaw.
+pub const AGENT_FREEZE_TIMEOUT_SECONDS: i32 = 20;
+/// How long the guest agent may take to answer a ping.
+pub const AGENT_PING_TIMEOUT_SECONDS: i32 = 5;
+/// Checkpoints of ours which a machine keeps after a committed snapshot.
+pub const OWN_CHECKPOINTS_KEPT: usize = 2;
+
+/// Connections to each disk's NBD export.
+pub const NBD_CONNECTIONS_PER_DISK: usize = 2;
+/// How long an NBD server of ours may take to listen.
+pub const NBD_START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Block status is asked for in pieces of this size (bytes).
+pub const MAP_CHUNK_BYTES: u64 = 8 << 30;
+/// A disk's list of extents is joined (unchanged gaps are read too) until it is no longer than this.
+pub const EXTENTS_MAX: usize = 1 << 18;
+/// Text taken from programs, the agent or libvirt for an error message, at most (bytes).
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+/// Answers of `qemu-img`, at most (bytes).
+pub const TOOL_OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// How long `qemu-img` may take for what is asked of it here.
+pub const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Domain definitions, at most (bytes).
+pub const DEFINITION_BYTES_MAX: usize = 8 << 20;
+/// Nesting of definitions, at most.
+pub const DEFINITION_DEPTH_MAX: usize = 64;
+
+/// How often scratch files and the job are looked at during a pull-mode transfer.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// Pull-mode scratch files: the file system keeps at least this much free (bytes).
+pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
+/// How long to wait for a cancelled job to be gone.
+pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Output of a program run in a guest, each of stdout and stderr, at most (bytes).
+pub const GUEST_OUTPUT_BYTES_MAX: usize = 8 << 20;

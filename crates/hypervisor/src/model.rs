@@ -1,0 +1,198 @@
+//! What is known about machines, without any way to change them.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineState {
+    Running,
+    Paused,
+    /// The guest put itself to sleep.
+    Suspended,
+    ShuttingDown,
+    ShutOff,
+    Crashed,
+}
+
+impl MachineState {
+    /// Whether there is a running hypervisor process that holds the disks.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::ShutOff)
+    }
+}
+
+impl std::fmt::Display for MachineState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Suspended => "suspended",
+            Self::ShuttingDown => "shutting down",
+            Self::ShutOff => "shut off",
+            Self::Crashed => "crashed",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSummary {
+    pub name: String,
+    /// Hyphenated, lower case.
+    pub uuid: String,
+    pub state: MachineState,
+    /// False for machines which vanish when they stop.
+    pub persistent: bool,
+    pub autostart: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    Raw,
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// The name which QEMU and libvirt use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// Where a disk's bytes live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "at")]
+pub enum DiskSource {
+    File(PathBuf),
+    Block(PathBuf),
+    /// Network storage, a volume of a pool and so on, by libvirt's word for it.
+    Other(String),
+    /// No medium.
+    None,
+}
+
+impl DiskSource {
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::File(path) | Self::Block(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// A disk (or drive) of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its name inside the machine's definition: `vda`, `sdb`, …
+    pub target: String,
+    /// `virtio`, `scsi`, `sata`, …
+    pub bus: String,
+    /// `disk`, `cdrom`, `floppy`, `lun`
+    pub device: String,
+    pub source: DiskSource,
+    /// `None`: a format that is not supported.
+    pub format: Option<DiskFormat>,
+    /// As the guest sees it. `None`: could not be found out.
+    pub size_bytes: Option<u64>,
+    /// What it takes on storage.
+    pub allocated_bytes: Option<u64>,
+    pub read_only: bool,
+    pub shareable: bool,
+    pub transient: bool,
+    pub encrypted: bool,
+    /// Why it is left out of snapshots. `None`: it is taken.
+    pub skipped: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentState {
+    Connected,
+    /// The machine has a channel for it, nothing answers there.
+    NotConnected,
+    /// The machine has no channel for it.
+    NoChannel,
+}
+
+/// Everything about one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    #[serde(flatten)]
+    pub summary: MachineSummary,
+    pub disks: Vec<Disk>,
+    pub agent: AgentState,
+    /// Without secrets.
+    pub definition_xml: String,
+    /// UEFI variables.
+    pub nvram: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub name: String,
+    pub active: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoragePool {
+    pub name: String,
+    pub active: bool,
+    /// For pools that are directories.
+    pub path: Option<PathBuf>,
+}
+
+/// How a restored machine is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkChoice {
+    /// As in its definition.
+    #[default]
+    Keep,
+    /// Every interface to this virtual network.
+    Network(String),
+    /// No interfaces.
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredDisk {
+    /// As in the saved definition.
+    pub target: String,
+    pub path: PathBuf,
+    pub format: DiskFormat,
+}
+
+/// A machine to be made from a saved definition. Disks of the definition that are not named are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreMachineRequest {
+    pub definition_xml: String,
+    pub new_name: String,
+    pub disks: Vec<RestoredDisk>,
+    pub network: NetworkChoice,
+    /// A copy of the UEFI variables for the new machine alone; `None`: made afresh by libvirt.
+    pub nvram: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedMachine {
+    pub name: String,
+    pub uuid: String,
+    /// A sentence each: what is different from the saved machine beyond name, UUID, MAC addresses and disks.
+    pub warnings: Vec<String>,
+}
+
+/// What a program run in a guest left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestOutput {
+    /// Exit code; `None` when a signal ended it.
+    pub exit_code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// The output was longer than what is kept.
+    pub truncated: bool,
+}

@@ -1,0 +1,218 @@
+//! A snapshot of a machine: one instant of all its disks, how consistent it is, what changed since
+//! the parent, and readers for the bytes.
+
+use crate::error::Result;
+use crate::model::DiskFormat;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use strongroom_domain::{Consistency, TypedExtent};
+
+/// What the last committed recovery point recorded of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskParent {
+    /// [`DiskSnapshot::checkpoint`] of that point.
+    pub checkpoint: String,
+    /// [`DiskSnapshot::size_bytes`] of that point.
+    pub size_bytes: u64,
+}
+
+/// Whether the guest's file systems are frozen for the instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quiesce {
+    /// Where the guest agent answers.
+    #[default]
+    Auto,
+    Never,
+}
+
+/// Whether disk files may be cloned beside the disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UseClones {
+    /// Where the storage can.
+    #[default]
+    Auto,
+    Never,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotRequest {
+    /// Names the snapshot: 1 to 64 of `A-Z a-z 0-9 -`. Its checkpoint is called `strongroom-<id>`. Never used twice.
+    pub id: String,
+    /// By target name. A disk without a parent is read fully.
+    pub parents: BTreeMap<String, DiskParent>,
+    /// Targets that are left out.
+    pub exclude: BTreeSet<String>,
+    pub quiesce: Quiesce,
+    pub clones: UseClones,
+    /// Where a pull-mode job keeps what the guest overwrites. Default: beside each disk, and
+    /// `/var/tmp` for block devices. QEMU's user must be able to enter it.
+    pub scratch_dir: Option<PathBuf>,
+    /// The scratch files' limit, all together. Default: what is free, less a reserve.
+    pub scratch_limit_bytes: Option<u64>,
+}
+
+/// The road a disk's bytes take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Road {
+    /// From a clone of the disk's file: the snapshot is independent of the machine.
+    Clone,
+    /// From the running machine's hypervisor, which keeps what is overwritten aside.
+    PullJob,
+    /// From the disk itself, while the machine is shut off.
+    Offline,
+}
+
+/// What [`DiskSnapshot::extents`] cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Changes {
+    /// The whole disk, from 0 to its size.
+    Full {
+        /// One sentence: why not less.
+        reason: String,
+    },
+    /// Everything that may have changed since this checkpoint (one of those named as parents), and
+    /// all of a disk that grew beyond the parent's size.
+    Since { checkpoint: String },
+}
+
+/// Reads a disk as it was at the snapshot's instant. May be used from many threads at once.
+pub trait ReadDisk: Send + Sync {
+    /// Fills `buffer` from `offset_bytes` on. The range lies within the disk's size.
+    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
+/// One disk of a snapshot.
+#[derive(Clone)]
+pub struct DiskSnapshot {
+    pub target: String,
+    /// As the guest sees it.
+    pub size_bytes: u64,
+    /// Of the machine's image; readers always give plain bytes.
+    pub format: DiskFormat,
+    pub road: Road,
+    pub changes: Changes,
+    /// What has to be taken over, sorted and disjoint: data must be read, zeroes must become holes.
+    pub extents: Vec<TypedExtent>,
+    /// What the recovery point has to record as the parent for the next snapshot of this disk.
+    /// `None`: nothing tracks its changes, the next one reads it fully.
+    pub checkpoint: Option<String>,
+    pub(crate) reader: Arc<dyn ReadDisk>,
+}
+
+impl DiskSnapshot {
+    pub fn reader(&self) -> Arc<dyn ReadDisk> {
+        self.reader.clone()
+    }
+
+    /// Fills `buffer` from `offset_bytes` on.
+    pub fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
+        self.reader.read_at(offset_bytes, buffer)
+    }
+}
+
+impl std::fmt::Debug for DiskSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskSnapshot")
+            .field("target", &self.target)
+            .field("size_bytes", &self.size_bytes)
+            .field("road", &self.road)
+            .field("changes", &self.changes)
+            .field("extents", &self.extents.len())
+            .field("checkpoint", &self.checkpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long the machine felt the snapshot. `None`: did not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timings {
+    /// From asking to freeze until thawed.
+    pub frozen: Option<Duration>,
+    /// From asking to suspend until resumed.
+    pub suspended: Option<Duration>,
+    /// From the start of the call until the snapshot could be read.
+    pub total: Duration,
+}
+
+/// What became of the recovery point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exists: its checkpoint is kept as the next one's parent, older ones of ours go.
+    Committed,
+    /// It does not: its checkpoint goes, the parent's stays as it was.
+    Abandoned,
+}
+
+/// What an implementation does behind a snapshot.
+pub(crate) trait SnapshotBackend: Send + Sync {
+    fn check(&self) -> Result<()>;
+    fn finish(&mut self, outcome: Outcome) -> Result<Vec<String>>;
+}
+
+/// A machine at one instant. Dropping it without [`MachineSnapshot::finish`] abandons it.
+pub struct MachineSnapshot {
+    /// Of the machine.
+    pub uuid: String,
+    pub name: String,
+    /// The instant.
+    pub taken_at: SystemTime,
+    pub consistency: Consistency,
+    /// As it will be at its next start. May hold secrets (console passwords).
+    pub definition_xml: String,
+    /// UEFI variables' file.
+    pub nvram: Option<PathBuf>,
+    pub disks: Vec<DiskSnapshot>,
+    /// Drives that were left out, and why.
+    pub skipped: Vec<(String, String)>,
+    /// A sentence each: what the user should know.
+    pub warnings: Vec<String>,
+    pub timings: Timings,
+    pub(crate) backend: Option<Box<dyn SnapshotBackend>>,
+}
+
+impl MachineSnapshot {
+    /// Whether everything read so far belongs to the instant. To be asked after the last read and
+    /// before the recovery point is committed.
+    pub fn check(&self) -> Result<()> {
+        self.backend.as_ref().map_or(Ok(()), |backend| backend.check())
+    }
+
+    /// Ends the snapshot. Returns warnings: what could not be cleaned up, which the next snapshot will try again.
+    pub fn finish(mut self, outcome: Outcome) -> Result<Vec<String>> {
+        match self.backend.take() {
+            Some(mut backend) => backend.finish(outcome),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Drop for MachineSnapshot {
+    fn drop(&mut self) {
+        if let Some(mut backend) = self.backend.take() {
+            match backend.finish(Outcome::Abandoned) {
+                Ok(warnings) => warnings.iter().for_each(|w| tracing::warn!(machine = self.name, "{w}")),
+                Err(error) => tracing::warn!(machine = self.name, %error, "abandoning a snapshot"),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for MachineSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachineSnapshot")
+            .field("name", &self.name)
+            .field("consistency", &self.consistency)
+            .field("disks", &self.disks)
+            .field("warnings", &self.warnings)
+            .field("timings", &self.timings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! QEMU's own tools: `qemu-img` for looking at images and their bitmaps, `qemu-nbd` for reading them.
+
+use crate::error::{Error, Result};
+use crate::limits::{TOOL_OUTPUT_BYTES_MAX, TOOL_TIMEOUT};
+use crate::text::shorten;
+use serde::Deserialize;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs a program to its end, within a time and an amount of output; returns stdout.
+pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S], about: &Path) -> Result<Vec<u8>> {
+    let what = about.display().to_string();
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| missing(program, e))?;
+    let collect = |stream: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(stream) = stream {
+                let _ = stream.take(TOOL_OUTPUT_BYTES_MAX as u64).read_to_end(&mut bytes);
+            }
+            bytes
+        })
+    };
+    let out = collect(child.stdout.take().map(|s| Box::new(s) as _));
+    let err = collect(child.stderr.take().map(|s| Box::new(s) as _));
+    let deadline = Instant::now() + TOOL_TIMEOUT;
+    let mut pause = Duration::from_micros(500);
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|e| Error::failed("running", program, e))? {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::failed(
+                "looking at",
+                what,
+                format!("{program} did not end within {TOOL_TIMEOUT:?}"),
+            ));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    };
+    let out = out.join().unwrap_or_default();
+    let err = err.join().unwrap_or_default();
+    if status.success() {
+        Ok(out)
+    } else {
+        let text = shorten(&String::from_utf8_lossy(&err));
+        if text.contains("Permission denied") {
+            return Err(Error::Denied { what, hint: text });
+        }
+        if text.contains("lock") && text.contains("Failed to get") {
+            return Err(Error::Busy { what, why: "another process has it open".into() });
+        }
+        Err(Error::failed("looking at", what, text))
+    }
+}
+
+/// The program could not be started.
+pub fn missing(program: &str, cause: std::io::Error) -> Error {
+    if cause.kind() == std::io::ErrorKind::NotFound {
+        Error::Unavailable {
+            what: format!("`{program}`"),
+            hint: "install it (Debian: apt install qemu-utils)".into(),
+        }
+    } else {
+        Error::failed("starting", program, cause)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Bitmap {
+    pub name: String,
+    #[serde(default)]
+    flags: Vec<String>,
+}
+
+impl Bitmap {
+    /// Whether it was written completely, and records from now on as well.
+    pub fn is_sound(&self) -> bool {
+        !self.flags.iter().any(|f| f == "in-use") && self.flags.iter().any(|f| f == "auto")
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Qcow2Info {
+    #[serde(default)]
+    bitmaps: Vec<Bitmap>,
+    #[serde(default)]
+    data_file: Option<String>,
+    #[serde(default)]
+    compat: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct FormatSpecific {
+    data: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct RawImageInfo {
+    #[serde(default)]
+    backing_filename: Option<String>,
+    #[serde(default)]
+    format_specific: Option<FormatSpecific>,
+}
+
+/// What an image says of itself.
+#[derive(Debug, Clone)]
+pub struct ImageInfo {
+    pub has_backing: bool,
+    /// Guest data is in another file.
+    pub has_data_file: bool,
+    /// Older qcow2 images cannot keep bitmaps.
+    pub can_keep_bitmaps: bool,
+    pub bitmaps: Vec<Bitmap>,
+}
+
+/// Looks at a qcow2 image, which may be in use.
+pub fn image_info(path: &Path) -> Result<ImageInfo> {
+    let arguments: [&OsStr; 6] = [
+        "info".as_ref(),
+        "-U".as_ref(),
+        "--output=json".as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
+        path.as_os_str(),
+    ];
+    let out = run("qemu-img", &arguments, path)?;
+    let cannot = |e| Error::failed("understanding", path.display().to_string(), e);
+    let info: RawImageInfo = serde_json::from_slice(&out).map_err(cannot)?;
+    let qcow2 = match info.format_specific {
+        Some(specific) => serde_json::from_value::<Qcow2Info>(specific.data).map_err(cannot)?,
+        None => Qcow2Info::default(),
+    };
+    Ok(ImageInfo {
+        has_backing: info.backing_filename.is_some(),
+        has_data_file: qcow2.data_file.is_some(),
+        can_keep_bitmaps: qcow2.compat.as_deref() != Some("0.10"),
+        bitmaps: qcow2.bitmaps,
+    })
+}
+
+/// Adds a bitmap that records from now on to an image nobody has open.
+pub fn bitmap_add(path: &Path, name: &str) -> Result<()> {
+    bitmap("--add", path, name)
+}
+
+/// Removes a bitmap from an image nobody has open.
+pub fn bitmap_remove(path: &Path, name: &str) -> Result<()> {
+    bitmap("--remove", path, name)
+}
+
+fn bitmap(action: &str, path: &Path, name: &str) -> Result<()> {
+    let arguments: [&OsStr; 6] = [
+        "bitmap".as_ref(),
+        action.as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
+        path.as_os_str(),
+        name.as_ref(),
+    ];
+    run("qemu-img", &arguments, path).map(drop)
+}
