@@ -1,5 +1,6 @@
-//! The NBD protocol, client and server: synchronous, thread based, without an async runtime.
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 mod client;
 mod endpoint;

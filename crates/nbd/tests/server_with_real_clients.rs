@@ -436,3 +436,55 @@ fn stopping_does_not_wait_for_ever() {
         go.store(true, Ordering::SeqCst);
     });
 }
+
+/// 10 TiB of nothing but one block at the end.
+struct Vast;
+
+const VAST_BYTES: u64 = 10 << 40;
+
+impl Export for Vast {
+    fn size_bytes(&self) -> u64 {
+        VAST_BYTES
+    }
+
+    fn read_at(&self, offset_bytes: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.fill(if offset_bytes >= VAST_BYTES - 4096 { 5 } else { 0 });
+        Ok(())
+    }
+
+    fn extents(&self, offset_bytes: u64, _length_bytes: u64) -> std::io::Result<Vec<Extent>> {
+        let data = VAST_BYTES - 4096;
+        let hole = offset_bytes < data;
+        Ok(vec![Extent {
+            offset_bytes,
+            length_bytes: if hole { data } else { VAST_BYTES } - offset_bytes,
+            kind: if hole { ExtentKind::Hole } else { ExtentKind::Data },
+        }])
+    }
+}
+
+#[test]
+fn vast_sparse_exports_are_mapped_by_few_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new().export("", Vast).unwrap().listen_unix(dir.path().join("s.sock")).unwrap();
+    // One at a time on the connection: callers take turns.
+    let narrow = ConnectOptions { max_in_flight: 1, ..options(&[BASE_ALLOCATION]) };
+    let client = Client::connect(server.endpoint(), &narrow).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut found = Vec::new();
+                client.map(BASE_ALLOCATION, 0, VAST_BYTES, |extent| found.push(extent)).unwrap();
+                let data = VAST_BYTES - 4096;
+                let hole =
+                    StatusExtent { offset_bytes: 0, length_bytes: data, flags: STATE_ZERO | STATE_HOLE };
+                assert_eq!(found, [hole, StatusExtent { offset_bytes: data, length_bytes: 4096, flags: 0 }]);
+                let mut end = [0; 5000];
+                client.read_at(VAST_BYTES - 5000, &mut end).unwrap();
+                assert!(end[..904].iter().all(|byte| *byte == 0) && end[904..].iter().all(|byte| *byte == 5));
+            });
+        }
+    });
+    let map = tool("nbdinfo", &["--map", "--totals", &server.uri("").to_string()]);
+    assert!(map.contains("4096") && map.contains("hole,zero"), "{map}");
+}
