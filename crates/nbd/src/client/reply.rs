@@ -367,4 +367,49 @@ mod tests {
             }
         }
     }
+
+    /// A context's number, and extents as length and flags.
+    type Chunk<'a> = (u32, &'a [(u32, u32)]);
+
+    /// Feeds block-status chunks to the reply to 100 bytes at 1000 in
+    /// contexts 1 and 7; the last is marked as such.
+    fn status(chunks: &[Chunk]) -> Result<Vec<Vec<StatusExtent>>> {
+        let ids = [1, 7];
+        let sink = Sink::Status { ids: &ids, extents: vec![None; 2] };
+        let mut reply = Reply::new(cmd::BLOCK_STATUS, 1000, 100, true, Duration::from_secs(1), sink);
+        for (number, (id, extents)) in chunks.iter().enumerate() {
+            let mut body = id.to_be_bytes().to_vec();
+            for (length, flags) in *extents {
+                body.extend(length.to_be_bytes());
+                body.extend(flags.to_be_bytes());
+            }
+            let flags = u16::from(number + 1 == chunks.len());
+            let length_bytes = body.len() as u32;
+            let header = ReplyHeader::Chunk { flags, kind: chunk::BLOCK_STATUS, cookie: 1, length_bytes };
+            assert_eq!(reply.take(header, &mut &body[..])?, flags == 1);
+        }
+        reply.finish()?.expect("no refusal was sent");
+        match reply.sink {
+            Sink::Status { extents, .. } => Ok(extents.into_iter().flatten().collect()),
+            _ => unreachable!("made above"),
+        }
+    }
+
+    #[test]
+    fn block_status_is_believed_only_when_sound() {
+        let sound = status(&[(7, &[(60, 1), (1000, 2)]), (1, &[(50, 3)])]).unwrap();
+        let extent = |offset_bytes, length_bytes, flags| StatusExtent { offset_bytes, length_bytes, flags };
+        assert_eq!(sound, [vec![extent(1000, 50, 3)], vec![extent(1000, 60, 1), extent(1060, 40, 2)]]);
+        let unsound: &[(&str, &[Chunk])] = &[
+            ("one context twice", &[(1, &[(100, 0)]), (1, &[(100, 1)]), (7, &[(100, 0)])]),
+            ("a context missing", &[(1, &[(100, 0)])]),
+            ("an unknown context", &[(1, &[(100, 0)]), (2, &[(100, 0)]), (7, &[(100, 0)])]),
+            ("no extents", &[(1, &[]), (7, &[(100, 0)])]),
+            ("an empty extent", &[(1, &[(0, 0), (100, 0)]), (7, &[(100, 0)])]),
+            ("an extent too many", &[(1, &[(100, 0), (1, 1)]), (7, &[(100, 0)])]),
+        ];
+        for (what, chunks) in unsound {
+            assert!(matches!(status(chunks), Err(Error::Malformed(_))), "{what}");
+        }
+    }
 }
