@@ -1,0 +1,121 @@
+"""Medians, ratios and targets out of the measurements, as JSON and as Markdown."""
+
+import json
+from statistics import median
+
+MIB = 1 << 20
+
+
+def figure(results, name, what, key):
+    """The median over the rounds, or None."""
+    rounds = results["measurements"].get(name, {}).get(what, [])
+    values = [r[key] for r in rounds if key in r]
+    return median(values) if values else None
+
+
+def targets(results):
+    """Each promise as (what, value, limit, unit, note); the value is None where something was not measured."""
+    wall = lambda name, what: figure(results, name, what, "wall_s")
+    stored = lambda name, what: figure(results, name, what, "stored_bytes")
+
+    def ratio(a, b):
+        return a / b if a is not None and b else None
+
+    us = "strongroom"
+    changed = results["changed_bytes"]
+    peaks = [figure(results, us, what, "peak_mib") for what in results["measurements"].get(us, {})]
+    return [
+        ("full backup, against `zstd -1 -T2` of the allocated bytes", ratio(wall(us, "full"), wall("zstd", "full")), 0.8, "×"),
+        ("full backup, against restic", ratio(wall(us, "full"), wall("restic", "full")), 1 / 2.5, "×"),
+        ("full backup, against borg", ratio(wall(us, "full"), wall("borg", "full")), 1 / 2, "×"),
+        ("stored by the full backup, against restic", ratio(stored(us, "full"), stored("restic", "full")), 1.1, "×"),
+        ("1 % changed, extents given, against `zstd -1` of those bytes",
+         ratio(wall(us, "changed"), wall("zstd", "changed")), 1.25, "×"),
+        ("stored for 1 % changed, against the changed bytes", ratio(stored(us, "changed"), changed), 1.5, "×"),
+        ("no change on a sparse disk of 1 TiB", wall(us, "sparse_1tib_no_change"), 0.2, "s"),
+        ("no change on 10 TiB, against 1 TiB",
+         ratio(wall(us, "sparse_10tib_no_change"), wall(us, "sparse_1tib_no_change")), 1.25, "×"),
+        ("unchanged, read and hashed, against restic `--force`",
+         ratio(wall(us, "unchanged"), wall("restic", "unchanged")), 1 / 5, "×"),
+        ("restore to a raw file, against `qemu-img convert`",
+         ratio(wall(us, "restore"), wall("qemu-img", "restore")), 1.3, "×"),
+        ("first MiB over NBD from a cold start", wall(us, "first_mib_nbd"), 0.2, "s"),
+        ("most memory in any of them", max((p for p in peaks if p is not None), default=None), 300, "MiB"),
+    ]
+
+
+def number(value, unit):
+    if value is None:
+        return "–"
+    if unit == "MiB":
+        return f"{value:.0f} MiB"
+    return f"{value:.2f} {unit}" if value < 10 else f"{value:.1f} {unit}"
+
+
+LABELS = {
+    "full": "full",
+    "changed": "1 % changed",
+    "changed_2_threads": "1 % changed, 2 threads",
+    "unchanged": "unchanged, read again",
+    "restore": "restore",
+    "restore_changed": "restore of the changed image",
+    "first_mib_nbd": "first MiB over NBD",
+    "first_mib_nbd_no_cache": "first MiB over NBD, index cache removed",
+    "sparse_1tib_full": "sparse 1 TiB, full",
+    "sparse_1tib_no_change": "sparse 1 TiB, no change",
+    "sparse_10tib_full": "sparse 10 TiB, full",
+    "sparse_10tib_no_change": "sparse 10 TiB, no change",
+    "reclaim_one_of_ten_5gib": "reclaim, 1 of 10 points forgotten, 5 GiB logical",
+    "reclaim_three_of_ten_5gib": "reclaim, 3 more forgotten, 5 GiB logical",
+    "reclaim_one_of_ten_50gib": "reclaim, 1 of 10 points forgotten, 50 GiB logical",
+    "reclaim_three_of_ten_50gib": "reclaim, 3 more forgotten, 50 GiB logical",
+}
+
+
+def markdown(results):
+    m, image = results["machine"], results["image"]
+    lines = ["# Benchmark results", "",
+             "Written by `make bench`; see `bench/run` for what is measured and how. Medians of "
+             f"{results['rounds']} round{'s' if results['rounds'] != 1 else ''}.", ""]
+    if results["quick"]:
+        lines += ["**Quick run on a small image: for looking at, not for quoting.**", ""]
+    lines += [
+        f"- Machine: {m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB; {m['system']}, kernel {m['kernel']}, "
+        f"{m['file_system']}",
+        f"- Image: {image['size_bytes'] / MIB / 1024:.0f} GiB ext4, {image['allocated_bytes'] / MIB / 1024:.2f} GiB of it "
+        f"in use (files of {len(image['packages'])} Debian packages, and random data), sha256 `{image['sha256'][:16]}…`",
+        f"- Changed: {results['changed_bytes'] / MIB:.0f} MiB rewritten with random data in 64 KiB aligned pieces",
+        "- Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(results["versions"].items())),
+        "- Sources are in the page cache for all. *sync* is what a sync of the file system took right after: "
+        "Strongroom has synced before it ends, most others leave it to later.",
+        "- *others* is the CPU time that everything else on the machine took meanwhile: where it is large, the wall time is "
+        "not the contender's alone.", "",
+        "## Targets", "", "| | measured | target | |", "|---|---|---|---|"]
+    for what, value, limit, unit in targets(results):
+        verdict = "" if value is None else "met" if value <= limit else "**missed**"
+        lines.append(f"| {what} | {number(value, unit)} | ≤ {number(limit, unit)} | {verdict} |")
+    lines += ["", "## Measurements", "",
+              "| | | wall s | CPU s | peak MiB | stored or freed MiB | sync s | others CPU s |",
+              "|---|---|---|---|---|---|---|---|"]
+    for name, by_what in results["measurements"].items():
+        for what in by_what:
+            f = lambda key: figure(results, name, what, key)
+            size = f("freed_bytes") if f("freed_bytes") is not None else f("stored_bytes")
+            cells = [f"{f('wall_s'):.2f}", f"{f('cpu_s'):.2f}", f"{f('peak_mib'):.0f}",
+                     "" if size is None else f"{size / MIB:.1f}",
+                     "" if f("sync_s") is None else f"{f('sync_s'):.2f}",
+                     "" if f("others_cpu_s") is None else f"{f('others_cpu_s'):.1f}"]
+            lines.append(f"| {name} | {LABELS.get(what, what)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(results, directory):
+    """Both files, after every measurement, so that a broken-off run leaves what it has."""
+    medians = {name: {what: {key: figure(results, name, what, key) for key in rounds[0]}
+                      for what, rounds in by_what.items()}
+               for name, by_what in results["measurements"].items()}
+    checks = [{"what": what, "value": value, "limit": limit, "unit": unit,
+               "met": None if value is None else value <= limit} for what, value, limit, unit in targets(results)]
+    text = json.dumps({**results, "medians": medians, "targets": checks}, indent=1) + "\n"
+    (directory / "results.json").write_text(text)
+    (directory / "results.md").write_text(markdown(results))
