@@ -460,3 +460,17 @@ fn interleaved_replies_find_their_callers() {
     });
     assert_eq!(seen.lock().unwrap().len(), 2400);
 }
+
+#[test]
+fn a_client_dropped_says_goodbye() {
+    let dir = tempfile::tempdir().unwrap();
+    let (seen, cookies) = mpsc::channel();
+    let client = acting_server(dir.path(), Duration::from_secs(20), move |cookie, client| {
+        seen.send(cookie).unwrap();
+        client.write_all(&chunk(cookie, 1, 1, &data(8192, 512)))
+    });
+    client.read_at(8192, &mut [0; 512]).unwrap();
+    drop(client);
+    // Requests count from 1; the goodbye has no reply and no number. Then the connection is closed.
+    assert_eq!(cookies.iter().collect::<Vec<_>>(), [1, 0]);
+}
