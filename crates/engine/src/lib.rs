@@ -1,1 +1,24 @@
-//! placeholder
+//! The use cases: making and opening vaults, backing up and restoring images and machines, serving points.
+//!
+//! - [`vaults`]: making and opening vaults, keys.
+//! - [`points`]: finding recovery points and their disks.
+//! - [`image`]: backing up disk images and block devices.
+//! - [`target`]: files and devices that disks are restored to.
+//! - [`restore`]: restoring one disk.
+//! - [`serve`]: exporting a point over NBD.
+//! - [`machine`]: machines under libvirt.
+//!
+//! Everything here blocks: call it from threads. Cancelling goes through [`Progress`](strongroom_store::Progress).
+
+mod error;
+pub mod image;
+pub mod limits;
+pub mod machine;
+pub mod points;
+mod qemu_nbd;
+pub mod restore;
+pub mod serve;
+pub mod target;
+pub mod vaults;
+
+pub use error::{Error, ErrorKind, Result, kind_of_io};

@@ -1,0 +1,8 @@
+//! Backing up disk images and block devices.
+
+mod backup;
+mod extents;
+mod source;
+
+pub use backup::{BackupOptions, ImageBackup, backup};
+pub use source::SourceFormat;

@@ -1,0 +1,22 @@
+//! Every bound of this crate in one place.
+
+use std::time::Duration;
+
+/// A list of changed extents: several hundred thousand entries fit.
+pub const EXTENTS_FILE_MAX_BYTES: u64 = 256 << 20;
+
+/// How long `qemu-nbd` may take to open an image and listen.
+pub const QEMU_NBD_START: Duration = Duration::from_secs(30);
+/// How long `qemu-img` may take to look at or make an image.
+pub const QEMU_IMG: Duration = Duration::from_secs(120);
+/// What is kept of the messages of QEMU's tools.
+pub const TOOL_OUTPUT_MAX_BYTES: u64 = 1 << 20;
+/// Connections to a `qemu-nbd`.
+pub const QEMU_NBD_CONNECTIONS: usize = 2;
+
+/// Restored data handed to the kernel before it is asked to begin writing it out.
+pub const WRITEBACK_STEP_BYTES: u64 = 32 << 20;
+/// Zeroes written at once to a device that cannot make holes.
+pub const ZEROES_AT_ONCE_BYTES: usize = 1 << 20;
+/// Room that must remain free beside what a restore writes.
+pub const SPARE_ROOM_BYTES: u64 = 1 << 20;

@@ -1,0 +1,1 @@
+//! Machines under libvirt: backing them up and restoring them as new ones.

@@ -1,0 +1,366 @@
+//! What disks are restored to: new files, which appear under their name only when they are complete, and block
+//! devices.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{SPARE_ROOM_BYTES, WRITEBACK_STEP_BYTES, ZEROES_AT_ONCE_BYTES};
+use crate::qemu_nbd::{Access, QemuImage, qemu_img};
+use parking_lot::Mutex;
+use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use strongroom_store::BlockTarget;
+use uuid::Uuid;
+
+/// The format of a restored image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskFormat {
+    #[default]
+    Raw,
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// As QEMU and libvirt call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A new image file to make.
+#[derive(Debug, Clone)]
+pub struct NewImageOptions {
+    /// Must not exist; its directory must.
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    /// Of the disk.
+    pub size_bytes: u64,
+    /// How much will be written: whether that fits is checked first.
+    pub data_bytes: u64,
+    /// Whether it must survive power loss when [`NewImage::finish`] returns.
+    pub durable: bool,
+}
+
+/// An image being written, next to where it will be, as `.NAME.strongroom-partial-ID`. Removed again unless finished.
+pub struct NewImage {
+    partial: Partial,
+    options: NewImageOptions,
+    body: Body,
+}
+
+enum Body {
+    Raw(RawWriter),
+    Qcow2(QemuImage),
+}
+
+impl NewImage {
+    /// Begins a new image. Holes are what is not written.
+    pub fn create(options: NewImageOptions) -> Result<Self> {
+        let path = &options.path;
+        check_absent(path)?;
+        check_room(path, options.format, options.data_bytes)?;
+        let failed = |e| Error::io(format!("making {}", path.display()), e);
+        let (partial, file) = Partial::create(path)?;
+        let body = match options.format {
+            DiskFormat::Raw => {
+                file.set_len(options.size_bytes).map_err(|e| match e.raw_os_error() {
+                    Some(libc::EFBIG) => Error::new(
+                        ErrorKind::NoSpace,
+                        format!(
+                            "{}: the file system takes no file of {} bytes; restore as --format qcow2, or elsewhere",
+                            path.display(),
+                            options.size_bytes
+                        ),
+                    ),
+                    _ => failed(e),
+                })?;
+                Body::Raw(RawWriter::new(file, options.durable))
+            }
+            DiskFormat::Qcow2 => {
+                drop(file);
+                let size = options.size_bytes.to_string();
+                let arguments: [&OsStr; 6] = [
+                    "create".as_ref(),
+                    "-q".as_ref(),
+                    "-f".as_ref(),
+                    "qcow2".as_ref(),
+                    partial.path.as_os_str(),
+                    size.as_ref(),
+                ];
+                qemu_img(&arguments, path)?;
+                Body::Qcow2(QemuImage::open(&partial.path, "qcow2", Access::Scratch)?)
+            }
+        };
+        Ok(Self { partial, options, body })
+    }
+
+    /// Makes the image complete, durable if that was asked for, and gives it its name: the commit.
+    pub fn finish(self) -> Result<()> {
+        let Self { partial, options, body } = self;
+        let failed = |e| Error::io(format!("writing {}", options.path.display()), e);
+        match body {
+            Body::Raw(writer) if options.durable => writer.file.sync_all().map_err(failed)?,
+            Body::Raw(_) => {}
+            Body::Qcow2(image) => {
+                image.close()?;
+                if options.durable {
+                    File::open(&partial.path).and_then(|file| file.sync_all()).map_err(failed)?;
+                }
+            }
+        }
+        partial.publish(&options.path, options.durable)
+    }
+}
+
+impl BlockTarget for NewImage {
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
+        match &self.body {
+            Body::Raw(writer) => writer.write_at(offset_bytes, data),
+            Body::Qcow2(image) => image.write_at(offset_bytes, data),
+        }
+    }
+}
+
+/// Writes a file and has the kernel begin writing it out early, so that making it durable at the end is short.
+struct RawWriter {
+    file: File,
+    early: bool,
+    since: AtomicU64,
+}
+
+impl RawWriter {
+    fn new(file: File, early: bool) -> Self {
+        Self { file, early, since: AtomicU64::new(0) }
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset_bytes)?;
+        if self.early {
+            let length = data.len() as u64;
+            let before = self.since.fetch_add(length, Ordering::Relaxed);
+            if before / WRITEBACK_STEP_BYTES != (before + length) / WRITEBACK_STEP_BYTES {
+                // SAFETY: a plain system call on a file we hold open. It only starts writing; errors show at fsync.
+                #[allow(unsafe_code)]
+                unsafe {
+                    libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fails if something has that name: a restore never overwrites.
+pub fn check_absent(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(_) => Err(Error::already_exists(format!(
+            "{} already exists, and a restore overwrites nothing: give another name, or remove it first",
+            path.display()
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(format!("looking for {}", path.display()), e)),
+    }
+}
+
+/// Fails if the file system of `path`, which need not exist, has no room for that much data.
+pub fn check_room(path: &Path, format: DiskFormat, data_bytes: u64) -> Result<()> {
+    let directory = directory_of(path);
+    let room = statvfs(directory).map_err(|e| match e {
+        Errno::NOENT | Errno::NOTDIR => Error::not_found(format!(
+            "directory {} does not exist: make it first, or restore elsewhere",
+            directory.display()
+        )),
+        _ => Error::io(format!("looking at directory {}", directory.display()), e.into()),
+    })?;
+    // What is reserved is root's to use.
+    let free_blocks = if rustix::process::geteuid().is_root() { room.f_bfree } else { room.f_bavail };
+    let free_bytes = free_blocks.saturating_mul(room.f_frsize);
+    let overhead_bytes = match format {
+        DiskFormat::Raw => 0,
+        // Tables of 8 bytes and counts of 2 for each 64 KiB.
+        DiskFormat::Qcow2 => data_bytes / 4096,
+    };
+    let needed_bytes = data_bytes.saturating_add(overhead_bytes).saturating_add(SPARE_ROOM_BYTES);
+    if free_bytes < needed_bytes {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "no room for {} in {}: {needed_bytes} bytes are needed and {free_bytes} are free; free space there or restore elsewhere",
+                path.display(),
+                directory.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Files that are not complete: what a process that must end at once has to remove.
+static PARTIALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes all incomplete files of this process. For the moment before it ends without unwinding.
+pub fn remove_partials() {
+    for path in PARTIALS.lock().drain(..) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+struct Partial {
+    path: PathBuf,
+    published: bool,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<(Self, File)> {
+        let name = target.file_name().ok_or_else(|| {
+            Error::invalid(format!("{} names no file: give a file that does not exist", target.display()))
+        })?;
+        let id = Uuid::new_v4().simple().to_string();
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".strongroom-partial-{}", &id[..8]));
+        let path = target.with_file_name(hidden);
+        PARTIALS.lock().push(path.clone());
+        let partial = Self { path, published: false };
+        // Only for its owner: it holds somebody's disk.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial.path)
+            .map_err(|e| Error::io(format!("making {}", target.display()), e))?;
+        Ok((partial, file))
+    }
+
+    fn publish(mut self, target: &Path, durable: bool) -> Result<()> {
+        let named = renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE);
+        let named = match named {
+            // A file system that cannot: a hard link does not replace either.
+            Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target),
+            Ok(()) => {
+                self.published = true;
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        };
+        named.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Error::already_exists(format!(
+                "{} appeared while it was being restored; it was left as it is. Give another name",
+                target.display()
+            )),
+            _ => Error::io(format!("naming {}", target.display()), e),
+        })?;
+        if durable {
+            let directory = directory_of(target);
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|e| Error::io(format!("writing directory {}", directory.display()), e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_file(&self.path);
+        }
+        PARTIALS.lock().retain(|path| *path != self.path);
+    }
+}
+
+/// Whether a path is a block device.
+pub fn is_block_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// A block device that is overwritten.
+pub struct Device {
+    file: File,
+    path: PathBuf,
+    size_bytes: u64,
+}
+
+impl Device {
+    /// Opens a device for itself: one that is mounted or otherwise in use is refused.
+    pub fn open(path: &Path, needed_bytes: u64) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::EXCL.bits() as i32)
+            .open(path)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EBUSY) => Error::new(
+                    ErrorKind::Busy,
+                    format!("{} is in use: unmount it, or end what has it open", path.display()),
+                ),
+                _ => Error::io(format!("opening {}", path.display()), e),
+            })?;
+        let size_bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))
+            .map_err(|e| Error::io(format!("looking at {}", path.display()), e.into()))?;
+        if size_bytes < needed_bytes {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "{} has {size_bytes} bytes and the disk {needed_bytes}: give a device that is at least as large",
+                    path.display()
+                ),
+            ));
+        }
+        Ok(Self { file, path: path.to_owned(), size_bytes })
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Makes a range read as zeroes, by the fastest way the device has.
+    pub fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        let failed = |e| Error::io(format!("writing zeroes to {}", self.path.display()), e);
+        let ways =
+            [FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE];
+        for way in ways {
+            match fallocate(&self.file, way, offset_bytes, length_bytes) {
+                Ok(()) => return Ok(()),
+                // Not by this device, or not with these ends.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+                Err(e) => return Err(failed(e.into())),
+            }
+        }
+        let zeroes = vec![0; ZEROES_AT_ONCE_BYTES];
+        let mut at = offset_bytes;
+        let end = offset_bytes + length_bytes;
+        while at < end {
+            let now = (end - at).min(zeroes.len() as u64);
+            self.file.write_all_at(&zeroes[..now as usize], at).map_err(failed)?;
+            at += now;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything written is durable.
+    pub fn finish(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io(format!("writing {}", self.path.display()), e))
+    }
+}
+
+impl BlockTarget for Device {
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset_bytes)
+    }
+}

@@ -1,0 +1,162 @@
+//! Making and opening vaults, and their keys.
+
+use crate::error::{Error, ErrorKind, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use strongroom_domain::VaultId;
+use strongroom_store::objects::{BlobStore, Location, OpenOptions, TEMP_DIR};
+use strongroom_store::{InitOptions, KeyFile, Keyring, StoreError, Vault, check_block_size};
+
+/// A vault that was made, and where its key is.
+pub struct NewVault {
+    pub vault: Vault,
+    pub key_path: PathBuf,
+    /// Made in the user's keyring, where later commands find it by themselves.
+    pub key_in_ring: bool,
+}
+
+/// Makes a vault at `location`, a directory that is missing or empty, or a prefix of a bucket.
+///
+/// The key is durable before the vault exists; if the vault cannot be made, the key goes again.
+pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Option<u32>) -> Result<NewVault> {
+    let mut options = InitOptions::new();
+    if let Some(size) = block_size_bytes {
+        check_block_size(size)?;
+        options.block_size_bytes = size;
+    }
+    if let Some(path) = key_file
+        && path.symlink_metadata().is_ok()
+    {
+        return Err(Error::already_exists(format!(
+            "key file {} already exists; a new vault makes a new key: name a file that does not exist",
+            path.display()
+        )));
+    }
+    // Refuse what is visibly wrong before anything is made.
+    let made_directory = match location {
+        Location::Directory(path) => check_directory(path)?,
+        Location::S3 { .. } => false,
+    };
+    let objects = BlobStore::open(location, OpenOptions { create: true, ..OpenOptions::default() })?;
+    let undo_directory = || {
+        if let (true, Location::Directory(path)) = (made_directory, location) {
+            // Only ever empty directories.
+            let _ = fs::remove_dir(path.join(TEMP_DIR));
+            let _ = fs::remove_dir(path);
+        }
+    };
+    let saved = KeyFile::generate(options.vault).and_then(|key| {
+        let path = match key_file {
+            Some(path) => key.save_new(path).map(|()| path.to_owned()),
+            None => Keyring::of_user().and_then(|ring| ring.save(&key)),
+        };
+        Ok((key, path?))
+    });
+    let (key, key_path) = match saved {
+        Ok(saved) => saved,
+        Err(error) => {
+            undo_directory();
+            return Err(error.into());
+        }
+    };
+    let id = options.vault;
+    match Vault::init(objects.clone(), &key, options) {
+        Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
+        Err(error) => {
+            let error = Error::from(error);
+            // A failure whose outcome is unknown may have left the vault there: then its key must stay.
+            if error.kind == ErrorKind::AlreadyExists || !may_be_there(&objects, id) {
+                let _ = fs::remove_file(&key_path);
+                undo_directory();
+                return Err(error);
+            }
+            let kept = format!("; a vault may have been made all the same, its key stays in {}", key_path.display());
+            Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
+        }
+    }
+}
+
+/// Whether a directory is to be made. One with other things in it is no place for a vault.
+fn check_directory(path: &Path) -> Result<bool> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(Error::invalid(format!(
+                "{} is not a directory; give a directory that is empty or does not exist",
+                path.display()
+            )));
+        }
+        Err(e) => return Err(Error::io(format!("reading directory {}", path.display()), e)),
+    };
+    let mut stranger = None;
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io(format!("reading directory {}", path.display()), e))?;
+        let name = entry.file_name();
+        // There is a vault: making one says so better.
+        if ["vault.json", "vault.copy.json"].iter().any(|header| name == *header) {
+            return Ok(false);
+        }
+        // What a fresh file system and an attempt that was cut short have.
+        if name != "lost+found" && name != TEMP_DIR {
+            stranger = Some(name);
+        }
+    }
+    match stranger {
+        Some(name) => Err(Error::already_exists(format!(
+            "{} is not empty (it has {}); give a directory that is empty or does not exist",
+            path.display(),
+            name.display()
+        ))),
+        None => Ok(false),
+    }
+}
+
+fn may_be_there(objects: &BlobStore, id: VaultId) -> bool {
+    match Vault::identify(objects) {
+        Ok(found) => found == id,
+        Err(StoreError::NotAVault { .. }) => false,
+        Err(_) => true,
+    }
+}
+
+/// Opens a location without a key: enough to tell which vault is there.
+pub fn open_objects(location: &Location) -> Result<BlobStore> {
+    Ok(BlobStore::open(location, OpenOptions::default())?)
+}
+
+/// Opens a vault with the key in `key_file`, or the one the user's keyring has for it.
+pub fn open(location: &Location, key_file: Option<&Path>) -> Result<Vault> {
+    let objects = open_objects(location)?;
+    let key = find_key(&objects, key_file)?;
+    Ok(Vault::open(objects, &key)?)
+}
+
+fn find_key(objects: &BlobStore, key_file: Option<&Path>) -> Result<KeyFile> {
+    match key_file {
+        Some(path) => Ok(KeyFile::load(path)?),
+        None => Ok(Keyring::of_user()?.load(Vault::identify(objects)?)?),
+    }
+}
+
+/// The key of a vault, after making sure that it opens it.
+pub fn export_key(location: &Location, key_file: Option<&Path>) -> Result<KeyFile> {
+    let objects = open_objects(location)?;
+    let key = find_key(&objects, key_file)?;
+    Vault::open(objects, &key)?;
+    Ok(key)
+}
+
+/// Reads a key from text and keeps it in the user's keyring. The same key again is fine.
+pub fn import_key(text: &str) -> Result<(KeyFile, PathBuf)> {
+    let key = KeyFile::parse(text)?;
+    let path = Keyring::of_user()?.save(&key).map_err(|error| match error {
+        StoreError::AlreadyExists { what } => Error::already_exists(format!(
+            "{what} already exists and holds another key of vault {}; nothing was changed. Move that file away first, \
+             or use this key with --key-file",
+            key.vault
+        )),
+        other => other.into(),
+    })?;
+    Ok((key, path))
+}
