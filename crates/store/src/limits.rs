@@ -22,7 +22,7 @@ pub const FRAME_COUNT_MAX: usize = 4096;
 /// keep several in memory.
 pub const PACK_TARGET_BYTES: usize = 32 << 20;
 /// What a reader accepts.
-pub const PACK_MAX_BYTES: u64 = 1 << 31;
+pub const PACK_MAX_BYTES: u64 = 128 << 20;
 
 /// Packs waiting for or being written to the object store, a session.
 pub const PACKS_IN_FLIGHT: usize = 2;

@@ -38,6 +38,8 @@ pub struct Excluded {
     pub condemned: HashSet<PackId>,
     pub damaged_packs: HashSet<PackId>,
     pub damaged_frames: HashSet<(PackId, u32)>,
+    /// A condemned list could not be read: any pack may be about to go, so nothing new may rely on what is there.
+    pub distrust: bool,
 }
 
 impl Excluded {
@@ -153,7 +155,12 @@ impl Index {
         good
     }
 
-    /// A good place of an id: what a writer may rely on.
+    /// Whether a writer may refer to what the vault has of this id, instead of storing it.
+    pub fn may_share(&self, id: &Id) -> bool {
+        !self.excluded.read().distrust && self.good_place(id).is_some()
+    }
+
+    /// A good place of an id: neither condemned nor damaged.
     pub fn good_place(&self, id: &Id) -> Option<Location> {
         let excluded = self.excluded.read();
         let mut good = None;

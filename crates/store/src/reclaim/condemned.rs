@@ -29,14 +29,25 @@ pub struct CondemnedRecord {
     pub state: CondemnedState,
 }
 
-/// All lists, with their object names. A damaged one is passed over: its packs stay, and `check` names it.
-pub fn list(vault: &Vault) -> Result<Vec<(String, CondemnedRecord)>> {
-    let mut out = Vec::new();
+/// The lists there are.
+#[derive(Debug, Default)]
+pub struct CondemnedLists {
+    /// By object name.
+    pub records: Vec<(String, CondemnedRecord)>,
+    /// Objects whose record is damaged.
+    pub damaged: Vec<String>,
+}
+
+pub fn list(vault: &Vault) -> Result<CondemnedLists> {
+    let mut out = CondemnedLists::default();
     for object in vault.objects().list(CONDEMNED_PREFIX)? {
         match record::load::<CondemnedRecord>(vault.objects(), vault.keys(), &object.name) {
-            Ok(record) => out.push((object.name, record)),
+            Ok(record) => out.records.push((object.name, record)),
             Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
-            Err(e) if e.is_damage() => tracing::warn!("{e}; passing it over"),
+            Err(e) if e.is_damage() => {
+                tracing::warn!("{e}; `strongroom vault reclaim` puts that right");
+                out.damaged.push(object.name);
+            }
             Err(e) => return Err(e),
         }
     }
@@ -49,8 +60,10 @@ pub fn save(vault: &Vault, name: &str, record: &CondemnedRecord) -> Result<()> {
 
 /// Adds all condemned packs to `excluded`.
 pub fn load_into(vault: &Vault, excluded: &mut Excluded) -> Result<()> {
-    for (_, record) in list(vault)? {
+    let lists = list(vault)?;
+    for (_, record) in lists.records {
         excluded.condemned.extend(record.packs.into_iter().map(PackId::from));
     }
+    excluded.distrust |= !lists.damaged.is_empty();
     Ok(())
 }

@@ -153,7 +153,7 @@ impl Sink {
     /// Whether the vault has this id for certain, or this session is storing it. Else the caller must
     /// store it now, having claimed it.
     fn claim(&self, id: &Id) -> bool {
-        if self.index.good_place(id).is_some() {
+        if self.index.may_share(id) {
             return false;
         }
         self.claims[id.0[31] as usize % CLAIM_SHARDS].lock().insert(*id)
