@@ -41,7 +41,12 @@ pub struct ServeOptions<'a> {
 
 impl ImageServer {
     /// Starts serving a qcow2 image.
-    pub fn start(image: &Path, options: &ServeOptions<'_>, run_directory: &Path) -> Result<Self> {
+    pub fn start(
+        image: &Path,
+        options: &ServeOptions<'_>,
+        export: &str,
+        run_directory: &Path,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("nbd-")
             .tempdir_in(run_directory)
@@ -55,7 +60,7 @@ impl ImageServer {
             .arg((NBD_CONNECTIONS_PER_DISK + 2).to_string())
             .arg("--socket")
             .arg(&socket)
-            .args(["--export-name", "disk"]);
+            .args(["--export-name", export]);
         if let Some(bitmap) = options.bitmap {
             command.arg("--bitmap").arg(bitmap);
         }
@@ -77,18 +82,24 @@ impl ImageServer {
             .stderr(messages)
             .spawn()
             .map_err(|e| crate::tools::missing("qemu-nbd", e))?;
-        let mut server = Self { child, socket, image: image.to_owned(), _directory: directory };
-        server.wait_until_listening()?;
-        Ok(server)
+        Ok(Self { child, socket, image: image.to_owned(), _directory: directory })
     }
 
-    fn wait_until_listening(&mut self) -> Result<()> {
+    /// Makes the first connection, as soon as the server listens. No probing before: the server ends
+    /// with its last connection.
+    fn first_client(&mut self, options: &ConnectOptions) -> Result<Client> {
         let deadline = Instant::now() + NBD_START_TIMEOUT;
         let what = self.image.display().to_string();
+        let endpoint = Endpoint::Unix(self.socket.clone());
         let mut pause = Duration::from_micros(500);
         loop {
             if self.socket.exists() {
-                return Ok(());
+                match Client::connect(&endpoint, options) {
+                    Ok(client) => return Ok(client),
+                    // Between binding the socket and listening on it.
+                    Err(strongroom_nbd::Error::Connect { .. }) => {}
+                    Err(e) => return Err(Error::failed("opening", what, e)),
+                }
             }
             match self.child.try_wait() {
                 Ok(Some(_)) => {
@@ -118,6 +129,15 @@ impl Drop for ImageServer {
     }
 }
 
+fn options(export: &str, contexts: Option<&[String]>) -> ConnectOptions {
+    let mut meta_contexts = Vec::new();
+    if let Some(contexts) = contexts {
+        meta_contexts.push(ALLOCATION.to_owned());
+        meta_contexts.extend_from_slice(contexts);
+    }
+    ConnectOptions { export_name: export.to_owned(), meta_contexts, ..ConnectOptions::default() }
+}
+
 /// Several connections to one export, and the server behind them where it is ours.
 pub struct NbdDisk {
     clients: Vec<Client>,
@@ -128,39 +148,49 @@ pub struct NbdDisk {
 }
 
 impl NbdDisk {
-    /// Connects to an export; `contexts` beside the allocation map are asked for on the first connection.
+    /// Connects to an export of somebody's server; `contexts` beside the allocation map are asked for
+    /// on the first connection.
     pub fn connect(
         endpoint: &Endpoint,
         export: &str,
         contexts: &[String],
         connections: usize,
-        server: Option<ImageServer>,
         what: &str,
     ) -> Result<Self> {
-        let mut wanted = vec![ALLOCATION.to_owned()];
-        wanted.extend_from_slice(contexts);
-        let mut clients = Vec::new();
-        for index in 0..connections.max(1) {
-            let options = ConnectOptions {
-                export_name: export.to_owned(),
-                meta_contexts: if index == 0 { wanted.clone() } else { Vec::new() },
-                ..ConnectOptions::default()
-            };
-            clients.push(Client::connect(endpoint, &options).map_err(|e| Error::failed("reading", what, e))?);
-        }
-        Ok(Self { clients, next: AtomicUsize::new(0), what: what.to_owned(), _server: server })
+        let first = Client::connect(endpoint, &options(export, Some(contexts)))
+            .map_err(|e| Error::failed("reading", what, e))?;
+        Self::with_more(first, endpoint, export, connections, None, what)
     }
 
+    /// Serves an image and connects to it.
     pub fn open_image(
         image: &Path,
-        options: &ServeOptions<'_>,
+        serve: &ServeOptions<'_>,
         run_directory: &Path,
         what: &str,
     ) -> Result<Self> {
-        let server = ImageServer::start(image, options, run_directory)?;
-        let contexts: Vec<String> = options.bitmap.map(bitmap_context).into_iter().collect();
+        const EXPORT: &str = "disk";
+        let mut server = ImageServer::start(image, serve, EXPORT, run_directory)?;
+        let contexts: Vec<String> = serve.bitmap.map(bitmap_context).into_iter().collect();
+        let first = server.first_client(&options(EXPORT, Some(&contexts)))?;
         let endpoint = server.endpoint();
-        Self::connect(&endpoint, "disk", &contexts, NBD_CONNECTIONS_PER_DISK, Some(server), what)
+        Self::with_more(first, &endpoint, EXPORT, NBD_CONNECTIONS_PER_DISK, Some(server), what)
+    }
+
+    fn with_more(
+        first: Client,
+        endpoint: &Endpoint,
+        export: &str,
+        connections: usize,
+        server: Option<ImageServer>,
+        what: &str,
+    ) -> Result<Self> {
+        let mut clients = vec![first];
+        while clients.len() < connections {
+            let next = Client::connect(endpoint, &options(export, None));
+            clients.push(next.map_err(|e| Error::failed("reading", what, e))?);
+        }
+        Ok(Self { clients, next: AtomicUsize::new(0), what: what.to_owned(), _server: server })
     }
 
     pub fn size_bytes(&self) -> u64 {

@@ -187,6 +187,8 @@ impl MachineSnapshot {
 
     /// Ends the snapshot. Returns warnings: what could not be cleaned up, which the next snapshot will try again.
     pub fn finish(mut self, outcome: Outcome) -> Result<Vec<String>> {
+        // Readers first: what they hold open could stand in the way of cleaning up.
+        self.disks.clear();
         match self.backend.take() {
             Some(mut backend) => backend.finish(outcome),
             None => Ok(Vec::new()),
@@ -196,6 +198,7 @@ impl MachineSnapshot {
 
 impl Drop for MachineSnapshot {
     fn drop(&mut self) {
+        self.disks.clear();
         if let Some(mut backend) = self.backend.take() {
             match backend.finish(Outcome::Abandoned) {
                 Ok(warnings) => warnings.iter().for_each(|w| tracing::warn!(machine = self.name, "{w}")),

@@ -6,7 +6,7 @@ use crate::text::shorten;
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,8 @@ struct FormatSpecific {
 #[serde(rename_all = "kebab-case")]
 struct RawImageInfo {
     #[serde(default)]
+    full_backing_filename: Option<String>,
+    #[serde(default)]
     backing_filename: Option<String>,
     #[serde(default)]
     format_specific: Option<FormatSpecific>,
@@ -119,7 +121,8 @@ struct RawImageInfo {
 /// What an image says of itself.
 #[derive(Debug, Clone)]
 pub struct ImageInfo {
-    pub has_backing: bool,
+    /// The files below it, the next one first.
+    pub backing: Vec<PathBuf>,
     /// Guest data is in another file.
     pub has_data_file: bool,
     /// Older qcow2 images cannot keep bitmaps.
@@ -127,25 +130,38 @@ pub struct ImageInfo {
     pub bitmaps: Vec<Bitmap>,
 }
 
-/// Looks at a qcow2 image, which may be in use.
+impl ImageInfo {
+    pub fn has_backing(&self) -> bool {
+        !self.backing.is_empty()
+    }
+}
+
+/// Looks at a qcow2 image and the chain below it, which may be in use.
 pub fn image_info(path: &Path) -> Result<ImageInfo> {
-    let arguments: [&OsStr; 6] = [
+    let arguments: [&OsStr; 7] = [
         "info".as_ref(),
         "-U".as_ref(),
+        "--backing-chain".as_ref(),
         "--output=json".as_ref(),
         "-f".as_ref(),
         "qcow2".as_ref(),
         path.as_os_str(),
     ];
     let out = run("qemu-img", &arguments, path)?;
-    let cannot = |e| Error::failed("understanding", path.display().to_string(), e);
-    let info: RawImageInfo = serde_json::from_slice(&out).map_err(cannot)?;
+    let cannot = |e: &dyn std::fmt::Display| Error::failed("understanding", path.display().to_string(), e);
+    let chain: Vec<RawImageInfo> = serde_json::from_slice(&out).map_err(|e| cannot(&e))?;
+    let backing = chain
+        .iter()
+        .filter_map(|i| i.full_backing_filename.as_ref().or(i.backing_filename.as_ref()))
+        .map(PathBuf::from)
+        .collect();
+    let info = chain.into_iter().next().ok_or_else(|| cannot(&"qemu-img named no image"))?;
     let qcow2 = match info.format_specific {
-        Some(specific) => serde_json::from_value::<Qcow2Info>(specific.data).map_err(cannot)?,
+        Some(specific) => serde_json::from_value::<Qcow2Info>(specific.data).map_err(|e| cannot(&e))?,
         None => Qcow2Info::default(),
     };
     Ok(ImageInfo {
-        has_backing: info.backing_filename.is_some(),
+        backing,
         has_data_file: qcow2.data_file.is_some(),
         can_keep_bitmaps: qcow2.compat.as_deref() != Some("0.10"),
         bitmaps: qcow2.bitmaps,

@@ -82,8 +82,8 @@ fn running(kind: Kind) {
 }
 
 #[test]
-fn running_without_clones() {
-    running(Kind::Plain);
+fn running_on_ext4() {
+    running(Kind::Ext4);
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn shut_off(kind: Kind) {
 }
 
 #[test]
-fn shut_off_without_clones() {
-    shut_off(Kind::Plain);
+fn shut_off_on_ext4() {
+    shut_off(Kind::Ext4);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn shut_off_on_xfs() {
 /// A machine that is started while its disks are read in place goes first.
 #[test]
 fn starting_wins_over_reading() {
-    let storage = Storage::new(Kind::Plain);
+    let storage = Storage::new(Kind::Ext4);
     let mut machine = TestMachine::new(&storage, &[("vda", "qcow2"), ("vdb", "raw")]);
     machine.write_offline("vda", "qcow2", 0, 4 * MIB, 1);
     let snapshot = machine.snapshot();

@@ -373,8 +373,21 @@ impl Dom {
         self.conn.check(unsafe { (self.conn.f.virDomainAbortJob)(self.ptr) }).map(drop)
     }
 
-    /// Names of all checkpoints, parents before children.
+    /// Names of all checkpoints, parents before children. libvirt fails to list them at the moment
+    /// one is being made or deleted for somebody else: then it is asked again.
     pub fn checkpoints(&self) -> VirtResult<Vec<String>> {
+        let mut found = self.checkpoints_now();
+        for _ in 0..20 {
+            if found.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            found = self.checkpoints_now();
+        }
+        found
+    }
+
+    fn checkpoints_now(&self) -> VirtResult<Vec<String>> {
         const TOPOLOGICAL: c_uint = 1 << 1;
         let f = self.conn.f;
         let list = self

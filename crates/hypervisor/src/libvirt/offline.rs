@@ -4,7 +4,7 @@
 //! Changes come from the bitmaps that QEMU left in qcow2 images. The next snapshot's bitmap is put into
 //! the image here and made known to libvirt as a checkpoint, which validates it at the machine's next start.
 
-use super::backend::{Backend, Clone, Spoiled, Watched, changed_since};
+use super::backend::{Backend, Clone, Watched, changed_since};
 use super::conn::CHECKPOINT_REDEFINE;
 use super::take::{PlannedDisk, Taken, Taking};
 use super::{job_xml, reconcile, state};
@@ -46,7 +46,7 @@ pub fn take(taking: &mut Taking<'_>, cloneable: bool) -> Result<Taken> {
         clones: Vec::new(),
         job: None,
         untouched: Arc::default(),
-        spoiled: Arc::new(Spoiled::default()),
+        spoiled: taking.spoiled.clone(),
         watch: None,
     };
     let opened = open(taking, &mut backend, cloneable, &tracked, &since, &mut lost);
@@ -99,7 +99,7 @@ fn prepare_bitmaps(
             let is_parent = parent == Some(bitmap.name.as_str());
             if bitmap.is_sound() && (is_parent || known.contains(&bitmap.name)) {
                 alive.insert(bitmap.name.clone());
-                if is_parent && !image.has_backing {
+                if is_parent && !image.has_backing() {
                     since.insert(disk.target.clone(), bitmap.name.clone());
                 }
                 continue;
@@ -121,7 +121,7 @@ fn prepare_bitmaps(
             && !since.contains_key(&disk.target)
         {
             lost.entry(disk.target.clone()).or_insert_with(|| {
-                if image.has_backing {
+                if image.has_backing() {
                     "its changes are spread over a chain of images, which are told only while it runs".into()
                 } else {
                     format!("its checkpoint `{parent}` was deleted")
@@ -190,6 +190,7 @@ fn open(
         .iter()
         .map(|d| Ok((d.path.clone(), files::fingerprint(&d.path)?)))
         .collect::<Result<Vec<_>>>()?;
+    let chains = taking.chain_fingerprints()?;
     let taken_at = SystemTime::now();
     if cloneable {
         for disk in &disks {
@@ -200,9 +201,10 @@ fn open(
         }
         // Cloned from a machine that was still off.
         still_off(taking, &fingerprints)?;
+        backend.untouched = Arc::new(chains);
     } else {
         still_off(taking, &fingerprints)?;
-        backend.untouched = Arc::new(fingerprints);
+        backend.untouched = Arc::new(fingerprints.into_iter().chain(chains).collect());
     }
     let mut opened = Vec::new();
     for (index, disk) in disks.iter().enumerate() {

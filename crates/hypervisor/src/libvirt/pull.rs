@@ -1,7 +1,7 @@
 //! Pull-mode backup jobs: as the road itself where disks cannot be cloned, and for a moment on the
 //! clone road, to be told what changed.
 
-use super::backend::{Backend, Job, Spoiled, Watched};
+use super::backend::{Backend, Job, Watched};
 use super::conn::VirtError;
 use super::job_xml::{self, EXPORT_BITMAP, JobDisk};
 use super::reconcile::{self, Tracked};
@@ -68,23 +68,38 @@ fn begin_error(taking: &Taking<'_>, error: VirtError) -> Error {
     }
 }
 
+/// A job could not begin because another is there. It may be one that libvirt still began for a
+/// process of ours that was killed meanwhile; then it is ended. Otherwise `error` it is.
+fn end_late_job(taking: &mut Taking<'_>, error: VirtError) -> Result<()> {
+    let before = taking.warnings.len();
+    let session = taking.session.clone();
+    reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+    if taking.warnings.len() > before { Ok(()) } else { Err(begin_error(taking, error)) }
+}
+
 /// What changed since the parents, by a job that lives just for the question. It sees a little more
 /// than was changed at the snapshot's instant, never less.
-pub fn changed_since(taking: &Taking<'_>, tracked: &Tracked) -> Result<BTreeMap<String, Vec<Extent>>> {
+pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTreeMap<String, Vec<Extent>>> {
     if tracked.since.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let session = &taking.session;
+    let session = taking.session.clone();
     let socket = session.job_socket()?;
     let (xml, _) = job(taking, &socket, &tracked.since, true);
-    session.dom.backup_begin(&xml, None).map_err(|e| begin_error(taking, e))?;
+    if let Err(e) = session.dom.backup_begin(&xml, None) {
+        if e.code != sys::ERR_OPERATION_INVALID {
+            return Err(begin_error(taking, e));
+        }
+        end_late_job(taking, e)?;
+        session.dom.backup_begin(&xml, None).map_err(|e| begin_error(taking, e))?;
+    }
     let endpoint = Endpoint::Unix(socket);
     let found = tracked
         .since
         .keys()
         .map(|target| {
             let contexts = [bitmap_context(EXPORT_BITMAP)];
-            let nbd = NbdDisk::connect(&endpoint, target, &contexts, 1, None, &session.disk(target))?;
+            let nbd = NbdDisk::connect(&endpoint, target, &contexts, 1, &session.disk(target))?;
             Ok((target.clone(), nbd.dirty(EXPORT_BITMAP)?))
         })
         .collect::<Result<_>>();
@@ -148,7 +163,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
     };
 
     let has_checkpoint = trackable.iter().any(|(_, on)| *on);
-    let spoiled = Arc::new(Spoiled::default());
+    let spoiled = taking.spoiled.clone();
     let mut backend = Backend {
         session: session.clone(),
         disks: taking.disks.clone(),
@@ -171,8 +186,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
             let since = tracked.since.get(&disk.target).cloned();
             let contexts: Vec<String> = since.iter().map(|_| bitmap_context(EXPORT_BITMAP)).collect();
             let what = session.disk(&disk.target);
-            let nbd =
-                NbdDisk::connect(&endpoint, &disk.target, &contexts, NBD_CONNECTIONS_PER_DISK, None, &what)?;
+            let nbd = NbdDisk::connect(&endpoint, &disk.target, &contexts, NBD_CONNECTIONS_PER_DISK, &what)?;
             let dirty = match since {
                 Some(checkpoint) => Some((checkpoint, nbd.dirty(EXPORT_BITMAP)?)),
                 None => None,

@@ -1,6 +1,6 @@
 //! Takes a snapshot: chooses the road, holds the machine for the instant, and says what changed.
 
-use super::backend::{Backend, Clone, Spoiled};
+use super::backend::{Backend, Clone, Spoiled, Watched};
 use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
 use super::reconcile::{self, Tracked};
 use super::session::Session;
@@ -42,6 +42,10 @@ impl PlannedDisk {
         self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
     }
 
+    pub fn has_backing(&self) -> bool {
+        self.image.as_ref().is_some_and(ImageInfo::has_backing)
+    }
+
     pub fn can_be_cloned(&self) -> bool {
         !self.is_block && !self.is_encrypted && !self.image.as_ref().is_some_and(|i| i.has_data_file)
     }
@@ -57,6 +61,8 @@ pub struct Taking<'r> {
     pub agent: AgentState,
     pub warnings: Vec<String>,
     pub timings: Timings,
+    /// Set when the snapshot cannot be read any more.
+    pub spoiled: Arc<Spoiled>,
 }
 
 /// What a road answers.
@@ -91,6 +97,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         agent: definition::agent(&document),
         warnings: Vec::new(),
         timings: Timings::default(),
+        spoiled: Arc::default(),
     };
     let cloneable = request.clones == UseClones::Auto
         && taking.disks.iter().all(PlannedDisk::can_be_cloned)
@@ -201,6 +208,18 @@ impl Taking<'_> {
         ours.then(|| self.session.clone_path(&disk.path, &disk.target, &parent.checkpoint))
     }
 
+    /// How the files below the disks are: they are read in place, and may be merged by somebody.
+    pub fn chain_fingerprints(&self) -> Result<Vec<(PathBuf, files::Fingerprint)>> {
+        let below: BTreeSet<&PathBuf> =
+            self.disks.iter().filter_map(|d| d.image.as_ref()).flat_map(|i| &i.backing).collect();
+        below
+            .into_iter()
+            // Not those on network storage, which QEMU names by URLs.
+            .filter(|path| path.is_absolute())
+            .map(|path| Ok((path.clone(), files::fingerprint(path)?)))
+            .collect()
+    }
+
     /// Why the guest cannot be frozen, if so.
     pub fn cannot_freeze(&self) -> Option<String> {
         if self.request.quiesce == Quiesce::Never {
@@ -291,6 +310,8 @@ impl Taking<'_> {
         let checkpoint_xml =
             trackable.iter().any(|(_, tracks)| *tracks).then(|| job_xml::checkpoint(&name, &trackable, None));
 
+        let chains = self.chain_fingerprints()?;
+
         let running = self.state == MachineState::Running;
         let (window, mut consistency) = self.open_window(running);
         if running {
@@ -323,8 +344,8 @@ impl Taking<'_> {
                 .map(|p| Clone { file: p.into_file(), keep: false, previous: None })
                 .collect(),
             job: None,
-            untouched: Arc::default(),
-            spoiled: Arc::new(Spoiled::default()),
+            untouched: Arc::new(chains),
+            spoiled: self.spoiled.clone(),
             watch: None,
         };
         let built = cloned.and_then(|()| {
@@ -352,7 +373,10 @@ impl Taking<'_> {
             Ok(disks)
         });
         match built {
-            Ok(disks) => Ok(Taken { taken_at, consistency, disks, backend }),
+            Ok(disks) => {
+                backend.start_watch();
+                Ok(Taken { taken_at, consistency, disks, backend })
+            }
             Err(error) => {
                 let _ = backend.finish(Outcome::Abandoned);
                 Err(error)
@@ -374,7 +398,8 @@ impl Taking<'_> {
         let path = clone.file.path().to_owned();
         match disk.format {
             DiskFormat::Qcow2 => {
-                let options = ServeOptions { bitmap, without_locks: false };
+                // The clone is ours, but the files below it are the machine's.
+                let options = ServeOptions { bitmap, without_locks: disk.has_backing() };
                 let what = self.session.disk(&disk.target);
                 let nbd = NbdDisk::open_image(&path, &options, &self.session.run_directory, &what)?;
                 let dirty = match bitmap {
@@ -390,7 +415,7 @@ impl Taking<'_> {
                     changes,
                     extents,
                     checkpoint: checkpoint.filter(|_| disk.can_track()).map(str::to_owned),
-                    reader: Arc::new(nbd),
+                    reader: Arc::new(Watched { inner: nbd, spoiled: self.spoiled.clone() }),
                 })
             }
             DiskFormat::Raw => self.open_raw_clone(disk, clone, &path),

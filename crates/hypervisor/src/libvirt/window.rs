@@ -180,11 +180,11 @@ fn helper(dom: &Dom, uri: &str, freezes: bool, suspends: bool) -> Option<Child> 
     const SCRIPT: &str = r#"
         trap '' HUP INT TERM
         read -r word && exit 0
-        for try in 1 2 3 4 5; do
+        # More than once: what the killed process had asked for may take effect after the first.
+        for try in 1 2 3; do
             [ "$3" = true ] && virsh -q -c "$1" resume "$2"
-            [ "$4" = true ] || exit 0
-            virsh -q -c "$1" domfsthaw "$2" && exit 0
-            sleep 1
+            [ "$4" = true ] && virsh -q -c "$1" domfsthaw "$2"
+            sleep 0.5
         done"#;
     let uuid = dom.uuid().ok()?;
     Command::new("/bin/sh")

@@ -70,15 +70,20 @@ fn unique() -> String {
     format!("srtest-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Memory, which keeps the tests from waiting for a disk.
+fn root() -> &'static str {
+    if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/var/tmp" }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Whatever holds temporary files, with cloning switched off.
-    Plain,
+    /// Cannot clone.
+    Ext4,
     Xfs,
     Btrfs,
 }
 
-/// A directory for disks; a file system of its own where a certain kind is wanted.
+/// A file system of its own for disks, in memory where there is room.
 pub struct Storage {
     pub kind: Kind,
     directory: tempfile::TempDir,
@@ -90,12 +95,12 @@ impl Storage {
     }
 
     pub fn sized(kind: Kind, mib: u64) -> Self {
-        let directory = tempfile::Builder::new().prefix("srtest-").tempdir_in("/var/tmp").unwrap();
+        let directory = tempfile::Builder::new().prefix("srtest-").tempdir_in(root()).unwrap();
         let storage = Self { kind, directory };
         let open = |path: &Path| run("chmod", &["0711", path.to_str().unwrap()]);
         open(storage.directory.path());
         let make = match kind {
-            Kind::Plain => return storage,
+            Kind::Ext4 => vec!["mkfs.ext4", "-q"],
             Kind::Xfs => vec!["mkfs.xfs", "-q", "-m", "reflink=1"],
             Kind::Btrfs => vec!["mkfs.btrfs", "-q"],
         };
@@ -111,14 +116,11 @@ impl Storage {
     }
 
     pub fn path(&self) -> PathBuf {
-        match self.kind {
-            Kind::Plain => self.directory.path().to_owned(),
-            _ => self.directory.path().join("fs"),
-        }
+        self.directory.path().join("fs")
     }
 
     pub fn clones(&self) -> bool {
-        self.kind != Kind::Plain
+        self.kind != Kind::Ext4
     }
 
     /// Files in it whose names begin with a dot: ours.
@@ -135,13 +137,11 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if self.kind != Kind::Plain {
-            for _ in 0..50 {
-                if try_run("umount", &[self.path().to_str().unwrap()]).status.success() {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(100));
+        for _ in 0..50 {
+            if try_run("umount", &[self.path().to_str().unwrap()]).status.success() {
+                return;
             }
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
@@ -190,7 +190,7 @@ impl<'s> TestMachine<'s> {
         }
         let definition = format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
-             <os><type arch='x86_64' machine='pc'>hvm</type></os><on_crash>preserve</on_crash>
+             <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>preserve</on_crash>
              <devices>{xml}{devices}</devices></domain>"
         );
         machine.define(&definition);
@@ -229,6 +229,11 @@ impl<'s> TestMachine<'s> {
 
     /// SIGKILL for this machine's QEMU alone.
     pub fn kill_qemu(&self) {
+        // What a guest had not flushed is lost, as on real hardware.
+        for index in 0..self.model.len() {
+            let target = format!("vd{}", (b'a' + index as u8) as char);
+            self.qemu_io(&target, "flush");
+        }
         let pid = std::fs::read_to_string(format!("/run/libvirt/qemu/{}.pid", self.name)).unwrap();
         run("kill", &["-9", pid.trim()]);
         let deadline = Instant::now() + Duration::from_secs(10);
