@@ -43,7 +43,7 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What a server grants its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at the same time; further ones are closed at once. Default 32.
+    /// Connections at the same time; further ones are closed at once. Default 16.
     pub max_connections: usize,
     /// Requests of one connection worked on at the same time. Default 4.
     pub workers_per_connection: usize,
@@ -61,7 +61,7 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         ServerLimits {
-            max_connections: 32,
+            max_connections: 16,
             workers_per_connection: 4,
             max_request_bytes: 32 * 1024 * 1024,
             negotiation_timeout: Duration::from_secs(10),

@@ -97,7 +97,8 @@ fn request(command: u16, offset_bytes: u64, length_bytes: u32) -> Request {
 
 #[test]
 fn nonsense_in_the_negotiation_ends_it() {
-    let here = Here::new(limits());
+    // Ended for what was said, long before the time is up.
+    let here = Here::new(ServerLimits { negotiation_timeout: Duration::from_secs(20), ..limits() });
     let mut magic = wire::encode_option(opt::LIST, &[]);
     magic[3] ^= 1;
     let mut oversize = wire::encode_option(opt::GO, &[]);
@@ -110,7 +111,6 @@ fn nonsense_in_the_negotiation_ends_it() {
         ("name that is not text", wire::encode_option(opt::EXPORT_NAME, &[0xff; 10])),
         ("unknown export", wire::encode_option(opt::EXPORT_NAME, b"nothing")),
         ("thousands of options", wire::encode_option(opt::LIST, &[]).repeat(300)),
-        ("half an option", wire::encode_option(opt::GO, b"abc")[..17].to_vec()),
     ];
     for (what, bytes) in says {
         let mut stream = here.greeted();
@@ -312,4 +312,32 @@ fn clients_that_leave_at_any_byte_leave_nothing_behind() {
         here.wait_for_none();
     }
     here.still_serves();
+}
+
+#[test]
+fn one_extent_is_told_when_one_is_asked_for() {
+    let here = Here::new(limits());
+    let mut stream = here.greeted();
+    stream.write_all(&wire::encode_option(opt::STRUCTURED_REPLY, &[])).unwrap();
+    let context = [BASE_ALLOCATION.to_owned()];
+    let meta = wire::encode_meta_context("disk", &context);
+    stream.write_all(&wire::encode_option(opt::SET_META_CONTEXT, &meta)).unwrap();
+    stream.write_all(&wire::encode_option(opt::GO, &wire::encode_go("disk", &[]))).unwrap();
+    stream.read_exact(&mut vec![0; 20 + (20 + 4 + 15 + 20) + (20 + 12 + 20)]).unwrap();
+    let mut extents = |flags| {
+        let request = Request { flags, ..request(cmd::BLOCK_STATUS, 0, MIB as u32) };
+        stream.write_all(&request.encode()).unwrap();
+        let mut head = [0; 20];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(head[6..8], wire::chunk::BLOCK_STATUS.to_be_bytes());
+        let mut body = vec![0; u32::from_be_bytes(head[16..].try_into().unwrap()) as usize];
+        stream.read_exact(&mut body).unwrap();
+        body[4..]
+            .chunks(8)
+            .map(|extent| u32::from_be_bytes(extent[..4].try_into().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let all = extents(0);
+    assert!(all.len() > 2 && all.iter().sum::<u32>() == MIB as u32, "{all:?}");
+    assert_eq!(extents(wire::cflag::REQ_ONE), all[..1]);
 }

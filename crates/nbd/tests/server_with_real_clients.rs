@@ -335,14 +335,15 @@ fn socket_files_are_made_and_removed_with_care() {
 fn of_many_servers_started_at_once_over_a_stale_socket_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
-    for _ in 0..20 {
+    for _ in 0..150 {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let won = AtomicUsize::new(0);
-        let all_tried = std::sync::Barrier::new(4);
+        let (all_ready, all_tried) = (std::sync::Barrier::new(4), std::sync::Barrier::new(4));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let server = Server::new().export("", MemoryDisk::read_only(vec![0; 512])).unwrap();
+                    all_ready.wait();
                     let result = server.listen_unix(&path);
                     all_tried.wait();
                     match result {
