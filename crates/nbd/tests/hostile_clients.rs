@@ -323,7 +323,7 @@ fn one_extent_is_told_when_one_is_asked_for() {
     let meta = wire::encode_meta_context("disk", &context);
     stream.write_all(&wire::encode_option(opt::SET_META_CONTEXT, &meta)).unwrap();
     stream.write_all(&wire::encode_option(opt::GO, &wire::encode_go("disk", &[]))).unwrap();
-    stream.read_exact(&mut vec![0; 20 + (20 + 4 + 15 + 20) + (20 + 12 + 20)]).unwrap();
+    stream.read_exact(&mut [0; 20 + (20 + 4 + 15 + 20) + (20 + 12 + 20)]).unwrap();
     let mut extents = |flags| {
         let request = Request { flags, ..request(cmd::BLOCK_STATUS, 0, MIB as u32) };
         stream.write_all(&request.encode()).unwrap();
