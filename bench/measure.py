@@ -59,7 +59,7 @@ def warm(*paths):
                     at += len(os.pread(f.fileno(), min(8 << 20, end - at), at)) or size
 
 
-def measure(command, cwd=None, env=None, sync_directory=None, stdout=subprocess.PIPE):
+def measure(command, cwd=None, env=None, sync_directory=None):
     """Runs `command`; returns a dict of figures and its standard output.
 
     wall_s; cpu_s: user and system of it and its children; peak_mib: the most memory the kernel saw one of its processes
@@ -68,26 +68,30 @@ def measure(command, cwd=None, env=None, sync_directory=None, stdout=subprocess.
     """
     if sync_directory:
         settle(sync_directory)
-    output = []
     # A child's peak begins with that of the process that forked it: a small one in between keeps ours out of it.
     peak_note = tempfile.NamedTemporaryFile()
     command = ["/usr/bin/time", "-q", "-f", "%M", "-o", peak_note.name, *map(str, command)]
     busy = busy_seconds()
     start = time.monotonic()
-    child = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
-                             stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE)
-    pipe = child.stdout if stdout == subprocess.PIPE else child.stderr
-    reader = threading.Thread(target=lambda: output.append(pipe.read()))
-    reader.start()
+    child = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+    said = {}
+
+    def listen(pipe, name):
+        with pipe:
+            said[name] = pipe.read().decode(errors="replace")
+
+    readers = [threading.Thread(target=listen, args=pair) for pair in ((child.stdout, "out"), (child.stderr, "err"))]
+    for reader in readers:
+        reader.start()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.monotonic() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     busy = busy_seconds() - busy
-    reader.join()
-    pipe.close()
-    text = output[0].decode(errors="replace")
+    for reader in readers:
+        reader.join()
     if child.returncode != 0:
-        raise Failed(f"{' '.join(command[6:])}: exit status {child.returncode}\n{text[-2000:]}")
+        raise Failed(f"{' '.join(command[6:])}: exit status {child.returncode}\n{said['out'][-1000:]}{said['err'][-2000:]}")
     cpu = usage.ru_utime + usage.ru_stime
     figures = {
         "wall_s": round(wall, 3),
@@ -99,7 +103,7 @@ def measure(command, cwd=None, env=None, sync_directory=None, stdout=subprocess.
         start = time.monotonic()
         settle(sync_directory)
         figures["sync_s"] = round(time.monotonic() - start, 3)
-    return figures, text
+    return figures, said["out"]
 
 
 def stored_bytes(path):

@@ -21,6 +21,10 @@ def targets(results):
     def ratio(a, b):
         return a / b if a is not None and b else None
 
+    def milliseconds(key):
+        value = figure(results, us, "vm_freeze", key)
+        return None if value is None else value / 1000
+
     us = "strongroom"
     changed = results["changed_bytes"]
     peaks = [figure(results, us, what, "peak_mib") for what in results["measurements"].get(us, {})]
@@ -40,6 +44,8 @@ def targets(results):
         ("restore to a raw file, against `qemu-img convert`",
          ratio(wall(us, "restore"), wall("qemu-img", "restore")), 1.3, "×"),
         ("first MiB over NBD from a cold start", wall(us, "first_mib_nbd"), 0.2, "s"),
+        ("guest frozen, on storage that clones files", milliseconds("frozen_ms"), 0.1, "s"),
+        ("fio in the guest loses during a backup", figure(results, us, "vm_fio", "loss"), 0.1, "×"),
         ("most memory in any of them", max((p for p in peaks if p is not None), default=None), 300, "MiB"),
     ]
 
@@ -65,6 +71,11 @@ LABELS = {
     "sparse_1tib_no_change": "sparse 1 TiB, no change",
     "sparse_10tib_full": "sparse 10 TiB, full",
     "sparse_10tib_no_change": "sparse 10 TiB, no change",
+    "vm_full": "machine, full",
+    "vm_changed": "machine, 1 % changed",
+    "vm_no_change": "machine, no change",
+    "vm_freeze": "machine with a mounted file system",
+    "vm_fio": "machine, full, beside fio in the guest",
     "reclaim_one_of_ten_5gib": "reclaim, 1 of 10 points forgotten, 5 GiB logical",
     "reclaim_three_of_ten_5gib": "reclaim, 3 more forgotten, 5 GiB logical",
     "reclaim_one_of_ten_50gib": "reclaim, 1 of 10 points forgotten, 50 GiB logical",
@@ -106,12 +117,23 @@ def markdown(results):
                      "" if f("sync_s") is None else f"{f('sync_s'):.2f}",
                      "" if f("others_cpu_s") is None else f"{f('others_cpu_s'):.1f}"]
             lines.append(f"| {name} | {LABELS.get(what, what)} | " + " | ".join(cells) + " |")
+    freezes = results["measurements"].get("strongroom", {}).get("vm_freeze", [])
+    if freezes:
+        lines += ["", "## The guest, on storage that clones files", ""]
+        for key, what in (("frozen_ms", "frozen"), ("suspended_ms", "suspended"), ("snapshot_ms", "snapshot in all")):
+            values = sorted(f[key] for f in freezes if key in f)
+            if values:
+                lines.append(f"- {what}: {', '.join(f'{v:.0f}' for v in values)} ms")
+        beside = lambda key: figure(results, "strongroom", "vm_fio", key)
+        if beside("loss") is not None:
+            lines.append(f"- fio (4 KiB random writes, one at a time): {beside('iops_alone'):.0f} a second alone, "
+                         f"{beside('iops_beside'):.0f} during a backup that took {beside('wall_s'):.0f} s")
     return "\n".join(lines) + "\n"
 
 
 def write(results, directory):
     """Both files, after every measurement, so that a broken-off run leaves what it has."""
-    medians = {name: {what: {key: figure(results, name, what, key) for key in rounds[0]}
+    medians = {name: {what: {key: figure(results, name, what, key) for key in rounds[0] if isinstance(rounds[0][key], (int, float))}
                       for what, rounds in by_what.items()}
                for name, by_what in results["measurements"].items()}
     checks = [{"what": what, "value": value, "limit": limit, "unit": unit,

@@ -36,9 +36,7 @@ class Strongroom:
 
     def measured(self, *arguments):
         """Runs a command; returns its figures and its JSON answer."""
-        figures, text = measure([self.binary, *arguments, "--json"], env=self.env, sync_directory=self.out,
-                                stdout=subprocess.PIPE)
-        return figures, text
+        return measure([self.binary, *arguments, "--json"], env=self.env, sync_directory=self.out)
 
     def backup(self, file, vault, item, extents=None):
         arguments = ["image", "backup", file, "--vault", vault, "--item", item]
