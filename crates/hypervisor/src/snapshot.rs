@@ -134,8 +134,10 @@ impl std::fmt::Debug for DiskSnapshot {
 /// How long the machine felt the snapshot. `None`: did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timings {
-    /// From asking to freeze until thawed.
+    /// From asking to freeze until thawed. The guest was writing out what it had cached for most of `freezing`.
     pub frozen: Option<Duration>,
+    /// The part of `frozen` until the guest agent said that it is done.
+    pub freezing: Option<Duration>,
     /// From asking to suspend until resumed.
     pub suspended: Option<Duration>,
     /// From the start of the call until the snapshot could be read.

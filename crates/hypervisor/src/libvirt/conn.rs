@@ -26,6 +26,14 @@ impl VirtError {
         Self { code: 0, message: message.into() }
     }
 
+    /// The guest agent gave no answer: whether it did what was asked is not known.
+    pub fn is_agent_silence(&self) -> bool {
+        matches!(
+            self.code,
+            sys::ERR_AGENT_UNRESPONSIVE | sys::ERR_AGENT_UNSYNCED | sys::ERR_OPERATION_TIMEOUT
+        )
+    }
+
     /// As an error of this crate, about `what`.
     pub fn about(self, doing: &'static str, what: &str) -> Error {
         let what = what.to_owned();
@@ -331,6 +339,14 @@ impl Dom {
         self.conn
             .check(unsafe { (self.conn.f.virDomainAgentSetResponseTimeout)(self.ptr, seconds, 0) })
             .map(drop)
+    }
+
+    /// The guest's clock, in seconds, asked of its agent.
+    pub fn guest_time(&self) -> VirtResult<i64> {
+        let (mut seconds, mut nanoseconds) = (0, 0);
+        self.conn
+            .check(unsafe { (self.conn.f.virDomainGetTime)(self.ptr, &mut seconds, &mut nanoseconds, 0) })?;
+        Ok(seconds)
     }
 
     pub fn agent_command(&self, json: &str, timeout_seconds: c_int) -> VirtResult<String> {

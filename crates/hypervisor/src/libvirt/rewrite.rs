@@ -105,8 +105,17 @@ impl Writer<'_> {
             }
             "/domain/devices/disk" => return self.disk(node, &path),
             "/domain/devices/interface" => return self.interface(node, &path),
-            "/domain/devices/graphics" => {
-                self.graphics(node, &path)?;
+            "/domain/devices/graphics" => return self.graphics(node, &path),
+            // Two machines cannot write one log, nor should they.
+            _ if is_console_file(&path, node) => {
+                let (attribute, old) = match (node.attribute("file"), node.attribute("path")) {
+                    (Some(file), _) => ("file", file),
+                    (None, path) => ("path", path.unwrap_or_default()),
+                };
+                self.start(node, &[attribute]);
+                let new = format!("{old}.{}", self.request.new_name);
+                self.xml.attribute(attribute, &new).end();
+                self.warnings.push(format!("its console is logged to {}", crate::text::shorten(&new)));
                 return Ok(());
             }
             // The path of the agent's socket belongs to one machine; libvirt makes a new one.
@@ -277,6 +286,19 @@ impl Writer<'_> {
     }
 }
 
+/// Whether this names the file which a console of a machine is written to.
+fn is_console_file(path: &str, node: Node<'_, '_>) -> bool {
+    let Some((device, part)) = path.strip_prefix("/domain/devices/").and_then(|rest| rest.split_once('/'))
+    else {
+        return false;
+    };
+    let is_console = matches!(device, "serial" | "console" | "parallel" | "channel");
+    let writes_file = node.parent_element().is_some_and(|p| p.attribute("type") == Some("file"));
+    is_console
+        && ((part == "log" && node.attribute("file").is_some())
+            || (part == "source" && writes_file && node.attribute("path").is_some()))
+}
+
 fn qualified(node: Node<'_, '_>, namespace: Option<&str>, name: &str) -> String {
     match namespace.and_then(|uri| node.lookup_prefix(uri)) {
         Some(prefix) if !prefix.is_empty() => format!("{prefix}:{name}"),
@@ -300,6 +322,7 @@ mod tests {
         <disk type='file' device='cdrom'><source file='/nowhere.iso'/><target dev='sda'/><readonly/></disk>
         <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet3'/><model type='virtio'/></interface>
         <graphics type='vnc' port='5901' listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics>
+        <serial type='file'><source path='/log/serial'/><log file='/log/of old' append='on'/></serial>
         <channel type='unix'><source mode='bind' path='/var/lib/libvirt/x'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
       </devices><seclabel type='dynamic' model='dac'><label>x</label></seclabel>
       <qemu:commandline><qemu:arg value='-foo'/></qemu:commandline></domain>"#;
@@ -351,6 +374,9 @@ mod tests {
         assert_eq!(foreign.first_element_child().unwrap().text(), Some("1 < 2"));
         assert!(new.warnings.iter().any(|w| w.contains("`vdb` is left out")));
         assert!(new.warnings.iter().any(|w| w.contains("UEFI")));
+        let serial = root.descendants().find(|n| n.has_tag_name("serial")).unwrap();
+        assert_eq!(child(serial, "source").unwrap().attribute("path"), Some("/log/serial.new <&\">"));
+        assert_eq!(child(serial, "log").unwrap().attribute("file"), Some("/log/of old.new <&\">"));
     }
 
     #[test]

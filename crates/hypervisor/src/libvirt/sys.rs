@@ -100,6 +100,7 @@ mod table {
             virDomainFSFreeze(Ptr, *const *const c_char, c_uint, c_uint) -> c_int;
             virDomainFSThaw(Ptr, *const *const c_char, c_uint, c_uint) -> c_int;
             virDomainAgentSetResponseTimeout(Ptr, c_int, c_uint) -> c_int;
+            virDomainGetTime(Ptr, *mut i64, *mut c_uint, c_uint) -> c_int;
             virDomainBackupBegin(Ptr, *const c_char, *const c_char, c_uint) -> c_int;
             virDomainBackupGetXMLDesc(Ptr, c_uint) -> *mut c_char;
             virDomainAbortJob(Ptr) -> c_int;
@@ -157,6 +158,8 @@ pub const ERR_AUTH_FAILED: c_int = 45;
 pub const ERR_OPERATION_INVALID: c_int = 55;
 pub const ERR_OPERATION_TIMEOUT: c_int = 68;
 pub const ERR_AUTH_CANCELLED: c_int = 79;
+pub const ERR_AGENT_UNRESPONSIVE: c_int = 86;
+pub const ERR_AGENT_UNSYNCED: c_int = 97;
 pub const ERR_RESOURCE_BUSY: c_int = 87;
 pub const ERR_ACCESS_DENIED: c_int = 88;
 pub const ERR_AUTH_UNAVAILABLE: c_int = 94;

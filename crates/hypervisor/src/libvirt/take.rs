@@ -4,7 +4,7 @@ use super::backend::{Backend, Clone, Spoiled, Watched};
 use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
 use super::reconcile::{self, Tracked};
 use super::session::Session;
-use super::window::{Closed, Window};
+use super::window::{Closed, Window, agent_answers};
 use super::{LibvirtOptions, definition, job_xml, offline, pull, state};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
@@ -241,7 +241,13 @@ impl Taking<'_> {
     /// the window stays open for the instant.
     pub fn open_window(&mut self, suspends: bool) -> (Window, Consistency) {
         let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
-        let cannot = self.cannot_freeze();
+        let mut cannot = self.cannot_freeze();
+        if cannot.is_none()
+            && let Err(why) = agent_answers(&self.session.dom)
+        {
+            self.warnings.push(format!("the guest could not be frozen: {why}"));
+            cannot = Some(format!("its guest agent does not answer: {why}"));
+        }
         let window = Window::new(self.session.dom.clone(), &self.session.uri, cannot.is_none(), suspends);
         let consistency = match cannot {
             Some(why) => crash(why),
@@ -263,8 +269,9 @@ impl Taking<'_> {
 
     /// Takes over what the window says at its end.
     pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) {
-        let Closed { frozen, suspended, expired, problems } = window.close();
+        let Closed { frozen, freezing, suspended, expired, problems } = window.close();
         self.timings.frozen = frozen;
+        self.timings.freezing = freezing;
         self.timings.suspended = suspended;
         if expired {
             *consistency = Consistency::new(

@@ -2,7 +2,7 @@
 //! guard's drop, by a timer in this process, or by a helper process when this one is killed.
 
 use super::conn::Dom;
-use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, WINDOW_LIMIT};
+use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, WINDOW_LIMIT};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,7 @@ struct Held {
     frozen_at: Option<Instant>,
     suspended_at: Option<Instant>,
     frozen_for: Option<Duration>,
+    freezing: Option<Duration>,
     suspended_for: Option<Duration>,
     expired: bool,
     closed: bool,
@@ -66,6 +67,19 @@ fn retry<E>(mut action: impl FnMut() -> Result<(), E>) -> Result<(), E> {
     last
 }
 
+/// Asks the guest agent something harmless, so that one that hangs is found out before the machine
+/// is held.
+pub fn agent_answers(dom: &Dom) -> Result<(), String> {
+    let _ = dom.set_agent_timeout(AGENT_PING_TIMEOUT_SECONDS);
+    let answer = dom.guest_time();
+    let _ = dom.set_agent_timeout(AGENT_TIMEOUT_BLOCK);
+    match answer {
+        Err(e) if e.is_agent_silence() => Err(e.message),
+        // An agent that refuses this question is alive.
+        _ => Ok(()),
+    }
+}
+
 /// Holds a machine from the first freeze or suspend until [`Window::close`] or its drop.
 pub struct Window {
     shared: Arc<Shared>,
@@ -75,6 +89,7 @@ pub struct Window {
 /// What a window did.
 pub struct Closed {
     pub frozen: Option<Duration>,
+    pub freezing: Option<Duration>,
     pub suspended: Option<Duration>,
     /// It ended by its time limit: the instant may not have been held.
     pub expired: bool,
@@ -103,17 +118,25 @@ impl Window {
         Self { shared, helper }
     }
 
-    /// Freezes the guest's file systems; returns how many. After a failure it is thawed all the same
-    /// when the window closes: the agent may have got there after its time was up.
+    /// Freezes the guest's file systems; returns how many.
     pub fn freeze(&self) -> Result<u32, String> {
         let _ = self.shared.dom.set_agent_timeout(AGENT_FREEZE_TIMEOUT_SECONDS);
         self.shared.lock().frozen_at = Some(Instant::now());
         match self.shared.dom.freeze() {
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                let mut held = self.shared.lock();
+                held.freezing = held.frozen_at.map(|since| since.elapsed());
+                Ok(count)
+            }
             Err(e) => {
                 let mut held = self.shared.lock();
-                let _ = self.shared.dom.thaw();
+                // An agent that did not answer may still do it. One that refused did not: then what
+                // is frozen is somebody else's (it undoes a freeze that fails half way itself).
+                if e.is_agent_silence() {
+                    let _ = self.shared.dom.thaw();
+                }
                 held.frozen_at = None;
+                let _ = self.shared.dom.set_agent_timeout(AGENT_TIMEOUT_BLOCK);
                 Err(e.message)
             }
         }
@@ -135,6 +158,7 @@ impl Window {
         let mut held = self.shared.lock();
         Closed {
             frozen: held.frozen_for,
+            freezing: held.freezing,
             suspended: held.suspended_for,
             expired: held.expired,
             problems: std::mem::take(&mut held.problems),
