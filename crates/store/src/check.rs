@@ -13,7 +13,6 @@ use crate::index::{INDEX_PREFIX, Index, Pending};
 use crate::lease::{self, Lease};
 use crate::limits::PACK_MAX_BYTES;
 use crate::manifest::Manifest;
-use crate::node::Node;
 use crate::objects::{Kind, ObjectInfo};
 use crate::pack::{read_directory, walk};
 use crate::progress::Progress;
@@ -78,12 +77,8 @@ pub fn check(vault: &Vault, options: &CheckOptions, progress: &Progress) -> Resu
     let started = vault.environment().elapsed();
     let lease = Lease::acquire(vault, vault.environment().new_session_id(), "check", true)?;
     vault.reload();
-    let mut run = Run {
-        vault,
-        report: CheckReport::default(),
-        faults: BTreeMap::new(),
-        sizes: HashMap::new(),
-    };
+    let mut run =
+        Run { vault, report: CheckReport::default(), faults: BTreeMap::new(), sizes: HashMap::new() };
     run.header()?;
     let listed = vault.objects().list("")?;
     run.report.objects = listed.len() as u64;
@@ -155,15 +150,13 @@ impl Run<'_> {
     /// Every record must carry its mac.
     fn records(&mut self, listed: &[ObjectInfo]) -> Result<()> {
         for object in listed {
-            let is_record = [lease::SESSIONS_PREFIX, condemned::CONDEMNED_PREFIX, damage::DAMAGED_PREFIX, "locks/"]
-                .iter()
-                .any(|prefix| object.name.starts_with(prefix));
+            let is_record =
+                [lease::SESSIONS_PREFIX, condemned::CONDEMNED_PREFIX, damage::DAMAGED_PREFIX, "locks/"]
+                    .iter()
+                    .any(|prefix| object.name.starts_with(prefix));
             if is_record {
-                let loaded = record::load::<serde_json::Value>(
-                    self.vault.objects(),
-                    self.vault.keys(),
-                    &object.name,
-                );
+                let loaded =
+                    record::load::<serde_json::Value>(self.vault.objects(), self.vault.keys(), &object.name);
                 match loaded {
                     Ok(_) => {}
                     Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
@@ -187,7 +180,9 @@ impl Run<'_> {
         for damaged in list.damaged {
             let fault = self.faults.entry(damaged.object).or_default();
             if let StoreError::Corrupt { detail, .. } = damaged.error {
-                fault.details.insert(format!("{detail}; this point is lost: `strongroom point forget` removes it"));
+                fault
+                    .details
+                    .insert(format!("{detail}; this point is lost: `strongroom point forget` removes it"));
             }
             fault.points.extend(damaged.point.map(|point| TouchedPoint { point, item: None }));
         }
@@ -265,7 +260,10 @@ impl Run<'_> {
             match read_directory(self.vault.objects(), &pack, size) {
                 Ok(frames) => {
                     if bad.is_empty() {
-                        self.fault(pack.object_name(), "no index run names it: one is missing; rebuilt from the pack");
+                        self.fault(
+                            pack.object_name(),
+                            "no index run names it: one is missing; rebuilt from the pack",
+                        );
                     }
                     pending.add(
                         PackRow { id: pack, size_bytes: size as u32 },
@@ -312,7 +310,9 @@ impl Run<'_> {
                         }
                         match check_pack(self.vault, pack, *size, read_data, progress) {
                             Ok(found) => {
-                                faults.lock().extend(found.into_iter().map(|(at, detail)| (*pack, at, detail)));
+                                faults
+                                    .lock()
+                                    .extend(found.into_iter().map(|(at, detail)| (*pack, at, detail)));
                                 if read_data {
                                     read_bytes.fetch_add(*size, Ordering::Relaxed);
                                     progress.add_done(*size);
@@ -433,7 +433,8 @@ impl Run<'_> {
         let before = self.faults.len();
         self.faults.retain(|object, fault| match PackId::from_object_name(object) {
             Some(pack) if indexed.contains(&pack) => {
-                unhealed.contains(&pack) || fault.details.iter().any(|detail| detail.starts_with("no index run"))
+                unhealed.contains(&pack)
+                    || fault.details.iter().any(|detail| detail.starts_with("no index run"))
             }
             _ => true,
         });

@@ -93,7 +93,8 @@ mod tests {
         let mut random = vec![0; 65536];
         crate::crypto::random(&mut random).unwrap();
         assert!(looks_random(&random));
-        let text: Vec<u8> = b"the quick brown fox jumps over the lazy dog ".iter().copied().cycle().take(65536).collect();
+        let text: Vec<u8> =
+            b"the quick brown fox jumps over the lazy dog ".iter().copied().cycle().take(65536).collect();
         assert!(!looks_random(&text));
         assert!(is_zero(&[0; 4096]) && !is_zero(&random));
         let mut nearly = vec![0; 4096];

@@ -156,7 +156,8 @@ impl DiskReader {
             let (block, id) = wanted[at];
             let found = places[at].and_then(|place| {
                 let frame = fetched.get(&(place.pack, place.offset))?;
-                (frame.ids.get(place.slot as usize) == Some(&id)).then(|| (frame.clone(), place.slot as usize))
+                (frame.ids.get(place.slot as usize) == Some(&id))
+                    .then(|| (frame.clone(), place.slot as usize))
             });
             let (frame, slot) = match found {
                 Some(found) => found,
@@ -226,7 +227,8 @@ impl DiskReader {
             }
             Ok(true)
         })?;
-        let padding = (last_block + 1) * self.block_size() - self.tree.size_bytes.min((last_block + 1) * self.block_size());
+        let padding = (last_block + 1) * self.block_size()
+            - self.tree.size_bytes.min((last_block + 1) * self.block_size());
         Ok(blocks * self.block_size() - if has_last { padding } else { 0 })
     }
 

@@ -9,13 +9,21 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// Why an operation on a vault did not succeed.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    #[error("{location} is not a vault: {detail}. Make one with `strongroom vault init`, or check the location")]
+    #[error(
+        "{location} is not a vault: {detail}. Make one with `strongroom vault init`, or check the location"
+    )]
     NotAVault { location: String, detail: String },
-    #[error("{location} is a vault of format version {found}; this program reads up to version {supported}. Use a newer Strongroom")]
+    #[error(
+        "{location} is a vault of format version {found}; this program reads up to version {supported}. Use a newer Strongroom"
+    )]
     NewerFormat { location: String, found: u64, supported: u64 },
-    #[error("the key does not open vault {vault}: it wants key {wanted}, this is key {given}. Give the right one with --key-file, or import it with `strongroom vault key import`")]
+    #[error(
+        "the key does not open vault {vault}: it wants key {wanted}, this is key {given}. Give the right one with --key-file, or import it with `strongroom vault key import`"
+    )]
     WrongKey { vault: String, wanted: String, given: String },
-    #[error("no key for vault {vault}: {detail}. Give it with --key-file, or import it with `strongroom vault key import`")]
+    #[error(
+        "no key for vault {vault}: {detail}. Give it with --key-file, or import it with `strongroom vault key import`"
+    )]
     KeyMissing { vault: String, detail: String },
     #[error("{what} not found{hint}")]
     NotFound { what: String, hint: &'static str },

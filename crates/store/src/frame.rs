@@ -87,8 +87,10 @@ pub struct FrameHead {
 impl FrameHead {
     /// Parses the first 40 bytes of a frame; the reason if they cannot be one.
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let bytes: &[u8; FRAME_HEAD_BYTES] =
-            bytes.get(..FRAME_HEAD_BYTES).and_then(|b| b.try_into().ok()).ok_or("cut short in a frame's head")?;
+        let bytes: &[u8; FRAME_HEAD_BYTES] = bytes
+            .get(..FRAME_HEAD_BYTES)
+            .and_then(|b| b.try_into().ok())
+            .ok_or("cut short in a frame's head")?;
         if bytes[..4] != FRAME_MAGIC {
             return Err("no frame begins there");
         }

@@ -43,9 +43,8 @@ pub fn decode(
     keys: &VaultKeys,
     block_size: usize,
 ) -> Result<Decoded> {
-    let damaged = |detail: &str| {
-        StoreError::corrupt(pack.object_name(), format!("frame at offset {offset}: {detail}"))
-    };
+    let damaged =
+        |detail: &str| StoreError::corrupt(pack.object_name(), format!("frame at offset {offset}: {detail}"));
     let frame = Frame::parse(bytes).map_err(damaged)?;
     let key = keys.pack_key(&pack.session, pack.sequence);
     let plain = DECODER.with(|decoder| {
@@ -238,18 +237,14 @@ impl Frames {
     }
 }
 
-fn read_one(
-    store: &BlobStore,
-    keys: &VaultKeys,
-    block_size: usize,
-    place: &Location,
-) -> Result<Decoded> {
+fn read_one(store: &BlobStore, keys: &VaultKeys, block_size: usize, place: &Location) -> Result<Decoded> {
     let start = u64::from(place.offset);
     let name = place.pack.object_name();
-    let bytes = store.get_range(&name, start..start + u64::from(place.frame_len)).map_err(|e| match e.kind {
-        Kind::NotFound => StoreError::corrupt(&name, "it is missing"),
-        Kind::Short => StoreError::corrupt(&name, "it is cut short"),
-        _ => StoreError::from(e),
-    })?;
+    let bytes =
+        store.get_range(&name, start..start + u64::from(place.frame_len)).map_err(|e| match e.kind {
+            Kind::NotFound => StoreError::corrupt(&name, "it is missing"),
+            Kind::Short => StoreError::corrupt(&name, "it is cut short"),
+            _ => StoreError::from(e),
+        })?;
     decode(&bytes, &place.pack, place.offset, keys, block_size)
 }

@@ -114,7 +114,11 @@ impl KeyFile {
         use std::io::Read as _;
         let failed = |e| StoreError::io(format!("reading key file {}", path.display()), e);
         let mut text = String::new();
-        fs::File::open(path).map_err(failed)?.take(KEY_FILE_MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
+        fs::File::open(path)
+            .map_err(failed)?
+            .take(KEY_FILE_MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
         Self::parse(&text).map_err(|e| match e {
             StoreError::Invalid { what, detail } => {
                 StoreError::Invalid { what, detail: format!("{}: {detail}", path.display()) }
@@ -191,13 +195,15 @@ impl Keyring {
     /// `$XDG_CONFIG_HOME/strongroom/keys`, or below `$HOME/.config`.
     pub fn of_user() -> Result<Self> {
         let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let base = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config"))).ok_or(
-            StoreError::Invalid {
+        let base =
+            set("XDG_CONFIG_HOME")
+                .or_else(|| set("HOME").map(|home| home.join(".config")))
+                .ok_or(StoreError::Invalid {
                 what: "environment",
-                detail: "neither XDG_CONFIG_HOME nor HOME is set, so there is no place for keys; use --key-file"
-                    .into(),
-            },
-        )?;
+                detail:
+                    "neither XDG_CONFIG_HOME nor HOME is set, so there is no place for keys; use --key-file"
+                        .into(),
+            })?;
         Ok(Self::new(base.join("strongroom/keys")))
     }
 

@@ -93,7 +93,12 @@ pub struct Lease {
 
 impl Lease {
     /// Writes the lease. `None` if the location cannot be written and `reading_only` allows that.
-    pub fn acquire(vault: &Vault, session: SessionId, purpose: &str, reading_only: bool) -> Result<Option<Self>> {
+    pub fn acquire(
+        vault: &Vault,
+        session: SessionId,
+        purpose: &str,
+        reading_only: bool,
+    ) -> Result<Option<Self>> {
         let environment = vault.environment();
         let shared = Arc::new(Shared {
             record: Mutex::new(LeaseRecord {
@@ -126,7 +131,11 @@ impl Lease {
             .spawn(move || {
                 let mut stop = for_renewer.stop.lock();
                 while !*stop {
-                    if for_renewer.wake.wait_for(&mut stop, Duration::from_secs(LEASE_RENEW_SECONDS)).timed_out() {
+                    if for_renewer
+                        .wake
+                        .wait_for(&mut stop, Duration::from_secs(LEASE_RENEW_SECONDS))
+                        .timed_out()
+                    {
                         parking_lot::MutexGuard::unlocked(&mut stop, || for_renewer.renew());
                     }
                 }

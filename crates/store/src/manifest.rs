@@ -150,9 +150,13 @@ pub fn seal(keys: &VaultKeys, manifest: &Manifest) -> Result<Bytes> {
 /// Opens the manifest in object `name`.
 pub fn open(keys: &VaultKeys, name: &str, bytes: &[u8]) -> Result<Manifest> {
     let corrupt = |detail: &str| StoreError::corrupt(name, detail);
-    let (item_key, point) = parse_object_name(name).ok_or_else(|| corrupt("its name is not that of a point"))?;
-    let body_len =
-        bytes.len().checked_sub(16).filter(|&len| len > HEAD_BYTES).ok_or_else(|| corrupt("it is cut short"))?;
+    let (item_key, point) =
+        parse_object_name(name).ok_or_else(|| corrupt("its name is not that of a point"))?;
+    let body_len = bytes
+        .len()
+        .checked_sub(16)
+        .filter(|&len| len > HEAD_BYTES)
+        .ok_or_else(|| corrupt("it is cut short"))?;
     let (body, hash) = bytes.split_at(body_len);
     if hash16(&[body]) != hash {
         return Err(corrupt("it does not match its hash"));

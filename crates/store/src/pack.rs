@@ -212,7 +212,11 @@ pub fn walk(bytes: &[u8], id: &PackId, vault: &VaultId) -> Walk {
             let mut at = PACK_HEADER_BYTES;
             while let Some(rest) = bytes.get(at..) {
                 let Ok(frame) = crate::frame::Frame::parse(rest) else { break };
-                out.frames.push(FrameEntry { offset: at as u32, head: frame.head, ids: frame.ids().collect() });
+                out.frames.push(FrameEntry {
+                    offset: at as u32,
+                    head: frame.head,
+                    ids: frame.ids().collect(),
+                });
                 at += frame.head.frame_len();
             }
         }

@@ -126,13 +126,7 @@ impl<'a> TreeBuilder<'a> {
     /// For a disk of this many blocks.
     pub fn new(blocks: u64, parent: Option<TreeReader<'a>>) -> Self {
         let root_level = root_level(blocks);
-        Self {
-            parent,
-            blocks,
-            root_level,
-            open: (0..=root_level).map(|_| None).collect(),
-            root: None,
-        }
+        Self { parent, blocks, root_level, open: (0..=root_level).map(|_| None).collect(), root: None }
     }
 
     /// Sets leaf `index`. Leaves come in increasing order; `store` takes a node's encoding and returns its id.

@@ -121,7 +121,12 @@ impl Vault {
         Ok(Self::assemble(objects, header, keys, environment))
     }
 
-    fn assemble(objects: BlobStore, header: Header, keys: VaultKeys, environment: Arc<dyn Environment>) -> Self {
+    fn assemble(
+        objects: BlobStore,
+        header: Header,
+        keys: VaultKeys,
+        environment: Arc<dyn Environment>,
+    ) -> Self {
         Self(Arc::new(Inner {
             objects,
             keys,
@@ -243,7 +248,9 @@ impl Vault {
             PointSelector::Latest(item) | PointSelector::At(item, _) => {
                 let mut list = self.points(Some(item))?;
                 if list.points.is_empty() && list.damaged.is_empty() {
-                    return Err(not_found(": the vault has no points of this item (see `strongroom point list`)"));
+                    return Err(not_found(
+                        ": the vault has no points of this item (see `strongroom point list`)",
+                    ));
                 }
                 if let PointSelector::At(_, at) = selector {
                     list.points.retain(|manifest| manifest.taken_at <= *at);
@@ -266,14 +273,12 @@ impl Vault {
 
     fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {
         let mut found = None;
-        self.0.objects.for_each(POINTS_PREFIX, |object| {
-            match manifest::parse_object_name(&object.name) {
-                Some((_, point)) if point == *id => {
-                    found = Some(object);
-                    std::ops::ControlFlow::Break(())
-                }
-                _ => std::ops::ControlFlow::Continue(()),
+        self.0.objects.for_each(POINTS_PREFIX, |object| match manifest::parse_object_name(&object.name) {
+            Some((_, point)) if point == *id => {
+                found = Some(object);
+                std::ops::ControlFlow::Break(())
             }
+            _ => std::ops::ControlFlow::Continue(()),
         })?;
         found.ok_or_else(|| point_not_found(id))
     }

@@ -20,7 +20,8 @@ pub fn choose(runs: &[Arc<Run>]) -> Vec<Arc<Run>> {
         // A tier is a factor of eight in size.
         tiers.entry(run.size_bytes.max(1).ilog2() / 3).or_default().push(run.clone());
     }
-    let Some(tier) = tiers.iter().filter(|(_, t)| t.len() >= INDEX_RUNS_PER_TIER).map(|(k, _)| *k).min() else {
+    let Some(tier) = tiers.iter().filter(|(_, t)| t.len() >= INDEX_RUNS_PER_TIER).map(|(k, _)| *k).min()
+    else {
         return Vec::new();
     };
     let mut chosen: Vec<Arc<Run>> = Vec::new();

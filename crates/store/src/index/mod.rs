@@ -143,8 +143,7 @@ impl Index {
         for run in self.runs.read().iter() {
             run.lookup(id, |row, record| {
                 if let Some(place) = location(row, &record) {
-                    let list =
-                        if excluded.is_good(&place.pack, place.offset) { &mut good } else { &mut bad };
+                    let list = if excluded.is_good(&place.pack, place.offset) { &mut good } else { &mut bad };
                     if !list.contains(&place) {
                         list.push(place);
                     }
@@ -153,6 +152,23 @@ impl Index {
         }
         good.append(&mut bad);
         good
+    }
+
+    pub fn is_damaged(&self, pack: &PackId) -> bool {
+        let excluded = self.excluded.read();
+        excluded.damaged_packs.contains(pack) || excluded.damaged_frames.iter().any(|(p, _)| p == pack)
+    }
+
+    /// Whether a good place of this id is in a pack that `accept` takes.
+    pub fn has_good_place(&self, id: &Id, accept: impl Fn(&PackId) -> bool) -> bool {
+        let excluded = self.excluded.read();
+        let mut found = false;
+        for run in self.runs.read().iter() {
+            run.lookup(id, |row, record| {
+                found |= excluded.is_good(&row.id, record.offset) && accept(&row.id);
+            });
+        }
+        found
     }
 
     /// Whether a writer may refer to what the vault has of this id, instead of storing it.

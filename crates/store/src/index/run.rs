@@ -231,7 +231,8 @@ impl Run {
             let take = (end - at).min(RECORD_BYTES as u64 * 8192);
             for bytes in self.source.read(at, take as usize)?.chunks_exact(RECORD_BYTES) {
                 let record = Record::parse(bytes);
-                let pack = self.packs.get(record.pack as usize).ok_or("a record names a pack it does not list")?;
+                let pack =
+                    self.packs.get(record.pack as usize).ok_or("a record names a pack it does not list")?;
                 each(pack, record);
             }
             at += take;
@@ -284,7 +285,10 @@ mod tests {
     }
 
     fn pack(n: u8) -> PackRow {
-        PackRow { id: PackId { session: SessionId::from_bytes([n; 16]), sequence: n.into() }, size_bytes: 100 }
+        PackRow {
+            id: PackId { session: SessionId::from_bytes([n; 16]), sequence: n.into() },
+            size_bytes: 100,
+        }
     }
 
     proptest! {

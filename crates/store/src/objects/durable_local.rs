@@ -498,23 +498,19 @@ pub(crate) fn read_exactly(file: &File, path: &Path, range: Range<u64>) -> Resul
         .map_err(|e| LocalIo::new("read", path, e))?;
     while (buffer.len() as u64) < length_bytes {
         let at = range.start + buffer.len() as u64;
-        let wanted = (length_bytes - buffer.len() as u64) as usize;
-        let spare = &mut buffer.spare_capacity_mut()[..wanted];
-        let read = match rustix::io::pread(file, spare, at) {
-            Ok((read, _)) => read.len(),
-            Err(rustix::io::Errno::INTR) => continue,
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+            Ok(0) => {
+                return Err(LocalIo::new(
+                    "read",
+                    path,
+                    io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut short while being read"),
+                ));
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(LocalIo::new("read", path, e)),
-        };
-        if read == 0 {
-            return Err(LocalIo::new(
-                "read",
-                path,
-                io::Error::new(io::ErrorKind::UnexpectedEof, "it was cut short while being read"),
-            ));
         }
-        // SAFETY: pread initialised `read` bytes of the spare capacity.
-        #[allow(unsafe_code)]
-        unsafe { buffer.set_len(buffer.len() + read) };
     }
+    // The allocator may have given more room than was asked for.
+    buffer.truncate(length_bytes as usize);
     Ok(Bytes::from(buffer))
 }

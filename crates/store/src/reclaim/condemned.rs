@@ -24,8 +24,9 @@ pub enum CondemnedState {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CondemnedRecord {
     pub packs: Vec<PackRef>,
-    /// Sessions that were there when the list was written, and may still come to need what is in these packs.
-    pub sessions: Vec<SessionId>,
+    /// Sessions that were there when the list was written, and may still come to need what is in these packs. None
+    /// until they have been listed, which must be after this list was written.
+    pub sessions: Option<Vec<SessionId>>,
     pub state: CondemnedState,
 }
 

@@ -1,3 +1,603 @@
-//! Giving space back.
+//! Giving space back: what no point needs any more is first condemned, and deleted when every session that could
+//! have come to need it is over. Backups go on meanwhile. Costs follow what was written and forgotten since the last
+//! run ([`refs`]), not what is stored.
+//!
+//! Order, and what a crash between the steps leaves:
+//! 1. Live parts of packs that are mostly dead are written to new packs, durable and indexed. (Leaves doubles.)
+//! 2. The old packs are condemned: written down, *then* the sessions at work are listed. (Leaves a list whose
+//!    sessions are not known; the next run lists them.)
+//! 3. When those sessions are over: points are counted once more, parts that somebody came to need are moved. (As 1.)
+//! 4. Packs are deleted, the list says so. (Leaves a list of packs that are gone; deleting again does nothing.)
 
 pub mod condemned;
+mod lock;
+mod refs;
+
+use crate::compress::Level;
+use crate::crypto::Id;
+use crate::damage::{self, DamageRecord};
+use crate::error::{Result, StoreError};
+use crate::frame::{FrameKind, PackId};
+use crate::index::{Index, Location, merge};
+use crate::lease::{self, FoundLease, Lease};
+use crate::limits::REWRITE_DEAD_PERCENT;
+use crate::objects::Kind;
+use crate::pack::read_directory;
+use crate::progress::Progress;
+use crate::record;
+use crate::vault::Vault;
+use crate::write::sink::{Sink, WorkerSink};
+use condemned::{CONDEMNED_PREFIX, CondemnedRecord, CondemnedState};
+use refs::{Live, Refs};
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use strongroom_domain::SessionId;
+
+/// Packs condemned together: bounds memory, and the space that moving takes in between.
+const PACKS_PER_BATCH: usize = 128;
+
+/// How to reclaim.
+#[derive(Debug, Clone, Default)]
+pub struct ReclaimOptions {
+    /// Where to keep counts between runs; a directory. None: count anew each time.
+    pub cache_dir: Option<PathBuf>,
+    /// Look at everything, also at what the counts know nothing of (doubles, left by crashes).
+    pub thorough: bool,
+}
+
+/// What a reclaim did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ReclaimReport {
+    /// Bytes of packs that are gone, less what was written anew.
+    pub freed_bytes: u64,
+    pub packs_deleted: u64,
+    pub packs_rewritten: u64,
+    pub rewritten_bytes: u64,
+    /// Bytes of packs that are condemned, but wait for sessions to end.
+    pub waiting_bytes: u64,
+    /// Those sessions.
+    pub waiting_for: Vec<String>,
+    pub seconds: f64,
+}
+
+/// Gives space back.
+pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> Result<ReclaimReport> {
+    let started = vault.environment().elapsed();
+    let session = vault.environment().new_session_id();
+    let Some(lease) = Lease::acquire(vault, session, "reclaim", false)? else {
+        return Err(StoreError::LeaseLost { detail: "it could not be written".into() });
+    };
+    let store_now = store_now(vault, &session)?;
+    let _lock = match lock::acquire(vault, session, store_now) {
+        Ok(lock) => lock,
+        Err(e) => {
+            lease.release()?;
+            return Err(e);
+        }
+    };
+    vault.reload();
+    let path = options.cache_dir.as_ref().map(|dir| dir.join(vault.id().to_string()).join("references.redb"));
+    let mut run = Run {
+        vault,
+        session,
+        index: vault.index()?,
+        refs: Refs::open(path.as_deref())?,
+        progress,
+        store_now,
+        report: ReclaimReport::default(),
+        mover: None,
+        next_numbers: (0, 0),
+        lists: 0,
+        rewritten: 0,
+    };
+    let result = run.all(options.thorough);
+    let finished = run.finish_mover();
+    let wrote = run.rewritten > 0;
+    let mut report = run.report;
+    // Whatever went wrong, packs already written must be looked after.
+    match (&result, &finished) {
+        (Ok(()), Ok(())) => lease.release()?,
+        _ if wrote => lease.end()?,
+        _ => lease.release()?,
+    }
+    result.and(finished)?;
+    report.rewritten_bytes = run.rewritten;
+    report.freed_bytes = report.freed_bytes.saturating_sub(run.rewritten);
+    report.seconds = vault.environment().elapsed().saturating_sub(started).as_secs_f64();
+    Ok(report)
+}
+
+/// The present by the clock of whoever stores the objects: our own lease was written just now.
+fn store_now(vault: &Vault, session: &SessionId) -> Result<SystemTime> {
+    let own = vault.objects().head(&lease::object_name(session))?;
+    own.map(|info| info.last_modified)
+        .ok_or_else(|| StoreError::LeaseLost { detail: "another run took it for over".into() })
+}
+
+struct Run<'a> {
+    vault: &'a Vault,
+    session: SessionId,
+    index: Arc<Index>,
+    refs: Refs,
+    progress: &'a Progress,
+    store_now: SystemTime,
+    report: ReclaimReport,
+    mover: Option<Mover>,
+    /// Where the next mover goes on numbering packs and index runs.
+    next_numbers: (u32, u32),
+    /// Condemned lists written so far.
+    lists: u32,
+    rewritten: u64,
+}
+
+/// A frame of a pack that is being emptied. `place.slot` means nothing.
+struct Part {
+    place: Location,
+    ids: Vec<Id>,
+}
+
+/// Where live parts are moved to.
+struct Mover {
+    sink: Arc<Sink>,
+    worker: WorkerSink,
+    uploaders: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Run<'_> {
+    fn all(&mut self, thorough: bool) -> Result<()> {
+        self.count()?;
+        self.mend_lists()?;
+        // What earlier runs condemned.
+        for (name, record) in condemned::list(self.vault)?.records {
+            if record.state == CondemnedState::Condemned {
+                self.delete_condemned(&name, record)?;
+            }
+        }
+        let over = self.sessions()?.into_iter().filter(|s| s.is_over(self.vault, self.store_now));
+        let over: Vec<SessionId> = over.map(|found| found.session).collect();
+        let candidates = self.candidates(&over, thorough)?;
+        for batch in candidates.chunks(PACKS_PER_BATCH) {
+            self.condemn(batch)?;
+        }
+        // Their packs are looked after now.
+        for session in over {
+            self.vault.objects().delete(&lease::object_name(&session))?;
+        }
+        self.tidy()
+    }
+
+    /// Everyone else's leases.
+    fn sessions(&self) -> Result<Vec<FoundLease>> {
+        let mut list = lease::list(self.vault)?;
+        list.retain(|found| found.session != self.session);
+        Ok(list)
+    }
+
+    fn count(&mut self) -> Result<()> {
+        let list = self.vault.points(None)?;
+        let unreadable: Vec<_> = list.damaged.iter().filter_map(|damaged| damaged.point).collect();
+        self.refs.catch_up(self.vault, &self.index, &list.points, &unreadable, self.progress)?;
+        if self.refs.is_new {
+            self.refs.find_dead(&self.index)?;
+        }
+        Ok(())
+    }
+
+    /// A condemned list that cannot be read hides which packs are gone: write that down anew.
+    fn mend_lists(&mut self) -> Result<()> {
+        let lists = condemned::list(self.vault)?;
+        if lists.damaged.is_empty() {
+            return Ok(());
+        }
+        let there: HashSet<PackId> =
+            self.packs_with_prefix("packs/")?.into_iter().map(|(pack, _)| pack).collect();
+        let mut gone: Vec<PackId> = self
+            .index
+            .runs()
+            .iter()
+            .flat_map(|run| run.packs.iter().map(|row| row.id))
+            .filter(|pack| !there.contains(pack))
+            .collect();
+        gone.sort_unstable();
+        gone.dedup();
+        let name = format!("{CONDEMNED_PREFIX}{}-m", self.session);
+        let record = CondemnedRecord {
+            packs: gone.into_iter().map(Into::into).collect(),
+            sessions: Some(Vec::new()),
+            state: CondemnedState::Deleted,
+        };
+        condemned::save(self.vault, &name, &record)?;
+        self.vault.objects().delete_many(lists.damaged.iter().map(String::as_str))?;
+        Ok(())
+    }
+
+    fn packs_with_prefix(&self, prefix: &str) -> Result<Vec<(PackId, u64)>> {
+        let listed = self.vault.objects().list(prefix)?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|object| Some((PackId::from_object_name(&object.name)?, object.size_bytes)))
+            .collect())
+    }
+
+    /// Packs worth looking at, with their sizes: those with enough dead in them, those with damage, and all that
+    /// sessions left behind which ended without a commit.
+    fn candidates(&self, over: &[SessionId], thorough: bool) -> Result<Vec<(PackId, u64)>> {
+        let excluded = self.index.excluded();
+        let mut sizes: HashMap<PackId, u64> = self
+            .index
+            .runs()
+            .iter()
+            .flat_map(|run| run.packs.iter().map(|row| (row.id, u64::from(row.size_bytes))))
+            .collect();
+        let mut chosen: HashMap<PackId, u64> = HashMap::new();
+        for session in over {
+            chosen.extend(self.packs_with_prefix(&format!("packs/{session}/"))?);
+        }
+        if thorough {
+            let listed = self.packs_with_prefix("packs/")?;
+            let at_work: HashSet<SessionId> =
+                self.sessions()?.into_iter().map(|found| found.session).collect();
+            chosen.extend(listed.iter().copied().filter(|(pack, _)| {
+                pack.session != self.session
+                    && (over.contains(&pack.session) || !at_work.contains(&pack.session))
+            }));
+            sizes.extend(listed);
+        }
+        let block_size = u64::from(self.vault.block_size_bytes());
+        for (pack, dead) in self.refs.dead()? {
+            let Some(&size) = sizes.get(&pack) else { continue };
+            // A block is never stored larger than it is, so fewer dead ones than this cannot be enough.
+            if dead * block_size * 100 >= size * REWRITE_DEAD_PERCENT {
+                chosen.insert(pack, size);
+            }
+        }
+        let damaged =
+            excluded.damaged_packs.iter().chain(excluded.damaged_frames.iter().map(|(pack, _)| pack));
+        for pack in damaged {
+            if let Some(&size) = sizes.get(pack) {
+                chosen.insert(*pack, size);
+            }
+        }
+        let mut chosen: Vec<(PackId, u64)> =
+            chosen.into_iter().filter(|(pack, _)| !excluded.condemned.contains(pack)).collect();
+        chosen.sort_unstable();
+        Ok(chosen)
+    }
+
+    /// Moves what is live in these packs, condemns them, and deletes them at once if nobody else is at work.
+    fn condemn(&mut self, batch: &[(PackId, u64)]) -> Result<()> {
+        let live = self.refs.live()?;
+        let mut packs: Vec<PackId> = Vec::new();
+        let together: HashSet<PackId> = batch.iter().map(|(pack, _)| *pack).collect();
+        let mut moved: HashSet<Id> = HashSet::new();
+        for (pack, size) in batch {
+            self.progress.check()?;
+            if self.empty_pack(pack, *size, &live, &together, &mut moved)? {
+                packs.push(*pack);
+            }
+        }
+        self.finish_mover()?;
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let name = format!("{CONDEMNED_PREFIX}{}-{:08x}", self.session, self.lists);
+        self.lists += 1;
+        let record = CondemnedRecord {
+            packs: packs.iter().map(|pack| (*pack).into()).collect(),
+            sessions: None,
+            state: CondemnedState::Condemned,
+        };
+        condemned::save(self.vault, &name, &record)?;
+        self.index.exclude(|excluded| excluded.condemned.extend(packs.iter().copied()));
+        self.delete_condemned(&name, record)
+    }
+
+    /// Sees to it that nothing live is in `pack` alone; whether that is so now, or was not worth it. `together`: packs
+    /// that are being emptied too, so that their copies do not count.
+    fn empty_pack(
+        &mut self,
+        pack: &PackId,
+        size: u64,
+        live: &Live,
+        together: &HashSet<PackId>,
+        moved: &mut HashSet<Id>,
+    ) -> Result<bool> {
+        let Some(parts) = self.parts_of(pack, size)? else { return Ok(true) };
+        let mut needed: Vec<(Part, Vec<usize>)> = Vec::new();
+        let mut dead_bytes = 0u64;
+        for part in parts {
+            let slots = self.needed_slots(&part, live, together, moved)?;
+            let dead = part.ids.len() - slots.len();
+            dead_bytes += u64::from(part.place.frame_len) * dead as u64 / part.ids.len() as u64;
+            if !slots.is_empty() {
+                needed.push((part, slots));
+            }
+        }
+        if !self.index.is_damaged(pack) && dead_bytes * 100 < size * REWRITE_DEAD_PERCENT {
+            return Ok(false);
+        }
+        let rewritten = !needed.is_empty();
+        for (part, slots) in needed {
+            match self.move_parts(&part, &slots, moved) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => {
+                    tracing::warn!("{error}; the pack stays, for what of it can still be read");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.report.packs_rewritten += u64::from(rewritten);
+        Ok(true)
+    }
+
+    /// Moves what is live in a condemned pack and nowhere else, before it is deleted.
+    fn rescue_pack(
+        &mut self,
+        pack: &PackId,
+        size: u64,
+        live: &Live,
+        together: &HashSet<PackId>,
+        moved: &mut HashSet<Id>,
+    ) -> Result<()> {
+        for part in self.parts_of(pack, size)?.unwrap_or_default() {
+            let slots = self.needed_slots(&part, live, together, moved)?;
+            if !slots.is_empty() {
+                self.move_parts(&part, &slots, moved)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a pack holds; None if it is gone.
+    fn parts_of(&self, pack: &PackId, size: u64) -> Result<Option<Vec<Part>>> {
+        match read_directory(self.vault.objects(), pack, size) {
+            Ok(frames) => Ok(Some(
+                frames
+                    .into_iter()
+                    .map(|frame| Part {
+                        place: Location {
+                            pack: *pack,
+                            offset: frame.offset,
+                            frame_len: frame.head.frame_len() as u32,
+                            slot: 0,
+                            kind: frame.head.kind,
+                        },
+                        ids: frame.ids,
+                    })
+                    .collect(),
+            )),
+            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => Ok(None),
+            Err(StoreError::Object(e)) if e.kind == Kind::Short => self.parts_by_index(pack).map(Some),
+            Err(e) if e.is_damage() => self.parts_by_index(pack).map(Some),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same by what the index says, where the directory is damaged.
+    fn parts_by_index(&self, pack: &PackId) -> Result<Vec<Part>> {
+        let mut found: HashMap<u32, (Location, Vec<(u16, Id)>)> = HashMap::new();
+        for run in self.index.runs() {
+            run.for_each(|row, record| {
+                if row.id == *pack
+                    && let Some(kind) = FrameKind::from_byte(record.kind)
+                {
+                    let (offset, frame_len) = (record.offset, record.frame_len);
+                    let place = Location { pack: *pack, offset, frame_len, slot: 0, kind };
+                    found.entry(offset).or_insert((place, Vec::new())).1.push((record.slot, record.id));
+                }
+            })
+            .map_err(|detail| StoreError::corrupt(run.name.clone(), detail))?;
+        }
+        Ok(found
+            .into_values()
+            .map(|(place, mut ids)| {
+                ids.sort_unstable();
+                ids.dedup();
+                Part { place, ids: ids.into_iter().map(|(_, id)| id).collect() }
+            })
+            .collect())
+    }
+
+    /// Positions of the ids that some point needs, and that no other good place will have.
+    fn needed_slots(
+        &self,
+        part: &Part,
+        live: &Live,
+        together: &HashSet<PackId>,
+        moved: &HashSet<Id>,
+    ) -> Result<Vec<usize>> {
+        let mut slots = Vec::new();
+        for (slot, id) in part.ids.iter().enumerate() {
+            if live.contains(id)?
+                && !moved.contains(id)
+                && !self.index.has_good_place(id, |pack| !together.contains(pack))
+            {
+                slots.push(slot);
+            }
+        }
+        Ok(slots)
+    }
+
+    fn move_parts(&mut self, part: &Part, slots: &[usize], moved: &mut HashSet<Id>) -> Result<()> {
+        let decoded = match self.vault.frames_at(&[part.place]).pop() {
+            Some(result) => result?,
+            None => return Ok(()),
+        };
+        if self.mover.is_none() {
+            let (sink, uploaders) = Sink::start(self.vault, self.session, self.next_numbers)?;
+            self.mover = Some(Mover { sink, worker: WorkerSink::new(Level::default()), uploaders });
+        }
+        let Some(mover) = &mut self.mover else { return Ok(()) };
+        for &slot in slots {
+            let id = part.ids[slot];
+            if decoded.ids.get(slot) != Some(&id) {
+                return Err(StoreError::corrupt(
+                    part.place.pack.object_name(),
+                    "frame and directory name different ids",
+                ));
+            }
+            match part.place.kind {
+                FrameKind::Blocks => mover.sink.store_block(&mut mover.worker, id, decoded.part(slot))?,
+                FrameKind::Nodes => mover.sink.store_node(id, decoded.part(slot))?,
+            }
+            moved.insert(id);
+        }
+        Ok(())
+    }
+
+    /// Makes what was moved durable and known.
+    fn finish_mover(&mut self) -> Result<()> {
+        let Some(mut mover) = self.mover.take() else { return Ok(()) };
+        let flushed = mover.sink.flush_worker(&mut mover.worker, true);
+        let finished = mover.sink.finish(mover.uploaders);
+        self.rewritten += mover.sink.stored_bytes();
+        self.next_numbers = mover.sink.next_numbers();
+        finished.and(flushed)
+    }
+
+    /// Deletes the packs of a condemned list, if every session that could need them is over.
+    fn delete_condemned(&mut self, name: &str, mut record: CondemnedRecord) -> Result<()> {
+        let at_work: Vec<FoundLease> =
+            self.sessions()?.into_iter().filter(|found| !found.is_over(self.vault, self.store_now)).collect();
+        let listed = match &record.sessions {
+            Some(listed) => listed.clone(),
+            None => {
+                // The list was written before these sessions were listed: any that is not among them has seen it.
+                let listed: Vec<SessionId> = at_work.iter().map(|found| found.session).collect();
+                record.sessions = Some(listed.clone());
+                condemned::save(self.vault, name, &record)?;
+                listed
+            }
+        };
+        let packs: Vec<PackId> = record.packs.iter().map(|pack| (*pack).into()).collect();
+        let mut sizes: Vec<(PackId, u64)> = Vec::new();
+        for pack in &packs {
+            if let Some(info) = self.vault.objects().head(&pack.object_name())? {
+                sizes.push((*pack, info.size_bytes));
+            }
+        }
+        let waiting: Vec<&FoundLease> =
+            at_work.iter().filter(|found| listed.contains(&found.session)).collect();
+        if !waiting.is_empty() {
+            self.report.waiting_bytes += sizes.iter().map(|(_, size)| size).sum::<u64>();
+            for found in waiting {
+                let who = match &found.record {
+                    Some(record) => format!(
+                        "{} (process {}, since {})",
+                        record.purpose, record.process.pid, record.started_at
+                    ),
+                    None => format!("session {} whose lease is damaged", found.session),
+                };
+                if !self.report.waiting_for.contains(&who) {
+                    self.report.waiting_for.push(who);
+                }
+            }
+            return Ok(());
+        }
+        // A session may have committed since the counting: what it came to need must not go.
+        self.index.refresh(self.vault.objects(), self.vault.keys())?;
+        self.count()?;
+        let live = self.refs.live()?;
+        let together: HashSet<PackId> = packs.iter().copied().collect();
+        let mut moved = HashSet::new();
+        let mut keep: HashSet<PackId> = HashSet::new();
+        for (pack, size) in &sizes {
+            match self.rescue_pack(pack, *size, &live, &together, &mut moved) {
+                Ok(()) => {}
+                Err(e) if e.is_damage() => {
+                    tracing::warn!("{e}; the pack stays");
+                    keep.insert(*pack);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.finish_mover()?;
+        for (pack, size) in &sizes {
+            if !keep.contains(pack) {
+                self.vault.objects().delete(&pack.object_name())?;
+                self.report.packs_deleted += 1;
+                self.report.freed_bytes += size;
+            }
+        }
+        record.packs.retain(|pack| !keep.contains(&(*pack).into()));
+        record.state = CondemnedState::Deleted;
+        condemned::save(self.vault, name, &record)?;
+        self.refs.drop_dead(&packs)
+    }
+
+    /// Index runs full of packs that are gone are merged without them; lists nobody needs any more go.
+    fn tidy(&mut self) -> Result<()> {
+        let lists = condemned::list(self.vault)?;
+        let gone: HashSet<PackId> = lists
+            .records
+            .iter()
+            .filter(|(_, record)| record.state == CondemnedState::Deleted)
+            .flat_map(|(_, record)| record.packs.iter().map(|pack| PackId::from(*pack)))
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let sources: Vec<_> = self
+            .index
+            .runs()
+            .into_iter()
+            .filter(|run| {
+                let dead = run.packs.iter().filter(|row| gone.contains(&row.id)).count();
+                dead > 0 && dead * 4 >= run.packs.len()
+            })
+            .collect();
+        for (number, run) in sources.iter().enumerate() {
+            let name = format!("{}-{:08x}", self.session, 0xf000_0000 + number);
+            merge::merge(
+                self.vault.objects(),
+                self.vault.keys(),
+                &self.index,
+                std::slice::from_ref(run),
+                &gone,
+                &name,
+            )?;
+        }
+        let named: HashSet<PackId> =
+            self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        for (name, record) in lists.records {
+            let over = record.state == CondemnedState::Deleted
+                && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
+            // A session that began earlier may hold runs open that still name these packs.
+            let at_work = self.sessions()?.iter().any(|found| !found.is_over(self.vault, self.store_now));
+            if over && !at_work {
+                self.vault.objects().delete(&name)?;
+            }
+        }
+        self.tidy_damage(&gone)
+    }
+
+    /// Damage lists whose packs are all gone go too; damaged ones are of no use.
+    fn tidy_damage(&self, gone: &HashSet<PackId>) -> Result<()> {
+        for object in self.vault.objects().list(damage::DAMAGED_PREFIX)? {
+            let useless =
+                match record::load::<DamageRecord>(self.vault.objects(), self.vault.keys(), &object.name) {
+                    Ok(list) => list
+                        .frames
+                        .iter()
+                        .map(|frame| frame.pack)
+                        .chain(list.packs)
+                        .all(|pack| gone.contains(&pack.into())),
+                    Err(e) if e.is_damage() => true,
+                    Err(StoreError::Object(e)) if e.kind == Kind::NotFound => false,
+                    Err(e) => return Err(e),
+                };
+            if useless {
+                self.vault.objects().delete(&object.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_short(error: &StoreError) -> bool {
+    matches!(error, StoreError::Object(e) if e.kind == Kind::Short)
+}

@@ -94,7 +94,7 @@ fn worker_count() -> usize {
 
 impl Writers {
     pub fn start(vault: &Vault, session: SessionId, level: Level) -> Result<Self> {
-        let (sink, uploaders) = Sink::start(vault, session)?;
+        let (sink, uploaders) = Sink::start(vault, session, (0, 0))?;
         let (jobs, receiver) = bounded::<Job>(8);
         let mut workers = Vec::new();
         for _ in 0..worker_count() {
@@ -114,7 +114,10 @@ impl Writers {
         if request.size_bytes > DISK_SIZE_MAX_BYTES {
             return Err(StoreError::Invalid {
                 what: "disk",
-                detail: format!("{} of {} bytes is larger than a vault takes", request.name, request.size_bytes),
+                detail: format!(
+                    "{} of {} bytes is larger than a vault takes",
+                    request.name, request.size_bytes
+                ),
             });
         }
         check_order(&request.extents)?;

@@ -96,7 +96,12 @@ pub struct Sink {
 
 impl Sink {
     /// Starts the uploaders too; [`finish`](Self::finish) joins them.
-    pub fn start(vault: &Vault, session: SessionId) -> Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
+    /// `numbers`: those of the first pack and index run, past what the session has written already.
+    pub fn start(
+        vault: &Vault,
+        session: SessionId,
+        numbers: (u32, u32),
+    ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = bounded(1);
         let sink = Arc::new(Self {
             index: vault.index()?,
@@ -104,8 +109,8 @@ impl Sink {
             session,
             builder: Mutex::default(),
             nodes: Mutex::default(),
-            next_pack: AtomicU32::new(0),
-            next_run: AtomicU32::new(0),
+            next_pack: AtomicU32::new(numbers.0),
+            next_run: AtomicU32::new(numbers.1),
             claims: Default::default(),
             pending: Mutex::default(),
             pool: Arc::default(),
@@ -164,19 +169,28 @@ impl Sink {
         if !self.claim(&id) {
             return Ok(false);
         }
+        self.store_block(worker, id, block)?;
+        Ok(true)
+    }
+
+    /// Stores a block, whether the vault has it or not.
+    pub fn store_block(&self, worker: &mut WorkerSink, id: Id, block: &[u8]) -> Result<()> {
         let draft = if looks_random(block) { &mut worker.random } else { &mut worker.compressible };
         draft.push(id, block);
-        if draft.is_full() {
-            self.flush_worker(worker, false)?;
-        }
-        Ok(true)
+        if draft.is_full() { self.flush_worker(worker, false) } else { Ok(()) }
     }
 
     /// Writes a worker's drafts out: full ones, or all.
     pub fn flush_worker(&self, worker: &mut WorkerSink, all: bool) -> Result<()> {
         self.check()?;
         if worker.random.is_full() || (all && !worker.random.ids.is_empty()) {
-            self.append(FrameKind::Blocks, Codec::None, &worker.random.ids, worker.random.plain.len(), &worker.random.plain)?;
+            self.append(
+                FrameKind::Blocks,
+                Codec::None,
+                &worker.random.ids,
+                worker.random.plain.len(),
+                &worker.random.plain,
+            )?;
             worker.random.ids.clear();
             worker.random.plain.clear();
         }
@@ -194,13 +208,21 @@ impl Sink {
     pub fn put_node(&self, encoding: &[u8]) -> Result<Id> {
         let id = self.vault.keys().node_id(encoding);
         if self.claim(&id) {
-            let mut nodes = self.nodes.lock();
-            nodes.push(id, encoding);
-            if nodes.is_full() {
-                self.flush_nodes(&mut nodes)?;
-            }
+            self.store_node(id, encoding)?;
         }
         Ok(id)
+    }
+
+    /// Stores a node, whether the vault has it or not.
+    pub fn store_node(&self, id: Id, encoding: &[u8]) -> Result<()> {
+        let mut nodes = self.nodes.lock();
+        nodes.push(id, encoding);
+        if nodes.is_full() { self.flush_nodes(&mut nodes) } else { Ok(()) }
+    }
+
+    /// The numbers that the next pack and index run would get.
+    pub fn next_numbers(&self) -> (u32, u32) {
+        (self.next_pack.load(Ordering::Relaxed), self.next_run.load(Ordering::Relaxed))
     }
 
     fn flush_nodes(&self, nodes: &mut Draft) -> Result<()> {
@@ -214,7 +236,14 @@ impl Sink {
     }
 
     /// Adds a frame to the current pack; sends the pack off when it is full.
-    pub fn append(&self, kind: FrameKind, codec: Codec, ids: &[Id], plain_len: usize, payload: &[u8]) -> Result<()> {
+    pub fn append(
+        &self,
+        kind: FrameKind,
+        codec: Codec,
+        ids: &[Id],
+        plain_len: usize,
+        payload: &[u8],
+    ) -> Result<()> {
         let full = {
             let mut slot = self.builder.lock();
             let builder = slot.get_or_insert_with(|| self.new_builder());
@@ -291,7 +320,8 @@ impl Sink {
         let name = format!("{INDEX_PREFIX}{}-{number:08x}", self.session);
         let bytes = pending.encode(self.vault.keys());
         self.vault.objects().put_new(&name, bytes.clone())?;
-        let run = match self.vault.objects().local_path(&name).and_then(|path| std::fs::File::open(path).ok()) {
+        let run = match self.vault.objects().local_path(&name).and_then(|path| std::fs::File::open(path).ok())
+        {
             Some(file) => Run::from_file(&name, &self.vault.id(), file),
             None => Run::from_memory(&name, &self.vault.id(), bytes),
         };

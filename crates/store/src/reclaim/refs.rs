@@ -1,0 +1,271 @@
+//! How often each id is referred to: by nodes, each stored node counting its children once however many points share
+//! it, and by points for their roots. An id whose count falls to nothing is dead.
+//!
+//! A local, disposable database: it knows which points it has counted, so that catching up costs what was written
+//! and forgotten since, not what is stored. Lost or unusable, it is counted anew from the points.
+
+use crate::crypto::Id;
+use crate::error::{Result, StoreError};
+use crate::frame::PackId;
+use crate::index::Index;
+use crate::manifest::Manifest;
+use crate::progress::Progress;
+use crate::tree::NodeSource as _;
+use crate::vault::Vault;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::HashMap;
+use std::path::Path;
+use strongroom_domain::{PointId, SessionId};
+
+const POINTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("points");
+const COUNTS: TableDefinition<&[u8], u32> = TableDefinition::new("counts");
+/// Dead ids a pack, since it was last looked at.
+const DEAD: TableDefinition<&[u8], u64> = TableDefinition::new("dead");
+const CACHE_BYTES: usize = 48 << 20;
+
+fn failed(error: impl std::fmt::Display) -> StoreError {
+    StoreError::io("counting references", std::io::Error::other(error.to_string()))
+}
+
+fn pack_key(pack: &PackId) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(pack.session.as_bytes());
+    key[16..].copy_from_slice(&pack.sequence.to_be_bytes());
+    key
+}
+
+fn pack_of(key: &[u8]) -> Option<PackId> {
+    let (session, sequence) = key.split_at_checked(16)?;
+    Some(PackId {
+        session: SessionId::from_bytes(session.try_into().ok()?),
+        sequence: u32::from_be_bytes(sequence.try_into().ok()?),
+    })
+}
+
+/// The counts.
+pub struct Refs {
+    database: Database,
+    /// Made just now: dead ids must be found by looking at everything once.
+    pub is_new: bool,
+}
+
+impl Refs {
+    /// Opens the database at `path`; in memory if there is no path or it cannot be used.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let on_disk = path.and_then(|path| {
+            let parent = path.parent()?;
+            std::fs::create_dir_all(parent).ok()?;
+            match builder.create(path) {
+                Ok(database) => Some(database),
+                Err(redb::DatabaseError::DatabaseAlreadyOpen) => None,
+                Err(e) => {
+                    tracing::info!("{} cannot be used ({e}); counting anew", path.display());
+                    std::fs::remove_file(path).ok()?;
+                    builder.create(path).ok()
+                }
+            }
+        });
+        let database = match on_disk {
+            Some(database) => database,
+            None => builder.create_with_backend(redb::backends::InMemoryBackend::new()).map_err(failed)?,
+        };
+        let write = database.begin_write().map_err(failed)?;
+        let is_new = {
+            write.open_table(COUNTS).map_err(failed)?;
+            write.open_table(DEAD).map_err(failed)?;
+            let points = write.open_table(POINTS).map_err(failed)?;
+            points.first().map_err(failed)?.is_none()
+        };
+        write.commit().map_err(failed)?;
+        Ok(Self { database, is_new })
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed)?;
+        for table in [COUNTS] {
+            write.delete_table(table).map_err(failed)?;
+            write.open_table(table).map_err(failed)?;
+        }
+        write.delete_table(DEAD).map_err(failed)?;
+        write.open_table(DEAD).map_err(failed)?;
+        write.delete_table(POINTS).map_err(failed)?;
+        write.open_table(POINTS).map_err(failed)?;
+        write.commit().map_err(failed)?;
+        self.is_new = true;
+        Ok(())
+    }
+
+    /// Brings the counts up to `points`, the points there are now; `unreadable` are there too, but their manifests
+    /// cannot be read. Adds before it removes, so that what both share is never dead in between.
+    pub fn catch_up(
+        &mut self,
+        vault: &Vault,
+        index: &Index,
+        points: &[Manifest],
+        unreadable: &[PointId],
+        progress: &Progress,
+    ) -> Result<()> {
+        match self.try_catch_up(vault, index, points, unreadable, progress) {
+            // A tree that was forgotten cannot be walked any more: another host's reclaim was here. Count anew.
+            Err(e) if e.is_damage() && !self.is_new => {
+                tracing::info!("counting references anew: {e}");
+                self.clear()?;
+                self.try_catch_up(vault, index, points, unreadable, progress)
+            }
+            other => other,
+        }
+    }
+
+    fn try_catch_up(
+        &self,
+        vault: &Vault,
+        index: &Index,
+        points: &[Manifest],
+        unreadable: &[PointId],
+        progress: &Progress,
+    ) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut known = write.open_table(POINTS).map_err(failed)?;
+            let mut counts = write.open_table(COUNTS).map_err(failed)?;
+            let mut dead = write.open_table(DEAD).map_err(failed)?;
+            let mut keep: HashMap<[u8; 16], ()> = unreadable.iter().map(|p| (*p.as_bytes(), ())).collect();
+            for point in unreadable {
+                if known.get(&point.as_bytes()[..]).map_err(failed)?.is_none() {
+                    return Err(StoreError::Invalid {
+                        what: "state for reclaim",
+                        detail: format!(
+                            "the manifest of point {point} is damaged, so what it needs is not known; \
+                             remove it with `strongroom point forget {point}` first"
+                        ),
+                    });
+                }
+            }
+            for manifest in points {
+                let key = *manifest.point.as_bytes();
+                keep.insert(key, ());
+                if known.get(&key[..]).map_err(failed)?.is_some() {
+                    continue;
+                }
+                let mut roots = Vec::new();
+                for root in manifest.disks.iter().filter_map(|disk| disk.root) {
+                    roots.extend_from_slice(&root.0.0);
+                    // The root's level follows from the size, but is not needed: a node knows it.
+                    let mut stack = vec![(root.0, true)];
+                    while let Some((id, is_node)) = stack.pop() {
+                        let count = counts.get(&id.0[..]).map_err(failed)?.map_or(0, |count| count.value());
+                        counts.insert(&id.0[..], count.saturating_add(1)).map_err(failed)?;
+                        if count == 0 && is_node {
+                            progress.check()?;
+                            let node = vault.node(&id)?;
+                            stack.extend(node.present().map(|(_, child)| (child, node.level > 0)));
+                        }
+                    }
+                }
+                known.insert(&key[..], &roots[..]).map_err(failed)?;
+            }
+            let gone: Vec<(Vec<u8>, Vec<u8>)> = known
+                .iter()
+                .map_err(failed)?
+                .filter_map(|row| row.ok().map(|(key, roots)| (key.value().to_vec(), roots.value().to_vec())))
+                .filter(|(key, _)| <[u8; 16]>::try_from(&key[..]).is_ok_and(|key| !keep.contains_key(&key)))
+                .collect();
+            for (key, roots) in gone {
+                for root in crate::frame::ids_of(&roots) {
+                    let mut stack = vec![(root, true)];
+                    while let Some((id, is_node)) = stack.pop() {
+                        let count = counts.get(&id.0[..]).map_err(failed)?.map_or(0, |count| count.value());
+                        if count > 1 {
+                            counts.insert(&id.0[..], count - 1).map_err(failed)?;
+                            continue;
+                        }
+                        if is_node {
+                            progress.check()?;
+                            let node = vault.node(&id)?;
+                            stack.extend(node.present().map(|(_, child)| (child, node.level > 0)));
+                        }
+                        counts.remove(&id.0[..]).map_err(failed)?;
+                        for place in index.places(&id) {
+                            let key = pack_key(&place.pack);
+                            let so_far = dead.get(&key[..]).map_err(failed)?.map_or(0, |n| n.value());
+                            dead.insert(&key[..], so_far + 1).map_err(failed)?;
+                        }
+                    }
+                }
+                known.remove(&key[..]).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    /// After counting anew: finds dead ids by looking at the whole index once.
+    pub fn find_dead(&mut self, index: &Index) -> Result<()> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let counts = read.open_table(COUNTS).map_err(failed)?;
+        let mut dead: HashMap<PackId, u64> = HashMap::new();
+        for run in index.runs() {
+            let mut error = None;
+            run.for_each(|row, record| match counts.get(&record.id.0[..]) {
+                Ok(None) => *dead.entry(row.id).or_default() += 1,
+                Ok(Some(_)) => {}
+                Err(e) => error = Some(e),
+            })
+            .map_err(|detail| StoreError::corrupt(run.name.clone(), detail))?;
+            if let Some(e) = error {
+                return Err(failed(e));
+            }
+        }
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(DEAD).map_err(failed)?;
+            for (pack, count) in dead {
+                table.insert(&pack_key(&pack)[..], count).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)?;
+        self.is_new = false;
+        Ok(())
+    }
+
+    /// Packs with dead ids, and how many.
+    pub fn dead(&self) -> Result<Vec<(PackId, u64)>> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(DEAD).map_err(failed)?;
+        let mut out = Vec::new();
+        for row in table.iter().map_err(failed)? {
+            let (key, count) = row.map_err(failed)?;
+            out.extend(pack_of(key.value()).map(|pack| (pack, count.value())));
+        }
+        Ok(out)
+    }
+
+    pub fn drop_dead(&self, packs: &[PackId]) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(DEAD).map_err(failed)?;
+            for pack in packs {
+                table.remove(&pack_key(pack)[..]).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    /// A view for many look-ups.
+    pub fn live(&self) -> Result<Live> {
+        let read = self.database.begin_read().map_err(failed)?;
+        Ok(Live { counts: read.open_table(COUNTS).map_err(failed)? })
+    }
+}
+
+/// Which ids some point needs.
+pub struct Live {
+    counts: redb::ReadOnlyTable<&'static [u8], u32>,
+}
+
+impl Live {
+    pub fn contains(&self, id: &Id) -> Result<bool> {
+        Ok(self.counts.get(&id.0[..]).map_err(failed)?.is_some())
+    }
+}
