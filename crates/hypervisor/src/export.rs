@@ -6,10 +6,11 @@ use crate::limits::{MAP_CHUNK_BYTES, NBD_CONNECTIONS_PER_DISK, NBD_START_TIMEOUT
 use crate::snapshot::ReadDisk;
 use crate::text::shorten;
 use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 use strongroom_domain::{Extent, TypedExtent};
 use strongroom_nbd::{Client, ConnectOptions, Endpoint};
 use tempfile::TempDir;
@@ -28,8 +29,12 @@ pub struct ImageServer {
     child: Child,
     socket: PathBuf,
     image: PathBuf,
-    _directory: TempDir,
+    anchor: Option<UnixStream>,
+    directory: TempDir,
 }
+
+/// What the server has to say, in its directory.
+const LOG: &str = "log";
 
 /// How an image is opened.
 pub struct ServeOptions<'a> {
@@ -52,14 +57,19 @@ impl ImageServer {
             .tempdir_in(run_directory)
             .map_err(|e| Error::io("creating a directory in", run_directory, e))?;
         let socket = directory.path().join("s");
-        let log = directory.path().join("log");
-        let messages = std::fs::File::create_new(&log).map_err(|e| Error::io("creating", &log, e))?;
-        let mut command = Command::new("qemu-nbd");
+        // The socket is ours and listens before the server runs; so nothing has to be waited for, and
+        // the connection made here ends the server should this process be killed from now on.
+        let cannot = |e| Error::io("listening on", &socket, e);
+        let listener = UnixListener::bind(&socket).map_err(cannot)?;
+        let anchor = UnixStream::connect(&socket).map_err(cannot)?;
+        let log_path = directory.path().join(LOG);
+        let log = std::fs::File::create_new(&log_path).map_err(|e| Error::io("creating", &log_path, e))?;
+        // Socket activation wants the socket as descriptor 3 and the process's own number.
+        const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec qemu-nbd "$@""#;
+        let mut command = Command::new("/bin/sh");
         command
-            .args(["--read-only", "--aio=threads", "--shared"])
+            .args(["-c", SCRIPT, "qemu-nbd", "--read-only", "--aio=threads", "--shared"])
             .arg((NBD_CONNECTIONS_PER_DISK + 2).to_string())
-            .arg("--socket")
-            .arg(&socket)
             .args(["--export-name", export]);
         if let Some(bitmap) = options.bitmap {
             command.arg("--bitmap").arg(bitmap);
@@ -77,44 +87,30 @@ impl ImageServer {
             command.args(["--format", "qcow2"]).arg(image);
         }
         let child = command
-            .stdin(Stdio::null())
+            .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
-            .stderr(messages)
+            .stderr(log)
             .spawn()
-            .map_err(|e| crate::tools::missing("qemu-nbd", e))?;
-        Ok(Self { child, socket, image: image.to_owned(), _directory: directory })
+            .map_err(|e| Error::failed("starting", "qemu-nbd", e))?;
+        Ok(Self { child, socket, image: image.to_owned(), anchor: Some(anchor), directory })
     }
 
-    /// Makes the first connection, as soon as the server listens. No probing before: the server ends
-    /// with its last connection.
+    /// Makes the first connection, which waits until the server is ready.
     fn first_client(&mut self, options: &ConnectOptions) -> Result<Client> {
-        let deadline = Instant::now() + NBD_START_TIMEOUT;
-        let what = self.image.display().to_string();
-        let endpoint = Endpoint::Unix(self.socket.clone());
-        let mut pause = Duration::from_micros(500);
-        loop {
-            if self.socket.exists() {
-                match Client::connect(&endpoint, options) {
-                    Ok(client) => return Ok(client),
-                    // Between binding the socket and listening on it.
-                    Err(strongroom_nbd::Error::Connect { .. }) => {}
-                    Err(e) => return Err(Error::failed("opening", what, e)),
-                }
+        let client = Client::connect(&self.endpoint(), options).map_err(|e| {
+            let mut text = Vec::new();
+            if let Ok(log) = std::fs::File::open(self.directory.path().join(LOG)) {
+                let _ = log.take(1 << 16).read_to_end(&mut text);
             }
-            match self.child.try_wait() {
-                Ok(Some(_)) => {
-                    let mut text = Vec::new();
-                    if let Ok(log) = std::fs::File::open(self._directory.path().join("log")) {
-                        let _ = log.take(1 << 16).read_to_end(&mut text);
-                    }
-                    return Err(Error::failed("opening", what, shorten(&String::from_utf8_lossy(&text))));
-                }
-                Ok(None) if Instant::now() < deadline => {}
-                _ => return Err(Error::failed("opening", what, "qemu-nbd did not begin to listen in time")),
+            let said = shorten(&String::from_utf8_lossy(&text));
+            if said.contains("qemu-nbd") && said.contains("not found") {
+                return crate::tools::missing("qemu-nbd", std::io::ErrorKind::NotFound.into());
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
+            let cause = if said.is_empty() { e.to_string() } else { said };
+            Error::failed("opening", self.image.display().to_string(), cause)
+        })?;
+        self.anchor = None;
+        Ok(client)
     }
 
     pub fn endpoint(&self) -> Endpoint {
@@ -135,7 +131,12 @@ fn options(export: &str, contexts: Option<&[String]>) -> ConnectOptions {
         meta_contexts.push(ALLOCATION.to_owned());
         meta_contexts.extend_from_slice(contexts);
     }
-    ConnectOptions { export_name: export.to_owned(), meta_contexts, ..ConnectOptions::default() }
+    ConnectOptions {
+        export_name: export.to_owned(),
+        meta_contexts,
+        negotiation_timeout: NBD_START_TIMEOUT,
+        ..ConnectOptions::default()
+    }
 }
 
 /// Several connections to one export, and the server behind them where it is ours.

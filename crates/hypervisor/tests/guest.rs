@@ -286,7 +286,8 @@ fn agents_that_refuse_or_hang() {
     assert!(!guest.is_thawed(), "it was theirs");
     virsh(&["domfsthaw", &guest.name]);
 
-    guest.sh("killall -STOP qemu-ga >/dev/null 2>&1 & sleep 0");
+    guest.sh("(sleep 1; killall -STOP qemu-ga) >/dev/null 2>&1 </dev/null &");
+    std::thread::sleep(Duration::from_secs(3));
     let began = Instant::now();
     let snapshot = guest.snapshot();
     assert_eq!(snapshot.consistency.level, ConsistencyLevel::Crash, "{}", snapshot.consistency);

@@ -21,6 +21,8 @@ pub struct Session {
     /// For our own servers' sockets; emptied at the start of every snapshot of the machine.
     pub run_directory: PathBuf,
     qemu_dir: PathBuf,
+    /// Removed, while still locked, when the session ends.
+    lock_path: PathBuf,
     _lock: File,
 }
 
@@ -38,16 +40,7 @@ impl Session {
         let uuid = dom.uuid().map_err(|e| e.about("inspecting", &machine(&name)))?;
         make_directory(&options.run_dir, 0o711)?;
         let lock_path = options.run_dir.join(format!("{uuid}.lock"));
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(|e| Error::io("opening", &lock_path, e))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy {
-            what: machine(&name),
-            why: "another backup of it is running".into(),
-        })?;
+        let lock = lock(&lock_path, &name)?;
         let run_directory = options.run_dir.join(&uuid);
         // Left by a process that was killed.
         let _ = std::fs::remove_dir_all(&run_directory);
@@ -60,6 +53,7 @@ impl Session {
             id: id.to_owned(),
             run_directory,
             qemu_dir: options.qemu_dir.clone(),
+            lock_path,
             _lock: lock,
         })
     }
@@ -135,7 +129,7 @@ impl Session {
             }
         }
         // Elsewhere: a directory which QEMU's user, seen at the running machine's own files, may write to.
-        let directory = self.run_directory.with_extension("qemu");
+        let directory = self.qemu_directory();
         make_directory(&directory, 0o700)?;
         if let Some(owner) = self.qemu_owner() {
             std::os::unix::fs::chown(&directory, Some(owner.0), Some(owner.1))
@@ -144,9 +138,43 @@ impl Session {
         Ok(directory.join(file))
     }
 
+    fn qemu_directory(&self) -> PathBuf {
+        self.run_directory.with_extension("qemu")
+    }
+
     fn qemu_owner(&self) -> Option<(u32, u32)> {
         let meta = std::fs::metadata(&self.qemu_dir).ok()?;
         Some((meta.uid(), meta.gid()))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.run_directory);
+        let _ = std::fs::remove_dir_all(self.qemu_directory());
+        let _ = std::fs::remove_file(&self.lock_path);
+    }
+}
+
+/// One backup of a machine at a time, over all processes of this host.
+fn lock(path: &Path, name: &str) -> Result<File> {
+    loop {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| Error::io("opening", path, e))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy {
+            what: machine(name),
+            why: "another backup of it is running".into(),
+        })?;
+        // The last holder may have removed it between our opening and locking it.
+        let held = file.metadata().map_err(|e| Error::io("looking at", path, e))?;
+        match std::fs::metadata(path) {
+            Ok(there) if there.ino() == held.ino() && there.dev() == held.dev() => return Ok(file),
+            _ => {}
+        }
     }
 }
 
