@@ -50,8 +50,8 @@ class Strongroom:
     def init(self, vault):
         self.measured("vault", "init", vault)
 
-    def restore(self, vault, point, target):
-        figures, _ = self.measured("image", "restore", point, "--vault", vault, "--to", target, "--format", "raw")
+    def restore(self, vault, point, target, *options):
+        figures, _ = self.measured("image", "restore", point, "--vault", vault, "--to", target, "--format", "raw", *options)
         figures["stored_bytes"] = stored_bytes(target)
         return figures
 
@@ -64,11 +64,12 @@ class Strongroom:
         record("restore", self.restore(self.vault, "disk@latest", restored))
         bench.compare(self.name, restored, bench.image)
         restored.unlink()
+        record("restore_no_sync", self.restore(self.vault, "disk@latest", restored, "--no-sync"))
+        restored.unlink()
         record("unchanged", self.backup(bench.image, self.vault, "disk"))
         record("changed", self.backup(bench.changed, self.vault, "disk", bench.extents))
         record("first_mib_nbd", self.first_mib(self.env))
         record("first_mib_nbd_no_cache", self.first_mib(self.environment("empty")))
-        restored = self.out / "restored.raw"
         record("restore_changed", self.restore(self.vault, "disk@latest", restored))
         bench.compare(self.name, restored, bench.changed)
         shutil.rmtree(self.out)
