@@ -5,7 +5,7 @@ use crate::points::choose_disk;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use strongroom_domain::ExtentKind as Kind;
+use strongroom_domain::{ExtentKind as Kind, PointSelector};
 use strongroom_nbd::{Endpoint, Export, Extent, ExtentKind, Server, ServerHandle};
 use strongroom_store::{DiskReader, Manifest, ReadSession, StoreError, Vault};
 
@@ -20,6 +20,7 @@ pub enum Listen {
 /// A point that is served until this is dropped or stopped.
 pub struct Serving {
     server: ServerHandle,
+    pub point: Manifest,
     pub exports: Vec<Served>,
     /// The disk that clients get who name none.
     pub default_disk: Option<String>,
@@ -93,15 +94,17 @@ impl DiskExport {
 }
 
 /// Serves all disks of a point under their names; `disk`, or the only one, also as the default.
-pub fn serve(vault: &Vault, point: &Manifest, disk: Option<&str>, listen: &Listen) -> Result<Serving> {
+pub fn serve(vault: &Vault, point: &PointSelector, disk: Option<&str>, listen: &Listen) -> Result<Serving> {
+    // The lease before the point is chosen: from then on nothing it has is reclaimed.
+    let session = ReadSession::begin(vault, &format!("serving {point}"))?;
+    let point = vault.find_point(point)?;
     if point.disks.is_empty() {
         return Err(Error::not_found(format!("recovery point {} has no disks", point.point)));
     }
     let default_disk = match disk {
         None if point.disks.len() > 1 => None,
-        name => Some(choose_disk(point, name)?.name.clone()),
+        name => Some(choose_disk(&point, name)?.name.clone()),
     };
-    let session = ReadSession::begin(vault, &format!("serving point {} of {}", point.point, point.item))?;
     let mut server = Server::new();
     for disk in &point.disks {
         let description = format!("{} of {} at {}", disk.name, point.item, point.taken_at);
@@ -127,5 +130,5 @@ pub fn serve(vault: &Vault, point: &Manifest, disk: Option<&str>, listen: &Liste
             uri: server.uri(&disk.name).to_string(),
         })
         .collect();
-    Ok(Serving { server, exports, default_disk })
+    Ok(Serving { server, point, exports, default_disk })
 }

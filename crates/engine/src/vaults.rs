@@ -160,3 +160,13 @@ pub fn import_key(text: &str) -> Result<(KeyFile, PathBuf)> {
     })?;
     Ok((key, path))
 }
+
+/// Where what can be found out again is kept between runs: `$XDG_CACHE_HOME/strongroom`, or below `$HOME/.cache`.
+pub fn cache_directory() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // A relative one would be somewhere else each time.
+    let base = set("XDG_CACHE_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("strongroom"))
+}

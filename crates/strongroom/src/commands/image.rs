@@ -1,0 +1,271 @@
+//! `strongroom image`: disk images and block devices.
+
+use crate::cli::VaultArgs;
+use crate::context::{Context, Outcome};
+use crate::text::{duration, list, rate, size};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+use strongroom_domain::{Consistency, ItemName, PointId};
+use strongroom_engine::image::{BackupOptions, ImageBackup, SourceFormat};
+use strongroom_engine::restore::{RestoreOptions, Restored};
+use strongroom_engine::target::DiskFormat;
+use strongroom_engine::{Result, image, points, restore};
+use strongroom_store::ReadSession;
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Back up a disk image or block device.
+    Backup(BackupArgs),
+    /// Restore a disk of a point to a new file, or to a block device.
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The first backup of an item reads everything. Later ones read everything too and store what changed, unless
+--changed-extents says what to look at: a JSON list of {\"offset\": bytes, \"length\": bytes} relative to the item's
+last point ([] if nothing changed).
+
+A file that begins as a qcow2 image is read as one if it refers to no other file; everything else is read raw unless
+--source-format says otherwise. Disks of running machines are better backed up with `strongroom vm backup`.
+
+Examples:
+  strongroom image backup appliance.qcow2 --vault /srv/backup/vault --item appliance
+  lvcreate -s -n data-snap -L 5G vg0/data
+  strongroom image backup /dev/vg0/data-snap --vault s3://backups/host1 --item data
+  strongroom image backup disk.raw --vault /srv/backup/vault --item web --changed-extents changed.json --json")]
+pub struct BackupArgs {
+    /// A disk image (raw or qcow2; vmdk, vhdx, vpc, vdi with --source-format) or a block device.
+    #[arg(value_name = "FILE|BLOCKDEV")]
+    source: PathBuf,
+    #[command(flatten)]
+    vault: VaultArgs,
+    /// What this image is called in the vault: ITEM@latest later names its last point.
+    #[arg(long, value_name = "NAME")]
+    item: ItemName,
+    /// What changed since the item's last point; nothing else is read. - is standard input.
+    #[arg(long, value_name = "FILE.json")]
+    changed_extents: Option<PathBuf>,
+    /// What to read the image as.
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    source_format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Auto,
+    Raw,
+    Qcow2,
+    Vmdk,
+    Vhdx,
+    Vpc,
+    Vdi,
+}
+
+impl From<Format> for SourceFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Auto => Self::Auto,
+            Format::Raw => Self::Raw,
+            Format::Qcow2 => Self::Qcow2,
+            Format::Vmdk => Self::Vmdk,
+            Format::Vhdx => Self::Vhdx,
+            Format::Vpc => Self::Vpc,
+            Format::Vdi => Self::Vdi,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file appears under its name when it is complete and on stable storage, holes as holes; until then it has a hidden
+name beside it, which is removed when the restore fails or is stopped.
+
+Examples:
+  strongroom image restore data@latest --vault /srv/backup/vault --to data.raw
+  strongroom image restore web01@2026-11-21 --disk vda --vault s3://backups/host1 --to vda.qcow2 --format qcow2
+  strongroom image restore data@latest --vault /srv/backup/vault --to /dev/vg0/data --force")]
+pub struct RestoreArgs {
+    /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
+    point: String,
+    #[command(flatten)]
+    vault: VaultArgs,
+    /// A file that does not exist, or with --force a block device.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// The format of the file.
+    #[arg(long, value_enum, default_value_t = ToFormat::Raw)]
+    format: ToFormat,
+    /// Which disk, where the point has several.
+    #[arg(long, value_name = "NAME")]
+    disk: Option<String>,
+    /// Overwrite the block device.
+    #[arg(long)]
+    force: bool,
+    /// Do not wait until the file is on stable storage: for uses that do not survive a power cut anyway.
+    #[arg(long)]
+    no_sync: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ToFormat {
+    Raw,
+    Qcow2,
+}
+
+impl From<ToFormat> for DiskFormat {
+    fn from(format: ToFormat) -> Self {
+        match format {
+            ToFormat::Raw => Self::Raw,
+            ToFormat::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+pub fn run(command: ImageCommand, context: &Context) -> Result<Outcome> {
+    match command {
+        ImageCommand::Backup(arguments) => run_backup(arguments, context),
+        ImageCommand::Restore(arguments) => run_restore(arguments, context),
+    }
+}
+
+/// Rates of nothing are not worth showing.
+fn bytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
+    let seconds = elapsed.as_secs_f64();
+    if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 }
+}
+
+#[derive(Serialize)]
+struct BackupDocument {
+    point: PointId,
+    item: ItemName,
+    taken_at: jiff::Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<PointId>,
+    consistency: Consistency,
+    source_format: &'static str,
+    size_bytes: u64,
+    read_bytes: u64,
+    changed_bytes: u64,
+    new_bytes: u64,
+    stored_bytes: u64,
+    seconds: f64,
+    read_bytes_per_second: f64,
+    warnings: Vec<String>,
+}
+
+impl BackupDocument {
+    fn new(backup: ImageBackup) -> Self {
+        let ImageBackup { point, format, elapsed } = backup;
+        let sum = |of: fn(&strongroom_store::Disk) -> u64| point.disks.iter().map(of).sum();
+        let read_bytes = sum(|d| d.read_bytes);
+        Self {
+            size_bytes: sum(|d| d.size_bytes),
+            read_bytes,
+            changed_bytes: sum(|d| d.changed_bytes),
+            new_bytes: sum(|d| d.new_bytes),
+            stored_bytes: point.stored_bytes,
+            seconds: elapsed.as_secs_f64(),
+            read_bytes_per_second: bytes_per_second(read_bytes, elapsed),
+            source_format: format,
+            point: point.point,
+            item: point.item,
+            taken_at: point.taken_at,
+            parent: point.parent,
+            consistency: point.consistency,
+            warnings: point.warnings,
+        }
+    }
+}
+
+fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open_vault(&arguments.vault)?;
+    let options = BackupOptions {
+        source: arguments.source,
+        format: arguments.source_format.into(),
+        item: arguments.item,
+        changed_extents: arguments.changed_extents,
+    };
+    let doing = format!("backing up {}", options.item);
+    let backup = context.watch(&doing, || image::backup(&vault, &options, &context.progress))?;
+    let elapsed = backup.elapsed;
+    let document = BackupDocument::new(backup);
+    for warning in &document.warnings {
+        context.warn(warning);
+    }
+    context.print(&document, || {
+        let speed = match document.read_bytes {
+            0 => String::new(),
+            _ => format!(", {}", rate(document.read_bytes_per_second)),
+        };
+        list(&[
+            ("point", document.point.to_string()),
+            ("item", document.item.to_string()),
+            ("consistency", document.consistency.to_string()),
+            ("size", size(document.size_bytes)),
+            ("read", format!("{}{speed}", size(document.read_bytes))),
+            ("changed", size(document.changed_bytes)),
+            ("new", size(document.new_bytes)),
+            ("stored", size(document.stored_bytes)),
+            ("time", duration(elapsed)),
+        ])
+    })?;
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct RestoreDocument {
+    point: PointId,
+    item: ItemName,
+    disk: String,
+    to: String,
+    format: &'static str,
+    size_bytes: u64,
+    data_bytes: u64,
+    seconds: f64,
+    bytes_per_second: f64,
+}
+
+fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open_vault(&arguments.vault)?;
+    let selector = points::parse_selector(&arguments.point)?;
+    // The lease before the point is chosen: from then on nothing it has is reclaimed.
+    let session = ReadSession::begin(&vault, &format!("restore of {selector}"))?;
+    let point = vault.find_point(&selector)?;
+    let disk = points::choose_disk(&point, arguments.disk.as_deref())?;
+    let options = RestoreOptions {
+        to: arguments.to,
+        format: arguments.format.into(),
+        force: arguments.force,
+        durable: !arguments.no_sync,
+    };
+    let doing = format!("restoring {}", point.item);
+    let restored =
+        context.watch(&doing, || restore::restore_disk(&session, disk, &options, &context.progress))?;
+    let Restored { size_bytes, data_bytes, elapsed } = restored;
+    let document = RestoreDocument {
+        point: point.point,
+        item: point.item.clone(),
+        disk: disk.name.clone(),
+        to: options.to.display().to_string(),
+        format: options.format.name(),
+        size_bytes,
+        data_bytes,
+        seconds: elapsed.as_secs_f64(),
+        bytes_per_second: bytes_per_second(data_bytes, elapsed),
+    };
+    context.print(&document, || {
+        list(&[
+            ("point", document.point.to_string()),
+            ("item", document.item.to_string()),
+            ("taken", crate::text::time(point.taken_at)),
+            ("restored to", format!("{} ({})", document.to, document.format)),
+            ("size", size(size_bytes)),
+            ("data", format!("{}, {}", size(data_bytes), rate(document.bytes_per_second))),
+            ("time", duration(elapsed)),
+        ])
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,82 @@
+//! What every command works with: how it prints, how it shows progress, and how it is stopped.
+
+use crate::cli::{GlobalArgs, KeyArgs, VaultArgs};
+use crate::progress::Watch;
+use serde::Serialize;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use strongroom_engine::{Error, Result, vaults};
+use strongroom_store::objects::Location;
+use strongroom_store::{Progress, Vault};
+
+/// How a command came out, apart from errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// What was asked for was done, and something is wrong: exit status 1.
+    Damage,
+}
+
+pub struct Context {
+    pub json: bool,
+    pub quiet: bool,
+    /// Cancelled by SIGINT and SIGTERM. One command uses one.
+    pub progress: Arc<Progress>,
+}
+
+impl Context {
+    pub fn new(global: &GlobalArgs, progress: Arc<Progress>) -> Self {
+        Self { json: global.json, quiet: global.quiet, progress }
+    }
+
+    /// Opens the vault that the command line names.
+    pub fn open_vault(&self, args: &VaultArgs) -> Result<Vault> {
+        self.open(&args.vault, &args.key)
+    }
+
+    pub fn open(&self, location: &Location, key: &KeyArgs) -> Result<Vault> {
+        vaults::open(location, key.key_file.as_deref())
+    }
+
+    /// The command's result: `value` with --json, else the text.
+    pub fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        let text = match self.json {
+            true => {
+                let mut text = serde_json::to_string_pretty(value)
+                    .map_err(|e| Error::invalid(format!("the result cannot be written as JSON: {e}")))?;
+                text.push('\n');
+                text
+            }
+            false => text(),
+        };
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever reads has had enough, as `head` does.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(|e| Error::io("writing to stdout", e)),
+        }
+    }
+
+    /// Something good to know, on stderr.
+    pub fn note(&self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            to_stderr(&text);
+        }
+    }
+
+    /// Something the user should act on, on stderr.
+    pub fn warn(&self, text: impl std::fmt::Display) {
+        to_stderr(&format_args!("warning: {text}"));
+    }
+
+    /// Runs `work` and shows how far [`Context::progress`] is meanwhile: a bar on a terminal, else lines.
+    pub fn watch<T>(&self, doing: &str, work: impl FnOnce() -> T) -> T {
+        let _watch = (!self.quiet).then(|| Watch::start(doing, &self.progress, io::stderr().is_terminal()));
+        work()
+    }
+}
+
+/// Never fails: there is nobody left to tell.
+pub fn to_stderr(text: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,68 @@
+//! How errors are told, and what the process ends with.
+
+use crate::context::to_stderr;
+use serde::Serialize;
+use std::error::Error as StdError;
+use strongroom_engine::Error;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+/// What happened, with each cause that the words before it do not contain yet.
+fn full_message(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !words.is_empty() && !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Tells an error on stderr.
+pub fn error(error: &Error, json: bool) {
+    let message = full_message(error);
+    if json {
+        let document = Document { error: Body { code: error.kind.code(), message: &message } };
+        if let Ok(text) = serde_json::to_string(&document) {
+            to_stderr(&text);
+            return;
+        }
+    }
+    to_stderr(&format_args!("error: {message}"));
+}
+
+/// Tells a wrong command line as JSON.
+pub fn usage(message: &str) {
+    let document = Document { error: Body { code: "usage", message: message.trim() } };
+    if let Ok(text) = serde_json::to_string(&document) {
+        to_stderr(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = io::Error::other("the cable is out");
+        let error = Error::invalid("reading x: the cable is out").caused_by(cause);
+        assert_eq!(full_message(&error), "reading x: the cable is out");
+        let error = Error::invalid("reading x").caused_by(io::Error::other("the cable is out"));
+        assert_eq!(full_message(&error), "reading x: the cable is out");
+    }
+}
