@@ -1,1 +1,40 @@
-//! Machines under libvirt: backing them up and restoring them as new ones.
+//! Machines: listing them, backing them up, restoring them as new ones.
+//!
+//! - [`backup`]: all disks of a machine at one instant become a recovery point; only what changed since the last
+//!   one is read where that is known.
+//! - [`restore`]: a point becomes a new machine, or nothing at all.
+//! - [`list`]: what machines there are, and when each was backed up last.
+//!
+//! A point of a machine can be restored without the host, the machine or the catalog it was made with: everything that
+//! is needed is in its manifest ([`record`]).
+
+mod backup;
+mod known;
+mod list;
+mod parent;
+pub mod record;
+mod restore;
+mod storage;
+
+pub use backup::{BackupOptions, DiskBackup, MachineBackup, backup};
+pub use known::{forget, open_catalog, remember, remember_item, row_of, vault_seen};
+pub use list::{ListedMachine, MachineList, list};
+pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
+
+use crate::error::{Error, ErrorKind};
+
+impl From<strongroom_hypervisor::Error> for Error {
+    fn from(error: strongroom_hypervisor::Error) -> Self {
+        use strongroom_hypervisor::Error as Hypervisor;
+        let kind = match &error {
+            Hypervisor::NotFound { .. } => ErrorKind::NotFound,
+            Hypervisor::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Hypervisor::Busy { .. } => ErrorKind::Busy,
+            Hypervisor::Unsupported { .. } => ErrorKind::Unsupported,
+            Hypervisor::Denied { .. } => ErrorKind::Denied,
+            Hypervisor::Unavailable { .. } => ErrorKind::Unavailable,
+            Hypervisor::Failed { .. } => ErrorKind::Failed,
+        };
+        Self::new(kind, error.to_string()).caused_by(error)
+    }
+}

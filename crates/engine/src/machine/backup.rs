@@ -1,0 +1,366 @@
+//! Backing a machine up: from the session's lease to the commit.
+//!
+//! The order is what makes it safe. The session begins first, so that the parent cannot be reclaimed; the snapshot is taken
+//! relative to the parent; the commit is the point's manifest; only then is the snapshot told that it was committed. Killed
+//! before the commit, there is no point, and the next backup clears away what the snapshot left. Killed after it, the
+//! point is whole and its checkpoint is there; the next backup finds both.
+
+use super::known;
+use super::parent::{Parent, Plan};
+use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::NVRAM_MAX_BYTES;
+use base64::Engine as _;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strongroom_catalog::Catalog;
+use strongroom_domain::{ExtentKind, ItemName};
+use strongroom_hypervisor::{
+    Disk as MachineDisk, DiskSnapshot, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce, ReadDisk,
+    Road, SnapshotRequest, Timings, UseClones,
+};
+use strongroom_store::{
+    BlockSource, Definition, Disk, DiskRequest, DiskWritten, Manifest, PointDraft, PointKind, Progress,
+    Session, StoreError, Vault,
+};
+use uuid::Uuid;
+
+/// How to back up. The default is right for nearly everyone.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// Disks to leave out, by target name.
+    pub exclude: BTreeSet<String>,
+    pub quiesce: Quiesce,
+    pub clones: UseClones,
+    /// Where a pull-mode job keeps what the guest overwrites; default: beside each disk.
+    pub scratch_dir: Option<PathBuf>,
+    pub scratch_limit_bytes: Option<u64>,
+}
+
+/// One disk of a finished backup.
+#[derive(Debug, Clone)]
+pub struct DiskBackup {
+    pub name: String,
+    pub size_bytes: u64,
+    pub road: Road,
+    pub incremental: bool,
+    /// Pieces that were read.
+    pub extents: u64,
+    pub read_bytes: u64,
+    pub changed_bytes: u64,
+    pub new_bytes: u64,
+    /// Why everything was read, where changes were to be expected.
+    pub full_reason: Option<String>,
+}
+
+/// A finished backup.
+#[derive(Debug)]
+pub struct MachineBackup {
+    pub point: Manifest,
+    pub disks: Vec<DiskBackup>,
+    /// Drives that were left out, and why.
+    pub skipped: Vec<(String, String)>,
+    /// The point's, and those of tidying up after it.
+    pub warnings: Vec<String>,
+    pub timings: Timings,
+    pub elapsed: Duration,
+}
+
+/// Backs a machine up as the item of its name. The commit is the point's manifest: before it nothing is visible.
+///
+/// A `catalog` that cannot be written to costs a warning.
+pub fn backup(
+    hypervisor: &dyn Hypervisor,
+    vault: &Vault,
+    catalog: Option<&dyn Catalog>,
+    name: &str,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+) -> Result<MachineBackup> {
+    let started = Instant::now();
+    // Everything that can be refused is, before the vault is written to.
+    let machine = hypervisor.inspect(name)?;
+    let item = item_name(name)?;
+    check_disks(&machine, options)?;
+    progress.check()?;
+    let session = Session::begin(vault, &format!("backup of machine {item}"))?;
+    let mut warnings = Vec::new();
+    let parent = Parent::find(vault, &item, &machine.summary.uuid, &mut warnings)?;
+    let request = SnapshotRequest {
+        id: Uuid::now_v7().simple().to_string(),
+        parents: parent.disks(),
+        exclude: options.exclude.clone(),
+        quiesce: options.quiesce,
+        clones: options.clones,
+        scratch_dir: options.scratch_dir.clone(),
+        scratch_limit_bytes: options.scratch_limit_bytes,
+    };
+    progress.check()?;
+    let snapshot = hypervisor.snapshot(name, &request)?;
+    match transfer(session, &item, &machine, &parent, &snapshot, warnings, progress) {
+        Ok((point, disks)) => {
+            let mut warnings = point.warnings.clone();
+            let skipped = snapshot.skipped.clone();
+            let timings = snapshot.timings;
+            match snapshot.finish(Outcome::Committed) {
+                Ok(more) => warnings.extend(more),
+                Err(error) => warnings.push(format!(
+                    "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
+                )),
+            }
+            // All of the item's points were just read: what the catalog missed it learns on the way.
+            let mut all = parent.earlier;
+            all.extend(parent.point);
+            all.push(point);
+            warnings.extend(known::remember_item(catalog, vault, Some(&item), &all));
+            let Some(point) = all.pop() else { unreachable!("it was just put there") };
+            Ok(MachineBackup { point, disks, skipped, warnings, timings, elapsed: started.elapsed() })
+        }
+        Err(error) => {
+            match snapshot.finish(Outcome::Abandoned) {
+                Ok(more) => more.iter().for_each(|warning| tracing::warn!(machine = name, "{warning}")),
+                Err(error) => {
+                    tracing::warn!(machine = name, %error, "tidying up after a backup that did not succeed");
+                }
+            }
+            Err(error)
+        }
+    }
+}
+
+fn item_name(name: &str) -> Result<ItemName> {
+    name.parse().map_err(|e| {
+        Error::invalid(format!(
+            "machine `{name}` cannot be backed up under its name: {e}. Rename it with `virsh domrename`"
+        ))
+    })
+}
+
+/// Refuses what the snapshot would refuse, before anything is begun.
+fn check_disks(machine: &Machine, options: &BackupOptions) -> Result<()> {
+    let what = format!("machine `{}`", machine.summary.name);
+    for target in &options.exclude {
+        if !machine.disks.iter().any(|d| d.target == *target) {
+            return Err(Error::not_found(format!(
+                "{what} has no disk `{target}`; it has: {}",
+                targets(&machine.disks)
+            )));
+        }
+    }
+    if machine.disks.iter().any(|d| d.skipped.is_none() && !options.exclude.contains(&d.target)) {
+        return Ok(());
+    }
+    let why: Vec<String> = machine
+        .disks
+        .iter()
+        .map(|d| format!("`{}`: {}", d.target, d.skipped.as_deref().unwrap_or("it is excluded")))
+        .collect();
+    let why = if why.is_empty() { "it has no disks".to_owned() } else { why.join("; ") };
+    Err(Error::unsupported(format!("{what} has no disk that can be backed up: {why}")))
+}
+
+fn targets(disks: &[MachineDisk]) -> String {
+    disks.iter().map(|d| d.target.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// From the snapshot to the commit.
+fn transfer(
+    session: Session,
+    item: &ItemName,
+    machine: &Machine,
+    parent: &Parent,
+    snapshot: &MachineSnapshot,
+    mut warnings: Vec<String>,
+    progress: &Arc<Progress>,
+) -> Result<(Manifest, Vec<DiskBackup>)> {
+    warnings.extend(snapshot.warnings.iter().cloned());
+    let plans: Vec<Plan> = snapshot.disks.iter().map(|d| parent.plan(d, &mut warnings)).collect();
+    let written = write_disks(&session, snapshot, &plans, progress)?;
+    // From here on nothing is read any more.
+    snapshot.check()?;
+    progress.check()?;
+
+    let known: BTreeMap<&str, &MachineDisk> = machine.disks.iter().map(|d| (d.target.as_str(), d)).collect();
+    let mut disks = Vec::new();
+    let mut report = Vec::new();
+    for ((taken, plan), written) in snapshot.disks.iter().zip(&plans).zip(&written) {
+        let was = known.get(taken.target.as_str());
+        let extents = plan.extents.iter().filter(|e| e.kind == ExtentKind::Data).count() as u64;
+        let mut disk = Disk::new(&taken.target, written);
+        disk.full_reason.clone_from(&plan.full_reason);
+        disk.attributes = DiskRecord {
+            checkpoint: taken.checkpoint.clone(),
+            format: Some(taken.format),
+            bus: was.map(|d| d.bus.clone()),
+            source: was.and_then(|d| d.source.path()).map(|p| p.display().to_string()),
+            road: Some(taken.road),
+            incremental: plan.incremental,
+            extents,
+        }
+        .to_attributes();
+        disks.push(disk);
+        report.push(DiskBackup {
+            name: taken.target.clone(),
+            size_bytes: taken.size_bytes,
+            road: taken.road,
+            incremental: plan.incremental,
+            extents,
+            read_bytes: written.read_bytes,
+            changed_bytes: written.changed_bytes,
+            new_bytes: written.new_bytes,
+            full_reason: plan.full_reason.clone(),
+        });
+    }
+    let nvram = snapshot.nvram.as_deref().and_then(|path| {
+        read_nvram(path)
+            .inspect_err(|e| {
+                warnings.push(format!(
+                    "the UEFI variables in {} could not be read ({e}); a restored machine begins with fresh ones",
+                    path.display()
+                ));
+            })
+            .ok()
+    });
+    let attributes = MachineRecord {
+        machine_uuid: Some(snapshot.uuid.clone()),
+        timings: snapshot.timings.into(),
+        skipped: snapshot
+            .skipped
+            .iter()
+            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
+            .collect(),
+        nvram,
+    }
+    .to_attributes();
+    let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {
+        Error::new(ErrorKind::Failed, format!("the clock of this host is beyond reason: {e}"))
+    })?;
+    // The commit point.
+    let point = session.commit(PointDraft {
+        item: item.clone(),
+        kind: PointKind::Machine,
+        taken_at,
+        parent: parent.point.as_ref().map(|p| p.point),
+        consistency: snapshot.consistency.clone(),
+        disks,
+        definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
+        warnings,
+        attributes,
+    })?;
+    Ok((point, report))
+}
+
+/// Writes all disks side by side. The first that fails stops the others.
+fn write_disks(
+    session: &Session,
+    snapshot: &MachineSnapshot,
+    plans: &[Plan],
+    progress: &Arc<Progress>,
+) -> Result<Vec<DiskWritten>> {
+    let cancelled_before = progress.is_cancelled();
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let fail = |error: Error| {
+        failure.lock().get_or_insert(error);
+        // Ends the others; whether it was the user's wish is seen by the error.
+        progress.cancel();
+    };
+    let written: Vec<Option<DiskWritten>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = snapshot
+            .disks
+            .iter()
+            .zip(plans)
+            .map(|(disk, plan)| {
+                let fail = &fail;
+                let write = move || match write_disk(session, disk, plan, progress) {
+                    Ok(written) => Some(written),
+                    Err(error) => {
+                        fail(error);
+                        None
+                    }
+                };
+                std::thread::Builder::new().name(format!("disk {}", disk.target)).spawn_scoped(scope, write)
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| match thread.map(|t| t.join()) {
+                Ok(Ok(written)) => written,
+                Ok(Err(_)) => {
+                    fail(Error::new(
+                        ErrorKind::Failed,
+                        "a thread that wrote a disk ended by itself; this is a bug",
+                    ));
+                    None
+                }
+                Err(e) => {
+                    fail(Error::io("starting a thread", e));
+                    None
+                }
+            })
+            .collect()
+    });
+    if cancelled_before {
+        return Err(Error::cancelled());
+    }
+    if let Some(error) = failure.into_inner() {
+        // A machine that ended, a job that was cancelled: the snapshot knows better than the reader.
+        return Err(match (error.kind, snapshot.check()) {
+            (ErrorKind::Cancelled | ErrorKind::NoSpace, _) | (_, Ok(())) => error,
+            (_, Err(why)) => why.into(),
+        });
+    }
+    Ok(written.into_iter().flatten().collect())
+}
+
+fn write_disk(
+    session: &Session,
+    disk: &DiskSnapshot,
+    plan: &Plan,
+    progress: &Arc<Progress>,
+) -> Result<DiskWritten> {
+    let source = Arc::new(SnapshotSource { reader: disk.reader(), failure: Mutex::new(None) });
+    let done = session.write_disk(DiskRequest {
+        source: source.clone(),
+        name: format!("disk `{}`", disk.target),
+        size_bytes: disk.size_bytes,
+        extents: plan.extents.clone(),
+        parent: plan.tree,
+        progress: progress.clone(),
+    });
+    done.map_err(|error| match (error, source.failure.lock().take()) {
+        (StoreError::Cancelled, _) | (_, None) if progress.is_cancelled() => Error::cancelled(),
+        (_, Some(cause)) => cause.into(),
+        (error, None) => error.into(),
+    })
+}
+
+/// A snapshot's disk as the store reads it. Keeps the first failure as it was: an I/O error would not say what to do.
+struct SnapshotSource {
+    reader: Arc<dyn ReadDisk>,
+    failure: Mutex<Option<strongroom_hypervisor::Error>>,
+}
+
+impl BlockSource for SnapshotSource {
+    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.reader.read_at(offset_bytes, buffer).map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.failure.lock().get_or_insert(error);
+            told
+        })
+    }
+}
+
+fn read_nvram(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(NVRAM_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > NVRAM_MAX_BYTES {
+        return Err(io::Error::other(format!("it is larger than {NVRAM_MAX_BYTES} bytes")));
+    }
+    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
+}

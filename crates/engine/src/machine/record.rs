@@ -1,0 +1,144 @@
+//! What a machine's recovery point records beyond its disks' bytes: the free attributes of its manifest.
+//!
+//! Whatever is missing or not understood is taken as not recorded: the next backup then reads more, a restore chooses by itself.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::time::Duration;
+use strongroom_hypervisor::{DiskFormat, Road, Timings};
+use strongroom_store::{Disk, Manifest};
+
+/// The definition's kind in manifests.
+pub const DEFINITION_KIND: &str = "libvirt-domain-xml";
+
+/// Attributes of the point.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineRecord {
+    /// The machine's UUID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_uuid: Option<String>,
+    pub timings: TimingsRecord,
+    /// Drives that are not in the point, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedRecord>,
+    /// The UEFI variables' file, base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvram: Option<String>,
+}
+
+/// How long the machine felt the snapshot, in milliseconds. `None`: it was not frozen, or not suspended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TimingsRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspended_ms: Option<f64>,
+    pub snapshot_ms: f64,
+}
+
+impl From<Timings> for TimingsRecord {
+    fn from(timings: Timings) -> Self {
+        let ms = |d: Duration| (d.as_secs_f64() * 10_000.0).round() / 10.0;
+        Self {
+            frozen_ms: timings.frozen.map(ms),
+            suspended_ms: timings.suspended.map(ms),
+            snapshot_ms: ms(timings.total),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SkippedRecord {
+    pub disk: String,
+    pub reason: String,
+}
+
+/// Attributes of a disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskRecord {
+    /// What tracks its changes from the point's instant on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus: Option<String>,
+    /// The path of its file or block device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub road: Option<Road>,
+    /// Read in parts, relative to the parent's checkpoint.
+    pub incremental: bool,
+    /// How many pieces had to be read.
+    pub extents: u64,
+}
+
+impl MachineRecord {
+    pub fn of(point: &Manifest) -> Self {
+        read(&point.attributes)
+    }
+
+    pub fn to_attributes(&self) -> Map<String, Value> {
+        write(self)
+    }
+}
+
+impl DiskRecord {
+    pub fn of(disk: &Disk) -> Self {
+        read(&disk.attributes)
+    }
+
+    pub fn to_attributes(&self) -> Map<String, Value> {
+        write(self)
+    }
+}
+
+/// Field by field, so that one that is not understood does not take the others along.
+fn read<T: DeserializeOwned + Default + Serialize>(attributes: &Map<String, Value>) -> T {
+    let mut sound = Map::new();
+    for (name, value) in attributes {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        if serde_json::from_value::<T>(Value::Object(alone)).is_ok() {
+            sound.insert(name.clone(), value.clone());
+        }
+    }
+    serde_json::from_value(Value::Object(sound)).unwrap_or_default()
+}
+
+fn write<T: Serialize>(record: &T) -> Map<String, Value> {
+    match serde_json::to_value(record) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_the_rest_passed_over() {
+        let record = DiskRecord {
+            checkpoint: Some("strongroom-1".into()),
+            format: Some(DiskFormat::Qcow2),
+            bus: Some("virtio".into()),
+            source: Some("/vm/a.qcow2".into()),
+            road: Some(Road::PullJob),
+            incremental: true,
+            extents: 7,
+        };
+        let mut attributes = record.to_attributes();
+        assert_eq!(attributes["road"], "pull-job");
+        assert_eq!(read::<DiskRecord>(&attributes), record);
+        attributes.insert("format".into(), "vmdk".into());
+        attributes.insert("of_a_later_version".into(), Value::Null);
+        assert_eq!(read::<DiskRecord>(&attributes), DiskRecord { format: None, ..record });
+        assert_eq!(read::<MachineRecord>(&Map::new()), MachineRecord::default());
+    }
+}

@@ -1,0 +1,278 @@
+//! Restoring a machine's point as a new machine: the whole of it, or nothing.
+//!
+//! Disks are written next to where they will be, under names of their own; when all are complete and durable they get
+//! their final names, and then the machine is defined. Whatever goes wrong or is cancelled before that takes all of it away
+//! again. Killed on the way, it leaves hidden partial files at worst, or complete disks without a machine.
+
+use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord};
+use super::storage::{Storage, check_machine_name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::NVRAM_MAX_BYTES;
+use crate::points::kind_name;
+use crate::target::{self, NewImage, NewImageOptions, check_absent, check_room};
+use base64::Engine as _;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use strongroom_domain::PointSelector;
+use strongroom_hypervisor::{
+    CreatedMachine, DiskFormat, Error as HypervisorError, Hypervisor, NetworkChoice, RestoreMachineRequest,
+    RestoredDisk,
+};
+use strongroom_store::{Definition, Disk, Manifest, PointKind, Progress, ReadSession, Vault};
+
+/// What to make of a point.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Must be free.
+    pub new_name: String,
+    /// Default: the directory the machine's disks were in, where there is one, else libvirt's default pool.
+    pub storage: Option<PathBuf>,
+    pub network: NetworkChoice,
+    /// By target name; the new machine has these alone. Empty: all.
+    pub disks: Vec<String>,
+    /// Default: as each disk was.
+    pub format: Option<DiskFormat>,
+}
+
+/// One disk of a restored machine.
+#[derive(Debug, Clone)]
+pub struct DiskRestore {
+    pub name: String,
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    pub size_bytes: u64,
+    /// What of it is not holes.
+    pub data_bytes: u64,
+}
+
+/// A restored machine. It is defined and shut off.
+#[derive(Debug, Clone)]
+pub struct MachineRestore {
+    pub point: Manifest,
+    pub name: String,
+    pub uuid: String,
+    pub storage: PathBuf,
+    pub disks: Vec<DiskRestore>,
+    pub warnings: Vec<String>,
+    pub elapsed: Duration,
+}
+
+/// Restores a machine's point as a new machine, with its own UUID and MAC addresses. The commit is its definition.
+pub fn restore(
+    hypervisor: &dyn Hypervisor,
+    vault: &Vault,
+    selector: &PointSelector,
+    options: &RestoreOptions,
+    progress: &Progress,
+) -> Result<MachineRestore> {
+    let started = Instant::now();
+    // Everything that can be refused is, before anything is made.
+    check_machine_name(&options.new_name)?;
+    hypervisor.name_is_free(&options.new_name)?;
+    // The lease before the point is chosen: from then on nothing it has is reclaimed.
+    let session = ReadSession::begin(vault, &format!("restore of {selector}"))?;
+    let point = vault.find_point(selector)?;
+    let definition = definition_of(&point)?;
+    let chosen = choose_disks(&point, &options.disks)?;
+    check_network(hypervisor, &options.network)?;
+    let storage = Storage::open(options.storage.as_deref(), hypervisor, &chosen)?;
+    let mut warnings = Vec::new();
+    warnings.extend(storage.barriers());
+    let nvram = nvram_of(&point, &mut warnings);
+    let nvram_path = nvram.is_some().then(|| storage.nvram_path(&options.new_name));
+    if let Some(path) = &nvram_path {
+        check_absent(path)?;
+    }
+
+    let mut planned = Vec::new();
+    for disk in chosen {
+        let format = options.format.or(DiskRecord::of(disk).format).unwrap_or(DiskFormat::Qcow2);
+        let path = storage.disk_path(&options.new_name, &disk.name, format);
+        check_absent(&path)?;
+        let reader = session.open_disk(disk.tree());
+        let data_bytes = reader.data_bytes()?;
+        progress.check()?;
+        planned.push((
+            reader,
+            DiskRestore { name: disk.name.clone(), path, format, size_bytes: disk.size_bytes, data_bytes },
+        ));
+    }
+    let total_bytes = planned.iter().map(|(_, d)| d.data_bytes).sum();
+    check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, total_bytes)?;
+    progress.add_total(total_bytes);
+
+    let mut images = Vec::new();
+    for (reader, disk) in &planned {
+        let image = NewImage::create(NewImageOptions {
+            path: disk.path.clone(),
+            format: match disk.format {
+                DiskFormat::Raw => target::DiskFormat::Raw,
+                DiskFormat::Qcow2 => target::DiskFormat::Qcow2,
+            },
+            size_bytes: disk.size_bytes,
+            data_bytes: disk.data_bytes,
+            durable: true,
+        })?;
+        reader.export(&image, progress)?;
+        progress.check()?;
+        images.push(image);
+    }
+    let mut files = NewFiles::default();
+    for (image, (_, disk)) in images.into_iter().zip(&planned) {
+        image.finish()?;
+        files.0.push(disk.path.clone());
+        progress.check()?;
+    }
+    if let (Some(bytes), Some(path)) = (&nvram, &nvram_path) {
+        files.write(path, bytes)?;
+    }
+    let disks: Vec<DiskRestore> = planned.into_iter().map(|(_, disk)| disk).collect();
+    let request = RestoreMachineRequest {
+        definition_xml: definition.text.clone(),
+        new_name: options.new_name.clone(),
+        disks: disks
+            .iter()
+            .map(|d| RestoredDisk { target: d.name.clone(), path: d.path.clone(), format: d.format })
+            .collect(),
+        network: options.network.clone(),
+        nvram: nvram_path,
+    };
+    let created = create(hypervisor, &request, &files)?;
+    // The commit was the definition: from here on the files are the machine's.
+    files.keep();
+    let directory = storage.directory.clone();
+    storage.keep();
+    warnings.extend(created.warnings);
+    Ok(MachineRestore {
+        point,
+        name: created.name,
+        uuid: created.uuid,
+        storage: directory,
+        disks,
+        warnings,
+        elapsed: started.elapsed(),
+    })
+}
+
+fn definition_of(point: &Manifest) -> Result<&Definition> {
+    if point.kind != PointKind::Machine {
+        return Err(Error::invalid(format!(
+            "recovery point {} is of an {}, not of a machine: restore it with `strongroom image restore`",
+            point.point,
+            kind_name(point.kind)
+        )));
+    }
+    let definition = point.definition.as_ref().filter(|d| d.kind == DEFINITION_KIND);
+    definition.ok_or_else(|| {
+        Error::unsupported(format!(
+            "recovery point {} has no definition that libvirt understands; restore its disks one by one with `strongroom image restore`",
+            point.point
+        ))
+    })
+}
+
+fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Disk>> {
+    let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    if let Some(unknown) = names.iter().find(|name| !point.disks.iter().any(|d| d.name == **name)) {
+        let known: Vec<&str> = point.disks.iter().map(|d| d.name.as_str()).collect();
+        return Err(Error::not_found(format!(
+            "recovery point {} has no disk `{unknown}`; it has: {}",
+            point.point,
+            known.join(", ")
+        )));
+    }
+    let chosen: Vec<&Disk> =
+        point.disks.iter().filter(|d| names.is_empty() || names.contains(d.name.as_str())).collect();
+    // They become parts of file names.
+    let is_plain = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    match chosen.iter().find(|d| !is_plain(&d.name)) {
+        Some(odd) => {
+            Err(Error::unsupported(format!("`{}` is not the name of a disk", odd.name.escape_debug())))
+        }
+        None => Ok(chosen),
+    }
+}
+
+fn check_network(hypervisor: &dyn Hypervisor, choice: &NetworkChoice) -> Result<()> {
+    let NetworkChoice::Network(wanted) = choice else { return Ok(()) };
+    let networks = hypervisor.networks()?;
+    if networks.iter().any(|n| n.name == *wanted) {
+        return Ok(());
+    }
+    let known: Vec<&str> = networks.iter().map(|n| n.name.as_str()).collect();
+    let known = if known.is_empty() {
+        "there are none".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    Err(Error::not_found(format!("network `{wanted}` does not exist here; {known}")))
+}
+
+fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+    let text = MachineRecord::of(point).nvram?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
+    let sound = bytes.filter(|b| b.len() as u64 <= NVRAM_MAX_BYTES);
+    if sound.is_none() {
+        warnings
+            .push("the point's UEFI variables are not readable; the machine begins with fresh ones".into());
+    }
+    sound
+}
+
+/// Defines the machine. If that fails after all but its answer got lost, it is taken back.
+fn create(
+    hypervisor: &dyn Hypervisor,
+    request: &RestoreMachineRequest,
+    files: &NewFiles,
+) -> Result<CreatedMachine> {
+    hypervisor.create(request).map_err(|error| {
+        if !matches!(error, HypervisorError::AlreadyExists { .. })
+            && let Ok(machine) = hypervisor.inspect(&request.new_name)
+            && machine.disks.iter().any(|d| d.source.path().is_some_and(|p| files.0.iter().any(|f| f == p)))
+            && let Err(error) = hypervisor.undefine(&request.new_name)
+        {
+            tracing::warn!(machine = request.new_name, %error, "undefining a machine that was not restored");
+        }
+        error.into()
+    })
+}
+
+/// Files under their final names. Removed unless kept.
+#[derive(Default)]
+struct NewFiles(Vec<PathBuf>);
+
+impl NewFiles {
+    /// Makes a small file, durable.
+    fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{} already exists; it was left as it is", path.display()),
+            ),
+            _ => Error::io(format!("making {}", path.display()), e),
+        };
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        self.0.push(path.to_owned());
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
+    fn keep(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "removing what a restore had made");
+            }
+        }
+    }
+}
