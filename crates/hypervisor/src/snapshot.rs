@@ -140,6 +140,10 @@ pub struct Timings {
     pub freezing: Option<Duration>,
     /// From asking to suspend until resumed.
     pub suspended: Option<Duration>,
+    /// The part of it in which the new checkpoint was made.
+    pub tracking: Option<Duration>,
+    /// The part of it in which the disks were cloned.
+    pub cloning: Option<Duration>,
     /// From the start of the call until the snapshot could be read.
     pub total: Duration,
 }

@@ -147,7 +147,15 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
         "qcow2".as_ref(),
         path.as_os_str(),
     ];
-    let out = run("qemu-img", &arguments, path)?;
+    // Its owner may be changing what is looked at.
+    let mut tries = 0;
+    let out = loop {
+        tries += 1;
+        match run("qemu-img", &arguments, path) {
+            Err(Error::Failed { .. }) if tries < 3 => std::thread::sleep(Duration::from_millis(100)),
+            done => break done?,
+        }
+    };
     let cannot = |e: &dyn std::fmt::Display| Error::failed("understanding", path.display().to_string(), e);
     let chain: Vec<RawImageInfo> = serde_json::from_slice(&out).map_err(|e| cannot(&e))?;
     let backing = chain

@@ -206,6 +206,19 @@ fn scratch_files_are_bounded() {
     assert_eq!(next.total_bytes("vda"), 17 * MIB);
 }
 
+/// Where there is hardly room for scratch files, a backup does not begin.
+#[test]
+fn no_room_for_scratch_files() {
+    let storage = Storage::sized(Kind::Ext4, 120);
+    let mut machine = TestMachine::new(&storage, &[("vda", "qcow2")]);
+    machine.start();
+    run("fallocate", &["-l", "60M", storage.path().join("filler").to_str().unwrap()]);
+    let request = machine.request();
+    let refused = machine.hypervisor.snapshot(&machine.name, &request).unwrap_err();
+    assert!(refused.to_string().contains("bytes free; choose another"), "{refused}");
+    assert!(machine.checkpoints().is_empty() && storage.own_files().is_empty());
+}
+
 /// A machine that stops during a pull-mode transfer spoils it; from clones, it does not matter.
 #[test]
 fn stopping_during_the_transfer() {
@@ -229,5 +242,45 @@ fn stopping_during_the_transfer() {
             assert!(machine.checkpoints().is_empty() && machine.bitmaps("vda").is_empty());
             machine.back_up();
         }
+    }
+}
+
+/// Whatever the name, it stays a name: in XML, in option strings, in paths.
+#[test]
+fn odd_names() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let storage = Storage::new(kind);
+        let mut machine = TestMachine::named(
+            &storage,
+            &[("vda", "qcow2"), ("vdb", "raw")],
+            "",
+            " a,b=c,,d<e>&'\"%20$(x);\u{e9}",
+        );
+        machine.write_offline("vda", "qcow2", 0, MIB, 1);
+        machine.back_up();
+        machine.start();
+        machine.write("vda", 2 * MIB, MIB, 2);
+        let running = machine.back_up();
+        assert_eq!(running.total_bytes("vda"), MIB, "{:?}", running.warnings);
+        machine.stop();
+        assert_eq!(machine.back_up().total_bytes("vda"), 0);
+    }
+}
+
+/// A machine without a definition that outlives it: no checkpoints, but backups.
+#[test]
+fn machines_that_are_not_persistent() {
+    for kind in [Kind::Ext4, Kind::Xfs] {
+        let storage = Storage::new(kind);
+        let mut machine = TestMachine::new(&storage, &[("vda", "qcow2"), ("vdb", "raw")]);
+        machine.start();
+        virsh(&["undefine", &machine.name]);
+        machine.write("vda", 0, MIB, 1);
+        let first = machine.back_up();
+        assert!(first.disks["vda"].checkpoint.is_none());
+        machine.write("vdb", 0, MIB, 1);
+        let second = machine.back_up();
+        assert!(second.is_full("vda") && second.warnings.is_empty(), "{:?}", second.warnings);
+        assert_eq!(second.is_full("vdb"), !storage.clones());
     }
 }

@@ -239,15 +239,9 @@ impl SnapshotBackend for Backend {
         let ended = self.end_job();
         match outcome {
             Outcome::Committed => {
-                let mut keep = BTreeSet::new();
-                keep.extend(self.checkpoint.as_deref());
-                keep.extend(
-                    self.disks.iter().filter_map(|d| d.parent.as_ref().map(|p| p.checkpoint.as_str())),
-                );
-                if keep.len() > OWN_CHECKPOINTS_KEPT {
-                    // Disks with parents of their own: only the new one is sure to be needed.
-                    keep = self.checkpoint.as_deref().into_iter().collect();
-                }
+                // Its parent is not needed any more; of the others the newest stays, which may be
+                // the parent of another vault's points.
+                let keep: BTreeSet<&str> = self.checkpoint.as_deref().into_iter().collect();
                 reconcile::prune(&self.session, &self.disks, &keep, OWN_CHECKPOINTS_KEPT, &mut warnings);
             }
             Outcome::Abandoned => {

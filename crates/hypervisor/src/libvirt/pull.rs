@@ -192,7 +192,13 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
                 None => None,
             };
             let lost = tracked.lost.remove(&disk.target).or_else(|| {
-                (!disk.can_track()).then(|| "raw disks keep no track of changes on this storage".to_owned())
+                (!disk.can_track()).then(|| {
+                    if disk.image.is_some() {
+                        "its image or its machine cannot keep track of changes".to_owned()
+                    } else {
+                        "raw disks keep no track of changes on this storage".to_owned()
+                    }
+                })
             });
             let (changes, extents) = taking.changes_of(disk, &nbd, dirty, lost)?;
             disks.push(DiskSnapshot {

@@ -30,6 +30,8 @@ pub struct PlannedDisk {
     pub format: DiskFormat,
     /// Of qcow2 disks.
     pub image: Option<ImageInfo>,
+    /// Whether the machine outlives its stop: libvirt keeps no checkpoints for others.
+    pub is_persistent: bool,
     pub parent: Option<DiskParent>,
 }
 
@@ -39,7 +41,7 @@ impl PlannedDisk {
     }
 
     pub fn can_track(&self) -> bool {
-        self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
+        self.is_persistent && self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
     }
 
     pub fn has_backing(&self) -> bool {
@@ -87,7 +89,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         if dom.is_persistent() { dom.xml(XML_INACTIVE | XML_SECURE) } else { dom.xml(XML_SECURE) }
             .map_err(about)?;
 
-    let (disks, skipped) = plan(&what, &document, request)?;
+    let (disks, skipped) = plan(&what, &document, request, dom.is_persistent())?;
     let mut taking = Taking {
         session: session.clone(),
         request,
@@ -144,6 +146,7 @@ fn plan(
     what: &str,
     document: &roxmltree::Document<'_>,
     request: &SnapshotRequest,
+    is_persistent: bool,
 ) -> Result<(Vec<PlannedDisk>, Skipped)> {
     let mut disks = Vec::new();
     let mut skipped = Vec::new();
@@ -178,6 +181,7 @@ fn plan(
             path,
             is_block,
             is_encrypted: disk.encrypted,
+            is_persistent,
             format,
             image,
         });
@@ -267,8 +271,8 @@ impl Taking<'_> {
         (window, consistency)
     }
 
-    /// Takes over what the window says at its end.
-    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) {
+    /// Takes over what the window says at its end; answers whether the machine was held until now.
+    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) -> bool {
         let Closed { frozen, freezing, suspended, expired, problems } = window.close();
         self.timings.frozen = frozen;
         self.timings.freezing = freezing;
@@ -280,6 +284,7 @@ impl Taking<'_> {
             );
         }
         self.warnings.extend(problems);
+        !expired
     }
 
     /// What a disk's extents will cover, before sizes are known. `since` is the usable parent.
@@ -326,11 +331,27 @@ impl Taking<'_> {
         }
         let taken_at = SystemTime::now();
         // From here on the new checkpoint records; what is written before the clones is in both.
+        let began = Instant::now();
         let checkpoint = checkpoint_xml.map(|xml| session.dom.checkpoint_create(&xml, 0));
+        self.timings.tracking = checkpoint.as_ref().map(|_| began.elapsed());
+        let began = Instant::now();
         let cloned = prepared.iter().zip(&self.disks).try_for_each(|(clone, disk)| {
             clone.run().map_err(|e| Error::failed("cloning", session.disk(&disk.target), e))
         });
-        self.close_window(window, &mut consistency);
+        self.timings.cloning = Some(began.elapsed());
+        let held = self.close_window(window, &mut consistency);
+        let cloned = cloned.and_then(|()| {
+            // Let go by the timer, it has written while it was cloned.
+            if held {
+                Ok(())
+            } else {
+                Err(Error::failed(
+                    "holding",
+                    session.what(),
+                    "the storage is too slow to clone its disks in time",
+                ))
+            }
+        });
 
         let checkpoint = match checkpoint {
             Some(Ok(())) => Some(name.clone()),

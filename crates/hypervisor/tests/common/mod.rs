@@ -158,10 +158,14 @@ pub struct TestMachine<'s> {
     count: u32,
 }
 
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
+}
+
 pub fn disk_xml(target: &str, format: &str, path: &Path, extra: &str) -> String {
     format!(
         "<disk type='file' device='disk'><driver name='qemu' type='{format}' discard='unmap'/><source file='{}'/><target dev='{target}' bus='virtio'/>{extra}</disk>",
-        path.display()
+        escape(&path.display().to_string())
     )
 }
 
@@ -172,8 +176,13 @@ impl<'s> TestMachine<'s> {
     }
 
     pub fn with(storage: &'s Storage, disks: &[(&str, &str)], devices: &str) -> Self {
+        Self::named(storage, disks, devices, "")
+    }
+
+    /// `suffix` is added to its name, and to those of its disks' files.
+    pub fn named(storage: &'s Storage, disks: &[(&str, &str)], devices: &str, suffix: &str) -> Self {
         let hypervisor = libvirt();
-        let name = unique();
+        let name = unique() + suffix;
         let mut machine = Self {
             name: name.clone(),
             storage,
@@ -188,6 +197,7 @@ impl<'s> TestMachine<'s> {
             let path = machine.create_disk(target, format);
             xml += &disk_xml(target, format, &path, "");
         }
+        let name = escape(&name);
         let definition = format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
              <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>preserve</on_crash>
@@ -284,7 +294,7 @@ impl<'s> TestMachine<'s> {
     pub fn request(&mut self) -> SnapshotRequest {
         self.count += 1;
         SnapshotRequest {
-            id: format!("{:04}-{}", self.count, self.name),
+            id: format!("{:04}-{}", self.count, std::process::id()),
             parents: self.parents.clone(),
             clones: if self.storage.clones() { UseClones::Auto } else { UseClones::Never },
             ..SnapshotRequest::default()
