@@ -1,0 +1,536 @@
+//! `strongroom vm`: machines under libvirt.
+
+use crate::cli::VaultArgs;
+use crate::context::{Context, Outcome};
+use crate::text::{count, duration, list, rate, size, table, time};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use strongroom_domain::{Consistency, ItemName, PointId};
+use strongroom_engine::machine::record::TimingsRecord;
+use strongroom_engine::machine::{self, DiskBackup, ListedMachine, MachineBackup, MachineRestore};
+use strongroom_engine::{Result, points};
+use strongroom_hypervisor::{AgentState, DiskFormat, Libvirt, LibvirtOptions, NetworkChoice, Road};
+
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// List the machines that are found, and when each was backed up last.
+    List(ListArgs),
+    /// Back up a machine, running or not.
+    Backup(BackupArgs),
+    /// Restore a point of a machine as a new machine.
+    Restore(RestoreArgs),
+}
+
+/// Which libvirt.
+#[derive(Debug, Clone, Args)]
+pub struct HostArgs {
+    /// The libvirt to talk to.
+    #[arg(long, value_name = "URI", env = "LIBVIRT_DEFAULT_URI", default_value = "qemu:///system")]
+    connect: String,
+}
+
+impl HostArgs {
+    fn libvirt(&self) -> Libvirt {
+        Libvirt::new(LibvirtOptions { uri: self.connect.clone(), ..LibvirtOptions::default() })
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The last point is what this host remembers of its own backups; no vault is opened. See `strongroom point list`.
+
+Examples:
+  strongroom vm list
+  strongroom vm list --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
+pub struct ListArgs {
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+All disks are taken at one instant, at the best consistency that can be had: with a guest agent inside, its file systems
+are frozen for that instant. The machine goes on running. The first backup reads what is allocated; later ones read
+what changed since, where that is known, and the machine's last point says of each disk why not.
+
+On storage that can clone files (XFS, btrfs) the backup reads clones, and the machine notices nothing of it. Elsewhere QEMU
+keeps what the guest overwrites meanwhile in scratch files beside the disks, or in --scratch-dir.
+
+Examples:
+  strongroom vm backup web01 --vault /srv/backup/vault
+  strongroom vm backup web01 --vault s3://backups/host1 --exclude vdb --json")]
+pub struct BackupArgs {
+    /// The machine's name.
+    name: String,
+    #[command(flatten)]
+    vault: VaultArgs,
+    /// Leave out this disk; may be given several times.
+    #[arg(long, value_name = "DISK")]
+    exclude: Vec<String>,
+    /// Where scratch files go; the user QEMU runs as must be able to enter.
+    #[arg(long, value_name = "DIR")]
+    scratch_dir: Option<PathBuf>,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to --storage (made if only it
+is missing), else to the directory the machine's disks were in, else to libvirt's pool `default`, as NAME-DISK.FORMAT.
+What exists is never overwritten, and what fails or is stopped leaves nothing.
+
+Examples:
+  strongroom vm restore web01@latest --vault /srv/backup/vault --as web01-restored
+  strongroom vm restore web01@2026-11-21T20:30 --vault /srv/backup/vault --as test --storage /srv/vm --network isolated
+  strongroom vm restore web01@latest --vault s3://backups/host1 --as web01-data --disk vdb --no-network")]
+pub struct RestoreArgs {
+    /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
+    point: String,
+    #[command(flatten)]
+    vault: VaultArgs,
+    /// The new machine's name.
+    #[arg(long = "as", value_name = "NEW_NAME")]
+    new_name: String,
+    /// The directory its disks go to.
+    #[arg(long, value_name = "DIR")]
+    storage: Option<PathBuf>,
+    /// Connect all its interfaces to this virtual network; default: as it was.
+    #[arg(long, value_name = "NET", conflicts_with = "no_network")]
+    network: Option<String>,
+    /// No network interfaces.
+    #[arg(long)]
+    no_network: bool,
+    /// Only this disk; may be given several times.
+    #[arg(long = "disk", value_name = "DISK")]
+    disks: Vec<String>,
+    /// The format of its disks; default: as each was.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Raw,
+    Qcow2,
+}
+
+impl From<Format> for DiskFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Raw => Self::Raw,
+            Format::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+pub fn run(command: VmCommand, context: &Context) -> Result<Outcome> {
+    match command {
+        VmCommand::List(arguments) => run_list(&arguments, context),
+        VmCommand::Backup(arguments) => run_backup(arguments, context),
+        VmCommand::Restore(arguments) => run_restore(arguments, context),
+    }
+}
+
+#[derive(Serialize)]
+struct ListDocument {
+    machines: Vec<MachineDocument>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct MachineDocument {
+    name: String,
+    uuid: String,
+    state: strongroom_hypervisor::MachineState,
+    persistent: bool,
+    agent: Option<AgentState>,
+    disks: Vec<DiskDocument>,
+    last_point: Option<LastPoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DiskDocument {
+    name: String,
+    bus: String,
+    source: Option<String>,
+    format: Option<DiskFormat>,
+    size_bytes: Option<u64>,
+    allocated_bytes: Option<u64>,
+    /// Why it is not backed up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LastPoint {
+    point: PointId,
+    taken_at: jiff::Timestamp,
+    consistency: Consistency,
+    vault: String,
+}
+
+fn machine_document(listed: &ListedMachine) -> MachineDocument {
+    let disks = listed.machine.iter().flat_map(|m| &m.disks).map(|d| DiskDocument {
+        name: d.target.clone(),
+        bus: d.bus.clone(),
+        source: d.source.path().map(|p| p.display().to_string()),
+        format: d.format,
+        size_bytes: d.size_bytes,
+        allocated_bytes: d.allocated_bytes,
+        skipped: d.skipped.clone(),
+    });
+    MachineDocument {
+        name: listed.summary.name.clone(),
+        uuid: listed.summary.uuid.clone(),
+        state: listed.summary.state,
+        persistent: listed.summary.persistent,
+        agent: listed.machine.as_ref().map(|m| m.agent),
+        disks: disks.collect(),
+        last_point: listed.last_point.as_ref().map(|p| LastPoint {
+            point: p.point.id,
+            taken_at: p.point.taken_at,
+            consistency: p.point.consistency.clone(),
+            vault: p.location.clone(),
+        }),
+        problem: listed.problem.clone(),
+    }
+}
+
+fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
+    let (catalog, mut warnings) = open_catalog();
+    let found = machine::list(&arguments.host.libvirt(), catalog.as_ref().map(|c| c as _))?;
+    warnings.extend(found.warnings);
+    let machines: Vec<MachineDocument> = found.machines.iter().map(machine_document).collect();
+    let document = ListDocument { machines, warnings };
+    for warning in &document.warnings {
+        context.warn(warning);
+    }
+    for machine in &document.machines {
+        if let Some(problem) = &machine.problem {
+            context.warn(format_args!("machine {} could not be looked at: {problem}", machine.name));
+        }
+    }
+    context.print(&document, || {
+        if document.machines.is_empty() {
+            return String::new();
+        }
+        let rows: Vec<Vec<String>> = found.machines.iter().zip(&document.machines).map(list_row).collect();
+        table(&["NAME", "STATE", "AGENT", ">DISKS", ">SIZE", "LAST POINT", "CONSISTENCY", "VAULT"], &rows)
+    })?;
+    if document.machines.is_empty() && !context.json {
+        context.note(format_args!("no machines at {}", arguments.host.connect));
+    }
+    Ok(Outcome::Done)
+}
+
+fn list_row((listed, document): (&ListedMachine, &MachineDocument)) -> Vec<String> {
+    let taken: Vec<&DiskDocument> = document.disks.iter().filter(|d| d.skipped.is_none()).collect();
+    let agent = match document.agent {
+        None => "?",
+        Some(AgentState::Connected) => "yes",
+        Some(AgentState::NotConnected) if listed.summary.state.is_active() => "not running",
+        Some(AgentState::NotConnected) => "off",
+        Some(AgentState::NoChannel) => "none",
+    };
+    let last = document.last_point.as_ref();
+    vec![
+        document.name.clone(),
+        document.state.to_string(),
+        agent.to_owned(),
+        taken.len().to_string(),
+        size(taken.iter().filter_map(|d| d.size_bytes).sum()),
+        last.map_or_else(|| "never".into(), |p| time(p.taken_at)),
+        last.map_or_else(|| "-".into(), |p| p.consistency.level.to_string()),
+        last.map_or_else(|| "-".into(), |p| p.vault.clone()),
+    ]
+}
+
+/// Nothing depends on the catalog: without one there are warnings.
+fn open_catalog() -> (Option<strongroom_catalog::SqliteCatalog>, Vec<String>) {
+    match machine::open_catalog() {
+        Ok(catalog) => (Some(catalog), Vec::new()),
+        Err(why) => (None, vec![why]),
+    }
+}
+
+#[derive(Serialize)]
+struct BackupDocument {
+    point: PointId,
+    item: ItemName,
+    taken_at: jiff::Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<PointId>,
+    consistency: Consistency,
+    size_bytes: u64,
+    extents_read: u64,
+    read_bytes: u64,
+    changed_bytes: u64,
+    new_bytes: u64,
+    stored_bytes: u64,
+    seconds: f64,
+    timings: TimingsRecord,
+    disks: Vec<DiskBackupDocument>,
+    skipped: Vec<SkippedDocument>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DiskBackupDocument {
+    name: String,
+    size_bytes: u64,
+    road: Road,
+    incremental: bool,
+    extents_read: u64,
+    read_bytes: u64,
+    changed_bytes: u64,
+    new_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SkippedDocument {
+    name: String,
+    reason: String,
+}
+
+impl BackupDocument {
+    fn new(backup: MachineBackup) -> Self {
+        let MachineBackup { point, disks, skipped, warnings, timings, elapsed } = backup;
+        let sum = |of: fn(&DiskBackup) -> u64| disks.iter().map(of).sum();
+        Self {
+            size_bytes: sum(|d| d.size_bytes),
+            extents_read: sum(|d| d.extents),
+            read_bytes: sum(|d| d.read_bytes),
+            changed_bytes: sum(|d| d.changed_bytes),
+            new_bytes: sum(|d| d.new_bytes),
+            stored_bytes: point.stored_bytes,
+            seconds: elapsed.as_secs_f64(),
+            timings: timings.into(),
+            disks: disks
+                .into_iter()
+                .map(|d| DiskBackupDocument {
+                    name: d.name,
+                    size_bytes: d.size_bytes,
+                    road: d.road,
+                    incremental: d.incremental,
+                    extents_read: d.extents,
+                    read_bytes: d.read_bytes,
+                    changed_bytes: d.changed_bytes,
+                    new_bytes: d.new_bytes,
+                    full_reason: d.full_reason,
+                })
+                .collect(),
+            skipped: skipped.into_iter().map(|(name, reason)| SkippedDocument { name, reason }).collect(),
+            point: point.point,
+            item: point.item,
+            taken_at: point.taken_at,
+            parent: point.parent,
+            consistency: point.consistency,
+            warnings,
+        }
+    }
+}
+
+fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open_vault(&arguments.vault)?;
+    let (catalog, catalog_warnings) = open_catalog();
+    let options = machine::BackupOptions {
+        exclude: arguments.exclude.into_iter().collect::<BTreeSet<_>>(),
+        scratch_dir: arguments.scratch_dir,
+        ..machine::BackupOptions::default()
+    };
+    let libvirt = arguments.host.libvirt();
+    let name = &arguments.name;
+    let mut backup = context.watch(&format!("backing up {name}"), || {
+        machine::backup(&libvirt, &vault, catalog.as_ref().map(|c| c as _), name, &options, &context.progress)
+    })?;
+    backup.warnings.extend(catalog_warnings);
+    let document = BackupDocument::new(backup);
+    for warning in &document.warnings {
+        context.warn(warning);
+    }
+    context.print(&document, || backup_text(&document))?;
+    Ok(Outcome::Done)
+}
+
+fn milliseconds(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "no".into(), |ms| format!("{ms:.0} ms"))
+}
+
+fn road_name(road: Road) -> &'static str {
+    match road {
+        Road::Clone => "clone",
+        Road::PullJob => "pull job",
+        Road::Offline => "disk itself",
+    }
+}
+
+fn backup_text(document: &BackupDocument) -> String {
+    let speed = match document.seconds {
+        s if s > 0.0 && document.read_bytes > 0 => format!(", {}", rate(document.read_bytes as f64 / s)),
+        _ => String::new(),
+    };
+    let mut text = list(&[
+        ("point", document.point.to_string()),
+        ("item", document.item.to_string()),
+        ("consistency", document.consistency.to_string()),
+        (
+            "held",
+            format!(
+                "frozen: {}, suspended: {}",
+                milliseconds(document.timings.frozen_ms),
+                milliseconds(document.timings.suspended_ms)
+            ),
+        ),
+        ("size", size(document.size_bytes)),
+        (
+            "read",
+            format!("{} in {}{speed}", size(document.read_bytes), count(document.extents_read, "extent")),
+        ),
+        ("changed", size(document.changed_bytes)),
+        ("new", size(document.new_bytes)),
+        ("stored", size(document.stored_bytes)),
+        ("time", duration(Duration::from_secs_f64(document.seconds))),
+    ]);
+    let rows: Vec<Vec<String>> = document
+        .disks
+        .iter()
+        .map(|d| {
+            let how = match (d.incremental, &d.full_reason) {
+                (true, _) => "what changed".to_owned(),
+                (false, None) => "everything".into(),
+                (false, Some(why)) => format!("everything: {why}"),
+            };
+            vec![
+                d.name.clone(),
+                size(d.size_bytes),
+                road_name(d.road).to_owned(),
+                size(d.read_bytes),
+                size(d.changed_bytes),
+                size(d.new_bytes),
+                how,
+            ]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&table(&["DISK", ">SIZE", "FROM", ">READ", ">CHANGED", ">NEW", "WHAT WAS READ"], &rows));
+    for skipped in &document.skipped {
+        text.push_str(&format!("{} was left out: {}\n", skipped.name, skipped.reason));
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct RestoreDocument {
+    point: PointId,
+    item: ItemName,
+    taken_at: jiff::Timestamp,
+    machine: String,
+    uuid: String,
+    storage: String,
+    size_bytes: u64,
+    data_bytes: u64,
+    seconds: f64,
+    disks: Vec<DiskRestoreDocument>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DiskRestoreDocument {
+    name: String,
+    path: String,
+    format: DiskFormat,
+    size_bytes: u64,
+    data_bytes: u64,
+}
+
+impl RestoreDocument {
+    fn new(restored: MachineRestore) -> Self {
+        let MachineRestore { point, name, uuid, storage, disks, warnings, elapsed } = restored;
+        Self {
+            size_bytes: disks.iter().map(|d| d.size_bytes).sum(),
+            data_bytes: disks.iter().map(|d| d.data_bytes).sum(),
+            seconds: elapsed.as_secs_f64(),
+            disks: disks
+                .into_iter()
+                .map(|d| DiskRestoreDocument {
+                    name: d.name,
+                    path: d.path.display().to_string(),
+                    format: d.format,
+                    size_bytes: d.size_bytes,
+                    data_bytes: d.data_bytes,
+                })
+                .collect(),
+            point: point.point,
+            item: point.item,
+            taken_at: point.taken_at,
+            machine: name,
+            uuid,
+            storage: storage.display().to_string(),
+            warnings,
+        }
+    }
+}
+
+fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open_vault(&arguments.vault)?;
+    let selector = points::parse_selector(&arguments.point)?;
+    let options = machine::RestoreOptions {
+        new_name: arguments.new_name,
+        storage: arguments.storage,
+        network: match (arguments.network, arguments.no_network) {
+            (Some(network), _) => NetworkChoice::Network(network),
+            (None, true) => NetworkChoice::None,
+            (None, false) => NetworkChoice::Keep,
+        },
+        disks: arguments.disks,
+        format: arguments.format.map(Into::into),
+    };
+    let libvirt = arguments.host.libvirt();
+    let restored = context.watch(&format!("restoring {}", options.new_name), || {
+        machine::restore(&libvirt, &vault, &selector, &options, &context.progress)
+    })?;
+    let document = RestoreDocument::new(restored);
+    for warning in &document.warnings {
+        context.warn(warning);
+    }
+    context.print(&document, || {
+        let speed = document.data_bytes as f64 / document.seconds.max(1e-3);
+        let mut text = list(&[
+            ("machine", format!("{} (shut off; `virsh start {0}` starts it)", document.machine)),
+            ("uuid", document.uuid.clone()),
+            ("point", document.point.to_string()),
+            ("item", document.item.to_string()),
+            ("taken", time(document.taken_at)),
+            ("size", size(document.size_bytes)),
+            ("data", format!("{}, {}", size(document.data_bytes), rate(speed))),
+            ("time", duration(Duration::from_secs_f64(document.seconds))),
+        ]);
+        let rows: Vec<Vec<String>> = document
+            .disks
+            .iter()
+            .map(|d| {
+                vec![
+                    d.name.clone(),
+                    size(d.size_bytes),
+                    size(d.data_bytes),
+                    d.format.name().into(),
+                    d.path.clone(),
+                ]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table(&["DISK", ">SIZE", ">DATA", "FORMAT", "FILE"], &rows));
+        text
+    })?;
+    Ok(Outcome::Done)
+}
