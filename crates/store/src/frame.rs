@@ -165,7 +165,7 @@ pub struct FrameContent<'a> {
     pub payload: &'a [u8],
 }
 
-/// Seals a frame and appends it to `out`. Returns its length in bytes.
+/// Seals a frame and appends it to `out`.
 pub fn append_frame(
     out: &mut Vec<u8>,
     content: &FrameContent<'_>,
@@ -173,7 +173,7 @@ pub fn append_frame(
     pack: &PackId,
     vault: &VaultId,
     key: &SealKey,
-) -> usize {
+) {
     debug_assert!(!content.ids.is_empty() && content.ids.len() <= FRAME_COUNT_MAX);
     let start = out.len();
     let head = FrameHead {
@@ -198,7 +198,6 @@ pub fn append_frame(
     out.extend_from_slice(&tag);
     let hash = frame_hash(&out[start..]);
     out[start + HEAD_BOUND_BYTES..start + FRAME_HEAD_BYTES].copy_from_slice(&hash);
-    out.len() - start
 }
 
 fn frame_nonce(ordinal: u32) -> [u8; 12] {

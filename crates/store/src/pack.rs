@@ -23,14 +23,6 @@ pub struct FrameEntry {
     pub ids: Vec<Id>,
 }
 
-/// Where a frame landed.
-#[derive(Debug, Clone, Copy)]
-pub struct Placed {
-    pub pack: PackId,
-    pub offset: u32,
-    pub frame_len: u32,
-}
-
 /// A pack under construction.
 pub struct PackBuilder {
     pub id: PackId,
@@ -58,14 +50,13 @@ impl PackBuilder {
         self.bytes.len() + self.directory.len() + TRAILER_BYTES
     }
 
-    pub fn append(&mut self, content: &FrameContent<'_>) -> Placed {
+    pub fn append(&mut self, content: &FrameContent<'_>) {
         let offset = self.bytes.len();
-        let frame_len = append_frame(&mut self.bytes, content, self.frames, &self.id, &self.vault, &self.key);
+        append_frame(&mut self.bytes, content, self.frames, &self.id, &self.vault, &self.key);
         let told = FRAME_HEAD_BYTES + content.ids.len() * 32;
         self.directory.extend_from_slice(&(offset as u32).to_le_bytes());
         self.directory.extend_from_slice(&self.bytes[offset..offset + told]);
         self.frames += 1;
-        Placed { pack: self.id, offset: offset as u32, frame_len: frame_len as u32 }
     }
 
     /// The finished object.

@@ -30,10 +30,6 @@ impl<'a> TreeReader<'a> {
         Self { nodes, tree, level: root_level(block_count(tree.size_bytes, block_size)) }
     }
 
-    pub fn root_level(&self) -> u8 {
-        self.level
-    }
-
     /// The id of node `index` of `level`, if the tree has it.
     pub fn node_id(&self, level: u8, index: u64) -> Result<Option<Id>> {
         if level > self.level {

@@ -91,6 +91,7 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
         mover: None,
         next_numbers: (0, 0),
         lists: 0,
+        over: HashSet::new(),
         rewritten: 0,
     };
     let result = run.all(options.thorough);
@@ -130,6 +131,8 @@ struct Run<'a> {
     next_numbers: (u32, u32),
     /// Condemned lists written so far.
     lists: u32,
+    /// Sessions that ended without cleaning up after themselves.
+    over: HashSet<SessionId>,
     rewritten: u64,
 }
 
@@ -158,6 +161,7 @@ impl Run<'_> {
         }
         let over = self.sessions()?.into_iter().filter(|s| s.is_over(self.vault, self.store_now));
         let over: Vec<SessionId> = over.map(|found| found.session).collect();
+        self.over = over.iter().copied().collect();
         let candidates = self.candidates(&over, thorough)?;
         for batch in candidates.chunks(PACKS_PER_BATCH) {
             self.condemn(batch)?;
@@ -271,12 +275,15 @@ impl Run<'_> {
     fn condemn(&mut self, batch: &[(PackId, u64)]) -> Result<()> {
         let live = self.refs.live()?;
         let mut packs: Vec<PackId> = Vec::new();
-        let together: HashSet<PackId> = batch.iter().map(|(pack, _)| *pack).collect();
+        let mut together: HashSet<PackId> = batch.iter().map(|(pack, _)| *pack).collect();
         let mut moved: HashSet<Id> = HashSet::new();
         for (pack, size) in batch {
             self.progress.check()?;
             if self.empty_pack(pack, *size, &live, &together, &mut moved)? {
                 packs.push(*pack);
+            } else {
+                // It stays: what it holds, the others need not.
+                together.remove(pack);
             }
         }
         self.finish_mover()?;
@@ -306,6 +313,10 @@ impl Run<'_> {
         moved: &mut HashSet<Id>,
     ) -> Result<bool> {
         let Some(parts) = self.parts_of(pack, size)? else { return Ok(true) };
+        if parts.is_empty() && self.over.contains(&pack.session) {
+            // Nothing can be read of it, nothing names it, and whoever wrote it never committed.
+            return Ok(true);
+        }
         let mut needed: Vec<(Part, Vec<usize>)> = Vec::new();
         let mut dead_bytes = 0u64;
         for part in parts {
@@ -596,8 +607,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-fn is_short(error: &StoreError) -> bool {
-    matches!(error, StoreError::Object(e) if e.kind == Kind::Short)
 }

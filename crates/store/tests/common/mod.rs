@@ -70,9 +70,37 @@ pub fn objects_at(dir: &Path) -> BlobStore {
     BlobStore::open(&location, OpenOptions { create: true, ..Default::default() }).unwrap()
 }
 
+/// The real world, in which this process can be a new one: leases of the ones before it are seen to be over.
+pub struct Incarnation(pub u64);
+
+impl Environment for Incarnation {
+    fn now(&self) -> jiff::Timestamp {
+        System.now()
+    }
+    fn elapsed(&self) -> std::time::Duration {
+        System.elapsed()
+    }
+    fn new_session_id(&self) -> strongroom_domain::SessionId {
+        System.new_session_id()
+    }
+    fn new_point_id(&self) -> strongroom_domain::PointId {
+        System.new_point_id()
+    }
+    fn new_vault_id(&self) -> strongroom_domain::VaultId {
+        System.new_vault_id()
+    }
+    fn process(&self) -> ProcessIdentity {
+        ProcessIdentity { process_start: self.0, ..System.process() }
+    }
+    fn is_gone(&self, process: &ProcessIdentity) -> bool {
+        process.process_start < self.0
+    }
+}
+
 /// A new vault with small blocks, and its key.
 pub fn init(objects: BlobStore) -> (Vault, KeyFile) {
-    let options = InitOptions { block_size_bytes: BLOCK, ..InitOptions::default() };
+    let environment = Arc::new(Incarnation(1));
+    let options = InitOptions { block_size_bytes: BLOCK, environment, ..InitOptions::default() };
     let key = KeyFile::generate(options.vault).unwrap();
     (Vault::init(objects, &key, options).unwrap(), key)
 }

@@ -1,0 +1,374 @@
+//! What a vault stands: every object damaged or lost in turn, every storage operation failing in turn, writers and
+//! reclaim beside each other.
+
+mod common;
+
+use common::*;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use strongroom_domain::{PointId, TypedExtent};
+use strongroom_store::objects::fault::{Crash, Fault, FaultPlan, FaultStore};
+use strongroom_store::objects::{BlobStore, Kind, OpenOptions, RetryLimits};
+use strongroom_store::*;
+
+/// A small vault with two items that share data, and what their points must be.
+fn small_vault(objects: BlobStore) -> (Vault, KeyFile, Vec<(Manifest, Vec<u8>)>) {
+    let (vault, key) = init(objects);
+    let image = Image::new([text(1, 70_000), vec![0; 30_000], noise(2, 60_000)].concat());
+    let mut points = vec![(backup(&vault, "a", &image, None).unwrap(), image.bytes())];
+    image.0.lock()[10_000..14_000].copy_from_slice(&noise(3, 4000));
+    let extents = Some(vec![TypedExtent::data(10_000, 4000)]);
+    points.push((backup(&vault, "a", &image, extents).unwrap(), image.bytes()));
+    let other = Image::new([noise(2, 60_000), noise(4, 20_000)].concat());
+    points.push((backup(&vault, "b", &other, None).unwrap(), other.bytes()));
+    (vault, key, points)
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Harm {
+    /// One bit, this far through the object (in 1/1000).
+    Flip(usize),
+    Cut,
+    Remove,
+}
+
+/// Damages one object of a copy of the vault and goes through what must hold then.
+fn harm_one(original: &Path, key: &KeyFile, points: &[(Manifest, Vec<u8>)], name: &str, harm: Harm) {
+    let dir = tempfile::tempdir().unwrap();
+    copy_dir(original, dir.path());
+    let path = dir.path().join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    match harm {
+        Harm::Flip(at) => {
+            let bit = bytes.len() * 8 * at / 1000;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        Harm::Cut => std::fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap(),
+        Harm::Remove => std::fs::remove_file(&path).unwrap(),
+    }
+    let about = format!("{name} after {harm:?}");
+    let vault = Vault::open(objects_at(dir.path()), key).unwrap_or_else(|e| panic!("{about}: {e}"));
+    // Reading before anybody looked: right bytes or an error, never anything else.
+    let mut lost: BTreeSet<PointId> = BTreeSet::new();
+    for (point, bytes) in points {
+        match vault.point(&point.point).and_then(|point| restore(&vault, &point)) {
+            Ok(restored) => assert!(restored == *bytes, "{about}: wrong bytes restored"),
+            Err(error) => {
+                let gone = matches!(error, StoreError::NotFound { .. }) && name.starts_with("points/");
+                assert!(error.is_damage() || gone, "{about}: {error}");
+                lost.insert(point.point);
+            }
+        }
+    }
+    let report = check(&vault, true);
+    if name.starts_with("points/") && matches!(harm, Harm::Remove) {
+        // The same as a point that was forgotten.
+        assert!(report.is_sound(), "{about}: {:?}", report.findings);
+        return;
+    }
+    assert!(!report.is_sound(), "{about}: check found nothing");
+    // A run that is not there has no name any more: the packs it covered are named instead.
+    let lost_run = name.starts_with("index/") && matches!(harm, Harm::Remove);
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|f| f.object == name || lost_run && f.detail.contains("no index run names it")),
+        "{about}: check does not name it: {:?}",
+        report.findings
+    );
+    let named: BTreeSet<PointId> =
+        report.findings.iter().flat_map(|f| f.points.iter().map(|p| p.point)).collect();
+    assert!(lost.is_subset(&named), "{about}: points {lost:?} cannot be restored, check names {named:?}");
+    // The same data again heals what it can.
+    let vault = Vault::open(objects_at(dir.path()), key).unwrap();
+    for (point, bytes) in points {
+        let image = Image::new(bytes.clone());
+        let again =
+            backup(&vault, point.item.as_str(), &image, None).unwrap_or_else(|e| panic!("{about}: {e}"));
+        assert!(restore(&vault, &again).unwrap() == *bytes, "{about}: the new point differs");
+    }
+    let vault = Vault::open(objects_at(dir.path()), key).unwrap();
+    for (point, bytes) in points {
+        if name.ends_with(&point.point.to_string()) {
+            vault.forget(&point.point).unwrap();
+        } else {
+            let restored = restore(&vault, point).unwrap_or_else(|e| panic!("{about}: not healed: {e}"));
+            assert!(restored == *bytes, "{about}: wrong bytes restored after healing");
+        }
+    }
+    let report = check(&vault, true);
+    let rest: Vec<_> = report.findings.iter().filter(|f| !f.detail.contains("reclaim removes it")).collect();
+    assert!(rest.is_empty(), "{about}: not sound after healing: {rest:?}");
+    // Reclaim takes the damaged remains away, and nothing else.
+    reclaim_all(&vault, None);
+    let vault = Vault::open(objects_at(dir.path()), key).unwrap();
+    let report = check(&vault, true);
+    assert!(report.is_sound(), "{about}: not sound after reclaim: {:?}", report.findings);
+    assert!(vault.objects().list("damaged/").unwrap().is_empty(), "{about}: damage lists stay");
+    for (point, bytes) in points.iter().filter(|(p, _)| !name.ends_with(&p.point.to_string())) {
+        assert!(restore(&vault, point).unwrap() == *bytes, "{about}: wrong bytes after reclaim");
+    }
+}
+
+#[test]
+fn every_object_damaged_in_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, key, points) = small_vault(objects_at(dir.path()));
+    let objects = objects_at(dir.path()).list("").unwrap();
+    assert!(objects.len() >= 11, "{objects:?}");
+    for object in objects {
+        for harm in
+            [Harm::Flip(1), Harm::Flip(333), Harm::Flip(620), Harm::Flip(999), Harm::Cut, Harm::Remove]
+        {
+            harm_one(dir.path(), &key, &points, &object.name, harm);
+        }
+    }
+}
+
+/// All bits of all objects, by structure check and hashes alone; slow things left out.
+#[test]
+fn every_bit_flip_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(dir.path()));
+    backup(&vault, "a", &Image::new(text(1, 9000)), None).unwrap();
+    drop(vault);
+    for object in objects_at(dir.path()).list("").unwrap() {
+        let path = dir.path().join(&object.name);
+        let sound = std::fs::read(&path).unwrap();
+        // Every bit of what is small, a sample of what is larger.
+        let step = (sound.len() * 8 / 400).max(1);
+        for bit in (0..sound.len() * 8).step_by(step) {
+            let mut bytes = sound.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let found = match Vault::open(objects_at(dir.path()), &key) {
+                Ok(vault) => !check(&vault, true).is_sound(),
+                Err(_) => true,
+            };
+            assert!(found, "bit {bit} of {}", object.name);
+            // What check recorded or rebuilt must not reach the next round.
+            for extra in objects_at(dir.path()).list("").unwrap() {
+                if extra.name.starts_with("damaged/")
+                    || (extra.name.starts_with("index/") && extra.name != object.name)
+                {
+                    std::fs::remove_file(dir.path().join(extra.name)).unwrap();
+                }
+            }
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &sound).unwrap();
+        }
+    }
+}
+
+fn faulty() -> (FaultStore, BlobStore) {
+    let fault = FaultStore::new(Arc::new(object_store::memory::InMemory::new()), FaultPlan::none());
+    let options = OpenOptions { retry: RetryLimits::NONE, ..OpenOptions::default() };
+    let objects = BlobStore::from_object_store(Arc::new(fault.clone()), "memory", options).unwrap();
+    (fault, objects)
+}
+
+/// Backs up, forgets, reclaims: with operation `k` failing, for every `k`. Whatever was committed before is there after,
+/// what was not is not visible, and all goes on without repair.
+#[test]
+fn every_operation_failing_in_turn() {
+    let all_faults: Vec<(&str, Box<dyn Fn(u64) -> FaultPlan>)> = vec![
+        ("error before", Box::new(|k| FaultPlan::fail_operation(k, Fault::ErrorBefore(Kind::Other)))),
+        ("error after", Box::new(|k| FaultPlan::fail_operation(k, Fault::ErrorAfter(Kind::Other)))),
+        ("crash before", Box::new(|k| FaultPlan::crash_at(k, Crash::Before))),
+        ("crash after", Box::new(|k| FaultPlan::crash_at(k, Crash::After))),
+        (
+            "torn",
+            Box::new(|k| {
+                FaultPlan::fail_operation(k, Fault::TornObject { keep_bytes: 100, kind: Kind::Other })
+            }),
+        ),
+        (
+            "delay",
+            Box::new(|k| FaultPlan::fail_operation(k, Fault::Delay(std::time::Duration::from_millis(5)))),
+        ),
+    ];
+    for (about, plan) in all_faults {
+        let mut k = 0;
+        loop {
+            let about = format!("{about} at operation {k}");
+            let (fault, objects) = faulty();
+            let (vault, key, mut points) = small_vault(objects.clone());
+            let image = Image::new([text(9, 50_000), noise(2, 60_000)].concat());
+            fault.set_plan(plan(k));
+            // The work that is disturbed: a backup, a forget, a reclaim.
+            let forgotten = points[0].0.point;
+            let backed_up = backup(&vault, "a", &image, None);
+            let forgot = vault.forget(&forgotten);
+            let reclaimed =
+                strongroom_store::reclaim::reclaim(&vault, &Default::default(), &Progress::default());
+            let struck = fault.operations() > k;
+            fault.set_plan(FaultPlan::none());
+
+            let vault = Vault::open_in(objects.clone(), &key, Arc::new(Incarnation(2)))
+                .unwrap_or_else(|e| panic!("{about}: {e}"));
+            let list = vault.points(None).unwrap();
+            let visible: BTreeSet<PointId> = list.points.iter().map(|p| p.point).collect();
+            if let Ok(point) = &backed_up {
+                points.push((point.clone(), image.bytes()));
+            }
+            if forgot.is_ok() || !visible.contains(&forgotten) {
+                points.retain(|(p, _)| p.point != forgotten);
+            }
+            for (point, bytes) in &points {
+                assert!(visible.contains(&point.point), "{about}: a committed point is gone");
+                let restored = restore(&vault, point).unwrap_or_else(|e| panic!("{about}: {e}"));
+                assert!(restored == *bytes, "{about}: wrong bytes");
+            }
+            for point in
+                list.points.iter().filter(|p| !points.iter().any(|(known, _)| known.point == p.point))
+            {
+                // The commit went through, only its answer was lost: then it must be whole.
+                assert!(
+                    backed_up.is_err() && about.contains("after"),
+                    "{about}: an uncommitted point is visible"
+                );
+                assert!(restore(&vault, point).unwrap() == image.bytes(), "{about}: half a point is visible");
+            }
+            for damaged in &list.damaged {
+                assert!(about.starts_with("torn"), "{about}: {:?}", damaged);
+                vault.forget(&damaged.point.unwrap()).unwrap();
+            }
+            if about.starts_with("torn") {
+                // A lease that cannot be read counts as held for five minutes: let them pass.
+                for lease in objects.list("sessions/").unwrap().iter().filter(|lease| lease.size_bytes == 100)
+                {
+                    objects.delete(&lease.name).unwrap();
+                }
+            }
+            // All goes on without repair; nothing is left over.
+            let next =
+                backup(&vault, "a", &image, None).unwrap_or_else(|e| panic!("{about}: next backup: {e}"));
+            assert!(restore(&vault, &next).unwrap() == image.bytes(), "{about}: next backup differs");
+            reclaim_all(&vault, None);
+            for point in vault.points(None).unwrap().points {
+                restore(&vault, &point).unwrap_or_else(|e| panic!("{about}: after reclaim: {e}"));
+                vault.forget(&point.point).unwrap();
+            }
+            let thorough = strongroom_store::reclaim::ReclaimOptions { thorough: true, ..Default::default() };
+            strongroom_store::reclaim::reclaim(&vault, &thorough, &Progress::default()).unwrap();
+            let left = vault.objects().list("packs/").unwrap();
+            assert!(left.is_empty(), "{about}: left over: {left:?}");
+            assert_eq!(vault.objects().list("sessions/").unwrap(), vec![], "{about}: leases left over");
+            if !struck {
+                assert!(backed_up.is_ok() && forgot.is_ok() && reclaimed.is_ok(), "{about}");
+                break;
+            }
+            k += 1;
+        }
+        assert!(k > 20, "{about}: only {k} operations");
+    }
+}
+
+#[test]
+fn a_full_store_is_an_error_and_loses_nothing() {
+    for room in [0, 100, 3000, 50_000, 90_000] {
+        let (fault, objects) = faulty();
+        let (vault, key, points) = small_vault(objects.clone());
+        fault.set_plan(FaultPlan::full_after(room));
+        let error = backup(&vault, "a", &Image::new(noise(77, 200_000)), None).unwrap_err();
+        assert!(matches!(&error, StoreError::Object(e) if e.kind == Kind::NoSpace), "{error}");
+        fault.set_plan(FaultPlan::none());
+        let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
+        assert_eq!(vault.points(None).unwrap().points.len(), points.len());
+        reclaim_all(&vault, None);
+        for (point, bytes) in &points {
+            assert!(restore(&vault, point).unwrap() == *bytes);
+        }
+        assert!(check(&vault, true).is_sound());
+    }
+}
+
+/// Two items, one vault, at the same time, again and again, with points forgotten and reclaim running beside.
+#[test]
+fn writers_and_reclaim_beside_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(dir.path()));
+    drop(vault);
+    let shared = noise(5, 300_000);
+    let writing = std::sync::atomic::AtomicUsize::new(2);
+    std::thread::scope(|scope| {
+        for item in ["a", "b"] {
+            let (key, shared, writing, dir) = (&key, &shared, &writing, &dir);
+            scope.spawn(move || {
+                for round in 0..12u64 {
+                    let vault = Vault::open(objects_at(dir.path()), key).unwrap();
+                    // What one item drops, the other has just taken up.
+                    let own = noise(round + u64::from(item == "b"), 200_000);
+                    let image = Image::new([shared.clone(), own].concat());
+                    let point = backup(&vault, item, &image, None).unwrap();
+                    assert!(restore(&vault, &point).unwrap() == image.bytes(), "{item} round {round}");
+                    let mut points = vault.points(Some(&item.parse().unwrap())).unwrap().points;
+                    while points.len() > 2 {
+                        vault.forget(&points.remove(0).point).unwrap();
+                    }
+                }
+                writing.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+            });
+        }
+        let (key, writing, dir) = (&key, &writing, &dir);
+        scope.spawn(move || {
+            let cache = tempfile::tempdir().unwrap();
+            while writing.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+                let vault = Vault::open(objects_at(dir.path()), key).unwrap();
+                reclaim_all(&vault, Some(cache.path()));
+            }
+        });
+    });
+    let vault = Vault::open(objects_at(dir.path()), &key).unwrap();
+    let points = vault.points(None).unwrap().points;
+    assert_eq!(points.len(), 4);
+    let report = check(&vault, true);
+    assert!(report.is_sound(), "{:?}", report.findings);
+    let before = vault.stats().unwrap();
+    // What both stored at the same time is there twice, until somebody looks at everything.
+    let thorough = strongroom_store::reclaim::ReclaimOptions { thorough: true, ..Default::default() };
+    strongroom_store::reclaim::reclaim(&vault, &thorough, &Progress::default()).unwrap();
+    let after = vault.stats().unwrap();
+    // 300 kB shared; items a and b hold rounds 10 and 11, and 11 and 12: three different ones.
+    assert!(after.stored_bytes <= before.stored_bytes && after.stored_bytes < 1_300_000, "{after:?}");
+    for point in points {
+        restore(&vault, &point).unwrap();
+    }
+}
+
+#[test]
+fn one_reclaim_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vault, _, _) = small_vault(objects_at(dir.path()));
+    let held = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    strongroom_store::reclaim::reclaim(&vault, &Default::default(), &Progress::default())
+                })
+            })
+            .collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(held.iter().any(Result::is_ok));
+    for error in held.into_iter().filter_map(Result::err) {
+        assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+    }
+    assert!(vault.objects().list("locks/").unwrap().is_empty());
+}
