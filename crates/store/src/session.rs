@@ -94,7 +94,16 @@ impl Session {
     /// it refers to is durable; an error from here means that there is no point.
     pub fn commit(mut self, draft: PointDraft) -> Result<Manifest> {
         let stored_bytes = match self.writers.write().take() {
-            Some(writers) => writers.finish()?,
+            Some(writers) => {
+                let sink = writers.shared_sink();
+                match writers.finish() {
+                    Ok(stored_bytes) => stored_bytes,
+                    Err(error) => {
+                        end_lease(&mut self.lease, sink.next_numbers().0 > 0);
+                        return Err(error);
+                    }
+                }
+            }
             None => 0,
         };
         let environment = self.vault.environment();
@@ -164,15 +173,20 @@ impl Drop for Session {
             Some(writers) => {
                 let sink = writers.shared_sink();
                 drop(writers);
-                sink.stored_bytes() > 0
+                // A pack whose upload failed may be there all the same.
+                sink.next_numbers().0 > 0
             }
             None => false,
         };
-        let Some(lease) = self.lease.take() else { return };
-        // Packs left behind need looking after; a session that wrote none just goes.
-        let over = if wrote { lease.end() } else { lease.release() };
-        if let Err(e) = over {
-            tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
-        }
+        end_lease(&mut self.lease, wrote);
+    }
+}
+
+/// Ends a session that did not commit: packs it may have left behind need looking after; one that wrote none just goes.
+fn end_lease(lease: &mut Option<Lease>, wrote: bool) {
+    let Some(lease) = lease.take() else { return };
+    let over = if wrote { lease.end() } else { lease.release() };
+    if let Err(e) = over {
+        tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
     }
 }
