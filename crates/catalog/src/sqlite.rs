@@ -110,6 +110,15 @@ impl SqliteCatalog {
     }
 }
 
+impl Drop for SqliteCatalog {
+    /// Left to itself the connection would be closed some time later, by another thread.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = self.runtime.block_on(connection.close());
+        }
+    }
+}
+
 /// Opens, checks and migrates.
 async fn open_database(path: &Path) -> Result<SqliteConnection> {
     let options = SqliteConnectOptions::new()

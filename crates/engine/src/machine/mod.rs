@@ -9,6 +9,7 @@
 //! is needed is in its manifest ([`record`]).
 
 mod backup;
+mod definition;
 mod known;
 mod list;
 mod parent;

@@ -4,6 +4,7 @@
 //! their final names, and then the machine is defined. Whatever goes wrong or is cancelled before that takes all of it away
 //! again. Killed on the way, it leaves hidden partial files at worst, or complete disks without a machine.
 
+use super::definition::networks;
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, ErrorKind, Result};
@@ -78,7 +79,7 @@ pub fn restore(
     let point = vault.find_point(selector)?;
     let definition = definition_of(&point)?;
     let chosen = choose_disks(&point, &options.disks)?;
-    check_network(hypervisor, &options.network)?;
+    check_networks(hypervisor, definition, &options.network)?;
     let storage = Storage::open(options.storage.as_deref(), hypervisor, &chosen)?;
     let mut warnings = Vec::new();
     warnings.extend(storage.barriers());
@@ -199,19 +200,27 @@ fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Dis
     }
 }
 
-fn check_network(hypervisor: &dyn Hypervisor, choice: &NetworkChoice) -> Result<()> {
-    let NetworkChoice::Network(wanted) = choice else { return Ok(()) };
-    let networks = hypervisor.networks()?;
-    if networks.iter().any(|n| n.name == *wanted) {
+/// A machine whose network is missing could not be started.
+fn check_networks(hypervisor: &dyn Hypervisor, definition: &Definition, choice: &NetworkChoice) -> Result<()> {
+    let wanted = match choice {
+        NetworkChoice::None => return Ok(()),
+        NetworkChoice::Network(wanted) => BTreeSet::from([wanted.clone()]),
+        NetworkChoice::Keep => networks(&definition.text),
+    };
+    if wanted.is_empty() {
         return Ok(());
     }
-    let known: Vec<&str> = networks.iter().map(|n| n.name.as_str()).collect();
-    let known = if known.is_empty() {
-        "there are none".to_owned()
-    } else {
-        format!("there are: {}", known.join(", "))
+    let there: BTreeSet<String> = hypervisor.networks()?.into_iter().map(|n| n.name).collect();
+    let Some(missing) = wanted.difference(&there).next() else { return Ok(()) };
+    let known: Vec<&str> = there.iter().map(String::as_str).collect();
+    let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are: {}", known.join(", ")) };
+    let which = match choice {
+        NetworkChoice::Keep => ", which the machine was connected to,",
+        _ => "",
     };
-    Err(Error::not_found(format!("network `{wanted}` does not exist here; {known}")))
+    Err(Error::not_found(format!(
+        "network `{missing}`{which} does not exist here ({known}): choose one with --network, or --no-network"
+    )))
 }
 
 fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {

@@ -1,0 +1,94 @@
+//! Tiny Linux guests that answer the guest agent.
+
+use super::*;
+use strongroom_hypervisor::{Hypervisor as _, Libvirt};
+
+/// How long a guest may take to boot under emulation on a busy host.
+const BOOT: Duration = Duration::from_secs(180);
+const COMMAND: Duration = Duration::from_secs(180);
+
+/// Where the guest's kernel and programs are.
+pub fn tiny() -> PathBuf {
+    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    MADE.get_or_init(|| match std::env::var_os("STRONGROOM_TEST_TINY") {
+        Some(path) => path.into(),
+        None => run(text(&repository().join("tests/guests/make-tiny")), &[]).trim().into(),
+    })
+    .clone()
+}
+
+/// A running guest, its disks at `/mnt/<target>` or blank. Removed when dropped.
+pub struct Guest {
+    pub name: String,
+    libvirt: Libvirt,
+}
+
+impl Guest {
+    /// `disks` as `define-tiny` takes them; `format` says which get a file system.
+    pub fn start(what: &str, directory: &Path, disks: &[&str], format: &str) -> Self {
+        start_libvirt();
+        let name = unique(what);
+        let tiny = tiny();
+        let mut arguments = vec![
+            name.as_str(),
+            "--dir",
+            text(directory),
+            "--format",
+            format,
+            "--memory",
+            "128",
+            "--tiny",
+            text(&tiny),
+        ];
+        for disk in disks {
+            arguments.extend(["--disk", disk]);
+        }
+        let xml = run(text(&repository().join("tests/guests/define-tiny")), &arguments);
+        bare::define(&xml);
+        let guest = Self { name, libvirt: Libvirt::default() };
+        guest.boot();
+        guest
+    }
+
+    /// One that is defined already, and removed by whoever has defined it.
+    pub fn of_restored(restored: &Restored) -> Self {
+        Self { name: restored.name.clone(), libvirt: Libvirt::default() }
+    }
+
+    pub fn boot(&self) {
+        self.libvirt.start(&self.name).unwrap();
+        self.libvirt.wait_for_agent(&self.name, BOOT).unwrap();
+    }
+
+    pub fn sh(&self, script: &str) -> String {
+        let output = self.libvirt.guest_exec(&self.name, "/bin/sh", &["-c", script], COMMAND).unwrap();
+        assert_eq!(output.exit_code, Some(0), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Names and sums of all files on all its disks.
+    pub fn sums(&self) -> String {
+        let sums = self.sh("cd /mnt && find . -type f | sort | xargs sha256sum");
+        assert!(sums.lines().count() > 0);
+        sums
+    }
+
+    pub fn shut_down(&self) {
+        self.libvirt.shutdown(&self.name, BOOT).unwrap();
+    }
+
+    pub fn power_off(&self) {
+        self.libvirt.power_off(&self.name).unwrap();
+    }
+
+    pub fn is_thawed(&self) -> bool {
+        virsh(&["qemu-agent-command", &self.name, r#"{"execute":"guest-fsfreeze-status"}"#])
+            .contains("thawed")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        remove_machine(&self.name);
+    }
+}
