@@ -142,6 +142,47 @@ fn libvirt_mishaps_on_xfs() {
     mishaps(Kind::Xfs);
 }
 
+/// One raw disk, which can hold no record of what changed: where files can be cloned the last clone tells, elsewhere
+/// everything is read and only what changed is stored.
+fn one_raw_disk(kind: Kind) {
+    let storage = Storage::new(kind, 300);
+    let lab = Lab::new();
+    let mut machine = Bare::new("raw", &storage.path(), &[("vda", "raw", 48)]);
+    machine.fill_with_noise("vda", 16, 11);
+    machine.back_up(&lab);
+    for running in [true, true, false] {
+        if running && machine.state() != "running" {
+            machine.start();
+        }
+        machine.write("vda", 20 * MIB, 192 * KIB, 1);
+        machine.discard("vda", 2 * MIB, 2 * MIB);
+        if !running {
+            machine.stop();
+        }
+        let backup = machine.back_up(&lab);
+        assert!(backup.warnings().is_empty(), "{backup:?}");
+        assert!(backup.new_bytes("vda") <= 256 * KIB, "{backup:?}");
+        let incremental = kind != Kind::Ext4;
+        assert_eq!(backup.is_incremental("vda"), incremental, "{backup:?}");
+        if incremental {
+            assert!(backup.read_bytes("vda") <= MIB, "{backup:?}");
+        } else {
+            assert!(!backup.full_reason("vda").is_empty(), "{backup:?}");
+        }
+    }
+    lab.check();
+}
+
+#[test]
+fn libvirt_one_raw_disk_on_ext4() {
+    one_raw_disk(Kind::Ext4);
+}
+
+#[test]
+fn libvirt_one_raw_disk_on_btrfs() {
+    one_raw_disk(Kind::Btrfs);
+}
+
 /// The command is killed at many moments of a backup. Every earlier point stays whole, the next backup needs no help, and
 /// reclaim gives the remains back.
 fn killed_on_the_way(kind: Kind, rounds: u32) {
@@ -376,7 +417,7 @@ fn libvirt_the_catalog_may_be_lost() {
     std::fs::remove_file(lab.catalog_path().parent().unwrap()).unwrap();
     machine.back_up(&lab);
     assert!(!listed().is_null());
-    virsh(&["undefine", &machine.name]);
+    virsh(&["undefine", &machine.name, "--checkpoints-metadata"]);
     define(&machines::bare::domain_xml(
         &machine.name,
         "",

@@ -21,6 +21,7 @@ pub fn tiny() -> PathBuf {
 pub struct Guest {
     pub name: String,
     libvirt: Libvirt,
+    is_ours_to_remove: bool,
 }
 
 impl Guest {
@@ -45,14 +46,14 @@ impl Guest {
         }
         let xml = run(text(&repository().join("tests/guests/define-tiny")), &arguments);
         bare::define(&xml);
-        let guest = Self { name, libvirt: Libvirt::default() };
+        let guest = Self { name, libvirt: Libvirt::default(), is_ours_to_remove: true };
         guest.boot();
         guest
     }
 
     /// One that is defined already, and removed by whoever has defined it.
     pub fn of_restored(restored: &Restored) -> Self {
-        Self { name: restored.name.clone(), libvirt: Libvirt::default() }
+        Self { name: restored.name.clone(), libvirt: Libvirt::default(), is_ours_to_remove: false }
     }
 
     pub fn boot(&self) {
@@ -89,6 +90,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        remove_machine(&self.name);
+        if self.is_ours_to_remove {
+            remove_machine(&self.name);
+        }
     }
 }
