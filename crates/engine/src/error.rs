@@ -94,7 +94,7 @@ impl Error {
     }
 
     pub fn cancelled() -> Self {
-        Self::new(ErrorKind::Cancelled, "stopped on request; nothing was changed")
+        Self::new(ErrorKind::Cancelled, "stopped on request")
     }
 
     /// A system call that failed: `doing` names the action and the thing, as in `reading /dev/vg/web`.
@@ -154,7 +154,9 @@ impl From<StoreError> for Error {
             StoreError::Io { cause, .. } => kind_of_io(cause),
         };
         let advice = match &error {
-            StoreError::Corrupt { .. } => "; run `strongroom vault check --read-data` to see what is affected",
+            StoreError::Corrupt { .. } => {
+                "; run `strongroom vault check --read-data` to see what is affected"
+            }
             _ => "",
         };
         Self::new(kind, format!("{error}{advice}")).caused_by(error)

@@ -38,7 +38,11 @@ pub fn choose_disk<'a>(point: &'a Manifest, name: Option<&str>) -> Result<&'a Di
     match (name, &point.disks[..]) {
         (_, []) => Err(Error::not_found(format!("recovery point {} has no disks", point.point))),
         (Some(name), disks) => disks.iter().find(|d| d.name == name).ok_or_else(|| {
-            Error::not_found(format!("recovery point {} has no disk `{name}`; it has: {}", point.point, list()))
+            Error::not_found(format!(
+                "recovery point {} has no disk `{name}`; it has: {}",
+                point.point,
+                list()
+            ))
         }),
         (None, [only]) => Ok(only),
         (None, _) => Err(Error::invalid(format!(

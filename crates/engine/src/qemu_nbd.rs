@@ -43,8 +43,7 @@ struct Server {
 impl QemuImage {
     /// Opens `image` as `format`.
     pub fn open(image: &Path, format: &str, access: Access) -> Result<Self> {
-        let server = Server::start(image, format, access)?;
-        let endpoint = Endpoint::Unix(server.socket());
+        let mut server = Server::start(image, format, access)?;
         let mut clients = Vec::with_capacity(QEMU_NBD_CONNECTIONS);
         for index in 0..QEMU_NBD_CONNECTIONS {
             let options = ConnectOptions {
@@ -52,7 +51,7 @@ impl QemuImage {
                 meta_contexts: if index == 0 { vec![BASE_ALLOCATION.into()] } else { Vec::new() },
                 ..ConnectOptions::default()
             };
-            clients.push(Client::connect(&endpoint, &options).map_err(|e| server.explain(e.into()))?);
+            clients.push(server.connect(&options)?);
         }
         Ok(Self { clients, next: AtomicUsize::new(0), server })
     }
@@ -76,7 +75,11 @@ impl QemuImage {
     fn io_error(&self, error: strongroom_nbd::Error) -> io::Error {
         let no_space = error.kind() == strongroom_nbd::ErrorKind::NoSpace;
         let explained = self.server.explain(error.into()).message;
-        if no_space { io::Error::new(io::ErrorKind::StorageFull, explained) } else { io::Error::other(explained) }
+        if no_space {
+            io::Error::new(io::ErrorKind::StorageFull, explained)
+        } else {
+            io::Error::other(explained)
+        }
     }
 
     /// What these sorted, disjoint ranges hold: data, or zeroes that need no reading.
@@ -141,32 +144,42 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);
         end_with_us(&mut command);
         let child = command.spawn().map_err(|e| missing("qemu-nbd", e))?;
-        let mut server = Self { child, messages, image: image.to_owned(), directory };
-        server.wait_until_listening()?;
-        Ok(server)
+        Ok(Self { child, messages, image: image.to_owned(), directory })
     }
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("nbd")
     }
 
-    fn wait_until_listening(&mut self) -> Result<()> {
+    /// Connects, as soon as it listens. (Trying is no harm, a connection that ends would be: it takes its leave then.)
+    fn connect(&mut self, options: &ConnectOptions) -> Result<Client> {
+        let endpoint = Endpoint::Unix(self.socket());
         let deadline = Instant::now() + QEMU_NBD_START;
         let mut pause = Duration::from_micros(500);
-        // The socket's file is there before anybody listens, but not long: connecting waits for that.
-        while !self.socket().exists() {
+        loop {
+            // Its file is there a little before anybody listens.
+            let refused = match self.socket().exists() {
+                false => None,
+                true => match Client::connect(&endpoint, options) {
+                    Ok(client) => return Ok(client),
+                    Err(e @ strongroom_nbd::Error::Connect { .. }) => Some(Error::from(e)),
+                    Err(e) => return Err(self.explain(e.into())),
+                },
+            };
             let failed = |detail: &str| {
                 Error::new(ErrorKind::Failed, format!("opening {}: {detail}", self.image.display()))
             };
             match self.child.try_wait() {
                 Ok(None) if Instant::now() < deadline => {}
-                Ok(None) => return Err(self.explain(failed("qemu-nbd did not begin to listen in time"))),
+                Ok(None) => {
+                    let error = refused.unwrap_or_else(|| failed("qemu-nbd did not begin to listen in time"));
+                    return Err(self.explain(error));
+                }
                 _ => return Err(self.explain(failed("qemu-nbd could not open it"))),
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
-        Ok(())
     }
 
     /// Adds what `qemu-nbd` said.
@@ -199,7 +212,9 @@ fn explain_tool(said: &str, image: &Path, error: Error) -> Error {
     if said.contains("lock") && said.contains("Failed to get") {
         return Error::new(
             ErrorKind::Busy,
-            format!("{shown} is in use by another process, so it cannot be read as one instant: shut that down, or back the machine up with `strongroom vm backup` ({one_line})"),
+            format!(
+                "{shown} is in use by another process, so it cannot be read as one instant: shut that down, or back the machine up with `strongroom vm backup` ({one_line})"
+            ),
         );
     }
     let kind = match said {
@@ -229,7 +244,9 @@ fn missing(program: &str, cause: io::Error) -> Error {
     match cause.kind() {
         io::ErrorKind::NotFound => Error::new(
             ErrorKind::Unavailable,
-            format!("`{program}` is not installed, and this image format needs it (Debian: apt install qemu-utils)"),
+            format!(
+                "`{program}` is not installed, and this image format needs it (Debian: apt install qemu-utils)"
+            ),
         ),
         _ => Error::io(format!("starting {program}"), cause),
     }
@@ -252,7 +269,8 @@ fn wait(child: &mut Child, time: Duration) -> io::Result<Option<ExitStatus>> {
 /// Runs `qemu-img` on an image and returns what it printed.
 pub fn qemu_img<S: AsRef<OsStr>>(arguments: &[S], image: &Path) -> Result<Vec<u8>> {
     let failed = |e| Error::io("running qemu-img", e);
-    let (mut out, mut messages) = (tempfile::tempfile().map_err(failed)?, tempfile::tempfile().map_err(failed)?);
+    let (mut out, mut messages) =
+        (tempfile::tempfile().map_err(failed)?, tempfile::tempfile().map_err(failed)?);
     let mut command = Command::new("qemu-img");
     command
         .args(arguments)

@@ -89,7 +89,11 @@ impl DiskExport {
     fn failed(&self, error: StoreError) -> io::Error {
         tracing::error!("serving {}: {error}", self.description);
         // The client may be anybody: it learns what happened, not where.
-        io::Error::other(if error.is_damage() { "the vault is damaged here" } else { "the vault cannot be read" })
+        io::Error::other(if error.is_damage() {
+            "the vault is damaged here"
+        } else {
+            "the vault cannot be read"
+        })
     }
 }
 
@@ -108,11 +112,14 @@ pub fn serve(vault: &Vault, point: &PointSelector, disk: Option<&str>, listen: &
     let mut server = Server::new();
     for disk in &point.disks {
         let description = format!("{} of {} at {}", disk.name, point.item, point.taken_at);
-        server = server.export(&disk.name, DiskExport {
-            reader: session.open_disk(disk.tree()),
-            block_size_bytes: vault.block_size_bytes(),
-            description,
-        })?;
+        server = server.export(
+            &disk.name,
+            DiskExport {
+                reader: session.open_disk(disk.tree()),
+                block_size_bytes: vault.block_size_bytes(),
+                description,
+            },
+        )?;
     }
     if let Some(name) = &default_disk {
         server = server.default_export(name)?;

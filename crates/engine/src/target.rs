@@ -332,8 +332,10 @@ impl Device {
     /// Makes a range read as zeroes, by the fastest way the device has.
     pub fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
         let failed = |e| Error::io(format!("writing zeroes to {}", self.path.display()), e);
-        let ways =
-            [FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE];
+        let ways = [
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+        ];
         for way in ways {
             match fallocate(&self.file, way, offset_bytes, length_bytes) {
                 Ok(()) => return Ok(()),

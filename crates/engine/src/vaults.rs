@@ -70,7 +70,8 @@ pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Opti
                 undo_directory();
                 return Err(error);
             }
-            let kept = format!("; a vault may have been made all the same, its key stays in {}", key_path.display());
+            let kept =
+                format!("; a vault may have been made all the same, its key stays in {}", key_path.display());
             Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
         }
     }

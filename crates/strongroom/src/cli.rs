@@ -10,7 +10,6 @@ use strongroom_store::objects::Location;
 #[command(
     name = "strongroom",
     version,
-    propagate_version = true,
     arg_required_else_help = true,
     subcommand_required = true,
     after_help = "\
@@ -67,7 +66,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct VaultArgs {
     /// Where the vault is: a directory or s3://bucket/prefix.
-    #[arg(long, value_name = "LOCATION", env = "STRONGROOM_VAULT", value_parser = parse_location)]
+    #[arg(long, value_name = "LOCATION", env = "STRONGROOM_VAULT", hide_env_values = true, value_parser = parse_location)]
     pub vault: Location,
     #[command(flatten)]
     pub key: KeyArgs,
@@ -77,7 +76,7 @@ pub struct VaultArgs {
 #[derive(Debug, Clone, Args)]
 pub struct KeyArgs {
     /// The vault's key; without it the key is looked for in $XDG_CONFIG_HOME/strongroom/keys.
-    #[arg(long, value_name = "FILE", env = "STRONGROOM_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = "STRONGROOM_KEY_FILE", hide_env_values = true)]
     pub key_file: Option<PathBuf>,
 }
 

@@ -78,7 +78,9 @@ fn log_to_stderr(verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("STRONGROOM_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,strongroom={level},strongroom_engine={level},strongroom_store={level},strongroom_nbd={level},strongroom_hypervisor={level}")));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr)
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(verbose > 1);
     match verbose {

@@ -75,7 +75,8 @@ impl Shown {
         let (before, before_done) = self.looks[0];
         self.looks.push((now, done));
         let seconds = (now - before).as_secs_f64();
-        let bytes_per_second = if seconds > 0.0 { (done.saturating_sub(before_done)) as f64 / seconds } else { 0.0 };
+        let bytes_per_second =
+            if seconds > 0.0 { (done.saturating_sub(before_done)) as f64 / seconds } else { 0.0 };
         let figures = figures(done, total, bytes_per_second);
         if !self.terminal {
             let line = format!("{}: {figures}, {} elapsed", self.doing, duration(now - self.started));

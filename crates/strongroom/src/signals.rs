@@ -4,7 +4,7 @@ use crate::context::to_stderr;
 use parking_lot::{Condvar, Mutex};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use strongroom_engine::target::remove_partials;
 use strongroom_store::Progress;
@@ -32,6 +32,9 @@ impl Interrupt {
                 *first = Some(signal);
                 drop(first);
                 progress.cancel();
+                if io::stderr().is_terminal() {
+                    to_stderr(&"stopping (once more to stop at once)");
+                }
                 shared.came.notify_all();
             }
         })?;
@@ -49,7 +52,5 @@ impl Interrupt {
         while signal.is_none() {
             self.came.wait(&mut signal);
         }
-        drop(signal);
-        to_stderr(&"stopping");
     }
 }

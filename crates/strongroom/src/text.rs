@@ -130,9 +130,15 @@ mod tests {
 
     #[test]
     fn durations_fit_their_length() {
-        for (millis, shown) in
-            [(0, "0 s"), (3, "0.01 s"), (120, "0.12 s"), (1500, "1.5 s"), (59_999, "59 s"), (200_000, "3 min 20 s"), (7_500_000, "2 h 5 min")]
-        {
+        for (millis, shown) in [
+            (0, "0 s"),
+            (3, "0.01 s"),
+            (120, "0.12 s"),
+            (1500, "1.5 s"),
+            (59_999, "59 s"),
+            (200_000, "3 min 20 s"),
+            (7_500_000, "2 h 5 min"),
+        ] {
             assert_eq!(duration(Duration::from_millis(millis)), shown);
         }
     }

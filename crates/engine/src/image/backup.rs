@@ -108,17 +108,17 @@ fn choose_parent(
         if relies_on_it {
             return Err(Error::new(
                 ErrorKind::NeedsFull,
-                format!("{told}, so changed extents have nothing to be relative to: back up without --changed-extents"),
+                format!(
+                    "{told}, so changed extents have nothing to be relative to: back up without --changed-extents"
+                ),
             ));
         }
         warnings.push(told);
     }
     match parent {
-        Some(point) if point.kind != PointKind::Image || point.disks.len() != 1 => {
-            Err(Error::invalid(format!(
-                "item {item} has points of a machine in this vault: choose another name with --item"
-            )))
-        }
+        Some(point) if point.kind != PointKind::Image || point.disks.len() != 1 => Err(Error::invalid(
+            format!("item {item} has points of a machine in this vault: choose another name with --item"),
+        )),
         None if relies_on_it => Err(Error::new(
             ErrorKind::NeedsFull,
             format!(

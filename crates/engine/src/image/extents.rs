@@ -57,7 +57,8 @@ impl ExtentList {
 
     /// The extents, sorted and joined, if they fit a disk of `size_bytes`.
     pub fn within(&self, size_bytes: u64) -> Result<Vec<Extent>> {
-        normalize(&self.given, size_bytes)
-            .map_err(|e| Error::invalid(format!("the changed extents in {}: {e}; nothing was backed up", self.shown)))
+        normalize(&self.given, size_bytes).map_err(|e| {
+            Error::invalid(format!("the changed extents in {}: {e}; nothing was backed up", self.shown))
+        })
     }
 }

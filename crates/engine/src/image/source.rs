@@ -136,7 +136,9 @@ impl Source {
         Ok(match &self.qemu {
             Some(image) => Arc::new(Qemu(image.clone())),
             None => Arc::new(RawFile(
-                self.file.try_clone().map_err(|e| Error::io(format!("opening {}", self.path.display()), e))?,
+                self.file
+                    .try_clone()
+                    .map_err(|e| Error::io(format!("opening {}", self.path.display()), e))?,
             )),
         })
     }
@@ -295,8 +297,7 @@ mod tests {
         let kinds = file_kinds(&file, &[Extent::new(0, 8 << 20)]).unwrap();
         let total: u64 = kinds.iter().map(|k| k.extent.length_bytes).sum();
         assert_eq!(total, 8 << 20);
-        let data: Vec<_> =
-            kinds.iter().filter(|k| k.kind == strongroom_domain::ExtentKind::Data).collect();
+        let data: Vec<_> = kinds.iter().filter(|k| k.kind == strongroom_domain::ExtentKind::Data).collect();
         assert_eq!(data.len(), 1, "{kinds:?}");
         assert!(data[0].extent.offset_bytes <= 4 << 20 && data[0].extent.length_bytes < 1 << 20, "{kinds:?}");
         // Only what was asked for.

@@ -231,11 +231,9 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open_vault(&arguments.vault)?;
     let selector = points::parse_selector(&arguments.point.point)?;
     let document = match (vault.find_point(&selector), &selector) {
-        (Ok(point), _) => ForgetDocument {
-            forgotten: point.point,
-            item: Some(point.item),
-            taken_at: Some(point.taken_at),
-        },
+        (Ok(point), _) => {
+            ForgetDocument { forgotten: point.point, item: Some(point.item), taken_at: Some(point.taken_at) }
+        }
         // By its id even a damaged one can go.
         (Err(error), PointSelector::Id(id)) if error.is_damage() => {
             ForgetDocument { forgotten: *id, item: None, taken_at: None }
@@ -290,8 +288,11 @@ fn run_serve(arguments: &ServeArgs, context: &Context, interrupt: &Interrupt) ->
             .collect(),
     };
     context.print(&document, || {
-        let rows: Vec<Vec<String>> =
-            document.exports.iter().map(|e| vec![e.disk.clone(), size(e.size_bytes), e.uri.clone()]).collect();
+        let rows: Vec<Vec<String>> = document
+            .exports
+            .iter()
+            .map(|e| vec![e.disk.clone(), size(e.size_bytes), e.uri.clone()])
+            .collect();
         table(&["DISK", ">SIZE", "URI"], &rows)
     })?;
     if let (false, Some(first)) = (context.json, document.exports.first()) {

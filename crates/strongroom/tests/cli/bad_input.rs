@@ -1,6 +1,6 @@
 //! Everything a user may get wrong: each message names the thing and says what to do, and nothing changes.
 
-use crate::common::{Home, MIB, change};
+use crate::common::{Home, MIB, change, hold, send};
 
 #[test]
 fn points_items_and_disks_that_are_not_there() {
@@ -26,7 +26,11 @@ fn points_items_and_disks_that_are_not_there() {
     }
     let words = ["has no disk `vdb`", "it has: disk"];
     home.fails(1, &words, ["image", "restore", "a@latest", "--vault", &vault, "--to", &to, "--disk", "vdb"]);
-    home.fails(1, &words, ["point", "serve", "a@latest", "--vault", &vault, "--socket", &to, "--disk", "vdb"]);
+    home.fails(
+        1,
+        &words,
+        ["point", "serve", "a@latest", "--vault", &vault, "--socket", &to, "--disk", "vdb"],
+    );
     assert!(!home.path("out.raw").exists() && !home.path("s").exists());
     assert_eq!(home.contents("vault"), before);
 }
@@ -48,10 +52,9 @@ fn locations_that_are_no_vault() {
     home.ok(["vault", "init", &home.vault()]);
     for name in ["vault/vault.json", "vault/vault.copy.json"] {
         let header = std::fs::read_to_string(home.path(name)).unwrap();
-        let mut value: serde_json::Value = serde_json::from_str(&header).unwrap();
-        let version = value.as_object().unwrap().keys().find(|k| k.contains("version")).unwrap().clone();
-        value[version] = 99.into();
-        std::fs::write(home.path(name), value.to_string()).unwrap();
+        let line = header.lines().next().unwrap().replace("\"version\":1", "\"version\":99");
+        let hash = blake3::hash(line.as_bytes()).to_hex();
+        std::fs::write(home.path(name), format!("{line}\nblake3 {hash}\n")).unwrap();
     }
     home.fails(1, &["version 99", "newer Strongroom"], list(&home.vault()));
 }
@@ -64,9 +67,8 @@ fn targets_that_exist_or_cannot_be() {
     home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
     std::fs::write(home.path("precious"), "data").unwrap();
     std::os::unix::fs::symlink("nowhere", home.path("link")).unwrap();
-    let restore = |to: &str| {
-        ["image", "restore", "a@latest", "--vault", &vault, "--to", to].map(str::to_owned)
-    };
+    let restore =
+        |to: &str| ["image", "restore", "a@latest", "--vault", &vault, "--to", to].map(str::to_owned);
     home.fails(1, &["precious", "already exists", "another name"], restore(&home.text("precious")));
     assert_eq!(std::fs::read_to_string(home.path("precious")).unwrap(), "data");
     home.fails(1, &["link", "already exists"], restore(&home.text("link")));
@@ -84,7 +86,8 @@ fn a_target_without_room() {
     home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
     let small = home.text("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none", &small]).status();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none", &small]).status();
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("nothing can be mounted here: a full target is not tested");
         return;
@@ -99,7 +102,15 @@ fn a_target_without_room() {
     }
     let left = std::fs::read_dir(&small).unwrap().count();
     let made = home.run(["vault", "init", &home.text("small/vault")]);
-    let full = home.run(["image", "backup", image.to_str().unwrap(), "--vault", &home.text("small/vault"), "--item", "a"]);
+    let full = home.run([
+        "image",
+        "backup",
+        image.to_str().unwrap(),
+        "--vault",
+        &home.text("small/vault"),
+        "--item",
+        "a",
+    ]);
     let points = home.run(["point", "list", "--vault", &home.text("small/vault"), "--json"]);
     assert!(std::process::Command::new("umount").arg(&small).status().unwrap().success());
     assert_eq!(left, 0);
@@ -114,9 +125,8 @@ fn sources_that_cannot_be_read() {
     let home = Home::with_vault();
     let vault = home.vault();
     let before = home.contents("vault");
-    let backup = |source: &str| {
-        ["image", "backup", source, "--vault", &vault, "--item", "a"].map(str::to_owned)
-    };
+    let backup =
+        |source: &str| ["image", "backup", source, "--vault", &vault, "--item", "a"].map(str::to_owned);
     home.fails(1, &["missing.raw", "does not exist", "disk image"], backup(&home.text("missing.raw")));
     home.fails(1, &["neither a file nor a block device"], backup("/dev/null"));
     home.fails(1, &["neither a file nor a block device"], backup(&vault));
@@ -161,6 +171,44 @@ fn lists_of_changed_extents() {
     home.fails(1, &["c.json"], &with_list);
     assert_eq!(home.contents("vault/points"), before);
     // Whole numbers that touch, in any order, are fine.
-    std::fs::write(&list, r#"[{"offset":4096,"length":10},{"offset":0,"length":4096},{"offset":5,"length":0}]"#).unwrap();
+    std::fs::write(
+        &list,
+        r#"[{"offset":4096,"length":10},{"offset":0,"length":4096},{"offset":5,"length":0}]"#,
+    )
+    .unwrap();
     home.ok(&with_list);
+}
+
+#[test]
+fn a_vault_that_is_being_reclaimed_is_not_reclaimed_twice() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    let image = home.image("disk.raw", MIB, &[(0, MIB)], 1);
+    home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
+    let holds =
+        || home.path("vault/locks/reclaim").read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    for _ in 0..500 {
+        let mut first = home.command(["vault", "reclaim", &vault]).spawn().unwrap();
+        // Held still while it has the lock, if it can be caught.
+        while !holds() && first.try_wait().unwrap().is_none() {
+            std::hint::spin_loop();
+        }
+        let caught = hold(&first) && holds();
+        if caught {
+            home.fails(
+                1,
+                &["reclaim on", &vault, "in use", "wait for it to end"],
+                ["vault", "reclaim", &vault],
+            );
+            // Others go on beside it.
+            home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
+        }
+        send(&first, libc::SIGCONT);
+        assert!(first.wait().unwrap().success());
+        if caught {
+            home.ok(["vault", "reclaim", &vault]);
+            return;
+        }
+    }
+    panic!("no reclaim could be caught while it held its lock");
 }

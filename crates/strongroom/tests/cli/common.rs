@@ -74,11 +74,8 @@ impl Home {
 
     /// The same with --json.
     pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
-        let arguments: Vec<_> = arguments
-            .into_iter()
-            .map(|a| a.as_ref().to_owned())
-            .chain(["--json".into()])
-            .collect();
+        let arguments: Vec<_> =
+            arguments.into_iter().map(|a| a.as_ref().to_owned()).chain(["--json".into()]).collect();
         serde_json::from_str(&self.ok(arguments)).unwrap()
     }
 
@@ -175,4 +172,15 @@ pub fn allocated(path: &Path) -> u64 {
 pub fn send(child: &Child, signal: i32) {
     // SAFETY: a plain system call on a child we started and have not waited for.
     unsafe { libc::kill(child.id() as i32, signal) };
+}
+
+/// Holds a child still; false if it has ended.
+pub fn hold(child: &Child) -> bool {
+    send(child, libc::SIGSTOP);
+    // SAFETY: `info` is plain data that the call fills. WNOWAIT leaves the child's end to be waited for.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+        libc::waitid(libc::P_PID, child.id(), &mut info, options) == 0 && info.si_code == libc::CLD_STOPPED
+    }
 }

@@ -113,7 +113,8 @@ struct Loop(String);
 
 impl Loop {
     fn on(path: &std::path::Path) -> Option<Self> {
-        let output = std::process::Command::new("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
+        let output =
+            std::process::Command::new("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
         output.status.success().then(|| Self(String::from_utf8(output.stdout).unwrap().trim().to_owned()))
     }
 }

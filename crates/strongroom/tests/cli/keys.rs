@@ -28,8 +28,12 @@ fn a_key_moves_as_text_and_as_a_file() {
     home.ok(["vault", "key", "import", &file]);
     home.ok(list);
     std::fs::remove_dir_all(home.keys()).unwrap();
-    let mut import =
-        home.command(["vault", "key", "import", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut import = home
+        .command(["vault", "key", "import", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     import.stdin.take().unwrap().write_all(text.replace('\n', "\r\n").as_bytes()).unwrap();
     assert!(import.wait().unwrap().success());
     home.ok(list);
@@ -58,13 +62,25 @@ fn a_wrong_key_opens_nothing_and_changes_nothing() {
     let wrong = home.text("other.key");
     let words = ["the key does not open vault", "--key-file"];
     let source = image.to_str().unwrap();
-    home.fails(1, &words, ["image", "backup", source, "--vault", &vault, "--item", "a", "--key-file", &wrong]);
+    home.fails(
+        1,
+        &words,
+        ["image", "backup", source, "--vault", &vault, "--item", "a", "--key-file", &wrong],
+    );
     home.fails(1, &words, ["point", "list", "--vault", &vault, "--key-file", &wrong]);
     home.fails(1, &words, ["vault", "key", "export", &vault, "--key-file", &wrong]);
     home.fails(2, &words, ["vault", "check", &vault, "--key-file", &wrong]);
     std::fs::write(home.path("junk"), "hello").unwrap();
-    home.fails(1, &["junk", "no Strongroom key"], ["point", "list", "--vault", &vault, "--key-file", &home.text("junk")]);
-    home.fails(1, &["nothere.key"], ["point", "list", "--vault", &vault, "--key-file", &home.text("nothere.key")]);
+    home.fails(
+        1,
+        &["junk", "no Strongroom key"],
+        ["point", "list", "--vault", &vault, "--key-file", &home.text("junk")],
+    );
+    home.fails(
+        1,
+        &["nothere.key"],
+        ["point", "list", "--vault", &vault, "--key-file", &home.text("nothere.key")],
+    );
     assert_eq!(home.contents("vault"), before);
 }
 
@@ -74,7 +90,11 @@ fn a_vault_that_cannot_be_made_leaves_no_key() {
     let vault = home.vault();
     let before = (home.contents("vault"), home.contents("config"));
     home.fails(1, &[&vault, "already exists"], ["vault", "init", &vault]);
-    home.fails(1, &[&vault, "already exists"], ["vault", "init", &vault, "--key-file", &home.text("new.key")]);
+    home.fails(
+        1,
+        &[&vault, "already exists"],
+        ["vault", "init", &vault, "--key-file", &home.text("new.key")],
+    );
     assert!(!home.path("new.key").exists());
     // A directory with something else in it.
     std::fs::create_dir(home.path("full")).unwrap();
@@ -96,7 +116,11 @@ fn a_vault_that_cannot_be_made_leaves_no_key() {
     );
     assert!(!home.path("fresh").exists());
     for size in ["3000", "8M", "1K", "65k5", "x"] {
-        home.fails(if size.ends_with(['5', 'x']) { 2 } else { 1 }, &[], ["vault", "init", &home.text("fresh"), "--block-size", size]);
+        home.fails(
+            if size.ends_with(['5', 'x']) { 2 } else { 1 },
+            &[],
+            ["vault", "init", &home.text("fresh"), "--block-size", size],
+        );
     }
     assert!(!home.path("fresh").exists());
     assert_eq!((home.contents("vault"), home.contents("config")), before);

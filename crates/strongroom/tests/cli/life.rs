@@ -28,7 +28,8 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
 
     // With the extents given only those are read.
     change(&image, 4 * MIB, 64 * KIB, 7);
-    std::fs::write(home.path("changed.json"), json!([{"offset": 4 * MIB, "length": 64 * KIB}]).to_string()).unwrap();
+    std::fs::write(home.path("changed.json"), json!([{"offset": 4 * MIB, "length": 64 * KIB}]).to_string())
+        .unwrap();
     let mut with_extents = backup.to_vec();
     let changed = home.text("changed.json");
     with_extents.extend(["--changed-extents", &changed]);
@@ -58,7 +59,9 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     let shown = home.json(["point", "show", "web@latest", "--vault", &vault]);
     assert_eq!(shown["point"], unchanged["point"]);
     assert_eq!(shown["attributes"]["source"], source);
-    assert!(home.ok(["point", "show", first_id, "--vault", &vault]).contains("nobody was asked to keep it still"));
+    assert!(
+        home.ok(["point", "show", first_id, "--vault", &vault]).contains("nobody was asked to keep it still")
+    );
     // The time a person is shown finds the point, or a later one of the same second.
     let row = table.lines().nth(4).unwrap();
     let taken = row.split_whitespace().nth(2).unwrap();
@@ -67,7 +70,8 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
 
     // Restored as raw and as qcow2, both with holes.
     let restored = home.path("restored.raw");
-    let told = home.json(["image", "restore", first_id, "--vault", &vault, "--to", restored.to_str().unwrap()]);
+    let told =
+        home.json(["image", "restore", first_id, "--vault", &vault, "--to", restored.to_str().unwrap()]);
     assert_eq!(told["data_bytes"], 3 * MIB);
     same(&restored, &before);
     assert!(allocated(&restored) < 4 * MIB);
@@ -77,9 +81,9 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     tool("qemu-img", ["compare", "-f", "raw", "-F", "qcow2", source, &qcow2]);
     assert!(allocated(qcow2.as_ref()) < 4 * MIB);
     // Nothing incomplete is left beside them.
-    let hidden = std::fs::read_dir(home.path("")).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().contains("partial")
-    });
+    let hidden = std::fs::read_dir(home.path(""))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("partial"));
     assert_eq!(hidden.count(), 0);
 
     // Forgetting leaves the others whole, and reclaim gives the space back.
@@ -90,7 +94,16 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     assert_eq!((&stats["points"], &stats["items"]), (&json!(3), &json!(1)));
     assert_eq!(stats["logical_bytes"], 48 * MIB);
     assert!(home.ok(["vault", "stats", &vault]).contains("stored:"));
-    home.ok(["image", "restore", "web@latest", "--vault", &vault, "--to", &home.text("again.raw"), "--no-sync"]);
+    home.ok([
+        "image",
+        "restore",
+        "web@latest",
+        "--vault",
+        &vault,
+        "--to",
+        &home.text("again.raw"),
+        "--no-sync",
+    ]);
     same(&home.path("again.raw"), &image);
 }
 
@@ -129,11 +142,8 @@ fn damage_is_found_named_and_not_restored() {
     let point = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let id = point["point"].as_str().unwrap();
     assert!(home.ok(["vault", "check", &vault]).contains("sound"));
-    let (pack, mut bytes) = home
-        .contents("vault/packs")
-        .into_iter()
-        .max_by_key(|(_, bytes)| bytes.len())
-        .unwrap();
+    let (pack, mut bytes) =
+        home.contents("vault/packs").into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&pack, bytes).unwrap();
@@ -146,7 +156,11 @@ fn damage_is_found_named_and_not_restored() {
     let output = home.run(["vault", "check", &vault, "--read-data"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(id) && text.contains("packs/"), "{text}");
-    home.fails(1, &["damaged", "vault check"], ["image", "restore", id, "--vault", &vault, "--to", &home.text("out.raw")]);
+    home.fails(
+        1,
+        &["damaged", "vault check"],
+        ["image", "restore", id, "--vault", &vault, "--to", &home.text("out.raw")],
+    );
     assert!(!home.path("out.raw").exists());
     // The next backup heals it.
     home.ok(["image", "backup", source, "--vault", &vault, "--item", "a"]);
@@ -163,11 +177,8 @@ fn a_damaged_point_is_listed_and_hides_no_other() {
     let good = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let bad = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let bad_id = bad["point"].as_str().unwrap();
-    let (path, bytes) = home
-        .contents("vault/points")
-        .into_iter()
-        .find(|(path, _)| path.ends_with(bad_id))
-        .unwrap();
+    let (path, bytes) =
+        home.contents("vault/points").into_iter().find(|(path, _)| path.ends_with(bad_id)).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let output = home.run(["point", "list", "--vault", &vault, "--json"]);
     assert_eq!(output.status.code(), Some(1));

@@ -5,6 +5,7 @@ mod common;
 mod images;
 mod keys;
 mod life;
+mod reference;
 mod s3;
 mod serving;
 mod stopping;

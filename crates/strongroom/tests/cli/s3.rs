@@ -7,7 +7,8 @@ use strongroom_store::objects::testing::S3Server;
 fn a_vault_in_a_bucket_lives_like_one_in_a_directory() {
     let server = S3Server::start();
     let mut home = Home::new();
-    home.environment = server.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    home.environment =
+        server.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let vault = server.location("hosts/one");
     home.ok(["vault", "init", &vault]);
     let image = home.image("disk.raw", 6 * MIB, &[(0, 3 * MIB)], 1);

@@ -79,7 +79,8 @@ fn a_point_is_read_by_other_programs_without_restoring_it() {
     assert!(!home.path("nbd.sock").exists());
     assert!(home.contents("vault/sessions").is_empty(), "its lease is gone");
 
-    let serving = Serving::start(&home, &["point", "serve", "a@latest", "--vault", &vault, "--tcp", "127.0.0.1:0"]);
+    let serving =
+        Serving::start(&home, &["point", "serve", "a@latest", "--vault", &vault, "--tcp", "127.0.0.1:0"]);
     assert!(serving.uri().starts_with("nbd://127.0.0.1:"), "{}", serving.told);
     assert_eq!(tool("nbdinfo", ["--size", serving.uri()]).trim(), (24 * MIB).to_string());
     assert_eq!(serving.stop(libc::SIGTERM), Some(0));

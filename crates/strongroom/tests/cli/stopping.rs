@@ -6,8 +6,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Large enough to be stopped in the middle.
-fn large(home: &Home) -> String {
-    home.image("large.raw", 256 * MIB, &[(0, 192 * MIB)], 11).to_str().unwrap().to_owned()
+fn large(home: &Home, seed: u64) -> String {
+    home.image("large.raw", 256 * MIB, &[(0, 192 * MIB)], seed).to_str().unwrap().to_owned()
 }
 
 /// Stops a command once `begun` says that it is under way.
@@ -27,11 +27,17 @@ fn stop_when(mut child: Child, signal: i32, begun: impl Fn() -> bool) -> (Option
 fn a_backup_that_is_stopped_makes_no_point() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let source = large(&home);
-    let backup = ["image", "backup", &source, "--vault", &vault, "--item", "a"];
     for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        // Other data each time: what a stopped backup has written already is not written again.
+        let source = large(&home, signal as u64);
+        let backup = ["image", "backup", &source, "--vault", &vault, "--item", "a"];
         let child = home.command(backup).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let begun = || home.path("vault/packs").exists();
+        let packs = || -> usize {
+            let Ok(below) = home.path("vault/packs").read_dir() else { return 0 };
+            below.filter_map(|entry| entry.unwrap().path().read_dir().ok()).map(Iterator::count).sum()
+        };
+        let before = packs();
+        let begun = || packs() > before;
         let (code, text) = stop_when(child, signal, begun);
         assert_eq!(code, Some(status), "{text}");
         assert!(text.contains("stopped on request"), "{text}");
@@ -44,7 +50,7 @@ fn a_backup_that_is_stopped_makes_no_point() {
 fn a_restore_that_is_stopped_leaves_no_file() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let source = large(&home);
+    let source = large(&home, 11);
     home.ok(["image", "backup", &source, "--vault", &vault, "--item", "a"]);
     std::fs::create_dir(home.path("to")).unwrap();
     for format in ["raw", "qcow2"] {
@@ -53,9 +59,9 @@ fn a_restore_that_is_stopped_leaves_no_file() {
         let child = home.command(restore).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         // Under way when there is a file with data in it.
         let begun = || {
-            std::fs::read_dir(home.path("to")).unwrap().any(|entry| {
-                crate::common::allocated(&entry.unwrap().path()) > 512 * KIB
-            })
+            std::fs::read_dir(home.path("to"))
+                .unwrap()
+                .any(|entry| crate::common::allocated(&entry.unwrap().path()) > 512 * KIB)
         };
         let (code, text) = stop_when(child, libc::SIGTERM, begun);
         assert_eq!(code, Some(143), "{text}");
@@ -68,7 +74,7 @@ fn a_restore_that_is_stopped_leaves_no_file() {
 fn without_a_terminal_progress_comes_in_lines() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let source = large(&home);
+    let source = large(&home, 11);
     let backup = ["image", "backup", &source, "--vault", &vault, "--item", "a", "--json"];
     let started = Instant::now();
     let mut child = home.command(backup).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -84,11 +90,34 @@ fn without_a_terminal_progress_comes_in_lines() {
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(started.elapsed() > Duration::from_secs(2));
-    assert!(line.starts_with("backing up a: ") && line.contains("/s") && line.ends_with("elapsed\n"), "{line:?}");
+    assert!(
+        line.starts_with("backing up a: ") && line.contains("/s") && line.ends_with("elapsed\n"),
+        "{line:?}"
+    );
     assert!(!line.contains('\r') && !line.contains('\x1b'), "{line:?}");
     // stdout has the document and nothing else.
     serde_json::from_str::<serde_json::Value>(&out).unwrap();
     // Nothing at all when that is wanted.
     let quiet = home.run(["image", "backup", &source, "--vault", &vault, "--item", "a", "-q"]);
     assert!(quiet.status.success() && quiet.stderr.is_empty(), "{quiet:?}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_still_leaves_no_file() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    let source = large(&home, 12);
+    home.ok(["image", "backup", &source, "--vault", &vault, "--item", "a"]);
+    std::fs::create_dir(home.path("to")).unwrap();
+    let to = home.text("to/out");
+    let restore = ["image", "restore", "a@latest", "--vault", &vault, "--to", &to];
+    let mut child = home.command(restore).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while std::fs::read_dir(home.path("to")).unwrap().count() == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    send(&child, libc::SIGINT);
+    std::thread::sleep(Duration::from_millis(1));
+    send(&child, libc::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(home.path("to")).unwrap().count(), 0);
 }

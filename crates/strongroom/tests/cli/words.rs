@@ -80,8 +80,7 @@ fn documents_have_the_fields_that_scripts_rely_on() {
              stored_bytes seconds read_bytes_per_second warnings"
         )
     );
-    let restored =
-        home.json(["image", "restore", "a@latest", "--vault", &vault, "--to", &home.text("out")]);
+    let restored = home.json(["image", "restore", "a@latest", "--vault", &vault, "--to", &home.text("out")]);
     assert_eq!(
         fields(&restored),
         sorted("point item disk to format size_bytes data_bytes seconds bytes_per_second")
@@ -94,7 +93,9 @@ fn documents_have_the_fields_that_scripts_rely_on() {
         assert!(list["points"][0].get(&name).is_some(), "{name}: {list}");
     }
     let stats = home.json(["vault", "stats", &vault]);
-    for name in sorted("vault location points items logical_bytes deduplicated_bytes compressed_bytes stored_bytes") {
+    for name in
+        sorted("vault location points items logical_bytes deduplicated_bytes compressed_bytes stored_bytes")
+    {
         assert!(stats.get(&name).is_some(), "{name}: {stats}");
     }
     // Local time for people.
@@ -105,12 +106,8 @@ fn documents_have_the_fields_that_scripts_rely_on() {
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let home = Home::with_vault();
-    let mut child = home
-        .command(["completions", "bash"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        home.command(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
