@@ -59,6 +59,7 @@ impl SqliteCatalog {
         file::make_directory(&self.path)?;
         // One at a time: making, migrating and replacing a database are not for two.
         let _lock = Lock::take(&self.path)?;
+        file::make(&self.path)?;
         let opened = match useless {
             Some(detail) => Err(CatalogError::Damaged { path: self.path.clone(), detail }),
             None => self.runtime.block_on(open_database(&self.path)),
@@ -72,6 +73,7 @@ impl SqliteCatalog {
                     aside.display()
                 );
                 self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+                file::make(&self.path)?;
                 self.runtime.block_on(open_database(&self.path))
             }
             other => other,

@@ -107,6 +107,8 @@ fn it_is_there_the_next_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalog.db");
     SqliteCatalog::open(&path).unwrap().record(&vault(1), &point(1, "web", None, 1)).unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let again = SqliteCatalog::open(&path).unwrap();
     assert_eq!(ids(&again.points(&"web".parse().unwrap()).unwrap()), [1]);
     assert!(again.take_warnings().is_empty());

@@ -173,6 +173,52 @@ fn one_raw_disk(kind: Kind) {
     lab.check();
 }
 
+/// A disk that is a block device, as LVM's are: its changes are not tracked, and it comes back as a file.
+#[test]
+fn libvirt_a_block_device() {
+    let storage = Storage::new(Kind::Ext4, 300);
+    let lab = Lab::new();
+    let mut machine = Bare::new("block", &storage.path(), &[("vda", "raw", 32), ("vdb", "qcow2", 8)]);
+    machine.fill_with_noise("vda", 8, 12);
+    let device = LoopDevice::new(&machine.disk_path("vda"));
+    let on_device = format!(
+        "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='{}'/><target dev='vda' bus='virtio'/></disk>",
+        device.0
+    );
+    let other = disk_xml("vdb", "qcow2", &machine.disk_path("vdb"), "");
+    virsh(&["undefine", &machine.name]);
+    define(&machines::bare::domain_xml(&machine.name, "", &(on_device + &other)));
+    let off = machine.back_up(&lab);
+    assert_eq!(off.disk("vda")["road"], "offline");
+    machine.start();
+    machine.write("vda", 20 * MIB, MIB, 1);
+    machine.write("vdb", 0, MIB, 2);
+    let on = machine.back_up(&lab);
+    assert_eq!(on.disk("vda")["road"], "pull-job");
+    assert!(on.new_bytes("vda") <= MIB && !on.full_reason("vda").is_empty(), "{on:?}");
+    let to = directory_in(&storage.path());
+    let restored = lab.restore(on.point(), &unique("restored"), to.path(), &[]);
+    let bytes = std::fs::read(restored.disk("vda")).unwrap();
+    machines::bare::same(&bytes, &machine.model["vda"], "the restored file");
+    assert!(!restored.xml().contains(&device.0), "{}", restored.xml());
+    virsh(&["start", &restored.name]);
+    machine.stop();
+}
+
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(file: &std::path::Path) -> Self {
+        Self(run("losetup", &["--find", "--show", text(file)]).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", &self.0]);
+    }
+}
+
 #[test]
 fn libvirt_one_raw_disk_on_ext4() {
     one_raw_disk(Kind::Ext4);
@@ -308,6 +354,12 @@ fn libvirt_stopped_by_a_signal() {
     machine.start();
     let child = lab.begin_backup(&machine.name);
     wait_until("the job has begun", Duration::from_secs(30), || machine.has_job());
+    // Meanwhile a second one is told to wait.
+    let arguments = lab.vault_args(&["vm", "backup", &machine.name, "--json"]);
+    let second = lab.try_it(&to_strs(&arguments));
+    assert!(!second.status.success(), "{}", told(&second));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("\"busy\"") && said.contains("another backup"), "{said}");
     run("kill", &["-TERM", &child.id().to_string()]);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", told(&output));
@@ -318,21 +370,34 @@ fn libvirt_stopped_by_a_signal() {
     let backup = machine.back_up(&lab);
     let new_name = unique("restored");
     let target = storage.path().join("restored");
-    let arguments = ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&target)];
-    let arguments = lab.vault_args(&arguments);
-    let child = lab
-        .command(&to_strs(&arguments))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_until("the restore has begun", Duration::from_secs(30), || {
-        target.is_dir() && !hidden_files(&target).is_empty()
-    });
+    let begin_restore = || {
+        let arguments = ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&target)];
+        let child = lab
+            .command(&to_strs(&lab.vault_args(&arguments)))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("the restore has begun", Duration::from_secs(30), || {
+            target.is_dir() && !hidden_files(&target).is_empty()
+        });
+        child
+    };
+    let child = begin_restore();
     run("kill", &["-TERM", &child.id().to_string()]);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", told(&output));
     assert!(!machine_exists(&new_name) && !target.exists());
+
+    // Killed, it cannot tidy up; but nothing has a final name, and the next restore is not disturbed.
+    let mut child = begin_restore();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!machine_exists(&new_name));
+    let named = std::fs::read_dir(&target).unwrap().flatten().count() - hidden_files(&target).len();
+    assert_eq!(named, 0);
+    let restored = lab.restore(backup.point(), &new_name, &target, &["--format", "raw"]);
+    machines::bare::same(&std::fs::read(restored.disk("vda")).unwrap(), &machine.model["vda"], "the restored disk");
 }
 
 /// Two machines go into one vault at the same time, while it is reclaimed; they share what they have in common.

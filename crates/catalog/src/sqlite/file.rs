@@ -20,6 +20,16 @@ pub fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
+/// Makes an empty file, which counts as an empty database, if there is none: for its owner only.
+pub fn make(path: &Path) -> Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(CatalogError::io(path, "making it", &e))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);

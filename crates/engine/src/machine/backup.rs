@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use strongroom_catalog::Catalog;
 use strongroom_domain::{ExtentKind, ItemName};
 use strongroom_hypervisor::{
-    Disk as MachineDisk, DiskSnapshot, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce, ReadDisk,
+    Disk as MachineDisk, DiskSnapshot, DiskSource, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce, ReadDisk,
     Road, SnapshotRequest, Timings, UseClones,
 };
 use strongroom_store::{
@@ -199,6 +199,7 @@ fn transfer(
             format: Some(taken.format),
             bus: was.map(|d| d.bus.clone()),
             source: was.and_then(|d| d.source.path()).map(|p| p.display().to_string()),
+            source_is_block: was.is_some_and(|d| matches!(d.source, DiskSource::Block(_))),
             road: Some(taken.road),
             incremental: plan.incremental,
             extents,

@@ -71,6 +71,9 @@ pub struct DiskRecord {
     /// The path of its file or block device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// That is a block device.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub source_is_block: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub road: Option<Road>,
     /// Read in parts, relative to the parent's checkpoint.
@@ -129,6 +132,7 @@ mod tests {
             format: Some(DiskFormat::Qcow2),
             bus: Some("virtio".into()),
             source: Some("/vm/a.qcow2".into()),
+            source_is_block: true,
             road: Some(Road::PullJob),
             incremental: true,
             extents: 7,

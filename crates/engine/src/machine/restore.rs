@@ -147,7 +147,11 @@ pub fn restore(
     files.keep();
     let directory = storage.directory.clone();
     storage.keep();
-    warnings.extend(created.warnings);
+    for warning in created.warnings {
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
     Ok(MachineRestore {
         point,
         name: created.name,

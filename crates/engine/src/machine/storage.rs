@@ -28,6 +28,9 @@ impl Storage {
         let shown = wanted.display();
         let failed = |e| Error::io(format!("looking at directory {shown}"), e);
         let directory = std::path::absolute(wanted).map_err(failed)?;
+        if directory.to_str().is_none() {
+            return Err(Error::invalid(format!("{shown}: libvirt only takes paths that are valid UTF-8")));
+        }
         match fs::metadata(&directory) {
             Ok(metadata) if metadata.is_dir() => Ok(Self { directory, made: false }),
             Ok(_) => Err(Error::invalid(format!(
@@ -83,10 +86,10 @@ impl Drop for Storage {
 /// Where the machine's first disk was, if that directory is there; else libvirt's pool `default`; else libvirt's own directory.
 fn choose(hypervisor: &dyn Hypervisor, disks: &[&Disk]) -> Result<PathBuf> {
     let before = disks.iter().find_map(|disk| {
-        let source = PathBuf::from(DiskRecord::of(disk).source?);
-        let directory = source.parent()?.to_owned();
+        let record = DiskRecord::of(disk);
+        let directory = PathBuf::from(record.source?).parent()?.to_owned();
         // Block devices come without a file system to put files on.
-        (directory.is_absolute() && !directory.starts_with("/dev") && directory.is_dir()).then_some(directory)
+        (!record.source_is_block && directory.is_absolute() && directory.is_dir()).then_some(directory)
     });
     if let Some(directory) = before {
         return Ok(directory);

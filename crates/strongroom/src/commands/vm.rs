@@ -40,7 +40,8 @@ impl HostArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The last point is what this host remembers of its own backups; no vault is opened. See `strongroom point list`.
+The last point is what this host remembers of its own backups; no vault is opened. What a vault
+holds is shown by `strongroom point list`.
 
 Examples:
   strongroom vm list
@@ -52,12 +53,14 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-All disks are taken at one instant, at the best consistency that can be had: with a guest agent inside, its file systems
-are frozen for that instant. The machine goes on running. The first backup reads what is allocated; later ones read
-what changed since, where that is known, and the machine's last point says of each disk why not.
+All disks are taken at one instant, at the best consistency that can be had: with a guest agent
+inside, its file systems are frozen for that instant. The machine goes on running. The first backup
+reads what is allocated, later ones what changed since, where that is known; the result says of
+each disk which it was, and why.
 
-On storage that can clone files (XFS, btrfs) the backup reads clones, and the machine notices nothing of it. Elsewhere QEMU
-keeps what the guest overwrites meanwhile in scratch files beside the disks, or in --scratch-dir.
+On storage that can clone files (XFS, btrfs) clones are read, and the machine notices nothing of it.
+Elsewhere QEMU keeps what the guest overwrites meanwhile in scratch files beside the disks, or in
+--scratch-dir.
 
 Examples:
   strongroom vm backup web01 --vault /srv/backup/vault
@@ -79,14 +82,15 @@ pub struct BackupArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to --storage (made if only it
-is missing), else to the directory the machine's disks were in, else to libvirt's pool `default`, as NAME-DISK.FORMAT.
-What exists is never overwritten, and what fails or is stopped leaves nothing.
+The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to
+--storage (made if only it is missing), else to the directory the machine's disks were in, else to
+libvirt's pool `default`, as NAME-DISK.FORMAT. What exists is never overwritten, and what fails or
+is stopped leaves nothing.
 
 Examples:
   strongroom vm restore web01@latest --vault /srv/backup/vault --as web01-restored
-  strongroom vm restore web01@2026-11-21T20:30 --vault /srv/backup/vault --as test --storage /srv/vm --network isolated
-  strongroom vm restore web01@latest --vault s3://backups/host1 --as web01-data --disk vdb --no-network")]
+  strongroom vm restore web01@2026-11-21 --vault /srv/vault --as test --storage /srv/vm --network lan
+  strongroom vm restore web01@latest --vault s3://b/host1 --as web01-data --disk vdb --no-network")]
 pub struct RestoreArgs {
     /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
     point: String,
@@ -375,8 +379,9 @@ fn road_name(road: Road) -> &'static str {
 }
 
 fn backup_text(document: &BackupDocument) -> String {
+    // Of little there is no rate worth showing.
     let speed = match document.seconds {
-        s if s > 0.0 && document.read_bytes > 0 => format!(", {}", rate(document.read_bytes as f64 / s)),
+        s if s > 0.0 && document.read_bytes >= 16 << 20 => format!(", {}", rate(document.read_bytes as f64 / s)),
         _ => String::new(),
     };
     let mut text = list(&[
