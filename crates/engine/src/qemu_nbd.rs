@@ -227,6 +227,8 @@ fn explain_tool(said: &str, image: &Path, error: Error) -> Error {
 
 /// The child gets SIGKILL when the thread that starts it ends, so start it from one that lives as long as it should.
 fn end_with_us(command: &mut Command) {
+    // Ctrl-C is ours to answer, in our order.
+    command.process_group(0);
     let signal = rustix::process::Signal::KILL;
     // SAFETY: between fork and exec only prctl is called, which is safe there and allocates nothing.
     #[allow(unsafe_code)]

@@ -91,9 +91,9 @@ impl Shown {
             bar.set_prefix(self.doing.clone());
             bar
         });
+        bar.set_message(figures);
         bar.set_length(total.max(done).max(1));
         bar.set_position(done);
-        bar.set_message(figures);
     }
 
     fn finish(self) {

@@ -7,7 +7,7 @@ use serde_json::json;
 fn a_qcow2_image_is_read_as_the_disk_in_it() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let raw = home.image("disk.raw", 8 * MIB, &[(0, 1 * MIB), (6 * MIB, 64 * KIB)], 5);
+    let raw = home.image("disk.raw", 8 * MIB, &[(0, MIB), (6 * MIB, 64 * KIB)], 5);
     let qcow2 = home.text("disk.qcow2");
     tool("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), &qcow2]);
     let told = home.json(["image", "backup", &qcow2, "--vault", &vault, "--item", "a"]);
@@ -53,7 +53,7 @@ fn a_raw_disk_that_poses_as_qcow2_gets_no_file_of_the_host() {
 fn images_grow_and_shrink_and_need_not_end_on_a_block() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let size = 1 * MIB + 1234;
+    let size = MIB + 1234;
     let image = home.image("disk.raw", size, &[(0, 128 * KIB), (size - 1000, 1000)], 6);
     let source = image.to_str().unwrap();
     let backup = ["image", "backup", source, "--vault", &vault, "--item", "a"];

@@ -42,6 +42,17 @@ fn a_key_moves_as_text_and_as_a_file() {
     let kept = std::fs::read_dir(home.keys()).unwrap().next().unwrap().unwrap().path();
     assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
 
+    // Another key of the same vault replaces nothing.
+    let id = home.json(["vault", "stats", &vault])["vault"].as_str().unwrap().parse().unwrap();
+    let other = strongroom_store::KeyFile::generate(id).unwrap();
+    std::fs::write(home.path("other.key"), other.to_text()).unwrap();
+    home.fails(
+        1,
+        &["already exists", "another key", "nothing was changed"],
+        ["vault", "key", "import", &home.text("other.key")],
+    );
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+
     // A wrong digit is noticed.
     let digit = text.rfind(char::is_numeric).unwrap();
     let mut typo = text.clone().into_bytes();

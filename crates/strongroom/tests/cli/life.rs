@@ -11,7 +11,7 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     assert_eq!(made["block_size_bytes"], 65536);
     assert!(std::path::Path::new(made["key_file"].as_str().unwrap()).starts_with(home.keys()));
 
-    let image = home.image("disk.raw", 16 * MIB, &[(0, 2 * MIB), (9 * MIB, 1 * MIB)], 1);
+    let image = home.image("disk.raw", 16 * MIB, &[(0, 2 * MIB), (9 * MIB, MIB)], 1);
     let source = image.to_str().unwrap();
     let backup = ["image", "backup", source, "--vault", &vault, "--item", "web"];
     let first = home.json(backup);
@@ -172,7 +172,7 @@ fn damage_is_found_named_and_not_restored() {
 fn a_damaged_point_is_listed_and_hides_no_other() {
     let home = Home::with_vault();
     let vault = home.vault();
-    let image = home.image("disk.raw", 1 * MIB, &[(0, 64 * KIB)], 3);
+    let image = home.image("disk.raw", MIB, &[(0, 64 * KIB)], 3);
     let source = image.to_str().unwrap();
     let good = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let bad = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);

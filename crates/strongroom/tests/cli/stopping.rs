@@ -1,6 +1,6 @@
 //! Being stopped leaves nothing half, and progress is told where there is no terminal.
 
-use crate::common::{Home, KIB, MIB, send};
+use crate::common::{Home, KIB, MIB, hold, send};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -32,18 +32,46 @@ fn a_backup_that_is_stopped_makes_no_point() {
         let source = large(&home, signal as u64);
         let backup = ["image", "backup", &source, "--vault", &vault, "--item", "a"];
         let child = home.command(backup).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let packs = || -> usize {
-            let Ok(below) = home.path("vault/packs").read_dir() else { return 0 };
-            below.filter_map(|entry| entry.unwrap().path().read_dir().ok()).map(Iterator::count).sum()
-        };
-        let before = packs();
-        let begun = || packs() > before;
+        let before = packs(&home);
+        let begun = || packs(&home) > before;
         let (code, text) = stop_when(child, signal, begun);
         assert_eq!(code, Some(status), "{text}");
         assert!(text.contains("stopped on request"), "{text}");
         assert_eq!(home.json(["point", "list", "--vault", &vault])["points"], serde_json::json!([]));
     }
     home.ok(["vault", "check", &vault]);
+}
+
+fn packs(home: &Home) -> usize {
+    let Ok(below) = home.path("vault/packs").read_dir() else { return 0 };
+    below.filter_map(|entry| entry.unwrap().path().read_dir().ok()).map(Iterator::count).sum()
+}
+
+#[test]
+fn an_image_that_changes_its_size_meanwhile_makes_no_point() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    for (seed, size_bytes) in [(21, 300 * MIB), (22, 10 * MIB)] {
+        let source = large(&home, seed);
+        let before = packs(&home);
+        let mut child = home
+            .command(["image", "backup", &source, "--vault", &vault, "--item", "a"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while packs(&home) == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(hold(&child), "it was done too soon");
+        std::fs::File::options().write(true).open(&source).unwrap().set_len(size_bytes).unwrap();
+        send(&child, libc::SIGCONT);
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("changed its size") || text.contains("became shorter"), "{text}");
+        assert!(text.contains("large.raw"), "{text}");
+        assert_eq!(home.json(["point", "list", "--vault", &vault])["points"], serde_json::json!([]));
+    }
 }
 
 #[test]
