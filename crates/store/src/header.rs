@@ -54,7 +54,7 @@ impl Header {
         Ok(format!("{line}\nblake3 {}\n", blake3::hash(line.as_bytes()).to_hex()).into())
     }
 
-    fn parse(bytes: &[u8], name: &str, location: &str) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], name: &str, location: &str) -> Result<Self> {
         let corrupt = |detail: &str| StoreError::corrupt(name, detail);
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("it is not text"))?;
         let (line, hash) = text.split_once('\n').ok_or_else(|| corrupt("it is cut short"))?;

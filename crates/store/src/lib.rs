@@ -71,6 +71,8 @@ mod environment;
 mod error;
 pub mod frame;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod index;
 mod keys;
