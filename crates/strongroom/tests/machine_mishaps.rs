@@ -231,19 +231,22 @@ fn libvirt_one_raw_disk_on_btrfs() {
 
 /// The command is killed at many moments of a backup. Every earlier point stays whole, the next backup needs no help, and
 /// reclaim gives the remains back.
+///
+/// `STRONGROOM_TEST_KILLS` sets the number of rounds, for a longer look.
 fn killed_on_the_way(kind: Kind, rounds: u32) {
+    let rounds = std::env::var("STRONGROOM_TEST_KILLS").map_or(rounds, |n| n.parse().unwrap());
     let storage = Storage::new(kind, 900);
     let lab = Lab::new();
-    let mut machine = Bare::new("killed", &storage.path(), &[("vda", "qcow2", 160), ("vdb", "raw", 64)]);
-    machine.fill_with_noise("vda", 96, 3);
-    machine.fill_with_noise("vdb", 32, 4);
+    let mut machine = Bare::new("killed", &storage.path(), &[("vda", "qcow2", 96), ("vdb", "raw", 32)]);
+    machine.fill_with_noise("vda", 64, 3);
+    machine.fill_with_noise("vdb", 16, 4);
     machine.start();
     // How long a backup takes that has much to do. Its point goes again, so that the next have as much.
     let started = Instant::now();
     let whole = lab.back_up(&machine.name);
     let length = started.elapsed();
     let mut points: Vec<(String, Model)> = vec![(whole.point().to_owned(), machine.model.clone())];
-    let mut killed_in_a_job = 0;
+    let (mut killed_in_a_job, mut too_late) = (0, 0);
     for round in 0..rounds {
         // Much to read and to write again: every other time all of it is new to the vault.
         let seed = 100 + u64::from(round);
@@ -251,6 +254,7 @@ fn killed_on_the_way(kind: Kind, rounds: u32) {
         let mut child = lab.begin_backup(&machine.name);
         // Spread over the whole of it, and a bit more.
         std::thread::sleep(length.mul_f64(1.1 * f64::from(round * 7 % rounds) / f64::from(rounds)));
+        too_late += u32::from(child.try_wait().unwrap().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
         killed_in_a_job += u32::from(machine.has_job());
@@ -265,12 +269,13 @@ fn killed_on_the_way(kind: Kind, rounds: u32) {
             "no point is lost, none appears"
         );
         assert_eq!(machine.state(), "running", "whatever became of the backup, the machine goes on");
-        machine.write("vda", 150 * MIB, 64 * KIB, round as u8 + 1);
+        machine.write("vda", 90 * MIB, 64 * KIB, round as u8 + 1);
         if round % 3 == 2 {
             let backup = lab.back_up(&machine.name);
             points.push((backup.point().to_owned(), machine.model.clone()));
         }
     }
+    eprintln!("{rounds} rounds: {killed_in_a_job} left a job behind, {too_late} were over before");
     if kind == Kind::Ext4 {
         assert!(killed_in_a_job > 0, "no round left a job behind: the moments are badly chosen");
     }
@@ -308,7 +313,7 @@ fn rewrite(machine: &mut Bare, seed: u64) {
     // A pattern a block, so that blocks differ from one another and from all before.
     for step in 0..6u64 {
         let pattern = (seed * 31 + step * 7) as u8;
-        machine.write("vda", (seed % 5 + step * 16) * MIB, 12 * MIB, pattern);
+        machine.write("vda", (seed % 5 + step * 10) * MIB, 8 * MIB, pattern);
     }
     machine.write("vdb", seed % 16 * MIB, 8 * MIB, seed as u8);
 }
@@ -397,7 +402,11 @@ fn libvirt_stopped_by_a_signal() {
     let named = std::fs::read_dir(&target).unwrap().flatten().count() - hidden_files(&target).len();
     assert_eq!(named, 0);
     let restored = lab.restore(backup.point(), &new_name, &target, &["--format", "raw"]);
-    machines::bare::same(&std::fs::read(restored.disk("vda")).unwrap(), &machine.model["vda"], "the restored disk");
+    machines::bare::same(
+        &std::fs::read(restored.disk("vda")).unwrap(),
+        &machine.model["vda"],
+        "the restored disk",
+    );
 }
 
 /// Two machines go into one vault at the same time, while it is reclaimed; they share what they have in common.

@@ -177,7 +177,9 @@ fn libvirt_the_storage_fills_up() {
     let filler = small.path().join("filler");
     let failed = (0..10).any(|_| {
         let new_name = unique("never");
-        let arguments = ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&small.path())].map(str::to_owned);
+        let arguments =
+            ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&small.path())]
+                .map(str::to_owned);
         let arguments = lab.vault_args(&arguments.each_ref().map(String::as_str));
         let mut child = lab
             .command(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
@@ -199,7 +201,8 @@ fn libvirt_the_storage_fills_up() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.to_lowercase().contains("no space") || said.contains("no room"), "{said}");
         assert!(!machine_exists(&new_name));
-        let left: Vec<_> = std::fs::read_dir(small.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(small.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["lost+found"]);
         // Refused at the beginning, it was not what is tested here.
         !said.contains("no room")

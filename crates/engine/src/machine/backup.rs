@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use strongroom_catalog::Catalog;
 use strongroom_domain::{ExtentKind, ItemName};
 use strongroom_hypervisor::{
-    Disk as MachineDisk, DiskSnapshot, DiskSource, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce, ReadDisk,
-    Road, SnapshotRequest, Timings, UseClones,
+    Disk as MachineDisk, DiskSnapshot, DiskSource, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce,
+    ReadDisk, Road, SnapshotRequest, Timings, UseClones,
 };
 use strongroom_store::{
     BlockSource, Definition, Disk, DiskRequest, DiskWritten, Manifest, PointDraft, PointKind, Progress,

@@ -205,7 +205,11 @@ fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Dis
 }
 
 /// A machine whose network is missing could not be started.
-fn check_networks(hypervisor: &dyn Hypervisor, definition: &Definition, choice: &NetworkChoice) -> Result<()> {
+fn check_networks(
+    hypervisor: &dyn Hypervisor,
+    definition: &Definition,
+    choice: &NetworkChoice,
+) -> Result<()> {
     let wanted = match choice {
         NetworkChoice::None => return Ok(()),
         NetworkChoice::Network(wanted) => BTreeSet::from([wanted.clone()]),
@@ -217,7 +221,11 @@ fn check_networks(hypervisor: &dyn Hypervisor, definition: &Definition, choice: 
     let there: BTreeSet<String> = hypervisor.networks()?.into_iter().map(|n| n.name).collect();
     let Some(missing) = wanted.difference(&there).next() else { return Ok(()) };
     let known: Vec<&str> = there.iter().map(String::as_str).collect();
-    let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are: {}", known.join(", ")) };
+    let known = if known.is_empty() {
+        "there are none".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
     let which = match choice {
         NetworkChoice::Keep => ", which the machine was connected to,",
         _ => "",

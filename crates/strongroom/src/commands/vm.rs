@@ -381,7 +381,9 @@ fn road_name(road: Road) -> &'static str {
 fn backup_text(document: &BackupDocument) -> String {
     // Of little there is no rate worth showing.
     let speed = match document.seconds {
-        s if s > 0.0 && document.read_bytes >= 16 << 20 => format!(", {}", rate(document.read_bytes as f64 / s)),
+        s if s > 0.0 && document.read_bytes >= 16 << 20 => {
+            format!(", {}", rate(document.read_bytes as f64 / s))
+        }
         _ => String::new(),
     };
     let mut text = list(&[
