@@ -187,7 +187,8 @@ fn faulty() -> (FaultStore, BlobStore) {
 /// what was not is not visible, and all goes on without repair.
 #[test]
 fn every_operation_failing_in_turn() {
-    let all_faults: Vec<(&str, Box<dyn Fn(u64) -> FaultPlan>)> = vec![
+    type Plan = Box<dyn Fn(u64) -> FaultPlan>;
+    let all_faults: Vec<(&str, Plan)> = vec![
         ("error before", Box::new(|k| FaultPlan::fail_operation(k, Fault::ErrorBefore(Kind::Other)))),
         ("error after", Box::new(|k| FaultPlan::fail_operation(k, Fault::ErrorAfter(Kind::Other)))),
         ("crash before", Box::new(|k| FaultPlan::crash_at(k, Crash::Before))),

@@ -84,10 +84,8 @@ impl Refs {
 
     fn clear(&mut self) -> Result<()> {
         let write = self.database.begin_write().map_err(failed)?;
-        for table in [COUNTS] {
-            write.delete_table(table).map_err(failed)?;
-            write.open_table(table).map_err(failed)?;
-        }
+        write.delete_table(COUNTS).map_err(failed)?;
+        write.open_table(COUNTS).map_err(failed)?;
         write.delete_table(DEAD).map_err(failed)?;
         write.open_table(DEAD).map_err(failed)?;
         write.delete_table(POINTS).map_err(failed)?;
