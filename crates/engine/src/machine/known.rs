@@ -14,6 +14,11 @@ pub fn open_catalog() -> Result<SqliteCatalog, String> {
     SqliteCatalog::open(&path).map_err(|e| e.to_string())
 }
 
+/// Like [`open_catalog`], for commands that need none: if there is no catalog yet, none is made.
+pub fn open_known_catalog() -> Option<Result<SqliteCatalog, String>> {
+    default_path().filter(|path| path.exists()).map(|_| open_catalog())
+}
+
 pub fn vault_seen(vault: &Vault) -> VaultSeen {
     VaultSeen { id: vault.id(), location: vault.location().to_owned() }
 }

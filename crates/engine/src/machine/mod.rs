@@ -18,7 +18,7 @@ mod restore;
 mod storage;
 
 pub use backup::{BackupOptions, DiskBackup, MachineBackup, backup};
-pub use known::{forget, open_catalog, remember, remember_item, row_of, vault_seen};
+pub use known::{forget, open_catalog, open_known_catalog, remember, remember_item, row_of, vault_seen};
 pub use list::{ListedMachine, MachineList, list};
 pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
 

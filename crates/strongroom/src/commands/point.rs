@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use strongroom_domain::{ItemName, PointId, PointSelector};
 use strongroom_engine::serve::{Listen, serve};
-use strongroom_engine::{Result, points};
+use strongroom_engine::{Result, machine, points};
 use strongroom_store::{Manifest, PointList};
 
 #[derive(Debug, Subcommand)]
@@ -241,6 +241,16 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
         (Err(error), _) => return Err(error.into()),
     };
     vault.forget(&document.forgotten)?;
+    // What this host remembers of its machines' points, if it does. The point is gone whatever becomes of that.
+    match machine::open_known_catalog() {
+        Some(Ok(catalog)) => {
+            for warning in machine::forget(Some(&catalog), &vault, &[document.forgotten]) {
+                context.warn(warning);
+            }
+        }
+        Some(Err(why)) => context.warn(why),
+        None => {}
+    }
     context.print(&document, || match (&document.item, document.taken_at) {
         (Some(item), Some(taken_at)) => {
             format!("forgotten: point {} of {item}, taken {}\n", document.forgotten, time(taken_at))
