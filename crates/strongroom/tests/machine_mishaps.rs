@@ -293,6 +293,13 @@ fn killed_on_the_way(kind: Kind, rounds: u32) {
     assert!(left.iter().all(|n| n.contains("-vdb-") && n.ends_with(".clone")) && left.len() <= 1, "{left:?}");
     assert!(machine.checkpoints().len() <= 2);
     assert!(!machine.has_job());
+    // Nor does anything of the killed ones run on, and hold what was deleted.
+    machine.stop();
+    wait_until("killed backups' helpers end", Duration::from_secs(20), || {
+        let users = storage.users();
+        users.iter().for_each(|user| eprintln!("runs on: {user}"));
+        users.is_empty()
+    });
     // What nobody needs any more comes back.
     let (keep, gone) = points.split_last().unwrap();
     for (point, _) in gone {

@@ -128,6 +128,20 @@ impl Storage {
         if self.kind == Kind::Ext4 { "pull-job" } else { "clone" }
     }
 
+    /// Processes that have files of it open, by their command lines.
+    pub fn users(&self) -> Vec<String> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
+        let has_some = |process: &Path| {
+            let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            files.filter_map(|f| std::fs::read_link(f.path()).ok()).any(|f| f.starts_with(self.path()))
+        };
+        let command_line = |process: &Path| {
+            let bytes = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).replace('\0', " ")
+        };
+        processes.filter(|p| has_some(p)).map(|p| command_line(&p)).collect()
+    }
+
     /// Hidden files: ours, all of them.
     pub fn hidden_files(&self) -> Vec<String> {
         hidden_files(&self.path())
@@ -150,7 +164,7 @@ impl Drop for Storage {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        eprintln!("{} could not be unmounted", self.path().display());
+        eprintln!("{} could not be unmounted: {:?}", self.path().display(), self.users());
     }
 }
 
