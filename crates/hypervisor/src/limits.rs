@@ -39,6 +39,10 @@ pub const DEFINITION_DEPTH_MAX: usize = 64;
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// Pull-mode scratch files: the file system keeps at least this much free (bytes).
 pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
+/// How long to wait for libvirt to complete the beginning of a job that was left behind.
+pub const JOB_BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Scratch files of ours without a job are removed when nothing touched them for so long.
+pub const SCRATCH_LEFTOVER_AGE: Duration = Duration::from_secs(300);
 /// How long to wait for a cancelled job to be gone.
 pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
 

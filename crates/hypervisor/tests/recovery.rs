@@ -310,6 +310,9 @@ fn job_of_another_program() {
     assert!(matches!(&busy, Error::Busy { why, .. } if why.contains("another program")), "{busy}");
     assert!(virsh(&["backup-dumpxml", &machine.name]).contains("theirs.sock"), "it was left alone");
     virsh(&["domjobabort", &machine.name]);
+    while try_run("virsh", &["-q", "backup-dumpxml", &machine.name]).status.success() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     machine.back_up();
 }
 

@@ -1,7 +1,7 @@
 //! Safe handles for a connection to libvirt, a machine and its checkpoints. One method a C call;
 //! no decisions are taken here.
 
-use super::sys::{self, BlockInfo, Functions, Ptr};
+use super::sys::{self, BlockInfo, Functions, JobInfo, Ptr};
 use crate::error::{Error, Result};
 use crate::limits::DEFINITION_BYTES_MAX;
 use libc::{c_char, c_int, c_uint};
@@ -32,6 +32,11 @@ impl VirtError {
             self.code,
             sys::ERR_AGENT_UNRESPONSIVE | sys::ERR_AGENT_UNSYNCED | sys::ERR_OPERATION_TIMEOUT
         )
+    }
+
+    /// A job, or a call of somebody else's, stood in the way.
+    pub fn is_in_the_way(&self) -> bool {
+        matches!(self.code, sys::ERR_OPERATION_INVALID | sys::ERR_OPERATION_TIMEOUT)
     }
 
     /// As an error of this crate, about `what`.
@@ -383,6 +388,12 @@ impl Dom {
             Err(e) if matches!(e.code, sys::ERR_NO_BACKUP | sys::ERR_OPERATION_INVALID) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether a long-running job (backup, migration, save, dump, …) is under way, or just begins.
+    pub fn has_job(&self) -> bool {
+        let mut info = JobInfo::default();
+        unsafe { (self.conn.f.virDomainGetJobInfo)(self.ptr, &mut info) == 0 && matches!(info.kind, 1 | 2) }
     }
 
     pub fn abort_job(&self) -> VirtResult<()> {

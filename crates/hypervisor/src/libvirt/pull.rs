@@ -86,8 +86,9 @@ pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTree
     let session = taking.session.clone();
     let socket = session.job_socket()?;
     let (xml, _) = job(taking, &socket, &tracked.since, true);
+    reconcile::end_leftover_job(&session, &mut taking.warnings)?;
     if let Err(e) = session.dom.backup_begin(&xml, None) {
-        if e.code != sys::ERR_OPERATION_INVALID {
+        if !e.is_in_the_way() {
             return Err(begin_error(taking, e));
         }
         end_late_job(taking, e)?;
@@ -138,15 +139,16 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         let list: Vec<(&str, bool)> = trackable.iter().map(|(t, on)| (t.as_str(), *on)).collect();
         let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
         let (xml, scratch) = job(taking, &socket, &tracked.since, false);
+        // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
+        reconcile::end_leftover_job(&session, &mut taking.warnings)?;
         let (window, mut consistency) = taking.open_window(false);
         let begun = session.dom.backup_begin(&xml, checkpoint_xml.as_deref());
         let taken_at = SystemTime::now();
         taking.close_window(window, &mut consistency);
         match begun {
             Ok(()) => break (taken_at, consistency, scratch),
-            Err(e) if e.code == sys::ERR_OPERATION_INVALID || attempt > 2 => {
-                return Err(begin_error(taking, e));
-            }
+            Err(e) if attempt > 3 => return Err(begin_error(taking, e)),
+            Err(e) if e.is_in_the_way() => end_late_job(taking, e)?,
             Err(e) if !tracked.since.is_empty() => {
                 for target in std::mem::take(&mut tracked.since).into_keys() {
                     tracked.lost.insert(target, format!("its changes could not be used ({e})"));

@@ -8,12 +8,13 @@ use super::session::Session;
 use super::take::PlannedDisk;
 use super::{definition, job_xml};
 use crate::error::{Error, Result};
-use crate::limits::{JOB_END_TIMEOUT, OWN_CHECKPOINTS_KEPT, OWN_PREFIX};
+use crate::limits::{JOB_BEGIN_TIMEOUT, JOB_END_TIMEOUT, OWN_CHECKPOINTS_KEPT, OWN_PREFIX};
 use crate::model::DiskFormat;
 use crate::tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use strongroom_nbd::{Client, ConnectOptions, Endpoint};
 
 /// Which parents can be used.
 #[derive(Debug, Default)]
@@ -34,7 +35,20 @@ pub fn is_own_name(name: &str) -> bool {
 /// Ends a backup job of ours that was left behind; a job of somebody else's is an error.
 pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result<()> {
     let about = |e: super::conn::VirtError| e.about("looking for jobs of", &session.what());
-    let Some(xml) = session.dom.backup_xml().map_err(about)? else { return Ok(()) };
+    let mut xml = session.dom.backup_xml().map_err(about)?;
+    // A job that just begins, for somebody or for a killed process of ours, is not told of yet.
+    let deadline = Instant::now() + JOB_BEGIN_TIMEOUT;
+    while xml.is_none() && session.dom.has_job() {
+        if Instant::now() > deadline {
+            return Err(Error::Busy {
+                what: session.what(),
+                why: "libvirt is doing something else with it (migrating, saving, copying); wait for its end, or cancel it with `virsh domjobabort`".into(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        xml = session.dom.backup_xml().map_err(about)?;
+    }
+    let Some(xml) = xml else { return Ok(()) };
     if !is_own_job(&xml) {
         return Err(Error::Busy {
             what: session.what(),
@@ -42,9 +56,43 @@ pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result
                 .into(),
         });
     }
+    wait_until_begun(&xml);
     end_job(&session.dom, &session.what())?;
     warnings.push("an interrupted backup had left its job behind; it was cancelled".into());
     Ok(())
+}
+
+/// libvirt may still be beginning the job, for a process that was killed a moment ago, and can get
+/// stuck when it is cancelled meanwhile. Exporting the disks is the last it does.
+fn wait_until_begun(xml: &str) {
+    let Ok(document) = definition::parse("the job", xml) else { return };
+    let root = document.root_element();
+    let Some(socket) = definition::child(root, "server").and_then(|s| s.attribute("socket")) else { return };
+    let exports: Vec<&str> = root
+        .descendants()
+        .filter(|n| n.has_tag_name("disk") && n.attribute("backup") == Some("yes"))
+        .filter_map(|n| n.attribute("exportname"))
+        .collect();
+    let endpoint = Endpoint::Unix(socket.into());
+    let options = ConnectOptions {
+        connect_timeout: JOB_BEGIN_TIMEOUT,
+        negotiation_timeout: JOB_BEGIN_TIMEOUT,
+        ..ConnectOptions::default()
+    };
+    let deadline = Instant::now() + JOB_BEGIN_TIMEOUT;
+    loop {
+        if let Ok(found) = Client::list_exports(&endpoint, &options)
+            && exports.iter().all(|wanted| found.iter().any(|f| f.name == *wanted))
+        {
+            break;
+        }
+        if Instant::now() > deadline {
+            tracing::info!(socket, "a job that was left behind is not complete");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(50));
 }
 
 /// A job of ours is told by the name of its socket.
@@ -98,7 +146,15 @@ pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<Stri
         }
     }
     let about = |e: super::conn::VirtError| e.about("listing checkpoints of", &session.what());
-    let known: Vec<String> = dom.checkpoints().map_err(about)?;
+    let mut known: Vec<String> = dom.checkpoints().map_err(about)?;
+    for _ in 0..3 {
+        if wanted.keys().all(|name| known.iter().any(|k| k == name)) {
+            break;
+        }
+        // Missing for good, or just while libvirt redefines it for a process of ours that was killed.
+        std::thread::sleep(Duration::from_millis(100));
+        known = dom.checkpoints().map_err(about)?;
+    }
     let own: Vec<&String> = known.iter().filter(|n| is_own_name(n)).collect();
     let all: Vec<&str> = disks.iter().map(|d| d.target.as_str()).collect();
 
@@ -108,7 +164,7 @@ pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<Stri
             Some(targets) => disks.iter().filter(|d| targets.contains(&d.target)).collect(),
             None => disks.iter().filter(|d| d.format == DiskFormat::Qcow2).collect(),
         };
-        let sound = sound_disks(dom, name, &covered, &all);
+        let sound = sound_disks(session, name, &covered, &all)?;
         let needed = wanted.get(name.as_str());
         for disk in needed.into_iter().flatten() {
             if sound.contains(&disk.target) {
@@ -135,7 +191,7 @@ pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<Stri
         if own.iter().any(|n| n == name) {
             continue;
         }
-        let sound = sound_disks(dom, name, needing, &all);
+        let sound = sound_disks(session, name, needing, &all)?;
         for disk in needing {
             if sound.contains(&disk.target) {
                 tracked.since.insert(disk.target.clone(), (*name).to_owned());
@@ -164,32 +220,51 @@ fn covered_targets(dom: &Dom, name: &str) -> Option<BTreeSet<String>> {
 }
 
 /// Has libvirt check a checkpoint against the bitmaps, first as a whole, then disk by disk, and
-/// leaves its definition covering the sound ones alone.
-fn sound_disks(dom: &Dom, name: &str, covered: &[&PlannedDisk], all: &[&str]) -> BTreeSet<String> {
-    let validate = |targets: &[&str]| {
-        let disks: Vec<(&str, bool)> = all.iter().map(|t| (*t, targets.contains(t))).collect();
-        let created = creation_time(dom, name).unwrap_or_else(seconds_now);
-        let xml = job_xml::checkpoint(name, &disks, Some(created));
-        dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE | CHECKPOINT_REDEFINE_VALIDATE)
-            .inspect_err(|error| tracing::debug!(checkpoint = name, ?targets, %error, "not sound"))
-            .is_ok()
-    };
-    let targets: Vec<&str> = covered.iter().map(|d| d.target.as_str()).collect();
-    if targets.is_empty() {
-        return BTreeSet::new();
+/// leaves its definition covering the sound ones alone. Fails rather than take for broken what could
+/// not be looked at.
+fn sound_disks(
+    session: &Session,
+    name: &str,
+    covered: &[&PlannedDisk],
+    all: &[&str],
+) -> Result<BTreeSet<String>> {
+    let mut sound: Vec<&str> = covered.iter().map(|d| d.target.as_str()).collect();
+    if sound.is_empty() || validate(session, name, &sound, all)? {
+        return Ok(sound.into_iter().map(str::to_owned).collect());
     }
-    let mut sound: Vec<&str> = targets.clone();
-    if !validate(&targets) {
-        sound = if targets.len() == 1 {
-            vec![]
-        } else {
-            targets.into_iter().filter(|t| validate(&[t])).collect()
-        };
-        if !sound.is_empty() && !validate(&sound) {
-            sound.clear();
+    let mut alone = Vec::new();
+    if sound.len() > 1 {
+        for target in sound {
+            if validate(session, name, &[target], all)? {
+                alone.push(target);
+            }
         }
     }
-    sound.into_iter().map(str::to_owned).collect()
+    sound = alone;
+    if !sound.is_empty() && !validate(session, name, &sound, all)? {
+        sound.clear();
+    }
+    Ok(sound.into_iter().map(str::to_owned).collect())
+}
+
+/// Redefines a checkpoint as covering these of all disks, if libvirt finds their bitmaps sound.
+fn validate(session: &Session, name: &str, targets: &[&str], all: &[&str]) -> Result<bool> {
+    let disks: Vec<(&str, bool)> = all.iter().map(|t| (*t, targets.contains(t))).collect();
+    let created = creation_time(&session.dom, name).unwrap_or_else(seconds_now);
+    let xml = job_xml::checkpoint(name, &disks, Some(created));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match session.dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE | CHECKPOINT_REDEFINE_VALIDATE) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.code == super::sys::ERR_CHECKPOINT_INCONSISTENT => {
+                tracing::debug!(checkpoint = name, ?targets, error = %e, "not sound");
+                return Ok(false);
+            }
+            Err(e) if tries >= 5 => return Err(e.about("validating the change tracking of", &session.what())),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 fn creation_time(dom: &Dom, name: &str) -> Option<u64> {

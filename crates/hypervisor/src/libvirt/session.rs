@@ -4,12 +4,13 @@ use super::conn::Dom;
 use super::{LibvirtOptions, machine};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::limits::{CLONE_PREFIX, OWN_PREFIX};
+use crate::limits::{CLONE_PREFIX, OWN_PREFIX, SCRATCH_LEFTOVER_AGE};
 use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Session {
     pub dom: Arc<Dom>,
@@ -96,8 +97,13 @@ impl Session {
             if !ours || keep.contains(&path) {
                 continue;
             }
-            // Scratch files belong to QEMU's user.
-            if text.ends_with(".clone") && !files::is_own_file(&path) {
+            if text.ends_with(".clone") {
+                if !files::is_own_file(&path) {
+                    continue;
+                }
+            } else if !is_older_than(&path, SCRATCH_LEFTOVER_AGE) {
+                // libvirt removes scratch files itself, and may just be making this one for a job that
+                // was asked for by a process killed a moment ago: without it, it gets stuck.
                 continue;
             }
             match std::fs::remove_file(&path) {
@@ -154,6 +160,12 @@ impl Drop for Session {
         let _ = std::fs::remove_dir_all(self.qemu_directory());
         let _ = std::fs::remove_file(&self.lock_path);
     }
+}
+
+/// Whether a file was not touched for some time. `false` when that cannot be told.
+fn is_older_than(path: &Path, age: Duration) -> bool {
+    let modified = std::fs::symlink_metadata(path).and_then(|m| m.modified());
+    modified.is_ok_and(|m| m.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
 /// One backup of a machine at a time, over all processes of this host.

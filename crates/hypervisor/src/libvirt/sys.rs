@@ -27,6 +27,14 @@ pub struct BlockInfo {
     pub physical: c_ulonglong,
 }
 
+/// `virDomainJobInfo`: the type, then figures which are not used here.
+#[repr(C)]
+#[derive(Default)]
+pub struct JobInfo {
+    pub kind: c_int,
+    _figures: [c_ulonglong; 11],
+}
+
 macro_rules! functions {
     ($($library:ident { $($name:ident($($arg:ty),*) -> $ret:ty;)* })*) => {
         #[allow(non_snake_case)]
@@ -104,6 +112,7 @@ mod table {
             virDomainBackupBegin(Ptr, *const c_char, *const c_char, c_uint) -> c_int;
             virDomainBackupGetXMLDesc(Ptr, c_uint) -> *mut c_char;
             virDomainAbortJob(Ptr) -> c_int;
+            virDomainGetJobInfo(Ptr, *mut JobInfo) -> c_int;
             virDomainListAllCheckpoints(Ptr, *mut *mut Ptr, c_uint) -> c_int;
             virDomainCheckpointCreateXML(Ptr, *const c_char, c_uint) -> Ptr;
             virDomainCheckpointLookupByName(Ptr, *const c_char, c_uint) -> Ptr;
@@ -165,6 +174,7 @@ pub const ERR_ACCESS_DENIED: c_int = 88;
 pub const ERR_AUTH_UNAVAILABLE: c_int = 94;
 pub const ERR_NO_CHECKPOINT: c_int = 103;
 pub const ERR_NO_BACKUP: c_int = 104;
+pub const ERR_CHECKPOINT_INCONSISTENT: c_int = 109;
 
 /// The last error of this thread: code and message.
 pub fn last_error(functions: &Functions) -> (c_int, String) {

@@ -110,11 +110,12 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
             .collect::<BTreeSet<_>>()
             .iter()
             .all(|d| files::can_clone(d));
-    taking.remove_leftovers();
     let taken = if !state.is_active() {
+        taking.remove_leftovers();
         offline::take(&mut taking, cloneable)?
     } else {
         reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+        taking.remove_leftovers();
         let tracked = reconcile::running(&session, &taking.disks, &mut taking.warnings)?;
         if cloneable { taking.clone_running(tracked)? } else { pull::take(&mut taking, tracked)? }
     };

@@ -225,6 +225,13 @@ impl<'s> TestMachine<'s> {
     }
 
     pub fn start(&self) {
+        // libvirt may still be busy with the end of a QEMU that was killed, and end the new one with it.
+        for _ in 0..10 {
+            if self.hypervisor.start(&self.name).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
         self.hypervisor.start(&self.name).unwrap();
     }
 
