@@ -15,7 +15,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::ObjectInfo;
+use super::direct::write_parts;
 use super::error::LocalIo;
 use super::limits::{
     KNOWN_DIRS, LOCAL_COALESCE_GAP_BYTES, LOCAL_COALESCE_MAX_BYTES, PUBLISH_ATTEMPTS, STALE_TEMP_AGE,
@@ -370,9 +371,7 @@ impl DurableLocal {
         // Where locks don't work, staleness is judged by age alone.
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         let mut temp = Temp { path, file, kept: false };
-        for part in parts {
-            temp.file.write_all(part).map_err(|e| LocalIo::new("write", &temp.path, e))?;
-        }
+        write_parts(&mut temp.file, parts).map_err(|e| LocalIo::new("write", &temp.path, e))?;
         if durable {
             temp.file.sync_all().map_err(|e| LocalIo::new("sync", &temp.path, e))?;
         }

@@ -12,6 +12,10 @@ pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
 pub const LOCAL_COALESCE_GAP_BYTES: u64 = 64 << 10;
 /// Longest stretch that coalescing may build from several local ranges.
 pub const LOCAL_COALESCE_MAX_BYTES: u64 = 16 << 20;
+/// Local objects from this size on are written past the page cache.
+pub const DIRECT_MIN_BYTES: usize = 1 << 20;
+/// Written at once past the page cache; each writing thread keeps a buffer of this size.
+pub const DIRECT_PIECE_BYTES: usize = 2 << 20;
 /// Names handed over at once while listing a remote store.
 pub const LIST_PAGE_NAMES: usize = 1000;
 /// Concurrent deletes on a remote store that has no bulk delete.

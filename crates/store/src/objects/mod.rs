@@ -9,6 +9,7 @@
 //! Names follow [`check_name`] everywhere. Limits are in [`limits`].
 
 mod blob;
+mod direct;
 mod durable_local;
 mod error;
 pub mod fault;
