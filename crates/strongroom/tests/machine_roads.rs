@@ -6,6 +6,7 @@ mod machines;
 use machines::guest::Guest;
 use machines::*;
 use std::path::Path;
+use std::time::Duration;
 
 fn kind_of(xml: &str, target: &str) -> String {
     let disk = xml.split("<disk ").find(|d| d.contains(&format!("<target dev='{target}'"))).unwrap();
@@ -76,6 +77,16 @@ fn a_guest_lives_on(kind: Kind) {
     assert!(data_after[1] + MIB < data_before[1], "{data_before:?} {data_after:?}");
     assert!(third.new_bytes("vda") < 2 * MIB, "{third:?}");
 
+    // The command is killed while the guest is held: it is let go at once, and nothing else comes of it.
+    for round in 1..=6 {
+        let mut child = lab.begin_backup(&guest.name);
+        std::thread::sleep(Duration::from_millis(45 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until("the guest is thawed", Duration::from_secs(10), || guest.is_thawed());
+        guest.sh("for d in vda vdb vdc; do echo alive > /mnt/$d/alive; done; sync");
+    }
+
     // Fourth: shut off, and then the disks can be compared byte by byte with what is restored.
     guest.sh("echo last words > /mnt/vdc/last; sync");
     let sums_before_fourth = guest.sums();
@@ -85,7 +96,9 @@ fn a_guest_lives_on(kind: Kind) {
     assert!(fourth.is_incremental("vda") && fourth.is_incremental("vdc"), "{fourth:?}");
     assert!(fourth.read_bytes("vda") < 4 * MIB, "{fourth:?}");
     lab.check();
-    assert_eq!(lab.points(&guest.name), [first.point(), second.point(), third.point(), fourth.point()]);
+    let points = lab.points(&guest.name);
+    assert_eq!(points[..3], [first.point(), second.point(), third.point()]);
+    assert_eq!(points.last().unwrap(), fourth.point());
 
     let restored_to = directory_in(&storage.path());
     let new_name = unique("restored");
