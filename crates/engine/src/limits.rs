@@ -16,6 +16,10 @@ pub const QEMU_NBD_CONNECTIONS: usize = 2;
 
 /// Restored data handed to the kernel before it is asked to begin writing it out.
 pub const WRITEBACK_STEP_BYTES: u64 = 32 << 20;
+/// Restored data written at once past the page cache; each writing thread keeps a buffer of this size.
+pub const DIRECT_PIECE_BYTES: usize = 1 << 20;
+/// Memory, offset and length of such writes are multiples of this; no disk asks for more.
+pub const DIRECT_ALIGNMENT_BYTES: usize = 4096;
 /// Zeroes written at once to a device that cannot make holes.
 pub const ZEROES_AT_ONCE_BYTES: usize = 1 << 20;
 /// Room that must remain free beside what a restore writes.

@@ -30,7 +30,8 @@ fn mutate(bytes: &mut Vec<u8>, state: &mut u64) {
 #[test]
 fn no_bytes_make_a_reader_panic() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");
-    let targets: [(&str, fn(&[u8])); 5] = [
+    type Target = fn(&[u8]);
+    let targets: [(&str, Target); 5] = [
         ("pack", fuzzing::pack),
         ("node", fuzzing::node),
         ("manifest", fuzzing::manifest),
