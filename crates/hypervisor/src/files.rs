@@ -20,6 +20,11 @@ pub struct OwnedFile {
 }
 
 impl OwnedFile {
+    /// Makes an empty file, readable by nobody else.
+    pub fn create(path: &Path) -> Result<Self> {
+        create_new(path).map(|_| Self { path: Some(path.to_owned()) })
+    }
+
     pub fn path(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new(""))
     }
@@ -57,13 +62,7 @@ impl PreparedClone {
     /// Opens the disk and makes the empty clone beside it, readable by nobody else.
     pub fn new(source: &Path, target: &Path) -> Result<Self> {
         let source_file = open_read(source)?;
-        let target_file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(target)
-            .map_err(|e| Error::io("creating", target, e))?;
+        let target_file = create_new(target)?;
         Ok(Self {
             source: source_file,
             target: target_file,
@@ -86,7 +85,16 @@ impl PreparedClone {
     }
 }
 
-/// Opens a file for reading; not through a symlink in its last component when it is one of ours.
+fn create_new(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::io("creating", path, e))
+}
+
 fn open_read(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::io("opening", path, e))
 }

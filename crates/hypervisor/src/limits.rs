@@ -9,6 +9,8 @@ pub const CLONE_PREFIX: &str = ".strongroom-";
 
 /// A frozen guest is thawed, and a suspended one resumed, at the latest after this time.
 pub const WINDOW_LIMIT: Duration = Duration::from_secs(30);
+/// How long to wait for another backup of the same machine to end.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the guest agent may take to freeze or thaw.
 pub const AGENT_FREEZE_TIMEOUT_SECONDS: i32 = 20;
 /// How long the guest agent may take to answer a ping.
@@ -41,8 +43,6 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
 /// How long to wait for libvirt to complete the beginning of a job that was left behind.
 pub const JOB_BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Scratch files of ours without a job are removed when nothing touched them for so long.
-pub const SCRATCH_LEFTOVER_AGE: Duration = Duration::from_secs(300);
 /// How long to wait for a cancelled job to be gone.
 pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -176,6 +176,14 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
     })
 }
 
+/// Makes an empty qcow2 image in a file that is there.
+pub fn create_qcow2(path: &Path, size_bytes: u64) -> Result<()> {
+    let size = size_bytes.to_string();
+    let arguments: [&OsStr; 6] =
+        ["create".as_ref(), "-q".as_ref(), "-f".as_ref(), "qcow2".as_ref(), path.as_os_str(), size.as_ref()];
+    run("qemu-img", &arguments, path).map(drop)
+}
+
 /// Adds a bitmap that records from now on to an image nobody has open.
 pub fn bitmap_add(path: &Path, name: &str) -> Result<()> {
     bitmap("--add", path, name)

@@ -64,20 +64,20 @@ pub struct Clone {
 /// A pull-mode job in progress.
 pub struct Job {
     pub socket: PathBuf,
-    pub scratch: Vec<PathBuf>,
+    pub scratch: Vec<OwnedFile>,
     pub scratch_limit_bytes: Option<u64>,
 }
 
 impl Job {
     /// Why the job must be cancelled now, if so.
     fn excess(&self) -> Option<String> {
-        let used: u64 = self.scratch.iter().map(|p| files::allocated_bytes(p)).sum();
+        let used: u64 = self.scratch.iter().map(|f| files::allocated_bytes(f.path())).sum();
         if let Some(limit) = self.scratch_limit_bytes
             && used > limit
         {
             return Some(format!("the scratch files grew to {used} bytes; their limit is {limit}"));
         }
-        let directories: BTreeSet<_> = self.scratch.iter().filter_map(|p| p.parent()).collect();
+        let directories: BTreeSet<_> = self.scratch.iter().filter_map(|f| f.path().parent()).collect();
         for directory in directories {
             if let Some(free) = files::free_bytes(directory)
                 && free < SCRATCH_RESERVE_BYTES.min(self.reserve_of(used))
@@ -96,7 +96,7 @@ impl Job {
         let total = self
             .scratch
             .iter()
-            .filter_map(|p| p.parent())
+            .filter_map(|f| f.path().parent())
             .filter_map(files::free_bytes)
             .min()
             .unwrap_or(0)

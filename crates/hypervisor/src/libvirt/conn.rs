@@ -370,13 +370,15 @@ impl Dom {
         self.conn.string(answer)
     }
 
+    /// Begins a backup job whose scratch files are there already.
     pub fn backup_begin(&self, backup_xml: &str, checkpoint_xml: Option<&str>) -> VirtResult<()> {
+        const REUSE_EXTERNAL: c_uint = 1;
         let backup = c_string(backup_xml)?;
         let checkpoint = checkpoint_xml.map(c_string).transpose()?;
         let checkpoint_ptr = checkpoint.as_ref().map_or(std::ptr::null(), |c| c.as_ptr());
         self.conn
             .check(unsafe {
-                (self.conn.f.virDomainBackupBegin)(self.ptr, backup.as_ptr(), checkpoint_ptr, 0)
+                (self.conn.f.virDomainBackupBegin)(self.ptr, backup.as_ptr(), checkpoint_ptr, REUSE_EXTERNAL)
             })
             .map(drop)
     }

@@ -6,12 +6,13 @@ use super::conn::VirtError;
 use super::job_xml::{self, EXPORT_BITMAP, JobDisk};
 use super::reconcile::{self, Tracked};
 use super::sys;
-use super::take::{Taken, Taking};
+use super::take::{PlannedDisk, Taken, Taking};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, bitmap_context};
-use crate::files;
+use crate::files::{self, OwnedFile};
 use crate::limits::{NBD_CONNECTIONS_PER_DISK, SCRATCH_RESERVE_BYTES};
 use crate::snapshot::*;
+use crate::tools;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,33 +32,44 @@ fn scratch_directory(taking: &Taking<'_>, index: usize) -> PathBuf {
     }
 }
 
-/// The job's XML, and its scratch files.
+/// Makes the scratch files of the disks that take part; `None` for the others.
+///
+/// They are made here, ahead of time, rather than by libvirt: that takes it out of the time in which
+/// the guest is frozen, and QEMU 7.2 dies of an assertion when anybody asks it about its images in the
+/// moment it makes one.
+fn make_scratch(taking: &Taking<'_>, takes_part: impl Fn(&str) -> bool) -> Result<Vec<Option<OwnedFile>>> {
+    let session = &taking.session;
+    let make = |(index, disk): (usize, &PlannedDisk)| {
+        if !takes_part(&disk.target) {
+            return Ok(None);
+        }
+        let info = session.dom.block_info(&disk.target);
+        let size_bytes = info.map_err(|e| e.about("looking at", &session.disk(&disk.target)))?.capacity;
+        let path = session.scratch_path(&scratch_directory(taking, index), &disk.target);
+        let file = OwnedFile::create(&path)?;
+        tools::create_qcow2(&path, size_bytes)?;
+        Ok(Some(file))
+    };
+    taking.disks.iter().enumerate().map(make).collect()
+}
+
 fn job(
     taking: &Taking<'_>,
     socket: &Path,
+    scratch: &[Option<OwnedFile>],
     since: &BTreeMap<String, String>,
-    only_since: bool,
-) -> (String, Vec<PathBuf>) {
-    let scratch: Vec<Option<PathBuf>> = taking
-        .disks
-        .iter()
-        .enumerate()
-        .map(|(index, disk)| {
-            let takes_part = !only_since || since.contains_key(&disk.target);
-            takes_part.then(|| taking.session.scratch_path(&scratch_directory(taking, index), &disk.target))
-        })
-        .collect();
+) -> String {
     let disks: Vec<JobDisk<'_>> = taking
         .disks
         .iter()
-        .zip(&scratch)
+        .zip(scratch)
         .map(|(disk, scratch)| JobDisk {
             target: &disk.target,
-            scratch: scratch.as_deref(),
+            scratch: scratch.as_ref().map(OwnedFile::path),
             since: since.get(&disk.target).map(String::as_str),
         })
         .collect();
-    (job_xml::pull_job(socket, &disks), scratch.into_iter().flatten().collect())
+    job_xml::pull_job(socket, &disks)
 }
 
 fn begin_error(taking: &Taking<'_>, error: VirtError) -> Error {
@@ -85,7 +97,8 @@ pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTree
     }
     let session = taking.session.clone();
     let socket = session.job_socket()?;
-    let (xml, _) = job(taking, &socket, &tracked.since, true);
+    let scratch = make_scratch(taking, |target| tracked.since.contains_key(target))?;
+    let xml = job(taking, &socket, &scratch, &tracked.since);
     reconcile::end_leftover_job(&session, &mut taking.warnings)?;
     if let Err(e) = session.dom.backup_begin(&xml, None) {
         if !e.is_in_the_way() {
@@ -131,14 +144,15 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
     let mut trackable: Vec<(String, bool)> =
         taking.disks.iter().map(|d| (d.target.clone(), d.can_track())).collect();
 
+    let scratch = make_scratch(taking, |_| true)?;
     // Should libvirt refuse what reconciliation found sound, it goes without: first without the
     // parents, then without a new checkpoint.
     let mut attempt = 0;
-    let (taken_at, consistency, scratch) = loop {
+    let (taken_at, consistency) = loop {
         attempt += 1;
         let list: Vec<(&str, bool)> = trackable.iter().map(|(t, on)| (t.as_str(), *on)).collect();
         let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
-        let (xml, scratch) = job(taking, &socket, &tracked.since, false);
+        let xml = job(taking, &socket, &scratch, &tracked.since);
         // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
         reconcile::end_leftover_job(&session, &mut taking.warnings)?;
         let (window, mut consistency) = taking.open_window(false);
@@ -146,7 +160,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         let taken_at = SystemTime::now();
         taking.close_window(window, &mut consistency);
         match begun {
-            Ok(()) => break (taken_at, consistency, scratch),
+            Ok(()) => break (taken_at, consistency),
             Err(e) if attempt > 3 => return Err(begin_error(taking, e)),
             Err(e) if e.is_in_the_way() => end_late_job(taking, e)?,
             Err(e) if !tracked.since.is_empty() => {
@@ -173,7 +187,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         clones: Vec::new(),
         job: Some(Arc::new(Job {
             socket: socket.clone(),
-            scratch,
+            scratch: scratch.into_iter().flatten().collect(),
             scratch_limit_bytes: taking.request.scratch_limit_bytes,
         })),
         untouched: Arc::default(),

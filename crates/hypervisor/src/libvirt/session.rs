@@ -4,13 +4,13 @@ use super::conn::Dom;
 use super::{LibvirtOptions, machine};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::limits::{CLONE_PREFIX, OWN_PREFIX, SCRATCH_LEFTOVER_AGE};
+use crate::limits::{CLONE_PREFIX, LOCK_TIMEOUT, OWN_PREFIX};
 use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Session {
     pub dom: Arc<Dom>,
@@ -97,13 +97,8 @@ impl Session {
             if !ours || keep.contains(&path) {
                 continue;
             }
-            if text.ends_with(".clone") {
-                if !files::is_own_file(&path) {
-                    continue;
-                }
-            } else if !is_older_than(&path, SCRATCH_LEFTOVER_AGE) {
-                // libvirt removes scratch files itself, and may just be making this one for a job that
-                // was asked for by a process killed a moment ago: without it, it gets stuck.
+            // Scratch files belong to QEMU's user while they are used.
+            if text.ends_with(".clone") && !files::is_own_file(&path) {
                 continue;
             }
             match std::fs::remove_file(&path) {
@@ -162,14 +157,9 @@ impl Drop for Session {
     }
 }
 
-/// Whether a file was not touched for some time. `false` when that cannot be told.
-fn is_older_than(path: &Path, age: Duration) -> bool {
-    let modified = std::fs::symlink_metadata(path).and_then(|m| m.modified());
-    modified.is_ok_and(|m| m.elapsed().is_ok_and(|elapsed| elapsed > age))
-}
-
 /// One backup of a machine at a time, over all processes of this host.
 fn lock(path: &Path, name: &str) -> Result<File> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         let file = File::options()
             .write(true)
@@ -177,10 +167,17 @@ fn lock(path: &Path, name: &str) -> Result<File> {
             .truncate(false)
             .open(path)
             .map_err(|e| Error::io("opening", path, e))?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Busy {
-            what: machine(name),
-            why: "another backup of it is running".into(),
-        })?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // A process that was killed while it started another leaves it the lock for a moment.
+            if Instant::now() > deadline {
+                return Err(Error::Busy {
+                    what: machine(name),
+                    why: "another backup of it is running".into(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        }
         // The last holder may have removed it between our opening and locking it.
         let held = file.metadata().map_err(|e| Error::io("looking at", path, e))?;
         match std::fs::metadata(path) {
