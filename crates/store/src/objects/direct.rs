@@ -1,17 +1,20 @@
-//! Large objects are written past the page cache.
+//! Large objects are written and read past the page cache.
 //!
 //! A pack is written once and seldom read soon: through the page cache it would cost more CPU time than its compression,
-//! and push out what the machines on this host have cached. Where the file system can't, it is written as usual.
+//! and push out what the machines on this host have cached. Reads that the cache can answer are answered by it.
+//! Where the file system can't, all goes the usual way.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::ReadWriteFlags;
 
-use super::limits::{DIRECT_MIN_BYTES, DIRECT_PIECE_BYTES};
+use super::limits::{DIRECT_MIN_BYTES, DIRECT_PIECE_BYTES, DIRECT_READ_MIN_BYTES};
 
 /// Memory, offset and length of direct writes are multiples of this; no disk asks for more.
 const ALIGNMENT: usize = 4096;
@@ -85,6 +88,59 @@ fn write_aligned(file: &File, parts: &[Bytes], length: usize) -> io::Result<usiz
     })
 }
 
+/// Reads a range that lies within the file; `None` if it is better or only to be had the usual way.
+///
+/// The file's flags are changed: nobody else may use it meanwhile.
+pub(super) fn read_range(file: &File, range: &Range<u64>) -> io::Result<Option<Bytes>> {
+    let Ok(length) = usize::try_from(range.end - range.start) else { return Ok(None) };
+    if length < DIRECT_READ_MIN_BYTES {
+        return Ok(None);
+    }
+    // Whole blocks around the range, at an aligned place in memory.
+    let before = (range.start % ALIGNMENT as u64) as usize;
+    let wanted = (before + length).next_multiple_of(ALIGNMENT);
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(wanted + ALIGNMENT)?;
+    buffer.resize(wanted + ALIGNMENT, 0);
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    let Some(blocks) = buffer.get_mut(start..start + wanted) else { return Ok(None) };
+    let first = range.start - before as u64;
+
+    let nowait = ReadWriteFlags::NOWAIT;
+    let cached = rustix::io::preadv2(file, &mut [IoSliceMut::new(blocks)], first, nowait).unwrap_or(0);
+    if cached < before + length {
+        if !set_direct(file, true) {
+            return Ok(None);
+        }
+        let read = read_blocks(file, blocks, first, before + length);
+        set_direct(file, false);
+        if !read? {
+            return Ok(None);
+        }
+    }
+    let from = start + before;
+    Ok(Some(Bytes::from(buffer).slice(from..from + length)))
+}
+
+/// Reads blocks until at least `needed` bytes are there. False if the file system doesn't take it, or the file ends.
+fn read_blocks(file: &File, blocks: &mut [u8], offset: u64, needed: usize) -> io::Result<bool> {
+    let mut done = 0;
+    while done < needed {
+        // A short answer that is no whole number of blocks is the file's end.
+        if done % ALIGNMENT != 0 {
+            return Ok(false);
+        }
+        match file.read_at(&mut blocks[done..], offset + done as u64) {
+            Ok(0) => return Ok(false),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +169,40 @@ mod tests {
                     assert!(std::fs::read(&path).unwrap() == whole, "{length} bytes in parts of {part}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn ranges_are_read_alike_cached_or_not() {
+        let bytes: Vec<u8> = (0..9_000_001).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+        for dir in ["/var/tmp", "/dev/shm"] {
+            let Ok(dir) = tempfile::tempdir_in(dir) else { continue };
+            let path = dir.path().join("x");
+            let mut file = File::create(&path).unwrap();
+            write_parts(&mut file, &[Bytes::from(bytes.clone())]).unwrap();
+            file.sync_all().unwrap();
+            let end = bytes.len() as u64;
+            let least = DIRECT_READ_MIN_BYTES as u64;
+            let file = File::open(&path).unwrap();
+            let mut answered = 0;
+            for range in
+                [0..end, 0..least, 1..least + 1, 4095..end - 1, 8192..8192 + least, end - least..end, 0..9]
+            {
+                for cached in [false, true] {
+                    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+                    if cached {
+                        std::fs::read(&path).unwrap();
+                    }
+                    if let Some(read) = read_range(&file, &range).unwrap() {
+                        assert!(read == bytes[range.start as usize..range.end as usize], "{range:?}");
+                        answered += 1;
+                    }
+                }
+            }
+            assert!(answered >= 6, "the cache at least has answers");
+            // Cut short under the reader.
+            File::options().write(true).open(&path).unwrap().set_len(end - 5000).unwrap();
+            assert!(read_range(&file, &(0..end)).unwrap().is_none());
         }
     }
 }

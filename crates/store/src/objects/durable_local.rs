@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::ObjectInfo;
-use super::direct::write_parts;
+use super::direct::{read_range, write_parts};
 use super::error::LocalIo;
 use super::limits::{
     KNOWN_DIRS, LOCAL_COALESCE_GAP_BYTES, LOCAL_COALESCE_MAX_BYTES, PUBLISH_ATTEMPTS, STALE_TEMP_AGE,
@@ -489,6 +489,9 @@ pub(crate) fn check_range(range: &Range<u64>, size_bytes: u64, path: &Path) -> R
 
 /// Reads a checked range; the file can still be cut short under the reader.
 pub(crate) fn read_exactly(file: &File, path: &Path, range: Range<u64>) -> Result<Bytes> {
+    if let Some(bytes) = read_range(file, &range).map_err(|e| LocalIo::new("read", path, e))? {
+        return Ok(bytes);
+    }
     let length_bytes = range.end - range.start;
     let mut buffer = Vec::new();
     usize::try_from(length_bytes)

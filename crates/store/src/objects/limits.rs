@@ -14,6 +14,8 @@ pub const LOCAL_COALESCE_GAP_BYTES: u64 = 64 << 10;
 pub const LOCAL_COALESCE_MAX_BYTES: u64 = 16 << 20;
 /// Local objects from this size on are written past the page cache.
 pub const DIRECT_MIN_BYTES: usize = 1 << 20;
+/// Ranges from this size on, if not cached, are read past the page cache: more than anyone reads at random.
+pub const DIRECT_READ_MIN_BYTES: usize = 2 << 20;
 /// Written at once past the page cache; each writing thread keeps a buffer of this size.
 pub const DIRECT_PIECE_BYTES: usize = 2 << 20;
 /// Names handed over at once while listing a remote store.
