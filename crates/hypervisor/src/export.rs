@@ -5,11 +5,11 @@ use crate::extents::Collector;
 use crate::limits::{MAP_CHUNK_BYTES, NBD_CONNECTIONS_PER_DISK, NBD_START_TIMEOUT};
 use crate::snapshot::ReadDisk;
 use crate::text::shorten;
-use std::io::Read;
+use std::io::{PipeWriter, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use strongroom_domain::{Extent, TypedExtent};
 use strongroom_nbd::{Client, ConnectOptions, Endpoint};
@@ -23,10 +23,12 @@ pub fn bitmap_context(name: &str) -> String {
     format!("qemu:dirty-bitmap:{name}")
 }
 
-/// A read-only NBD server for one image, ended when dropped. It ends by itself when this process is
-/// gone, because its last connection is.
+/// A read-only NBD server for one image, ended when dropped. It ends when this process is gone, however
+/// that went: a watcher beside it reads a pipe whose other end only this process has.
 pub struct ImageServer {
     child: Child,
+    /// Closed by the kernel, if not by us.
+    _alive: PipeWriter,
     socket: PathBuf,
     image: PathBuf,
     anchor: Option<UnixStream>,
@@ -65,7 +67,13 @@ impl ImageServer {
         let log_path = directory.path().join(LOG);
         let log = std::fs::File::create_new(&log_path).map_err(|e| Error::io("creating", &log_path, e))?;
         // Socket activation wants the socket as descriptor 3 and the process's own number.
-        const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec qemu-nbd "$@""#;
+        // The watcher comes first: qemu-nbd by itself ends with its last connection, but not before there was one.
+        const SCRIPT: &str = r#"exec 3<&0 4<&1 </dev/null >/dev/null
+            (exec 3<&- 2>/dev/null; read -r _ <&4; kill $$) &
+            exec 4<&-
+            LISTEN_FDS=1 LISTEN_PID=$$ exec qemu-nbd "$@""#;
+        let (watched, alive) =
+            std::io::pipe().map_err(|e| Error::failed("making a pipe for", "qemu-nbd", e))?;
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", SCRIPT, "qemu-nbd", "--read-only", "--aio=threads", "--shared"])
@@ -88,11 +96,11 @@ impl ImageServer {
         }
         let child = command
             .stdin(OwnedFd::from(listener))
-            .stdout(Stdio::null())
+            .stdout(watched)
             .stderr(log)
             .spawn()
             .map_err(|e| Error::failed("starting", "qemu-nbd", e))?;
-        Ok(Self { child, socket, image: image.to_owned(), anchor: Some(anchor), directory })
+        Ok(Self { child, _alive: alive, socket, image: image.to_owned(), anchor: Some(anchor), directory })
     }
 
     /// Makes the first connection, which waits until the server is ready.
