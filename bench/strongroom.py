@@ -143,7 +143,7 @@ class Strongroom:
             given = None
             if n > 0:
                 subprocess.run([self.bench.here / "change", disk, extents, "--mib", str(change_mib), "--seed", "1",
-                                "--data-seed", str(n)], check=True)
+                                "--data-seed", str(1000 + n)], check=True)
                 given = extents
             self.backup(disk, self.vault, "disk", given)
         _, text = self.measured("point", "list", "--vault", self.vault, "--item", "disk")
