@@ -7,7 +7,7 @@ use crate::snapshot::ReadDisk;
 use crate::text::shorten;
 use std::io::{PipeWriter, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,6 @@ pub struct ImageServer {
     _alive: PipeWriter,
     socket: PathBuf,
     image: PathBuf,
-    anchor: Option<UnixStream>,
     directory: TempDir,
 }
 
@@ -59,17 +58,16 @@ impl ImageServer {
             .tempdir_in(run_directory)
             .map_err(|e| Error::io("creating a directory in", run_directory, e))?;
         let socket = directory.path().join("s");
-        // The socket is ours and listens before the server runs; so nothing has to be waited for, and
-        // the connection made here ends the server should this process be killed from now on.
+        // The socket is ours and listens before the server runs, so that nothing has to be waited for.
         let cannot = |e| Error::io("listening on", &socket, e);
         let listener = UnixListener::bind(&socket).map_err(cannot)?;
-        let anchor = UnixStream::connect(&socket).map_err(cannot)?;
         let log_path = directory.path().join(LOG);
         let log = std::fs::File::create_new(&log_path).map_err(|e| Error::io("creating", &log_path, e))?;
         // Socket activation wants the socket as descriptor 3 and the process's own number.
-        // The watcher comes first: qemu-nbd by itself ends with its last connection, but not before there was one.
+        // The watcher comes first: qemu-nbd by itself ends with its last connection, but not before
+        // there was one; and asked kindly, it may go on if it is just starting.
         const SCRIPT: &str = r#"exec 3<&0 4<&1 </dev/null >/dev/null
-            (exec 3<&- 2>/dev/null; read -r _ <&4; kill $$) &
+            (exec 3<&- 2>/dev/null; read -r _ <&4; kill -9 $$) &
             exec 4<&-
             LISTEN_FDS=1 LISTEN_PID=$$ exec qemu-nbd "$@""#;
         let (watched, alive) =
@@ -100,7 +98,7 @@ impl ImageServer {
             .stderr(log)
             .spawn()
             .map_err(|e| Error::failed("starting", "qemu-nbd", e))?;
-        Ok(Self { child, _alive: alive, socket, image: image.to_owned(), anchor: Some(anchor), directory })
+        Ok(Self { child, _alive: alive, socket, image: image.to_owned(), directory })
     }
 
     /// Makes the first connection, which waits until the server is ready.
@@ -117,7 +115,6 @@ impl ImageServer {
             let cause = if said.is_empty() { e.to_string() } else { said };
             Error::failed("opening", self.image.display().to_string(), cause)
         })?;
-        self.anchor = None;
         Ok(client)
     }
 

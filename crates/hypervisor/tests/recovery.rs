@@ -287,6 +287,15 @@ fn killed_at_any_moment() {
             assert_eq!(after.total_bytes("vda"), MIB / 2, "{:?}", after.warnings);
         }
         assert!(machine.checkpoints().len() <= 2, "{:?}", machine.checkpoints());
+        // Nothing that served a killed process goes on.
+        let mine = storage.path().display().to_string();
+        let serving =
+            || run("ps", &["-eo", "args"]).lines().any(|l| l.starts_with("qemu-nbd") && l.contains(&mine));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while serving() {
+            assert!(Instant::now() < deadline, "a server was left behind");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     });
 }
 

@@ -108,6 +108,7 @@ fn is_own_job(xml: &str) -> bool {
 /// Cancels the backup job and waits until it is gone.
 pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
     let deadline = Instant::now() + JOB_END_TIMEOUT;
+    let mut asked = Instant::now();
     let mut aborted = dom.abort_job();
     let mut pause = Duration::from_millis(1);
     loop {
@@ -124,7 +125,8 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
-        if aborted.is_err() {
+        if aborted.is_err() || asked.elapsed() > Duration::from_secs(2) {
+            asked = Instant::now();
             aborted = dom.abort_job();
         }
     }
