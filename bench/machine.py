@@ -17,7 +17,11 @@ from peers import fresh
 NAME = "bench-machine"
 PIECE = 64 << 10
 FREEZES = 5
-FIO_SECONDS = 25
+FIO_SECONDS = 45
+FIO_ALONE_SECONDS = 12
+FIO_STEP_MS = 250
+FIO = ["--name=bench", "--filename=/mnt/vda/fio", "--size=64m", "--rw=randwrite", "--bs=4k", "--direct=1",
+       "--ioengine=psync", "--time_based"]
 
 
 def run(*command, **options):
@@ -178,22 +182,34 @@ class OurMachines:
         shutil.rmtree(self.us.out)
 
     def fio(self, record, machine):
-        """Random writes in the guest, alone and beside a backup of a disk that takes about as long."""
+        """Random writes in the guest, with a backup in the middle: operations a second before and during it."""
         fresh(self.us.out)
         self.us.init(self.us.vault)
-        alone = fio(machine)
-        started = time.monotonic()
-        first = subprocess.Popen([self.us.binary, "vm", "backup", NAME, "--vault", self.us.vault, "--json"],
-                                 env=self.us.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        beside = fio(machine)
-        code = first.wait()
-        if code != 0:
-            raise Failed(f"the backup beside fio ended with {code}")
-        took = time.monotonic() - started
-        again = fio(machine)
-        base = (alone + again) / 2
-        record("vm_fio", {"wall_s": round(took, 1), "cpu_s": 0.0, "peak_mib": 0.0, "iops_alone": round(base, 1),
-                          "iops_beside": round(beside, 1), "loss": round(1 - beside / base, 3)})
+        # The file is laid out first. The agent takes no commands while it freezes, so fio runs by itself.
+        machine.guest("/mnt/vdb/run-fio", *FIO, "--runtime=1")
+        command = " ".join(["cd /tmp && /mnt/vdb/run-fio", *FIO, f"--runtime={FIO_SECONDS}", "--write_iops_log=/tmp/fio",
+                            f"--log_avg_msec={FIO_STEP_MS}"])
+        machine.guest("/bin/sh", "-c", f"({command}) >/tmp/fio.out 2>&1 &")
+        began = time.monotonic()
+        time.sleep(FIO_ALONE_SECONDS)
+        start = time.monotonic() - began
+        figures = self.backup()
+        end = time.monotonic() - began
+        time.sleep(max(0, FIO_SECONDS + 3 - end))
+        steps = []
+        for line in machine.guest("/bin/cat", "/tmp/fio_iops.1.log").split("\n"):
+            if line.strip():
+                at_ms, rate = line.split(",")[:2]
+                steps.append((int(at_ms) / 1000, float(rate)))
+        # Steps that lie wholly inside, with room for fio's own start.
+        step = FIO_STEP_MS / 1000
+        alone = [rate for at, rate in steps if 1 < at < start - 1]
+        beside = [rate for at, rate in steps if start + 2 * step < at < min(end, FIO_SECONDS) - step]
+        if not alone or not beside:
+            raise Failed(f"a backup of {end - start:.1f} s is too short to see fio beside it")
+        alone, beside = sum(alone) / len(alone), sum(beside) / len(beside)
+        figures.update(iops_alone=round(alone, 1), iops_beside=round(beside, 1), loss=round(1 - beside / alone, 3))
+        record("vm_fio", figures)
         shutil.rmtree(self.us.out)
 
 
@@ -211,14 +227,6 @@ def find(value, key):
     return None
 
 
-def fio(machine):
-    """Write operations a second in the guest, 4 KiB at random, one at a time."""
-    text = machine.guest("/mnt/vdb/run-fio", "--name=bench", "--filename=/mnt/vda/fio", "--size=64m", "--rw=randwrite",
-                         "--bs=4k", "--direct=1", "--ioengine=psync", "--time_based", f"--runtime={FIO_SECONDS}",
-                         "--output-format=json")
-    return json.loads(text[text.index("{"):])["jobs"][0]["write"]["iops"]
-
-
 def fio_disk(path):
     """A small ext4 with the host's fio and the libraries it needs, for a guest that has neither."""
     staging = fresh(path.parent / "fio-files")
@@ -231,7 +239,7 @@ def fio_disk(path):
     starter = staging / "run-fio"
     starter.write_text("#!/bin/sh\nexec /mnt/vdb/ld-linux-x86-64.so.2 --library-path /mnt/vdb /mnt/vdb/fio \"$@\"\n")
     starter.chmod(0o755)
-    run("mke2fs", "-q", "-t", "ext4", "-d", staging, path, "64M")
+    run("mke2fs", "-q", "-t", "ext4", "-d", staging, path, "256M")
     shutil.rmtree(staging)
 
 
