@@ -80,10 +80,13 @@ proptest! {
                     changed.push((from, to, true));
                 }
                 Step::Resize { units } => {
-                    // What was cut off and comes back reads as zero: known to nobody, so nothing is said of it.
                     image.0.lock().resize(units * UNIT + 512, 0);
                     for c in &mut changed {
                         *c = (c.0.min(units * UNIT + 512), c.1.min(units * UNIT + 512), c.2);
+                    }
+                    // What was cut off reads as zero if the disk grows again before the next backup.
+                    if units * UNIT + 512 < size {
+                        changed.push((units * UNIT + 512, size, true));
                     }
                 }
                 Step::Backup { incremental } => {
