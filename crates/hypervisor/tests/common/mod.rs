@@ -258,6 +258,8 @@ impl<'s> TestMachine<'s> {
             assert!(Instant::now() < deadline, "libvirt does not notice");
             std::thread::sleep(Duration::from_millis(20));
         }
+        // libvirt hears of the end in more than one way, and can end a QEMU with it that is started meanwhile.
+        std::thread::sleep(Duration::from_secs(1));
     }
 
     fn qemu_io(&self, target: &str, command: &str) {
