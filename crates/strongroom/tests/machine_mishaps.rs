@@ -345,7 +345,10 @@ fn libvirt_stopped_while_it_is_read() {
     machine.start();
     let child = lab.begin_backup(&machine.name);
     wait_until("the job has begun", Duration::from_secs(30), || machine.has_job());
+    // Held still, so that it cannot be done before its machine is.
+    signal(&child, "STOP");
     machine.stop();
+    signal(&child, "CONT");
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success(), "{}", told(&output));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -354,6 +357,10 @@ fn libvirt_stopped_while_it_is_read() {
     assert_eq!(storage.hidden_files(), Vec::<String>::new());
     let backup = machine.back_up(&lab);
     assert!(backup.warnings().is_empty(), "{backup:?}");
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    run("kill", &[&format!("-{name}"), &child.id().to_string()]);
 }
 
 /// SIGTERM ends a backup and a restore, and leaves nothing of either.
@@ -366,13 +373,15 @@ fn libvirt_stopped_by_a_signal() {
     machine.start();
     let child = lab.begin_backup(&machine.name);
     wait_until("the job has begun", Duration::from_secs(30), || machine.has_job());
-    // Meanwhile a second one is told to wait.
+    // Meanwhile a second one is told to wait (the first is held still, so that it cannot be done before).
+    signal(&child, "STOP");
     let arguments = lab.vault_args(&["vm", "backup", &machine.name, "--json"]);
     let second = lab.try_it(&to_strs(&arguments));
     assert!(!second.status.success(), "{}", told(&second));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("\"busy\"") && said.contains("another backup"), "{said}");
-    run("kill", &["-TERM", &child.id().to_string()]);
+    signal(&child, "TERM");
+    signal(&child, "CONT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", told(&output));
     assert!(!machine.has_job() && machine.checkpoints().is_empty());
@@ -396,7 +405,7 @@ fn libvirt_stopped_by_a_signal() {
         child
     };
     let child = begin_restore();
-    run("kill", &["-TERM", &child.id().to_string()]);
+    signal(&child, "TERM");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", told(&output));
     assert!(!machine_exists(&new_name) && !target.exists());

@@ -34,7 +34,9 @@ use super::error::LocalIo;
 use super::limits::{
     KNOWN_DIRS, LOCAL_COALESCE_GAP_BYTES, LOCAL_COALESCE_MAX_BYTES, PUBLISH_ATTEMPTS, STALE_TEMP_AGE,
 };
-use super::local_fs::{DirId, Temp, dir_id, make_dirs_durably, open_dir, place, sync_dir};
+use super::local_fs::{
+    DirId, Temp, dir_id, make_dirs_beside_removals, make_dirs_durably, open_dir, place, sync_dir,
+};
 use super::name::check_name;
 
 type Result<T> = std::result::Result<T, LocalIo>;
@@ -325,7 +327,7 @@ impl DurableLocal {
         let fd = match open_dir(dir) {
             Ok(fd) => fd,
             Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(dir).map_err(|e| LocalIo::new("make directory", dir, e))?;
+                make_dirs_beside_removals(dir)?;
                 open_dir(dir)?
             }
             Err(e) => return Err(e),
@@ -362,7 +364,7 @@ impl DurableLocal {
         let create = || File::options().write(true).create_new(true).open(&path);
         let file = match create() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&dir).map_err(|e| LocalIo::new("make directory", &dir, e))?;
+                make_dirs_beside_removals(&dir)?;
                 create()
             }
             other => other,

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags};
 
 use super::durable_local::Existing;
 use super::error::LocalIo;
+use super::limits::PUBLISH_ATTEMPTS;
 
 type Result<T> = std::result::Result<T, LocalIo>;
 
@@ -131,4 +132,18 @@ pub(super) fn make_dirs_durably(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `mkdir -p` while others remove directories that have become empty: one that is there when it is to be made and
+/// gone when it is looked at makes `create_dir_all` fail with `AlreadyExists`.
+pub(super) fn make_dirs_beside_removals(dir: &Path) -> Result<()> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match fs::create_dir_all(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && attempts < PUBLISH_ATTEMPTS => {}
+            Err(e) => return Err(LocalIo::new("make directory", dir, e)),
+        }
+    }
 }
