@@ -82,9 +82,11 @@ impl Guest {
         self.libvirt.power_off(&self.name).unwrap();
     }
 
+    /// False also while it is suspended: libvirt does not ask the agent of a machine that stands still.
     pub fn is_thawed(&self) -> bool {
-        virsh(&["qemu-agent-command", &self.name, r#"{"execute":"guest-fsfreeze-status"}"#])
-            .contains("thawed")
+        let asked = ["qemu-agent-command", &self.name, r#"{"execute":"guest-fsfreeze-status"}"#];
+        let answer = try_run("virsh", &[&["-q", "-c", "qemu:///system"], &asked[..]].concat());
+        answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("thawed")
     }
 }
 
