@@ -79,6 +79,7 @@ mod keys;
 mod lease;
 pub mod limits;
 mod manifest;
+mod memory;
 mod node;
 pub mod objects;
 mod pack;

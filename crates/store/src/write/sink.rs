@@ -10,6 +10,7 @@ use crate::index::{INDEX_PREFIX, Index, Pending};
 use crate::limits::{
     FRAME_COUNT_MAX, FRAME_TARGET_BYTES, INDEX_PENDING_MAX_RECORDS, PACK_TARGET_BYTES, PACKS_IN_FLIGHT,
 };
+use crate::memory::large_buffer;
 use crate::pack::{PackBuilder, TRAILER_BYTES, parse_directory, parse_trailer};
 use crate::vault::Vault;
 use bytes::Bytes;
@@ -259,7 +260,11 @@ impl Sink {
     fn new_builder(&self) -> PackBuilder {
         let id = PackId { session: self.session, sequence: self.next_pack.fetch_add(1, Ordering::Relaxed) };
         let key = self.vault.keys().pack_key(&id.session, id.sequence);
-        let buffer = self.pool.lock().pop().unwrap_or_default();
+        let buffer = self
+            .pool
+            .lock()
+            .pop()
+            .unwrap_or_else(|| large_buffer(PACK_TARGET_BYTES + 2 * FRAME_TARGET_BYTES));
         PackBuilder::new(id, self.vault.id(), key, buffer)
     }
 
