@@ -1,0 +1,309 @@
+//! The way of a request through the API: route, caller, api-version, permission, handler, audit.
+
+use crate::auth::{AuditEvent, Caller, CallerKind, Gate};
+use crate::http::{Client, Request, Response};
+use crate::odata::Pager;
+use crate::openapi;
+use crate::route::{Access, Action, Found, Params, Route, RouteError, Table};
+use crate::{ArmError, limits};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Map, Value};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Answers requests; what the server calls. Blocks.
+pub trait Dispatch: Send + Sync + 'static {
+    fn dispatch(&self, request: Request) -> Response;
+}
+
+/// Where the present time comes from.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// All operations over one state, behind one gate.
+pub struct Api<S> {
+    state: Arc<S>,
+    gate: Arc<dyn Gate>,
+    table: Table<S>,
+    pager: Arc<Pager>,
+    clock: Clock,
+    document: Bytes,
+    refusals: Mutex<Refusals>,
+}
+
+/// Puts an [`Api`] together.
+pub struct ApiBuilder<S> {
+    state: Arc<S>,
+    gate: Arc<dyn Gate>,
+    routes: Vec<Route<S>>,
+    schemas: Map<String, Value>,
+    page_key: Option<[u8; 32]>,
+    clock: Clock,
+}
+
+impl<S> ApiBuilder<S> {
+    /// Adds routes.
+    pub fn routes(mut self, routes: impl IntoIterator<Item = Route<S>>) -> Self {
+        self.routes.extend(routes);
+        self
+    }
+
+    /// Adds JSON schemas, by name, for the OpenAPI document.
+    pub fn schemas(mut self, schemas: Map<String, Value>) -> Self {
+        self.schemas.extend(schemas);
+        self
+    }
+
+    /// The key for page tokens, so that a `nextLink` outlives a restart. Random if not given.
+    pub fn page_key(mut self, key: [u8; 32]) -> Self {
+        self.page_key = Some(key);
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the table.
+    pub fn build(self) -> Result<Api<S>, RouteError> {
+        let mut routes = self.routes;
+        let document = Route::with(Method::GET, "/openapi.json", "OpenApi_Get", Action::Document)
+            .public()
+            .tag("Service");
+        routes.push(document.summary("This document: every operation of this server, as OpenAPI."));
+        let table = Table::new(routes)?;
+        let document = openapi::document(table.routes(), self.schemas)?;
+        let key = self.page_key.unwrap_or_else(|| {
+            let mut key = [0; 32];
+            // Without it, links of an earlier run and of this one could not be told apart from forged ones; with
+            // zeros they merely could be forged, which opens no door (a cursor is no permission).
+            if SystemRandom::new().fill(&mut key).is_err() {
+                tracing::error!("the system has no random numbers");
+            }
+            key
+        });
+        Ok(Api {
+            state: self.state,
+            gate: self.gate,
+            table,
+            pager: Arc::new(Pager::new(&key)),
+            clock: self.clock,
+            document: Bytes::from(document.to_string()),
+            refusals: Mutex::new(Refusals::default()),
+        })
+    }
+}
+
+impl<S: Send + Sync + 'static> Api<S> {
+    pub fn builder(state: Arc<S>, gate: Arc<dyn Gate>) -> ApiBuilder<S> {
+        let clock: Clock = Arc::new(Timestamp::now);
+        ApiBuilder { state, gate, routes: Vec::new(), schemas: Map::new(), page_key: None, clock }
+    }
+
+    /// Every route there is.
+    pub fn routes(&self) -> &[Route<S>] {
+        self.table.routes()
+    }
+
+    pub fn state(&self) -> &Arc<S> {
+        &self.state
+    }
+
+    /// Answers a request. Blocks as long as its handler does. Never panics: a handler that does is answered for with
+    /// 500.
+    pub fn dispatch(&self, mut request: Request) -> Response {
+        request.now = (self.clock)();
+        request.pager = Some(self.pager.clone());
+        let found = self.table.find(&request.method, &request.path);
+        let route = match &found {
+            Found::Route(route, _) => Some(*route),
+            Found::OtherMethods { .. } | Found::Nothing => None,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&found, &mut request))).unwrap_or_else(|panic| {
+            let panic = panic_text(panic.as_ref());
+            tracing::error!(request_id = %request.request_id, path = request.path_text(), panic, "a handler panicked");
+            Err(ArmError::internal(request.request_id))
+        });
+        let mut response = outcome.unwrap_or_else(Response::from);
+        if response.status.is_server_error() {
+            let code = response.error_code.as_deref().unwrap_or_default();
+            tracing::warn!(request_id = %request.request_id, path = request.path_text(), code, "a request failed");
+        }
+        response.complete(Some(&request));
+        // The audit writes to a database: what goes wrong there must not cost the answer either.
+        if catch_unwind(AssertUnwindSafe(|| self.audit(&request, route, &response))).is_err() {
+            tracing::error!(request_id = %request.request_id, "the audit panicked");
+        }
+        response
+    }
+
+    fn answer(&self, found: &Found<'_, S>, request: &mut Request) -> Result<Response, ArmError> {
+        match found {
+            Found::Route(route, params) => self.run(route, params, request),
+            Found::OtherMethods { allow, public } => {
+                if !public {
+                    self.known(request)?;
+                }
+                Err(ArmError::method_not_allowed(&request.method, allow))
+            }
+            // What there is and what not is for those who signed in.
+            Found::Nothing => {
+                self.known(request)?;
+                Err(self.nothing_there(request))
+            }
+        }
+    }
+
+    fn run(&self, route: &Route<S>, params: &Params, request: &mut Request) -> Result<Response, ArmError> {
+        if route.access != Access::Public {
+            self.known(request)?;
+        }
+        if route.needs_api_version {
+            check_api_version(request)?;
+        }
+        if let Access::Action(action) = route.access {
+            let scope = route.scope(&request.path);
+            if !self.gate.allowed(&request.caller, action, &scope)? {
+                return Err(request.caller.refused(action, &scope));
+            }
+        }
+        match route.handler {
+            Action::Handler(handler) => handler(&self.state, request, params),
+            Action::Document => Ok(Response::bytes("application/json; charset=utf-8", self.document.clone())),
+        }
+    }
+
+    /// Finds out who asks.
+    fn known(&self, request: &mut Request) -> Result<(), ArmError> {
+        request.caller = self.gate.authenticate(&request.credentials, request.now)?;
+        Ok(())
+    }
+
+    /// What Azure's front door says of a path that it knows nothing under.
+    fn nothing_there(&self, request: &Request) -> ArmError {
+        let path = &request.path;
+        let begins = path
+            .first()
+            .is_some_and(|s| s.eq_ignore_ascii_case("subscriptions") || s.eq_ignore_ascii_case("providers"));
+        let providers = path.iter().position(|s| s.eq_ignore_ascii_case("providers")).filter(|_| begins);
+        let Some(namespace) = providers.and_then(|at| path.get(at + 1)) else {
+            return ArmError::missing_subscription();
+        };
+        if !self.table.has_namespace(namespace) {
+            return ArmError::invalid_resource_namespace(namespace);
+        }
+        let kinds: Vec<&str> =
+            path.iter().skip(providers.unwrap_or(0) + 2).step_by(2).map(String::as_str).collect();
+        ArmError::invalid_resource_type(&kinds.join("/"), namespace, request.api_version())
+    }
+
+    fn audit(&self, request: &Request, route: Option<&Route<S>>, response: &Response) {
+        let refused = matches!(response.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let written = route.is_some_and(|r| r.is_write() && r.audited);
+        let refused_here = refused && route.is_none_or(|r| r.audited);
+        if !written && !refused_here {
+            return;
+        }
+        let mut left_out = 0;
+        if refused && request.caller.kind == CallerKind::Anonymous {
+            match self.refusals.lock().admit(request.now) {
+                Some(others) => left_out = others,
+                None => return,
+            }
+        }
+        let action = match route.map(|r| r.access) {
+            Some(Access::Action(action)) => action,
+            _ => "",
+        };
+        let scope = route.map_or_else(|| request.path_text(), |r| r.scope(&request.path));
+        let event = audit_event(request, &request.caller, response.status, response.error_code.as_deref());
+        let event = AuditEvent {
+            operation: route.map_or("", |r| r.operation_id).to_owned(),
+            action: action.to_owned(),
+            scope,
+            left_out,
+            ..event
+        };
+        self.gate.audit(&event.bounded());
+    }
+}
+
+impl<S: Send + Sync + 'static> Dispatch for Api<S> {
+    fn dispatch(&self, request: Request) -> Response {
+        Self::dispatch(self, request)
+    }
+}
+
+/// A row of the audit for a request, without operation, action and scope.
+pub(crate) fn audit_event(
+    request: &Request,
+    caller: &Caller,
+    status: StatusCode,
+    code: Option<&str>,
+) -> AuditEvent {
+    AuditEvent {
+        at: request.now,
+        request_id: request.request_id,
+        correlation_id: request.correlation_id,
+        caller_kind: caller.kind,
+        caller_object_id: caller.object_id,
+        caller_name: caller.name.clone(),
+        client: match request.client {
+            Client::Address(address) => address.to_string(),
+            other => other.to_string(),
+        },
+        operation: String::new(),
+        action: String::new(),
+        scope: String::new(),
+        method: request.method.to_string(),
+        status: status.as_u16(),
+        code: code.unwrap_or_default().to_owned(),
+        left_out: 0,
+    }
+}
+
+fn check_api_version(request: &Request) -> Result<(), ArmError> {
+    let version = request.api_version();
+    if version.is_empty() {
+        return Err(ArmError::missing_api_version());
+    }
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    if version.len() > limits::API_VERSION_MAX_BYTES || !version.bytes().all(legal) {
+        return Err(ArmError::invalid_api_version(version));
+    }
+    Ok(())
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
+}
+
+/// How many refusals of unknown callers may still go to the audit.
+#[derive(Default)]
+struct Refusals {
+    used: f64,
+    since: Option<Timestamp>,
+    left_out: u64,
+}
+
+impl Refusals {
+    /// Whether one more may be written, and how many were left out before it.
+    fn admit(&mut self, now: Timestamp) -> Option<u64> {
+        // A clock that goes back gives nothing back.
+        let passed = self.since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()).max(0.0);
+        self.since = Some(now);
+        self.used = (self.used - passed * limits::ANONYMOUS_REFUSALS_PER_SECOND).max(0.0);
+        if self.used + 1.0 > f64::from(limits::ANONYMOUS_REFUSALS_BURST) {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.used += 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}

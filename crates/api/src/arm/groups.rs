@@ -1,0 +1,173 @@
+//! Resource groups and generic resources.
+
+use super::{Answer, App, check_subscription, group_id, id_of_machine, page, vault_id};
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use strongroom_catalog::service::ResourceGroup;
+use strongroom_engine::service::{groups, machines, operations, places, vaults};
+
+const GROUP: &str = "/subscriptions/{subscription}/resourceGroups/{group}";
+const READ: &str = "Microsoft.Resources/subscriptions/resourceGroups/read";
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Resource groups";
+    vec![
+        Route::get("/subscriptions/{subscription}/resourceGroups", "ResourceGroups_List", list)
+            .action(READ)
+            .query(LIST)
+            .summary("All resource groups.")
+            .tag(TAG),
+        Route::get(GROUP, "ResourceGroups_Get", get).action(READ).summary("A resource group.").tag(TAG),
+        Route::new(http::Method::HEAD, GROUP, "ResourceGroups_CheckExistence", exists)
+            .action(READ)
+            .success(&[204])
+            .summary("Whether a resource group is there.")
+            .tag(TAG),
+        Route::put(GROUP, "ResourceGroups_CreateOrUpdate", put)
+            .action("Microsoft.Resources/subscriptions/resourceGroups/write")
+            .takes("ResourceGroup")
+            .success(&[200, 201])
+            .summary("Makes a resource group, or changes its tags.")
+            .tag(TAG),
+        Route::patch(GROUP, "ResourceGroups_Update", patch)
+            .action("Microsoft.Resources/subscriptions/resourceGroups/write")
+            .takes("TagsPatch")
+            .summary("Changes a resource group's tags.")
+            .tag(TAG),
+        Route::delete(GROUP, "ResourceGroups_Delete", delete)
+            .action("Microsoft.Resources/subscriptions/resourceGroups/delete")
+            .success(&[202])
+            .summary("Removes a resource group that holds nothing.")
+            .tag(TAG),
+        Route::get("/subscriptions/{subscription}/operationresults/{operation}", "Operations_Result", result)
+            .action("Microsoft.Resources/subscriptions/read")
+            .success(&[200])
+            .summary("How an operation of the subscription ended.")
+            .tag(TAG),
+        Route::get("/subscriptions/{subscription}/resources", "Resources_List", resources)
+            .action("Microsoft.Resources/subscriptions/resources/read")
+            .query(LIST)
+            .summary("All resources, of all kinds.")
+            .tag(TAG),
+        Route::get(
+            "/subscriptions/{subscription}/resourceGroups/{group}/resources",
+            "Resources_ListByResourceGroup",
+            resources,
+        )
+        .action("Microsoft.Resources/subscriptions/resourceGroups/resources/read")
+        .query(LIST)
+        .summary("All resources of a group.")
+        .tag(TAG),
+    ]
+}
+
+fn show(app: &App, group: &ResourceGroup) -> Value {
+    json!({
+        "id": group_id(app, &group.name),
+        "name": group.name,
+        "type": "Microsoft.Resources/resourceGroups",
+        "location": group.location,
+        "tags": group.tags,
+        "properties": {"provisioningState": "Succeeded"},
+    })
+}
+
+#[derive(Deserialize)]
+struct Body {
+    location: Option<String>,
+    tags: Option<BTreeMap<String, String>>,
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    page(request, groups::list(&app.service)?, 1000, |g| show(app, g))
+}
+
+fn get(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    Response::ok(show(app, &groups::get(&app.service, &params["group"])?))
+}
+
+fn exists(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    Ok(match groups::find(&app.service, &params["group"])? {
+        Some(_) => Response::empty(StatusCode::NO_CONTENT),
+        None => Response::empty(StatusCode::NOT_FOUND),
+    })
+}
+
+fn put(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let body: Body = request.json()?;
+    let location = body.location.ok_or_else(|| {
+        ArmError::bad_request("LocationRequired", "The location property is required for this definition.")
+    })?;
+    let (group, is_new) = groups::put(&app.service, &params["group"], &location, body.tags)?;
+    Response::with(if is_new { StatusCode::CREATED } else { StatusCode::OK }, show(app, &group))
+}
+
+fn patch(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let body: Body = request.json()?;
+    let group = groups::get(&app.service, &params["group"])?;
+    let (group, _) = groups::put(&app.service, &group.name, &group.location, body.tags)?;
+    Response::ok(show(app, &group))
+}
+
+fn delete(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    groups::delete(&app.service, &params["group"])?;
+    let operation = operations::done(&app.service, None)?;
+    let path = format!("{}/operationresults/{}", super::subscription_id(app), operation.id);
+    Ok(Response::accepted(request, None, Some(&path), 1))
+}
+
+fn result(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let id = super::jobs::parse_id(&params["operation"], "operation")?;
+    operations::state(&app.service, id)?;
+    Ok(Response::empty(StatusCode::OK))
+}
+
+fn resources(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let service = &app.service;
+    let group = match params.get("group") {
+        Some(name) => Some(groups::get(service, name)?.name),
+        None => None,
+    };
+    let in_group = |g: &str| group.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(g));
+    let resource = |id: String, name: &str, kind: &str, location: &str| json!({"id": id, "name": name, "type": kind, "location": location});
+    let mut all = Vec::new();
+    for m in machines::list(service, None)?.iter().filter(|m| in_group(&m.group)) {
+        all.push(resource(id_of_machine(app, m), &m.name, "Microsoft.Compute/virtualMachines", &m.location));
+    }
+    for v in vaults::list(service, None)?.iter().filter(|v| in_group(&v.group)) {
+        all.push(resource(vault_id(app, v), &v.name, "Microsoft.RecoveryServices/vaults", &v.location));
+    }
+    for p in places::list(service).iter().filter(|p| in_group(&p.group)) {
+        let id = super::places::account_id(app, p);
+        all.push(resource(id, &p.name, "Microsoft.Storage/storageAccounts", &p.location));
+    }
+    for n in places::networks(service).iter().filter(|n| in_group(&n.group)) {
+        let id = super::places::network_id(app, n);
+        all.push(resource(id, &n.name, "Microsoft.Network/virtualNetworks", &n.location));
+    }
+    // The forms that clients use: resourceType eq '…', name eq '…'.
+    if let Some(filter) = request.filter()? {
+        let wanted = filter
+            .equalities(&["resourceType", "name", "resourceGroup", "location"])
+            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        all.retain(|r| {
+            let field = |name: &str| r[name].as_str().unwrap_or_default();
+            wanted.passes("resourceType", field("type"))
+                && wanted.passes("name", field("name"))
+                && wanted.passes("location", field("location"))
+        });
+    }
+    page(request, all, 1000, Value::clone)
+}

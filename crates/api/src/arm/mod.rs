@@ -1,0 +1,229 @@
+//! The resources, as Azure shows them: routes and handlers over the service's use cases.
+//!
+//! Each file is a part of the surface; each handler translates a request, calls the service, and translates what it says.
+
+mod compute;
+mod containers;
+mod format;
+mod groups;
+mod items;
+mod jobs;
+mod own;
+mod places;
+mod points;
+mod policies;
+mod status;
+mod subscriptions;
+mod unavailable;
+mod vault_config;
+mod vaults;
+
+pub use format::{duration, no_time, time};
+
+use crate::auth::Gate;
+use crate::{ArmError, Params, Request, Route};
+use http::StatusCode;
+use std::sync::Arc;
+use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_engine::service::Service;
+use strongroom_engine::{Error, ErrorKind};
+
+/// What handlers work with.
+pub struct App {
+    pub service: Service,
+    pub gate: Arc<dyn Gate>,
+}
+
+/// Every resource route.
+pub fn routes() -> Vec<Route<App>> {
+    let mut routes = Vec::new();
+    for part in [
+        subscriptions::routes,
+        groups::routes,
+        compute::routes,
+        places::routes,
+        vaults::routes,
+        vault_config::routes,
+        policies::routes,
+        containers::routes,
+        items::routes,
+        points::routes,
+        jobs::routes,
+        status::routes,
+        unavailable::routes,
+        own::routes,
+    ] {
+        routes.extend(part());
+    }
+    routes
+}
+
+pub(crate) const SUBSCRIPTION: &str = "/subscriptions/{subscription}";
+
+/// The vault's path, as a pattern.
+macro_rules! vault_path {
+    ($rest:literal) => {
+        concat!(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults/{vault}",
+            $rest
+        )
+    };
+}
+/// A protected item's path, as a pattern.
+macro_rules! item_path {
+    ($rest:literal) => {
+        concat!(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults/{vault}",
+            "/backupFabrics/{fabric}/protectionContainers/{container}/protectedItems/{item}",
+            $rest
+        )
+    };
+}
+pub(crate) use {item_path, vault_path};
+
+/// A use case's error, as Azure would say it.
+pub(crate) fn arm_error(error: Error) -> ArmError {
+    let coded = error.code;
+    let is_user_error = coded.is_some_and(|c| c.contains("UserError") || c.starts_with("ServiceResource"));
+    let (status, code) = match error.kind {
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "NotFound"),
+        ErrorKind::AlreadyExists => (StatusCode::CONFLICT, "Conflict"),
+        ErrorKind::Busy => (StatusCode::CONFLICT, "Conflict"),
+        ErrorKind::Unsupported => (StatusCode::BAD_REQUEST, "NotSupported"),
+        ErrorKind::NeedsFull => (StatusCode::CONFLICT, "Conflict"),
+        ErrorKind::Corrupt => (StatusCode::INTERNAL_SERVER_ERROR, "DataDamaged"),
+        ErrorKind::Denied => (StatusCode::FORBIDDEN, "Forbidden"),
+        ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "BadRequest"),
+        ErrorKind::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage"),
+        ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+        ErrorKind::Cancelled => (StatusCode::CONFLICT, "OperationCancelled"),
+        ErrorKind::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError"),
+    };
+    // Azure's backup plane answers what the user did wrong with 400, whatever it was.
+    let status = match is_user_error && status != StatusCode::NOT_FOUND {
+        true => StatusCode::BAD_REQUEST,
+        false => status,
+    };
+    if status.is_server_error() {
+        tracing::error!(%error, "a request failed");
+    }
+    ArmError::new(status, coded.unwrap_or(code), error.message)
+}
+
+impl From<Error> for ArmError {
+    fn from(error: Error) -> Self {
+        arm_error(error)
+    }
+}
+
+pub(crate) type Answer = Result<crate::Response, ArmError>;
+
+/// The subscription's path.
+pub(crate) fn subscription_id(app: &App) -> String {
+    format!("/subscriptions/{}", app.service.subscription())
+}
+
+/// There is one subscription.
+pub(crate) fn check_subscription(app: &App, params: &Params) -> Result<(), ArmError> {
+    let Some(given) = params.get("subscription") else { return Ok(()) };
+    if given.eq_ignore_ascii_case(&app.service.subscription().to_string()) {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        StatusCode::NOT_FOUND,
+        "SubscriptionNotFound",
+        format!("The subscription '{}' could not be found.", crate::error::shorten(given)),
+    ))
+}
+
+pub(crate) fn vault_of(app: &App, params: &Params) -> Result<Vault, ArmError> {
+    check_subscription(app, params)?;
+    Ok(strongroom_engine::service::vaults::get(&app.service, &params["group"], &params["vault"])?)
+}
+
+/// The vault and the item that a path names. Container and fabric must be the item's own.
+pub(crate) fn item_of(app: &App, params: &Params) -> Result<(Vault, Item), ArmError> {
+    let vault = vault_of(app, params)?;
+    let item = strongroom_engine::service::items::get(&app.service, &vault, &params["item"])?;
+    check_container(params, &item.container())?;
+    Ok((vault, item))
+}
+
+/// Whether the path's fabric and container are those of what it names.
+pub(crate) fn check_container(params: &Params, container: &str) -> Result<(), ArmError> {
+    check_fabric(params)?;
+    let given = &params["container"];
+    let bare = |name: &str| {
+        let name = name.to_lowercase();
+        name.strip_prefix("iaasvmcontainer;").map(str::to_owned).unwrap_or(name)
+    };
+    if bare(given) == bare(container) {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        StatusCode::NOT_FOUND,
+        "BMSUserErrorContainerObjectNotFound",
+        format!("The container '{}' was not found in this vault.", crate::error::shorten(given)),
+    ))
+}
+
+pub(crate) fn check_fabric(params: &Params) -> Result<(), ArmError> {
+    match params.get("fabric") {
+        Some(fabric) if !fabric.eq_ignore_ascii_case("Azure") => Err(ArmError::new(
+            StatusCode::NOT_FOUND,
+            "BMSUserErrorFabricNotFound",
+            format!("There is no backup fabric '{}'; there is one, 'Azure'.", crate::error::shorten(fabric)),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// ARM ids.
+pub(crate) fn group_id(app: &App, group: &str) -> String {
+    format!("{}/resourceGroups/{group}", subscription_id(app))
+}
+
+pub(crate) fn vault_id(app: &App, vault: &Vault) -> String {
+    format!("{}/providers/Microsoft.RecoveryServices/vaults/{}", group_id(app, &vault.group), vault.name)
+}
+
+pub(crate) fn machine_id(app: &App, group: &str, name: &str) -> String {
+    format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group_id(app, group))
+}
+
+pub(crate) fn id_of_machine(app: &App, machine: &Machine) -> String {
+    machine_id(app, &machine.group, &machine.name)
+}
+
+pub(crate) fn container_id(app: &App, vault: &Vault, container: &str) -> String {
+    format!("{}/backupFabrics/Azure/protectionContainers/{container}", vault_id(app, vault))
+}
+
+pub(crate) fn item_id(app: &App, vault: &Vault, item: &Item) -> String {
+    format!("{}/protectedItems/{}", container_id(app, vault, &item.container()), item.name())
+}
+
+/// Who asks, as jobs note it.
+pub(crate) fn caller(request: &Request) -> String {
+    request.caller().name.clone()
+}
+
+/// One page of what is all in memory, after the caller's `$skipToken`.
+pub(crate) fn page<T>(
+    request: &Request,
+    all: Vec<T>,
+    max: usize,
+    show: impl Fn(&T) -> serde_json::Value,
+) -> Answer {
+    let page = request.page(max)?;
+    let skip = match &page.after {
+        None => 0,
+        Some(after) => after
+            .parse::<usize>()
+            .map_err(|_| ArmError::invalid_parameter("$skipToken", "it is not one of this list's"))?,
+    };
+    let shown: Vec<_> = all.iter().skip(skip).take(page.limit).map(show).collect();
+    let next = skip + shown.len();
+    let cursor = (next < all.len() && !shown.is_empty()).then(|| next.to_string());
+    request.list(shown, cursor.as_deref())
+}

@@ -1,0 +1,503 @@
+//! Recovery Services vaults.
+
+use super::{Answer, App, check_subscription, page, subscription_id, vault_id, vault_of, vault_path};
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
+use strongroom_engine::service::vaults::{self, VaultSettings};
+use strongroom_engine::service::operations;
+
+const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
+const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Vaults";
+    vec![
+        Route::get(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/vaults",
+            "Vaults_ListBySubscriptionId",
+            list,
+        )
+        .action(READ)
+        .query(LIST)
+        .summary("All vaults.")
+        .tag(TAG),
+        Route::get(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults",
+            "Vaults_ListByResourceGroup",
+            list,
+        )
+        .action(READ)
+        .query(LIST)
+        .summary("The vaults of a group.")
+        .tag(TAG),
+        Route::get(vault_path!(""), "Vaults_Get", get).action(READ).answers("Vault").summary("A vault.").tag(TAG),
+        Route::put(vault_path!(""), "Vaults_CreateOrUpdate", put)
+            .action(WRITE)
+            .takes("Vault")
+            .answers("Vault")
+            .success(&[200, 201])
+            .summary("Makes a vault, or changes one.")
+            .tag(TAG),
+        Route::patch(vault_path!(""), "Vaults_Update", patch)
+            .action(WRITE)
+            .takes("VaultPatch")
+            .success(&[200, 202])
+            .summary("Changes a vault.")
+            .tag(TAG),
+        Route::delete(vault_path!(""), "Vaults_Delete", delete)
+            .action("Microsoft.RecoveryServices/Vaults/delete")
+            .success(&[202])
+            .summary("Deletes a vault without protected items.")
+            .tag(TAG),
+        Route::get(vault_path!("/operationStatus/{operation}"), "Operations_OperationStatusGet", status)
+            .action("Microsoft.RecoveryServices/Vaults/operationStatus/read")
+            .summary("How an operation on the vault stands.")
+            .tag(TAG),
+        Route::get(vault_path!("/operationResults/{operation}"), "Operations_GetOperationResult", result)
+            .action("Microsoft.RecoveryServices/Vaults/operationResults/read")
+            .summary("How an operation on the vault ended.")
+            .tag(TAG),
+        Route::get(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults",
+            "DeletedVaults_ListBySubscriptionId",
+            deleted,
+        )
+        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
+        .summary("Deleted vaults that can be brought back.")
+        .tag(TAG),
+        Route::get(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}",
+            "DeletedVaults_Get",
+            deleted_one,
+        )
+        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
+        .summary("A deleted vault.")
+        .tag(TAG),
+        Route::post(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/undelete",
+            "DeletedVaults_Undelete",
+            undelete,
+        )
+        .action("Microsoft.RecoveryServices/locations/deletedVaults/undelete/action")
+        .takes("UndeleteRequest")
+        .success(&[202])
+        .summary("Brings a deleted vault back.")
+        .tag(TAG),
+        Route::get(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/operations/{operation}",
+            "DeletedVaults_GetOperationStatus",
+            deleted_status,
+        )
+        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
+        .summary("How bringing a vault back stands.")
+        .tag(TAG),
+    ]
+}
+
+fn soft_delete_name(state: SoftDelete) -> &'static str {
+    match state {
+        SoftDelete::Enabled => "Enabled",
+        SoftDelete::Disabled => "Disabled",
+        // Azure's own spelling in answers.
+        SoftDelete::AlwaysOn => "AlwaysON",
+    }
+}
+
+pub(super) fn soft_delete_of(text: &str) -> Result<SoftDelete, ArmError> {
+    match text.to_lowercase().as_str() {
+        "enabled" | "enable" => Ok(SoftDelete::Enabled),
+        "disabled" | "disable" => Ok(SoftDelete::Disabled),
+        "alwayson" => Ok(SoftDelete::AlwaysOn),
+        _ => Err(ArmError::invalid_parameter("softDeleteState", "it is Enabled, Disabled or AlwaysOn")),
+    }
+}
+
+pub(super) fn redundancy_name(redundancy: Redundancy) -> &'static str {
+    match redundancy {
+        Redundancy::Local => "LocallyRedundant",
+        Redundancy::Zone => "ZoneRedundant",
+        Redundancy::Geo => "GeoRedundant",
+    }
+}
+
+pub(super) fn redundancy_of(text: &str) -> Result<Redundancy, ArmError> {
+    match text.to_lowercase().as_str() {
+        "locallyredundant" => Ok(Redundancy::Local),
+        "zoneredundant" => Ok(Redundancy::Zone),
+        "georedundant" | "readaccessgeozoneredundant" => Ok(Redundancy::Geo),
+        _ => Err(ArmError::invalid_parameter(
+            "standardTierStorageRedundancy",
+            "it is LocallyRedundant, ZoneRedundant or GeoRedundant",
+        )),
+    }
+}
+
+fn immutability_name(state: Immutability) -> &'static str {
+    match state {
+        Immutability::Disabled => "Disabled",
+        Immutability::Unlocked => "Unlocked",
+        Immutability::Locked => "Locked",
+    }
+}
+
+pub(super) fn etag(vault: &Vault) -> String {
+    let at = super::time(vault.changed_at).replace(':', "%3A");
+    format!("W/\"datetime'{at}'\"")
+}
+
+pub(super) fn show(app: &App, vault: &Vault) -> Result<Value, ArmError> {
+    let items = vaults::item_count(&app.service, vault, true)?;
+    let mut properties = json!({
+        "provisioningState": "Succeeded",
+        "privateEndpointStateForBackup": "None",
+        "privateEndpointStateForSiteRecovery": "None",
+        "monitoringSettings": {
+            "azureMonitorAlertSettings": {
+                "alertsForAllJobFailures": "Enabled",
+                "alertsForAllReplicationIssues": "Enabled",
+                "alertsForAllFailoverIssues": "Enabled",
+            },
+            "classicAlertSettings": {
+                "alertsForCriticalOperations": "Enabled",
+                "emailNotificationsForSiteRecovery": "Enabled",
+            },
+        },
+        "costManagementSettings": {"granularityLevel": "VaultLevel"},
+        "backupStorageVersion": if items > 0 { "V2" } else { "Unassigned" },
+        "securitySettings": {
+            "softDeleteSettings": {
+                "softDeleteRetentionPeriodInDays": vault.soft_delete_days,
+                "softDeleteState": soft_delete_name(vault.soft_delete),
+                "enhancedSecurityState": soft_delete_name(vault.enhanced_security),
+            },
+            "immutabilitySettings": {"state": immutability_name(vault.immutability)},
+            "multiUserAuthorization": "Disabled",
+            "sourceScanConfiguration": {"state": "Disabled"},
+        },
+        "redundancySettings": {
+            "standardTierStorageRedundancy": redundancy_name(vault.redundancy),
+            "crossRegionRestore": if vault.cross_region_restore { "Enabled" } else { "Disabled" },
+        },
+        "regionOfChoiceSettings": {"status": "Disabled"},
+        "secureScore": "Adequate",
+        "bcdrSecurityLevel": "Good",
+        "publicNetworkAccess": "Enabled",
+        "restoreSettings": {"crossSubscriptionRestoreSettings": {"crossSubscriptionRestoreState": "Enabled"}},
+    });
+    if let Value::Object(map) = &mut properties {
+        map.extend(vault.kept.clone());
+    }
+    let mut shown = json!({
+        "location": vault.location,
+        "name": vault.name,
+        "etag": etag(vault),
+    });
+    if !vault.tags.is_empty() {
+        shown["tags"] = json!(vault.tags);
+    }
+    if let Some(identity) = &vault.identity {
+        shown["identity"] = identity.clone();
+    }
+    shown["properties"] = properties;
+    shown["id"] = vault_id(app, vault).into();
+    shown["type"] = "Microsoft.RecoveryServices/vaults".into();
+    shown["sku"] = vault.sku.clone();
+    Ok(shown)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Body {
+    location: Option<String>,
+    tags: Option<BTreeMap<String, String>>,
+    sku: Option<Value>,
+    identity: Option<Value>,
+    properties: Option<Properties>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Properties {
+    security_settings: Option<SecuritySettings>,
+    redundancy_settings: Option<RedundancySettings>,
+    monitoring_settings: Option<Value>,
+    cost_management_settings: Option<Value>,
+    public_network_access: Option<Value>,
+    restore_settings: Option<Value>,
+    encryption: Option<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct SecuritySettings {
+    soft_delete_settings: Option<SoftDeleteSettings>,
+    immutability_settings: Option<ImmutabilitySettings>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct SoftDeleteSettings {
+    soft_delete_state: Option<String>,
+    enhanced_security_state: Option<String>,
+    soft_delete_retention_period_in_days: Option<i64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ImmutabilitySettings {
+    state: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RedundancySettings {
+    standard_tier_storage_redundancy: Option<String>,
+    cross_region_restore: Option<String>,
+}
+
+impl Body {
+    fn settings(self, app: &App, before: Option<&Vault>) -> Result<VaultSettings, ArmError> {
+        let properties = self.properties.unwrap_or_default();
+        if properties.encryption.as_ref().is_some_and(|e| !e.is_null()) {
+            return Err(super::unavailable::not_available("Encryption with customer-managed keys"));
+        }
+        let mut settings = VaultSettings {
+            tags: self.tags,
+            sku: self.sku.filter(Value::is_object),
+            identity: match self.identity {
+                None | Some(Value::Null) => None,
+                Some(identity) => Some(identity_of(app, &identity, before)?),
+            },
+            ..VaultSettings::default()
+        };
+        let security = properties.security_settings.unwrap_or_default();
+        let soft = security.soft_delete_settings.unwrap_or_default();
+        settings.soft_delete = soft.soft_delete_state.as_deref().map(soft_delete_of).transpose()?;
+        settings.enhanced_security = soft.enhanced_security_state.as_deref().map(soft_delete_of).transpose()?;
+        settings.soft_delete_days =
+            soft.soft_delete_retention_period_in_days.map(|days| u32::try_from(days).unwrap_or(0));
+        if let Some(state) = security.immutability_settings.and_then(|i| i.state) {
+            settings.immutability = Some(match state.to_lowercase().as_str() {
+                "disabled" => Immutability::Disabled,
+                "unlocked" => Immutability::Unlocked,
+                "locked" => Immutability::Locked,
+                _ => {
+                    return Err(ArmError::invalid_parameter(
+                        "immutabilitySettings.state",
+                        "it is Disabled, Unlocked or Locked",
+                    ));
+                }
+            });
+        }
+        let redundancy = properties.redundancy_settings.unwrap_or_default();
+        settings.redundancy =
+            redundancy.standard_tier_storage_redundancy.as_deref().map(redundancy_of).transpose()?;
+        settings.cross_region_restore =
+            redundancy.cross_region_restore.map(|state| state.eq_ignore_ascii_case("enabled"));
+        for (name, value) in [
+            ("monitoringSettings", properties.monitoring_settings),
+            ("costManagementSettings", properties.cost_management_settings),
+            ("publicNetworkAccess", properties.public_network_access),
+            ("restoreSettings", properties.restore_settings),
+        ] {
+            // They are shown again as they came: never null, and never large.
+            if let Some(value) = value.filter(|v| !v.is_null() && v.to_string().len() <= 4096) {
+                settings.kept.insert(name.into(), value);
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// The identity a client asks for; its ids stay the same for the life of the vault.
+fn identity_of(app: &App, wanted: &Value, before: Option<&Vault>) -> Result<Option<Value>, ArmError> {
+    let kind = wanted["type"].as_str().unwrap_or("None").to_lowercase().replace(' ', "");
+    let system = kind.contains("systemassigned");
+    let user = kind.contains("userassigned");
+    if !system && !user {
+        return Ok(None);
+    }
+    let mut identity = serde_json::Map::new();
+    if system {
+        let known = before.and_then(|v| v.identity.as_ref()).and_then(|i| i["principalId"].as_str());
+        let id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+        identity.insert("principalId".into(), id.into());
+        identity.insert("tenantId".into(), app.service.tenant().to_string().into());
+    }
+    let name = match (system, user) {
+        (true, true) => "SystemAssigned, UserAssigned",
+        (false, true) => "UserAssigned",
+        _ => "SystemAssigned",
+    };
+    identity.insert("type".into(), name.into());
+    if user {
+        let mut users = before
+            .and_then(|v| v.identity.as_ref())
+            .and_then(|i| i["userAssignedIdentities"].as_object().cloned())
+            .unwrap_or_default();
+        if let Some(wanted) = wanted["userAssignedIdentities"].as_object() {
+            for (id, value) in wanted.iter().take(100) {
+                // Null takes one away.
+                match value.is_null() {
+                    true => drop(users.remove(id)),
+                    false => {
+                        users.entry(id.clone()).or_insert_with(|| {
+                            json!({
+                                "clientId": uuid::Uuid::new_v4().to_string(),
+                                "principalId": uuid::Uuid::new_v4().to_string(),
+                            })
+                        });
+                    }
+                }
+            }
+        }
+        identity.insert("userAssignedIdentities".into(), Value::Object(users));
+    }
+    Ok(Some(Value::Object(identity)))
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let all = vaults::list(&app.service, params.get("group"))?;
+    let shown = all.iter().map(|v| show(app, v)).collect::<Result<Vec<_>, _>>()?;
+    page(request, shown, 1000, Value::clone)
+}
+
+fn get(app: &App, _: &Request, params: &Params) -> Answer {
+    Response::ok(show(app, &vault_of(app, params)?)?)
+}
+
+fn put(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let body: Body = request.json()?;
+    let location = body.location.clone().ok_or_else(|| {
+        ArmError::bad_request("LocationRequired", "The location property is required for this definition.")
+    })?;
+    let before = vaults::find(&app.service, &params["group"], &params["vault"])?;
+    let settings = body.settings(app, before.as_ref())?;
+    let (vault, is_new) =
+        vaults::put(&app.service, &params["group"], &params["vault"], &location, &settings)?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let operation = operations::done(&app.service, Some(vault.id))?;
+    let path = format!("{}/operationStatus/{}", vault_id(app, &vault), operation.id);
+    let answer = Response::with(status, show(app, &vault)?)?;
+    Ok(match is_new {
+        true => answer
+            .header(http::HeaderName::from_static("azure-asyncoperation"), request.url_of(&path))
+            .retry_after(1),
+        false => answer,
+    })
+}
+
+fn patch(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let body: Body = request.json()?;
+    let vault = vaults::update(&app.service, &vault, &body.settings(app, Some(&vault))?)?;
+    Response::ok(show(app, &vault)?)
+}
+
+fn delete(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = match vault_of(app, params) {
+        Ok(vault) => vault,
+        // Deleting what is not there is done already; but only if the group is.
+        Err(error) if error.status == StatusCode::NOT_FOUND && error.code == "ResourceNotFound" => {
+            return Ok(Response::empty(StatusCode::NO_CONTENT));
+        }
+        Err(error) => return Err(error),
+    };
+    vaults::delete(&app.service, &vault)?;
+    let operation = operations::done(&app.service, None)?;
+    let base = vault_id(app, &vault);
+    let status = format!("{base}/operationStatus/{}", operation.id);
+    let result = format!("{base}/operationResults/{}", operation.id);
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}
+
+fn status(app: &App, _: &Request, params: &Params) -> Answer {
+    // Also when the vault is gone: that may be what the operation did.
+    check_subscription(app, params)?;
+    let state = operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    Response::ok(super::jobs::show_operation(&state))
+}
+
+fn result(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    match vaults::find(&app.service, &params["group"], &params["vault"])? {
+        Some(vault) => Response::ok(show(app, &vault)?),
+        None => Ok(Response::empty(StatusCode::NO_CONTENT)),
+    }
+}
+
+fn deleted_name(vault: &Vault) -> String {
+    format!("{}_{}", vault.group, vault.id)
+}
+
+fn show_deleted(app: &App, vault: &Vault) -> Value {
+    let name = deleted_name(vault);
+    let at = |time: Option<jiff::Timestamp>| time.map(super::time).unwrap_or_default();
+    json!({
+        "id": format!(
+            "{}/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults/{name}",
+            subscription_id(app), vault.location
+        ),
+        "name": name,
+        "type": "Microsoft.RecoveryServices/locations/deletedVaults",
+        "location": vault.location,
+        "properties": {
+            "vaultId": vault_id(app, vault),
+            "vaultDeletionTime": at(vault.deleted_at),
+            "purgeAt": at(vault.purge_at),
+        },
+    })
+}
+
+pub(super) fn all_deleted(app: &App) -> Result<Vec<Value>, ArmError> {
+    Ok(vaults::list_all_deleted(&app.service)?.iter().map(|v| show_deleted(app, v)).collect())
+}
+
+fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    page(request, vaults::list_deleted(&app.service, &params["location"])?, 1000, |v| show_deleted(app, v))
+}
+
+fn find_deleted(app: &App, params: &Params) -> Result<Vault, ArmError> {
+    check_subscription(app, params)?;
+    let wanted = &params["deleted"];
+    vaults::list_deleted(&app.service, &params["location"])?
+        .into_iter()
+        .find(|v| deleted_name(v).eq_ignore_ascii_case(wanted) || v.name.eq_ignore_ascii_case(wanted))
+        .ok_or_else(|| {
+            ArmError::not_found(
+                "ResourceNotFound",
+                format!("The deleted vault '{}' was not found in this location.", crate::error::shorten(wanted)),
+            )
+        })
+}
+
+fn deleted_one(app: &App, _: &Request, params: &Params) -> Answer {
+    Response::ok(show_deleted(app, &find_deleted(app, params)?))
+}
+
+fn undelete(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = find_deleted(app, params)?;
+    let path = format!(
+        "{}/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults/{}",
+        subscription_id(app),
+        vault.location,
+        deleted_name(&vault)
+    );
+    let vault = vaults::undelete(&app.service, vault.id)?;
+    let operation = operations::done(&app.service, Some(vault.id))?;
+    let path = format!("{path}/operations/{}", operation.id);
+    Ok(Response::accepted(request, Some(&path), Some(&path), 1))
+}
+
+fn deleted_status(app: &App, request: &Request, params: &Params) -> Answer {
+    status(app, request, params)
+}

@@ -1,0 +1,166 @@
+//! An answer: status, headers, and a body that is JSON or bytes.
+
+use crate::ArmError;
+use crate::http::request::Request;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde::Serialize;
+use serde_json::Value;
+
+/// What an answer carries.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    Empty,
+    /// Sent as compact UTF-8, `application/json; charset=utf-8`.
+    Json(Value),
+    /// Anything else, such as a file of the portal.
+    Bytes {
+        content_type: &'static str,
+        bytes: Bytes,
+    },
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Body,
+    /// An error's code, for the log and the audit.
+    pub error_code: Option<String>,
+}
+
+impl Response {
+    /// 200 with JSON.
+    pub fn ok(body: impl Serialize) -> Result<Self, ArmError> {
+        Self::with(StatusCode::OK, body)
+    }
+
+    /// Any status with JSON.
+    pub fn with(status: StatusCode, body: impl Serialize) -> Result<Self, ArmError> {
+        let body = serde_json::to_value(body).map_err(|e| {
+            // A map with keys that are not text: a mistake in our types, not the caller's.
+            tracing::error!(error = %e, "an answer could not be written as JSON");
+            ArmError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalServerError",
+                "The answer could not be written.",
+            )
+        })?;
+        Ok(Self::json(status, body))
+    }
+
+    pub fn json(status: StatusCode, body: Value) -> Self {
+        Self { status, headers: HeaderMap::new(), body: Body::Json(body), error_code: None }
+    }
+
+    /// A status alone: 202 and 204.
+    pub fn empty(status: StatusCode) -> Self {
+        Self { status, headers: HeaderMap::new(), body: Body::Empty, error_code: None }
+    }
+
+    pub fn bytes(content_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let body = Body::Bytes { content_type, bytes: bytes.into() };
+        Self { status: StatusCode::OK, headers: HeaderMap::new(), body, error_code: None }
+    }
+
+    /// Adds a header. A value that cannot be one (control characters) is left out and logged: it can only come from a
+    /// name that should have been encoded.
+    pub fn header(mut self, name: HeaderName, value: impl AsRef<str>) -> Self {
+        match HeaderValue::from_str(value.as_ref()) {
+            Ok(value) => {
+                self.headers.insert(name, value);
+            }
+            Err(_) => tracing::error!(%name, "a header's value was not one"),
+        }
+        self
+    }
+
+    /// 202 with an empty body and where to follow it: `Azure-AsyncOperation` and `Location`, each a path of ours, sent
+    /// as URLs with the caller's api-version, and `Retry-After`.
+    pub fn accepted(
+        request: &Request,
+        status_path: Option<&str>,
+        result_path: Option<&str>,
+        retry_after_seconds: u32,
+    ) -> Self {
+        let mut out = Self::empty(StatusCode::ACCEPTED);
+        if let Some(path) = status_path {
+            out = out.header(HeaderName::from_static("azure-asyncoperation"), request.url_of(path));
+        }
+        if let Some(path) = result_path {
+            out = out.header(header::LOCATION, request.url_of(path));
+        }
+        out.retry_after(retry_after_seconds)
+    }
+
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.header(header::RETRY_AFTER, seconds.to_string())
+    }
+
+    /// The body's bytes and their type, as they go over the wire.
+    pub fn wire_body(&self) -> (Option<&'static str>, Bytes) {
+        match &self.body {
+            Body::Empty => (None, Bytes::new()),
+            Body::Json(value) => (Some("application/json; charset=utf-8"), Bytes::from(value.to_string())),
+            Body::Bytes { content_type, bytes } => (Some(content_type), bytes.clone()),
+        }
+    }
+
+    /// The JSON of the body, if it is JSON.
+    pub fn json_body(&self) -> Option<&Value> {
+        match &self.body {
+            Body::Json(value) => Some(value),
+            Body::Empty | Body::Bytes { .. } => None,
+        }
+    }
+
+    /// The headers that every answer of Azure's carries, as far as the handler has not set them.
+    pub(crate) fn complete(&mut self, request: Option<&Request>) {
+        let mut set = |name: &'static str, value: HeaderValue| {
+            self.headers.entry(HeaderName::from_static(name)).or_insert(value);
+        };
+        set("cache-control", HeaderValue::from_static("no-cache"));
+        set("pragma", HeaderValue::from_static("no-cache"));
+        set("expires", HeaderValue::from_static("-1"));
+        set("strict-transport-security", HeaderValue::from_static("max-age=31536000; includeSubDomains"));
+        set("x-content-type-options", HeaderValue::from_static("nosniff"));
+        let Some(request) = request else { return };
+        // Nothing is counted: concurrency is what is limited here. Clients only look for the header.
+        match request.method {
+            Method::GET | Method::HEAD => {
+                set(
+                    "x-ms-ratelimit-remaining-subscription-resource-requests",
+                    HeaderValue::from_static("1099"),
+                );
+            }
+            Method::DELETE => {
+                set("x-ms-ratelimit-remaining-subscription-deletes", HeaderValue::from_static("799"))
+            }
+            _ => set("x-ms-ratelimit-remaining-subscription-writes", HeaderValue::from_static("799")),
+        }
+        let id = |id: uuid::Uuid| HeaderValue::from_str(&id.to_string()).ok();
+        if let (Some(own), Some(correlation)) = (id(request.request_id), id(request.correlation_id)) {
+            set("x-ms-request-id", own);
+            set("x-ms-correlation-request-id", correlation);
+        }
+        // Clients that number their requests get the number back when they ask for it.
+        let wanted = request.headers.get("x-ms-return-client-request-id");
+        if wanted.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"true"))
+            && let Some(given) = request.headers.get("x-ms-client-request-id")
+        {
+            set("x-ms-client-request-id", given.clone());
+        }
+    }
+}
+
+impl From<ArmError> for Response {
+    fn from(error: ArmError) -> Self {
+        let mut out = Self::json(error.status, error.to_json());
+        for (name, value) in &error.headers {
+            out = out.header(name.clone(), value);
+        }
+        out.error_code = Some(error.code.into_owned());
+        out
+    }
+}

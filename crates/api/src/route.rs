@@ -1,0 +1,454 @@
+//! The route table: every operation there is, what it takes, what it needs, and who handles it.
+//!
+//! A table is plain data that can be walked ([`crate::Api::routes`]), so that a test can try every route as every kind of caller
+//! and the OpenAPI document cannot leave one out. Literal segments match without regard to case, parameters keep the
+//! caller's case, and of several patterns that match, the one with the earliest literal wins.
+
+use crate::http::{Request, Response};
+use crate::{ArmError, limits};
+use http::Method;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Index;
+use thiserror::Error;
+
+/// What a caller needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: metadata, sign-in, the portal's files.
+    Public,
+    /// To be somebody. The handler itself shows each caller only what is theirs.
+    Authenticated,
+    /// This ARM action, over the scope that the path names.
+    Action(&'static str),
+}
+
+/// A query parameter, for the OpenAPI document. `api-version` is implied wherever a caller must be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryParameter {
+    pub name: &'static str,
+    pub description: &'static str,
+    pub required: bool,
+}
+
+impl QueryParameter {
+    pub const fn optional(name: &'static str, description: &'static str) -> Self {
+        Self { name, description, required: false }
+    }
+}
+
+/// The usual three of a list.
+pub const FILTER: QueryParameter = QueryParameter::optional("$filter", "An OData filter.");
+pub const TOP: QueryParameter = QueryParameter::optional("$top", "How many items a page holds at most.");
+pub const SKIP_TOKEN: QueryParameter =
+    QueryParameter::optional("$skipToken", "Where to go on, from the nextLink of the page before.");
+pub const LIST: &[QueryParameter] = &[FILTER, TOP, SKIP_TOKEN];
+
+/// Blocking; runs on a thread of its own. The path's parameters are in [`Params`].
+pub type Handler<S> = fn(&S, &Request, &Params) -> Result<Response, ArmError>;
+
+/// One operation.
+pub struct Route<S> {
+    pub method: Method,
+    /// `/literal/{parameter}/…`; the last segment may be `{rest*}`, which takes all that remains, at least one segment.
+    pub pattern: &'static str,
+    pub access: Access,
+    /// Unique, as Azure's specifications name operations: `Vaults_Get`.
+    pub operation_id: &'static str,
+    pub summary: &'static str,
+    /// A group in the OpenAPI document.
+    pub tag: &'static str,
+    /// Names of schemas among the document's components.
+    pub request_schema: Option<&'static str>,
+    pub response_schema: Option<&'static str>,
+    /// Statuses of success, the first with the response's schema.
+    pub success: &'static [u16],
+    pub query: &'static [QueryParameter],
+    /// Whether a request without `api-version` is refused, as Azure does. True unless the route is public.
+    pub needs_api_version: bool,
+    /// Whether a call that changes something is written to the audit by dispatch; sign-in writes its own rows.
+    pub audited: bool,
+    pub(crate) handler: Action<S>,
+}
+
+/// Who answers.
+pub(crate) enum Action<S> {
+    Handler(Handler<S>),
+    /// The OpenAPI document, which no handler knows.
+    Document,
+}
+
+impl<S> Route<S> {
+    pub fn new(
+        method: Method,
+        pattern: &'static str,
+        operation_id: &'static str,
+        handler: Handler<S>,
+    ) -> Self {
+        Self::with(method, pattern, operation_id, Action::Handler(handler))
+    }
+
+    pub(crate) fn with(
+        method: Method,
+        pattern: &'static str,
+        operation_id: &'static str,
+        handler: Action<S>,
+    ) -> Self {
+        Self {
+            method,
+            pattern,
+            access: Access::Authenticated,
+            operation_id,
+            summary: "",
+            tag: "",
+            request_schema: None,
+            response_schema: None,
+            success: &[200],
+            query: &[],
+            needs_api_version: true,
+            audited: true,
+            handler,
+        }
+    }
+
+    pub fn get(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
+        Self::new(Method::GET, pattern, operation_id, handler)
+    }
+
+    pub fn put(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
+        Self::new(Method::PUT, pattern, operation_id, handler)
+    }
+
+    pub fn post(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
+        Self::new(Method::POST, pattern, operation_id, handler)
+    }
+
+    pub fn patch(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
+        Self::new(Method::PATCH, pattern, operation_id, handler)
+    }
+
+    pub fn delete(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
+        Self::new(Method::DELETE, pattern, operation_id, handler)
+    }
+
+    pub fn public(mut self) -> Self {
+        self.access = Access::Public;
+        self.needs_api_version = false;
+        self
+    }
+
+    pub fn action(mut self, action: &'static str) -> Self {
+        self.access = Access::Action(action);
+        self
+    }
+
+    pub fn summary(mut self, text: &'static str) -> Self {
+        self.summary = text;
+        self
+    }
+
+    pub fn tag(mut self, tag: &'static str) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    pub fn takes(mut self, schema: &'static str) -> Self {
+        self.request_schema = Some(schema);
+        self
+    }
+
+    pub fn answers(mut self, schema: &'static str) -> Self {
+        self.response_schema = Some(schema);
+        self
+    }
+
+    pub fn success(mut self, statuses: &'static [u16]) -> Self {
+        self.success = statuses;
+        self
+    }
+
+    pub fn query(mut self, parameters: &'static [QueryParameter]) -> Self {
+        self.query = parameters;
+        self
+    }
+
+    pub fn any_api_version_or_none(mut self) -> Self {
+        self.needs_api_version = false;
+        self
+    }
+
+    pub fn unaudited(mut self) -> Self {
+        self.audited = false;
+        self
+    }
+
+    /// Whether a call may change something.
+    pub fn is_write(&self) -> bool {
+        self.method != Method::GET && self.method != Method::HEAD
+    }
+
+    /// The pattern's segments: literals, and parameters in braces.
+    pub fn segments(&self) -> impl Iterator<Item = Segment> + use<S> {
+        self.pattern.split('/').filter(|s| !s.is_empty()).map(Segment::of)
+    }
+
+    /// The ARM id that authorisation is asked for: the path up to its last whole type and name, so without the collection
+    /// or the verb that a path may end in.
+    pub fn scope(&self, path: &[String]) -> String {
+        let mut end = 0;
+        let mut in_provider = false;
+        let mut at = 0;
+        while at + 1 < path.len() {
+            if !in_provider && path[at].eq_ignore_ascii_case("providers") {
+                in_provider = true;
+                // The namespace by itself is no resource: what counts are the pairs after it.
+                at += 2;
+                continue;
+            }
+            at += 2;
+            end = at;
+        }
+        let kept = &path[..end.min(path.len())];
+        if kept.is_empty() {
+            return String::from("/");
+        }
+        kept.iter().fold(String::new(), |out, segment| out + "/" + segment)
+    }
+}
+
+impl<S> std::fmt::Debug for Route<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} ({})", self.method, self.pattern, self.operation_id)
+    }
+}
+
+/// A segment of a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment {
+    Literal(&'static str),
+    Parameter(&'static str),
+    Rest(&'static str),
+}
+
+impl Segment {
+    fn of(text: &'static str) -> Self {
+        match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            None => Self::Literal(text),
+            Some(name) => match name.strip_suffix('*') {
+                None => Self::Parameter(name),
+                Some(name) => Self::Rest(name),
+            },
+        }
+    }
+}
+
+/// What a path's parameters are, by name.
+///
+/// ```
+/// # use strongroom_api::Params;
+/// let params = Params::from([("vault", "V1")]);
+/// assert_eq!(&params["vault"], "V1");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Params(Vec<(&'static str, String)>);
+
+impl Params {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+}
+
+impl<const N: usize> From<[(&'static str, &str); N]> for Params {
+    fn from(pairs: [(&'static str, &str); N]) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name, value.to_owned())).collect())
+    }
+}
+
+/// Panics if the route's pattern has no such parameter: a mistake in the table, never in a request.
+impl Index<&str> for Params {
+    type Output = str;
+
+    fn index(&self, name: &str) -> &str {
+        self.get(name).unwrap_or_else(|| panic!("the route's pattern has no parameter {{{name}}}"))
+    }
+}
+
+/// What is wrong with a table. Found when the service starts, whatever requests come.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RouteError {
+    #[error("the pattern {0} is malformed")]
+    Pattern(&'static str),
+    #[error("{0} and {1} match the same requests")]
+    Duplicate(String, String),
+    #[error("the operation {0} is there twice")]
+    OperationTwice(&'static str),
+    #[error("{route} names the schema {schema}, which is not among the components")]
+    UnknownSchema { route: String, schema: &'static str },
+}
+
+/// All routes, findable.
+pub(crate) struct Table<S> {
+    routes: Vec<Route<S>>,
+    root: Node,
+    /// Provider namespaces that some pattern names, in lower case.
+    namespaces: BTreeSet<String>,
+}
+
+#[derive(Default)]
+struct Node {
+    literals: HashMap<String, Node>,
+    parameter: Option<Box<Node>>,
+    /// By method; indices into the table.
+    here: BTreeMap<String, usize>,
+    rest: BTreeMap<String, usize>,
+}
+
+/// What a path leads to.
+pub(crate) enum Found<'a, S> {
+    Route(&'a Route<S>, Params),
+    /// The path exists; these methods do. Public if all its routes are.
+    OtherMethods {
+        allow: String,
+        public: bool,
+    },
+    Nothing,
+}
+
+impl<S> Table<S> {
+    pub(crate) fn new(routes: Vec<Route<S>>) -> Result<Self, RouteError> {
+        let mut table = Self { routes: Vec::new(), root: Node::default(), namespaces: BTreeSet::new() };
+        let mut operations = HashSet::new();
+        for (index, route) in routes.iter().enumerate() {
+            if !operations.insert(route.operation_id) {
+                return Err(RouteError::OperationTwice(route.operation_id));
+            }
+            table.insert(route, index, &routes)?;
+        }
+        table.routes = routes;
+        Ok(table)
+    }
+
+    fn insert(&mut self, route: &Route<S>, index: usize, routes: &[Route<S>]) -> Result<(), RouteError> {
+        let malformed = || RouteError::Pattern(route.pattern);
+        if !route.pattern.starts_with('/') || route.segments().count() > limits::PATH_SEGMENTS_MAX {
+            return Err(malformed());
+        }
+        let mut names = HashSet::new();
+        let mut node = &mut self.root;
+        let mut rest = false;
+        let mut after_providers = false;
+        for segment in route.segments() {
+            if rest {
+                return Err(malformed());
+            }
+            match segment {
+                Segment::Literal(text) => {
+                    if text.is_empty() || text.contains(['{', '}', '*', '%']) {
+                        return Err(malformed());
+                    }
+                    let lower = text.to_lowercase();
+                    if after_providers {
+                        self.namespaces.insert(lower.clone());
+                    }
+                    after_providers = lower == "providers";
+                    node = node.literals.entry(lower).or_default();
+                }
+                Segment::Parameter(name) | Segment::Rest(name) => {
+                    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+                    if name.is_empty() || !name.bytes().all(legal) || !names.insert(name) {
+                        return Err(malformed());
+                    }
+                    after_providers = false;
+                    match segment {
+                        Segment::Rest(_) => rest = true,
+                        _ => node = node.parameter.get_or_insert_default(),
+                    }
+                }
+            }
+        }
+        let leaf = if rest { &mut node.rest } else { &mut node.here };
+        match leaf.insert(route.method.to_string(), index) {
+            None => Ok(()),
+            Some(other) => Err(RouteError::Duplicate(format!("{:?}", routes[other]), format!("{route:?}"))),
+        }
+    }
+
+    pub(crate) fn routes(&self) -> &[Route<S>] {
+        &self.routes
+    }
+
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.contains(&namespace.to_lowercase())
+    }
+
+    pub(crate) fn find(&self, method: &Method, path: &[String]) -> Found<'_, S> {
+        let lower: Vec<String> = path.iter().map(|s| s.to_lowercase()).collect();
+        let mut allow = BTreeSet::new();
+        let mut public = true;
+        // HEAD is answered by GET's handler where it has none of its own; the body is left out when it is sent.
+        let found = self.root.find(&lower, method.as_str(), &mut |here| {
+            for (name, index) in here {
+                allow.insert(name.clone());
+                public &= self.routes[*index].access == Access::Public;
+            }
+        });
+        match found {
+            Some(index) => {
+                let route = &self.routes[index];
+                Found::Route(route, capture(route, path))
+            }
+            None if allow.is_empty() => Found::Nothing,
+            None => {
+                if allow.contains("GET") {
+                    allow.insert(String::from("HEAD"));
+                }
+                Found::OtherMethods { allow: Vec::from_iter(allow).join(", "), public }
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The route for a path and a method; `miss` is told of each place that matches the path without the method.
+    fn find(
+        &self,
+        path: &[String],
+        method: &str,
+        miss: &mut impl FnMut(&BTreeMap<String, usize>),
+    ) -> Option<usize> {
+        let pick = |here: &BTreeMap<String, usize>| {
+            here.get(method).or_else(|| if method == "HEAD" { here.get("GET") } else { None }).copied()
+        };
+        let at = |here: &BTreeMap<String, usize>, miss: &mut dyn FnMut(&BTreeMap<String, usize>)| {
+            let found = pick(here);
+            if found.is_none() && !here.is_empty() {
+                miss(here);
+            }
+            found
+        };
+        let Some((first, rest)) = path.split_first() else { return at(&self.here, miss) };
+        // Patterns share prefixes, so this comes back to a place only where a literal stands beside a parameter.
+        if let Some(found) = self.literals.get(first).and_then(|node| node.find(rest, method, miss)) {
+            return Some(found);
+        }
+        if let Some(found) = self.parameter.as_ref().and_then(|node| node.find(rest, method, miss)) {
+            return Some(found);
+        }
+        at(&self.rest, miss)
+    }
+}
+
+fn capture<S>(route: &Route<S>, path: &[String]) -> Params {
+    let mut out = Vec::new();
+    for (at, segment) in route.segments().enumerate() {
+        match segment {
+            Segment::Literal(_) => {}
+            Segment::Parameter(name) => out.push((name, path[at].clone())),
+            Segment::Rest(name) => out.push((name, path[at..].join("/"))),
+        }
+    }
+    Params(out)
+}
