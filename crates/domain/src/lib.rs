@@ -5,10 +5,22 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod arm_names;
+pub mod calendar;
+pub mod clock;
 pub mod consistency;
+pub mod decide;
 pub mod extent;
+pub mod item;
+pub mod job;
+pub mod limits;
 pub mod names;
+pub mod policy;
+pub mod retention;
+pub mod schedule;
 pub mod selector;
+pub mod zone;
 
 pub use consistency::{Consistency, ConsistencyLevel};
 pub use extent::{Extent, ExtentError, ExtentKind, TypedExtent};

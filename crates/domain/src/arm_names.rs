@@ -1,0 +1,263 @@
+//! Names on Azure's backup plane: made here, read here, and checked where users choose them.
+//!
+//! A machine `vm1` of group `rg1` is, in lower case, the container `IaasVMContainer;iaasvmcontainerv2;rg1;vm1` and the item
+//! `VM;iaasvmcontainerv2;rg1;vm1`. Requests come in any case.
+
+use crate::limits::*;
+use crate::names::{InvalidName, PointId};
+use serde::{Deserialize, Serialize};
+
+const CONTAINER_PREFIX: &str = "IaasVMContainer";
+const ITEM_PREFIX: &str = "VM";
+const KIND: &str = "iaasvmcontainerv2";
+/// Azure's name of the only fabric.
+pub const FABRIC: &str = "Azure";
+
+/// A machine as Azure's names carry it: group and name, both in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MachineKey {
+    pub group: String,
+    pub machine: String,
+}
+
+/// `IaasVMContainer;iaasvmcontainerv2;{group};{machine}`.
+pub fn container_name(group: &str, machine: &str) -> String {
+    format!("{CONTAINER_PREFIX};{}", short_name(group, machine))
+}
+
+/// `VM;iaasvmcontainerv2;{group};{machine}`.
+pub fn item_name(group: &str, machine: &str) -> String {
+    format!("{ITEM_PREFIX};{}", short_name(group, machine))
+}
+
+/// `iaasvmcontainerv2;{group};{machine}`: the `containerName` of an item, the name of a protectable item.
+pub fn short_name(group: &str, machine: &str) -> String {
+    format!("{KIND};{};{}", group.to_lowercase(), machine.to_lowercase())
+}
+
+/// The last segment of a protectable item's id: `vm;iaasvmcontainerv2;{group};{machine}`.
+pub fn protectable_id_name(group: &str, machine: &str) -> String {
+    format!("vm;{}", short_name(group, machine))
+}
+
+/// Reads a container's name, in any case, with its prefix or without.
+///
+/// ```
+/// use strongroom_domain::arm_names::{parse_container, MachineKey};
+/// let key = MachineKey { group: "rg1".into(), machine: "vm1".into() };
+/// assert_eq!(parse_container("iaasvmcontainer;iaasvmcontainerv2;RG1;vm1"), Some(key.clone()));
+/// assert_eq!(parse_container("iaasvmcontainerv2;rg1;VM1"), Some(key));
+/// assert_eq!(parse_container("IaasVMContainer;iaasvmcontainerv2;rg1"), None);
+/// ```
+pub fn parse_container(name: &str) -> Option<MachineKey> {
+    parse(name, CONTAINER_PREFIX)
+}
+
+/// Reads an item's or a protectable item's name, in any case, with its prefix or without.
+pub fn parse_item(name: &str) -> Option<MachineKey> {
+    parse(name, ITEM_PREFIX)
+}
+
+fn parse(name: &str, prefix: &str) -> Option<MachineKey> {
+    let parts: Vec<&str> = name.split(';').collect();
+    let parts = match parts.as_slice() {
+        [first, rest @ ..] if rest.len() >= 3 && first.eq_ignore_ascii_case(prefix) => rest,
+        whole => whole,
+    };
+    // A group's name has no semicolon, a machine's may.
+    let [kind, group, machine @ ..] = parts else { return None };
+    let machine = machine.join(";");
+    if !kind.eq_ignore_ascii_case(KIND) || group.is_empty() || machine.is_empty() {
+        return None;
+    }
+    Some(MachineKey { group: group.to_lowercase(), machine: machine.to_lowercase() })
+}
+
+/// A recovery point's name: a decimal number of 14 to 16 digits, always the same for the same point.
+///
+/// FNV-1a (64 bits) over the point's 16 bytes and `attempt` (4 bytes, little-endian), finished as splitmix64 does, and
+/// taken into 10^13 to 9·10^15, which JavaScript's numbers hold too. Among an item's points two could have one name, one
+/// time in millions: whoever records the point sees it and takes the next `attempt`.
+pub fn point_name(id: PointId, attempt: u32) -> String {
+    numeric_name(id.as_bytes(), attempt)
+}
+
+/// The same for other identities of 16 bytes: an item's `protectedItemDataId`.
+pub fn numeric_name(id: &[u8; 16], attempt: u32) -> String {
+    const LEAST: u64 = 10_000_000_000_000;
+    const MOST: u64 = 9_000_000_000_000_000;
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in id.iter().chain(&attempt.to_le_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^= hash >> 31;
+    (LEAST + hash % (MOST - LEAST)).to_string()
+}
+
+/// Whether a text can be a recovery point's name.
+pub fn is_point_name(text: &str) -> bool {
+    (14..=16).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && !text.starts_with('0')
+}
+
+fn check(
+    kind: &'static str,
+    given: &str,
+    (least, most): (usize, usize),
+    rule: impl Fn(&str) -> bool,
+    reason: &'static str,
+) -> Result<(), InvalidName> {
+    if (least..=most).contains(&given.chars().count()) && rule(given) {
+        return Ok(());
+    }
+    Err(InvalidName { kind, given: given.chars().take(100).collect(), reason })
+}
+
+/// Checks a vault's name: 2 to 50 letters, digits and hyphens, a letter first.
+pub fn check_vault_name(name: &str) -> Result<(), InvalidName> {
+    check(
+        "vault name",
+        name,
+        VAULT_NAME_CHARS,
+        |name| {
+            name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        },
+        "use 2 to 50 letters, digits and hyphens, a letter first",
+    )
+}
+
+/// Checks a policy's name: 3 to 150 letters, digits and hyphens, a letter first and no hyphen last.
+pub fn check_policy_name(name: &str) -> Result<(), InvalidName> {
+    check(
+        "policy name",
+        name,
+        POLICY_NAME_CHARS,
+        |name| {
+            name.starts_with(|first: char| first.is_ascii_alphabetic())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                && !name.ends_with('-')
+        },
+        "use 3 to 150 letters, digits and hyphens, a letter first and no hyphen last",
+    )
+}
+
+/// Checks a resource group's name: 1 to 90 letters, digits, `_`, `-`, `.`, `(`, `)`, no full stop last.
+pub fn check_group_name(name: &str) -> Result<(), InvalidName> {
+    check(
+        "resource group name",
+        name,
+        GROUP_NAME_CHARS,
+        |name| {
+            name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '(' | ')'))
+                && !name.ends_with('.')
+        },
+        "use 1 to 90 letters, digits, hyphens, underscores, brackets and full stops, no full stop last",
+    )
+}
+
+/// Checks a machine's name for use in ids: what a path segment can carry. Wider than Azure's rule, since hypervisors'
+/// own names come in here.
+pub fn check_machine_name(name: &str) -> Result<(), InvalidName> {
+    check(
+        "machine name",
+        name,
+        (1, MACHINE_NAME_MAX_CHARS),
+        |name| {
+            name != "."
+                && name != ".."
+                && !name.contains(['/', '\\', '?', '#'])
+                && !name.contains(char::is_control)
+        },
+        "use 1 to 255 characters without slashes, `?`, `#` and control characters",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_azures() {
+        assert_eq!(container_name("RG1", "Vm1"), "IaasVMContainer;iaasvmcontainerv2;rg1;vm1");
+        assert_eq!(item_name("RG1", "Vm1"), "VM;iaasvmcontainerv2;rg1;vm1");
+        assert_eq!(short_name("RG1", "Vm1"), "iaasvmcontainerv2;rg1;vm1");
+        assert_eq!(protectable_id_name("RG1", "Vm1"), "vm;iaasvmcontainerv2;rg1;vm1");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for bad in [
+            "",
+            ";",
+            "vm",
+            "VM;iaasvmcontainerv2;rg1",
+            "VM;iaasvmcontainerv2;;vm1",
+            "VM;other;rg1;vm1",
+            "VM;iaasvmcontainerv2;rg1;",
+        ] {
+            assert_eq!(parse_item(bad), None, "{bad}");
+        }
+        assert_eq!(parse_container("VM;iaasvmcontainerv2;rg1;vm1"), None);
+    }
+
+    #[test]
+    fn point_names_are_fixed() {
+        // Written down once: names that clients know must not change with the program.
+        let id: PointId = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b".parse().unwrap();
+        assert_eq!(point_name(id, 0), point_name(id, 0));
+        assert_ne!(point_name(id, 0), point_name(id, 1));
+        assert_eq!(point_name(id, 0), "6461209591790576");
+    }
+
+    #[test]
+    fn names_that_users_choose_are_checked() {
+        for good in ["v1", "My-Vault-2", &"a".repeat(50)] {
+            assert!(check_vault_name(good).is_ok(), "{good}");
+        }
+        for bad in ["v", "1v", "-v", "v_1", "vault.1", "", "väult", &"a".repeat(51)] {
+            assert!(check_vault_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_policy_name("DefaultPolicy").is_ok());
+        for bad in ["p1", "1policy", "policy-", "my policy", &"a".repeat(151)] {
+            assert!(check_policy_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_group_name("rg_1.(prod)-ü").is_ok());
+        for bad in ["", "rg.", "a/b", "a;b", "a b", &"a".repeat(91)] {
+            assert!(check_group_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_machine_name("Windows 11; ä%").is_ok());
+        for bad in ["", "..", "a/b", "a\u{0}b", &"a".repeat(256)] {
+            assert!(check_machine_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_made_is_read_back(group in "[A-Za-z0-9_.()-]{1,20}", machine in "[A-Za-z0-9;%ä ]{1,20}") {
+            let key = MachineKey { group: group.to_lowercase(), machine: machine.to_lowercase() };
+            for name in [container_name(&group, &machine), short_name(&group, &machine)] {
+                prop_assert_eq!(parse_container(&name.to_uppercase()), Some(key.clone()));
+            }
+            for name in [item_name(&group, &machine), protectable_id_name(&group, &machine)] {
+                prop_assert_eq!(parse_item(&name), Some(key.clone()));
+            }
+        }
+
+        #[test]
+        fn point_names_have_their_form(bytes: [u8; 16], attempt: u32) {
+            let name = point_name(PointId::from_bytes(bytes), attempt);
+            prop_assert!(is_point_name(&name), "{}", name);
+            prop_assert!(name.parse::<u64>().unwrap() < 1 << 53);
+        }
+
+        #[test]
+        fn no_text_upsets_the_parsers(text in ".{0,60}") {
+            let _ = (parse_item(&text), parse_container(&text), is_point_name(&text));
+        }
+    }
+}

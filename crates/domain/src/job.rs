@@ -1,0 +1,305 @@
+//! Jobs: what they are called, the statuses they go through, their tasks and errors, and how far they have come.
+
+use crate::limits::{BACKUP_MAX, ESTIMATE_AFTER, ESTIMATE_AFTER_SHARE};
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! arm_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl $name {
+            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
+
+            /// As Azure spells it.
+            pub fn arm_name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),* }
+            }
+
+            /// Reads Azure's spelling, whatever its case.
+            pub fn from_arm(text: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|one| one.arm_name().eq_ignore_ascii_case(text))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.arm_name())
+            }
+        }
+    };
+}
+
+arm_enum!(
+    /// What a job does.
+    JobOperation {
+        Register,
+        ConfigureBackup,
+        Backup,
+        Restore,
+        DisableBackup,
+        DeleteBackupData,
+        Undelete,
+    }
+);
+
+arm_enum!(
+    /// Where a job is.
+    JobStatus {
+        /// Running, or waiting for a runner.
+        InProgress,
+        Completed,
+        CompletedWithWarnings,
+        Failed,
+        /// It was asked to end, and has not yet.
+        Cancelling,
+        Cancelled,
+    }
+);
+
+arm_enum!(
+    /// Where a task of a job is.
+    TaskStatus { NotStarted, InProgress, Completed, CompletedWithWarnings, Failed, Cancelled }
+);
+
+/// The tasks' names, as Azure shows them.
+pub mod task {
+    pub const TAKE_SNAPSHOT: &str = "Take Snapshot";
+    pub const TRANSFER_TO_VAULT: &str = "Transfer data to vault";
+    pub const TRANSFER_FROM_VAULT: &str = "Transfer data from vault";
+    pub const CREATE_MACHINE: &str = "Create the restored virtual machine";
+    pub const UPDATE_MACHINE: &str = "Update the virtual machine";
+}
+
+impl JobOperation {
+    /// Whether a running one can be cancelled.
+    pub fn is_cancellable(self) -> bool {
+        matches!(self, Self::Backup | Self::Restore)
+    }
+}
+
+impl JobStatus {
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::InProgress | Self::Cancelling)
+    }
+
+    /// Whether a job may go from this status to `next`. One that is over stays as it is. One that was asked to end may have
+    /// come to its own end first.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::InProgress => next != Self::InProgress,
+            Self::Cancelling => next.is_over(),
+            _ => false,
+        }
+    }
+}
+
+/// A step of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTask {
+    /// Its name, which is all the identity it has: see [`task`].
+    pub id: String,
+    pub status: TaskStatus,
+    #[serde(default)]
+    pub start: Option<Timestamp>,
+    #[serde(default)]
+    pub end: Option<Timestamp>,
+}
+
+impl JobTask {
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), status: TaskStatus::NotStarted, start: None, end: None }
+    }
+
+    /// It begins. One that begins again, after a restart, keeps its first beginning.
+    pub fn begin(&mut self, now: Timestamp) {
+        self.status = TaskStatus::InProgress;
+        self.start.get_or_insert(now);
+        self.end = None;
+    }
+
+    /// It is over. One that had not begun has no time, and keeps its status: NotStarted.
+    pub fn finish(&mut self, status: TaskStatus, now: Timestamp) {
+        if self.status == TaskStatus::InProgress {
+            self.status = status;
+            self.end = Some(now);
+        }
+    }
+
+    /// How long it took, or has taken so far; zero before it began, and where the clock was put back.
+    pub fn duration(&self, now: Timestamp) -> SignedDuration {
+        let Some(start) = self.start else { return SignedDuration::ZERO };
+        self.end.unwrap_or(now).duration_since(start).max(SignedDuration::ZERO)
+    }
+}
+
+/// Why a job failed, or what it warns of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// Azure's number for it; 0 where it has none.
+    #[serde(default)]
+    pub code: i64,
+    /// Azure's code: `UserErrorVmNotShutDown`.
+    pub name: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    #[serde(default)]
+    pub recommendation: String,
+}
+
+impl JobError {
+    pub fn new(
+        code: i64,
+        name: impl Into<String>,
+        message: impl Into<String>,
+        recommendation: impl Into<String>,
+    ) -> Self {
+        Self { code, name: name.into(), message: message.into(), recommendation: recommendation.into() }
+    }
+
+    /// What a cancelled job carries.
+    pub fn cancelled() -> Self {
+        Self::new(400_158, "UserErrorJobSuccessfullyCancelled", "Job is cancelled.", "")
+    }
+}
+
+/// Whether a backup that has run since `started` takes too long: over [`BACKUP_MAX`]. `elapsed` by a clock that can't jump.
+pub fn is_overdue(elapsed: SignedDuration) -> bool {
+    elapsed > BACKUP_MAX
+}
+
+/// What was measured of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// Since the transfer began, by a clock that can't jump.
+    pub elapsed: SignedDuration,
+    pub done_bytes: u64,
+    /// 0: not known yet.
+    pub total_bytes: u64,
+}
+
+/// How far a transfer has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// 0 to 100, and 100 only when all is done. None while the total is not known.
+    pub percent: Option<u32>,
+    /// None while there is too little to tell from.
+    pub remaining: Option<SignedDuration>,
+}
+
+impl Measured {
+    /// Per cent are of bytes. What remains is told from the mean speed so far, and only when enough has been seen of it:
+    /// some seconds, and a hundredth of the bytes.
+    ///
+    /// ```
+    /// use jiff::SignedDuration;
+    /// use strongroom_domain::job::Measured;
+    /// let elapsed = SignedDuration::from_secs(60);
+    /// let progress = Measured { elapsed, done_bytes: 250, total_bytes: 1000 }.progress();
+    /// assert_eq!(progress.percent, Some(25));
+    /// assert_eq!(progress.remaining, Some(SignedDuration::from_secs(180)));
+    /// ```
+    pub fn progress(&self) -> Progress {
+        let Self { elapsed, done_bytes, total_bytes } = *self;
+        if total_bytes == 0 {
+            return Progress::default();
+        }
+        if done_bytes >= total_bytes {
+            return Progress { percent: Some(100), remaining: Some(SignedDuration::ZERO) };
+        }
+        let (done, total) = (u128::from(done_bytes), u128::from(total_bytes));
+        let percent = u32::try_from(done * 100 / total).ok();
+        let seen = elapsed >= ESTIMATE_AFTER && done_bytes >= total_bytes.div_ceil(ESTIMATE_AFTER_SHARE);
+        let remaining = seen
+            .then(|| u128::try_from(elapsed.as_millis()).ok())
+            .flatten()
+            .map(|millis| millis.saturating_mul(total - done).div_ceil(done))
+            .and_then(|millis| i64::try_from(millis).ok())
+            .map(SignedDuration::from_millis);
+        Progress { percent, remaining }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_over_stays_so() {
+        use JobStatus::*;
+        for status in JobStatus::ALL {
+            assert!(!status.may_become(status), "{status}");
+            for next in JobStatus::ALL {
+                assert!(!(status.is_over() && status.may_become(next)), "{status} to {next}");
+            }
+        }
+        assert!(InProgress.may_become(Cancelling) && Cancelling.may_become(Cancelled));
+        assert!(Cancelling.may_become(Completed) && !Cancelling.may_become(InProgress));
+    }
+
+    #[test]
+    fn names_are_azures() {
+        assert_eq!(JobOperation::DeleteBackupData.arm_name(), "DeleteBackupData");
+        assert_eq!(JobStatus::from_arm("completedwithwarnings"), Some(JobStatus::CompletedWithWarnings));
+        assert_eq!(
+            serde_json::to_string(&JobStatus::CompletedWithWarnings).unwrap(),
+            "\"completed_with_warnings\""
+        );
+    }
+
+    #[test]
+    fn tasks_keep_their_first_beginning() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let mut task = JobTask::new(task::TAKE_SNAPSHOT);
+        task.finish(TaskStatus::Failed, at(5));
+        assert_eq!((task.status, task.duration(at(9))), (TaskStatus::NotStarted, SignedDuration::ZERO));
+        task.begin(at(10));
+        task.begin(at(20));
+        assert_eq!(task.duration(at(25)).as_secs(), 15);
+        assert_eq!(task.duration(at(5)), SignedDuration::ZERO);
+        task.finish(TaskStatus::Completed, at(30));
+        assert_eq!((task.status, task.duration(at(99)).as_secs()), (TaskStatus::Completed, 20));
+        let read: JobTask = serde_json::from_str(r#"{"id":"Take Snapshot","status":"not_started"}"#).unwrap();
+        assert_eq!(read, JobTask::new("Take Snapshot"));
+    }
+
+    fn progress(seconds: i64, done_bytes: u64, total_bytes: u64) -> Progress {
+        Measured { elapsed: SignedDuration::from_secs(seconds), done_bytes, total_bytes }.progress()
+    }
+
+    #[test]
+    fn nothing_is_said_before_enough_was_seen() {
+        assert_eq!(progress(100, 10, 0), Progress::default());
+        assert_eq!(progress(4, 500, 1000), Progress { percent: Some(50), remaining: None });
+        assert_eq!(progress(3600, 9, 1000), Progress { percent: Some(0), remaining: None });
+        assert_eq!(progress(100, 10, 1000).remaining, Some(SignedDuration::from_secs(9900)));
+        assert_eq!(
+            progress(0, 1000, 1000),
+            Progress { percent: Some(100), remaining: Some(SignedDuration::ZERO) }
+        );
+        // More was read than was announced.
+        assert_eq!(progress(9, 1001, 1000).percent, Some(100));
+    }
+
+    #[test]
+    fn a_day_is_too_long() {
+        assert!(!is_overdue(SignedDuration::from_hours(24)));
+        assert!(is_overdue(SignedDuration::from_hours(24) + SignedDuration::from_nanos(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_hundred_per_cent_is_all_of_it(seconds in 0..i64::MAX / 2000, done: u64, total: u64) {
+            let progress = progress(seconds, done, total);
+            prop_assert_eq!(progress.percent == Some(100), total > 0 && done >= total);
+            prop_assert!(progress.percent.is_none_or(|percent| percent <= 100));
+            prop_assert!(progress.remaining.is_none_or(|left| !left.is_negative()));
+        }
+    }
+}

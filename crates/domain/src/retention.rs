@@ -1,0 +1,308 @@
+//! How long recovery points are kept: a pure function of a policy and all of an item's points.
+//!
+//! Nothing about retention is written into a point, so a changed policy applies to the points that are already there.
+//!
+//! **Tags.** A scheduled point belongs to the civil day, in the policy's zone, on which its run was scheduled (not on which
+//! it was made: a run that was missed stands for its own day). Then:
+//!
+//! - The schedule's own rule tags every scheduled point: the daily rule of a daily or hourly schedule, the weekly rule of a
+//!   weekly one. Also points made under an earlier policy, on days that this one has no backups on: nothing that the schedule
+//!   made is without a rule.
+//! - The other rules tag one point of each day that they name: the day's first that is there. Azure asks for retention
+//!   times that are the day's first run's, which is the same while it succeeds.
+//! - A day without any point tags nothing: its tag does not go to another day's point. Azure documents no other.
+//! - A point made on demand is no part of this; it is kept until its own date, or 30 days.
+//!
+//! **Expiry.** A point is kept by the longest rule that tags it, counted in the zone's civil time from when it was taken:
+//! 7 days after 20:30 is 20:30, whatever the clocks did meanwhile, and a month after 31 January is the end of February. It
+//! is counted from the run's time where that is later.
+
+use crate::calendar::{Month, Weekday};
+use crate::limits::ON_DEMAND_DAYS;
+use crate::policy::{Policy, Retention, Schedule};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Span, Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What retention has to know of a recovery point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainedPoint {
+    pub taken_at: Timestamp,
+    /// The run it was made for; None for one made on demand.
+    #[serde(default)]
+    pub scheduled_for: Option<Timestamp>,
+    /// Of one made on demand: when it may go. None: 30 days after it was taken.
+    #[serde(default)]
+    pub keep_until: Option<Timestamp>,
+}
+
+/// What holds an item's points beside the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetentionMode {
+    /// Nothing.
+    Policy,
+    /// The last point does not expire.
+    KeepLast,
+    /// No point expires.
+    KeepAll,
+}
+
+/// The rules that tag a point.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tags {
+    pub daily: bool,
+    pub weekly: bool,
+    pub monthly: bool,
+    pub yearly: bool,
+    pub on_demand: bool,
+}
+
+/// What retention says of a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    pub tags: Tags,
+    /// When the rules let it go. None: never, in the calendar's years.
+    pub rules_until: Option<Timestamp>,
+    /// Held beyond that: the item's last point, or everything.
+    pub held: bool,
+}
+
+impl Keep {
+    /// When it expires; None while something holds it.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        if self.held { None } else { self.rules_until }
+    }
+
+    /// Whether it is to go now.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at().is_some_and(|at| at <= now)
+    }
+}
+
+/// Says of each of an item's points how long it is kept. The answer has the order of `points`, which may be any.
+///
+/// ```
+/// use strongroom_domain::policy::Policy;
+/// use strongroom_domain::retention::{retain, RetainedPoint, RetentionMode};
+/// let run = "2026-11-21T20:30:00Z".parse().unwrap();
+/// let point = RetainedPoint { taken_at: run, scheduled_for: Some(run), keep_until: None };
+/// let kept = retain(&Policy::default_standard(), RetentionMode::Policy, &[point]);
+/// assert_eq!(kept[0].expires_at(), Some("2027-05-20T20:30:00Z".parse().unwrap()));
+/// ```
+pub fn retain(policy: &Policy, mode: RetentionMode, points: &[RetainedPoint]) -> Vec<Keep> {
+    let zone = policy.zone.time_zone();
+    let day_of = |at: Timestamp| zone.to_datetime(at).date();
+    // The first point of each day. Of two with one time the one listed first: any will do, but always the same.
+    let mut firsts: BTreeMap<Date, (Timestamp, Timestamp, usize)> = BTreeMap::new();
+    for (index, point) in points.iter().enumerate() {
+        let Some(run) = point.scheduled_for else { continue };
+        let this = (run, point.taken_at, index);
+        firsts.entry(day_of(run)).and_modify(|first| *first = this.min(*first)).or_insert(this);
+    }
+    let last = points.iter().map(|point| point.taken_at).max();
+    let keep = |(index, point): (usize, &RetainedPoint)| {
+        let held = match mode {
+            RetentionMode::Policy => false,
+            RetentionMode::KeepLast => Some(point.taken_at) == last,
+            RetentionMode::KeepAll => true,
+        };
+        let Some(run) = point.scheduled_for else {
+            let tags = Tags { on_demand: true, ..Tags::default() };
+            return Keep { tags, rules_until: Some(on_demand_until(point)), held };
+        };
+        let date = day_of(run);
+        let is_first = firsts.get(&date).is_some_and(|(_, _, first)| *first == index);
+        let tags = tag(policy, date, is_first);
+        Keep { tags, rules_until: longest(policy, tags, run.max(point.taken_at)), held }
+    };
+    points.iter().enumerate().map(keep).collect()
+}
+
+/// When a point made on demand may go.
+fn on_demand_until(point: &RetainedPoint) -> Timestamp {
+    let days = SignedDuration::from_hours(24 * i64::from(ON_DEMAND_DAYS));
+    point.keep_until.unwrap_or_else(|| point.taken_at.checked_add(days).unwrap_or(Timestamp::MAX))
+}
+
+fn tag(policy: &Policy, date: Date, is_first: bool) -> Tags {
+    let Retention { daily, weekly, monthly, yearly } = &policy.retention;
+    let by_week = matches!(policy.schedule, Schedule::Weekly { .. });
+    let on_day = |weekly: &crate::policy::WeeklyRetention| {
+        by_week || (is_first && weekly.days_of_week.contains(&Weekday::of(date)))
+    };
+    Tags {
+        daily: daily.is_some(),
+        weekly: weekly.as_ref().is_some_and(on_day),
+        monthly: is_first && monthly.as_ref().is_some_and(|monthly| monthly.by.matches(date)),
+        yearly: is_first
+            && yearly
+                .as_ref()
+                .is_some_and(|yearly| yearly.months.contains(&Month::of(date)) && yearly.by.matches(date)),
+        on_demand: false,
+    }
+}
+
+/// The end of the longest rule that tags a point; None beyond the calendar, or where a policy that is not valid has no rule
+/// for it: what nothing lets go stays.
+fn longest(policy: &Policy, tags: Tags, from: Timestamp) -> Option<Timestamp> {
+    let Retention { daily, weekly, monthly, yearly } = &policy.retention;
+    let spans = [
+        daily.as_ref().filter(|_| tags.daily).map(|daily| i64::from(daily.days).days()),
+        weekly.as_ref().filter(|_| tags.weekly).map(|weekly| i64::from(weekly.weeks).weeks()),
+        monthly.as_ref().filter(|_| tags.monthly).map(|monthly| i64::from(monthly.months).months()),
+        yearly.as_ref().filter(|_| tags.yearly).map(|yearly| i64::from(yearly.years).years()),
+    ];
+    let ends: Option<Vec<Timestamp>> =
+        spans.into_iter().flatten().map(|span| later(policy, from, span)).collect();
+    ends?.into_iter().max()
+}
+
+/// So much later by the zone's clocks.
+fn later(policy: &Policy, from: Timestamp, span: Span) -> Option<Timestamp> {
+    let civil = policy.zone.time_zone().to_datetime(from).checked_add(span).ok()?;
+    crate::schedule::instant_of(civil, policy.zone.time_zone())
+}
+
+impl Policy {
+    /// When the snapshot of a point that was taken then goes; the copy in the vault stays by [`retain`].
+    pub fn snapshot_until(&self, taken_at: Timestamp) -> Option<Timestamp> {
+        later(self, taken_at, i64::from(self.snapshot_days).days())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calendar::{MonthPick, WeekOfMonth};
+    use crate::policy::{DailyRetention, MonthlyRetention, WeeklyRetention, YearlyRetention};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn scheduled(run: &str) -> RetainedPoint {
+        RetainedPoint { taken_at: at(run), scheduled_for: Some(at(run)), keep_until: None }
+    }
+
+    fn until(keep: &Keep) -> String {
+        keep.expires_at().map_or("held".to_owned(), |at| at.to_string())
+    }
+
+    #[test]
+    fn days_are_civil_days() {
+        let mut policy = Policy::default_standard();
+        policy.zone = "Europe/Berlin".parse().unwrap();
+        policy.retention.daily = Some(DailyRetention { days: 7 });
+        // 20:30 before clocks go forward is 20:30 after.
+        let kept = retain(&policy, RetentionMode::Policy, &[scheduled("2026-03-27T19:30:00Z")]);
+        assert_eq!(until(&kept[0]), "2026-04-03T18:30:00Z");
+        assert!(!kept[0].is_expired(at("2026-04-03T18:29:59Z")));
+        assert!(kept[0].is_expired(at("2026-04-03T18:30:00Z")));
+    }
+
+    #[test]
+    fn of_an_hourly_day_the_first_is_kept_longer() {
+        let mut policy = Policy::default_enhanced();
+        policy.retention.weekly =
+            Some(WeeklyRetention { days_of_week: [Weekday::Saturday].into(), weeks: 10 });
+        let by = MonthPick::Positions {
+            weeks: [WeekOfMonth::Third].into(),
+            days_of_week: [Weekday::Saturday].into(),
+        };
+        policy.retention.monthly = Some(MonthlyRetention { by, months: 12 });
+        let by = MonthPick::Dates { days: [21].into(), last: false };
+        policy.retention.yearly = Some(YearlyRetention { months: [Month::November].into(), by, years: 7 });
+        // In any order; the run of 08:00 failed.
+        let points = ["2026-11-21T16:00:00Z", "2026-11-21T12:00:00Z", "2026-11-22T08:00:00Z"].map(scheduled);
+        let kept = retain(&policy, RetentionMode::Policy, &points);
+        assert_eq!(kept[0].tags, Tags { daily: true, ..Tags::default() });
+        assert_eq!(
+            kept[1].tags,
+            Tags { daily: true, weekly: true, monthly: true, yearly: true, on_demand: false }
+        );
+        assert_eq!(kept[2].tags, Tags { daily: true, ..Tags::default() });
+        assert_eq!(
+            kept.iter().map(until).collect::<Vec<_>>(),
+            ["2026-12-21T16:00:00Z", "2033-11-21T12:00:00Z", "2026-12-22T08:00:00Z"]
+        );
+    }
+
+    #[test]
+    fn a_missed_run_stands_for_its_day_and_is_kept_from_when_it_was_taken() {
+        let mut policy = Policy::default_standard();
+        policy.retention.daily = Some(DailyRetention { days: 3 });
+        policy.retention.weekly = Some(WeeklyRetention { days_of_week: [Weekday::Friday].into(), weeks: 4 });
+        let late =
+            RetainedPoint { taken_at: at("2026-11-23T09:00:00Z"), ..scheduled("2026-11-20T20:30:00Z") };
+        let kept = retain(&policy, RetentionMode::Policy, &[late]);
+        assert!(kept[0].tags.weekly);
+        assert_eq!(until(&kept[0]), "2026-12-21T09:00:00Z");
+    }
+
+    #[test]
+    fn a_weekly_policy_does_not_drop_what_a_daily_one_made() {
+        let mut policy = Policy::default_standard();
+        let days = [Weekday::Sunday];
+        policy.schedule = Schedule::Weekly { days: days.into(), time: policy.schedule.first_time() };
+        policy.retention = Retention {
+            weekly: Some(WeeklyRetention { days_of_week: days.into(), weeks: 4 }),
+            ..Retention::default()
+        };
+        // A Saturday.
+        let kept = retain(&policy, RetentionMode::Policy, &[scheduled("2026-11-21T20:30:00Z")]);
+        assert_eq!(until(&kept[0]), "2026-12-19T20:30:00Z");
+    }
+
+    #[test]
+    fn on_demand_points_have_their_own_date() {
+        let policy = Policy::default_standard();
+        let demand = |keep_until| RetainedPoint {
+            taken_at: at("2026-11-21T10:00:00Z"),
+            scheduled_for: None,
+            keep_until,
+        };
+        let points = [demand(None), demand(Some(at("2031-01-01T00:00:00Z")))];
+        let kept = retain(&policy, RetentionMode::Policy, &points);
+        assert_eq!(until(&kept[0]), "2026-12-21T10:00:00Z");
+        assert_eq!(until(&kept[1]), "2031-01-01T00:00:00Z");
+        assert!(kept[0].tags.on_demand && !kept[0].tags.daily);
+    }
+
+    #[test]
+    fn what_is_held_does_not_expire() {
+        let policy = Policy::default_standard();
+        let points = ["2020-01-01T20:30:00Z", "2020-01-03T20:30:00Z", "2020-01-02T20:30:00Z"].map(scheduled);
+        let gone = |mode| {
+            let kept = retain(&policy, mode, &points);
+            kept.iter().map(|keep| keep.is_expired(at("2026-11-21T00:00:00Z"))).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(RetentionMode::Policy), [true, true, true]);
+        assert_eq!(gone(RetentionMode::KeepLast), [true, false, true]);
+        assert_eq!(gone(RetentionMode::KeepAll), [false, false, false]);
+    }
+
+    #[test]
+    fn what_no_rule_lets_go_stays() {
+        let mut policy = Policy::default_standard();
+        policy.retention = Retention::default();
+        let kept = retain(&policy, RetentionMode::Policy, &[scheduled("2020-01-01T20:30:00Z")]);
+        assert_eq!(until(&kept[0]), "held");
+        // Beyond the calendar.
+        let kept =
+            retain(&Policy::default_standard(), RetentionMode::Policy, &[scheduled("9999-12-30T20:30:00Z")]);
+        assert_eq!(until(&kept[0]), "held");
+    }
+
+    #[test]
+    fn a_month_after_the_thirty_first_is_the_months_end() {
+        let mut policy = Policy::default_standard();
+        policy.retention.daily = Some(DailyRetention { days: 1 });
+        policy.retention.monthly =
+            Some(MonthlyRetention { by: MonthPick::Dates { days: [31].into(), last: false }, months: 1 });
+        let kept = retain(&policy, RetentionMode::Policy, &[scheduled("2027-01-31T20:30:00Z")]);
+        assert_eq!(until(&kept[0]), "2027-02-28T20:30:00Z");
+        assert_eq!(policy.snapshot_until(at("2027-01-31T20:30:00Z")), Some(at("2027-02-02T20:30:00Z")));
+    }
+}
