@@ -22,40 +22,63 @@ pub struct MachineKey {
 
 /// `IaasVMContainer;iaasvmcontainerv2;{group};{machine}`.
 pub fn container_name(group: &str, machine: &str) -> String {
-    format!("{CONTAINER_PREFIX};{}", short_name(group, machine))
+    format!("{CONTAINER_PREFIX};{}", container_short_name(group, machine))
 }
 
 /// `VM;iaasvmcontainerv2;{group};{machine}`.
 pub fn item_name(group: &str, machine: &str) -> String {
-    format!("{ITEM_PREFIX};{}", short_name(group, machine))
+    format!("{ITEM_PREFIX};{}", container_short_name(group, machine))
 }
 
 /// `iaasvmcontainerv2;{group};{machine}`: the `containerName` of an item, the name of a protectable item.
-pub fn short_name(group: &str, machine: &str) -> String {
+pub fn container_short_name(group: &str, machine: &str) -> String {
     format!("{KIND};{};{}", group.to_lowercase(), machine.to_lowercase())
 }
 
 /// The last segment of a protectable item's id: `vm;iaasvmcontainerv2;{group};{machine}`.
 pub fn protectable_id_name(group: &str, machine: &str) -> String {
-    format!("vm;{}", short_name(group, machine))
+    format!("vm;{}", container_short_name(group, machine))
 }
 
 /// Reads a container's name, in any case, with its prefix or without.
 ///
 /// ```
-/// use strongroom_domain::arm_names::{parse_container, MachineKey};
+/// use strongroom_domain::arm_names::{parse_container_name, MachineKey};
 /// let key = MachineKey { group: "rg1".into(), machine: "vm1".into() };
-/// assert_eq!(parse_container("iaasvmcontainer;iaasvmcontainerv2;RG1;vm1"), Some(key.clone()));
-/// assert_eq!(parse_container("iaasvmcontainerv2;rg1;VM1"), Some(key));
-/// assert_eq!(parse_container("IaasVMContainer;iaasvmcontainerv2;rg1"), None);
+/// assert_eq!(parse_container_name("iaasvmcontainer;iaasvmcontainerv2;RG1;vm1"), Some(key.clone()));
+/// assert_eq!(parse_container_name("iaasvmcontainerv2;rg1;VM1"), Some(key));
+/// assert_eq!(parse_container_name("IaasVMContainer;iaasvmcontainerv2;rg1"), None);
 /// ```
-pub fn parse_container(name: &str) -> Option<MachineKey> {
+pub fn parse_container_name(name: &str) -> Option<MachineKey> {
     parse(name, CONTAINER_PREFIX)
 }
 
 /// Reads an item's or a protectable item's name, in any case, with its prefix or without.
-pub fn parse_item(name: &str) -> Option<MachineKey> {
+pub fn parse_item_name(name: &str) -> Option<MachineKey> {
     parse(name, ITEM_PREFIX)
+}
+
+/// Reads a virtual machine's ARM id: `/subscriptions/S/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}`.
+/// Group and machine keep their case.
+///
+/// ```
+/// use strongroom_domain::arm_names::parse_machine_id;
+/// let id = "/subscriptions/S/resourcegroups/Rg1/providers/microsoft.compute/virtualMachines/Vm1";
+/// assert_eq!(parse_machine_id(id), Some(("Rg1".to_owned(), "Vm1".to_owned())));
+/// assert_eq!(parse_machine_id("/subscriptions/S/resourceGroups/Rg1"), None);
+/// ```
+pub fn parse_machine_id(id: &str) -> Option<(String, String)> {
+    let mut segments = id.strip_prefix('/')?.split('/');
+    let mut named = |expected: &[&str]| {
+        for expected in expected {
+            segments.next().filter(|word| word.eq_ignore_ascii_case(expected))?;
+        }
+        segments.next().filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    named(&["subscriptions"])?;
+    let group = named(&["resourceGroups"])?;
+    let machine = named(&["providers", "Microsoft.Compute", "virtualMachines"])?;
+    segments.next().is_none().then_some((group, machine))
 }
 
 fn parse(name: &str, prefix: &str) -> Option<MachineKey> {
@@ -78,7 +101,7 @@ fn parse(name: &str, prefix: &str) -> Option<MachineKey> {
 /// FNV-1a (64 bits) over the point's 16 bytes and `attempt` (4 bytes, little-endian), finished as splitmix64 does, and
 /// taken into 10^13 to 9·10^15, which JavaScript's numbers hold too. Among an item's points two could have one name, one
 /// time in millions: whoever records the point sees it and takes the next `attempt`.
-pub fn point_name(id: PointId, attempt: u32) -> String {
+pub fn recovery_point_name(id: &PointId, attempt: u32) -> String {
     numeric_name(id.as_bytes(), attempt)
 }
 
@@ -146,7 +169,7 @@ pub fn check_policy_name(name: &str) -> Result<(), InvalidName> {
 }
 
 /// Checks a resource group's name: 1 to 90 letters, digits, `_`, `-`, `.`, `(`, `)`, no full stop last.
-pub fn check_group_name(name: &str) -> Result<(), InvalidName> {
+pub fn check_resource_group_name(name: &str) -> Result<(), InvalidName> {
     check(
         "resource group name",
         name,
@@ -185,7 +208,7 @@ mod tests {
     fn names_are_azures() {
         assert_eq!(container_name("RG1", "Vm1"), "IaasVMContainer;iaasvmcontainerv2;rg1;vm1");
         assert_eq!(item_name("RG1", "Vm1"), "VM;iaasvmcontainerv2;rg1;vm1");
-        assert_eq!(short_name("RG1", "Vm1"), "iaasvmcontainerv2;rg1;vm1");
+        assert_eq!(container_short_name("RG1", "Vm1"), "iaasvmcontainerv2;rg1;vm1");
         assert_eq!(protectable_id_name("RG1", "Vm1"), "vm;iaasvmcontainerv2;rg1;vm1");
     }
 
@@ -200,18 +223,18 @@ mod tests {
             "VM;other;rg1;vm1",
             "VM;iaasvmcontainerv2;rg1;",
         ] {
-            assert_eq!(parse_item(bad), None, "{bad}");
+            assert_eq!(parse_item_name(bad), None, "{bad}");
         }
-        assert_eq!(parse_container("VM;iaasvmcontainerv2;rg1;vm1"), None);
+        assert_eq!(parse_container_name("VM;iaasvmcontainerv2;rg1;vm1"), None);
     }
 
     #[test]
     fn point_names_are_fixed() {
         // Written down once: names that clients know must not change with the program.
         let id: PointId = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b".parse().unwrap();
-        assert_eq!(point_name(id, 0), point_name(id, 0));
-        assert_ne!(point_name(id, 0), point_name(id, 1));
-        assert_eq!(point_name(id, 0), "6461209591790576");
+        assert_eq!(recovery_point_name(&id, 0), recovery_point_name(&id, 0));
+        assert_ne!(recovery_point_name(&id, 0), recovery_point_name(&id, 1));
+        assert_eq!(recovery_point_name(&id, 0), "6461209591790576");
     }
 
     #[test]
@@ -226,9 +249,9 @@ mod tests {
         for bad in ["p1", "1policy", "policy-", "my policy", &"a".repeat(151)] {
             assert!(check_policy_name(bad).is_err(), "{bad}");
         }
-        assert!(check_group_name("rg_1.(prod)-ü").is_ok());
+        assert!(check_resource_group_name("rg_1.(prod)-ü").is_ok());
         for bad in ["", "rg.", "a/b", "a;b", "a b", &"a".repeat(91)] {
-            assert!(check_group_name(bad).is_err(), "{bad}");
+            assert!(check_resource_group_name(bad).is_err(), "{bad}");
         }
         assert!(check_machine_name("Windows 11; ä%").is_ok());
         for bad in ["", "..", "a/b", "a\u{0}b", &"a".repeat(256)] {
@@ -240,24 +263,24 @@ mod tests {
         #[test]
         fn what_is_made_is_read_back(group in "[A-Za-z0-9_.()-]{1,20}", machine in "[A-Za-z0-9;%ä ]{1,20}") {
             let key = MachineKey { group: group.to_lowercase(), machine: machine.to_lowercase() };
-            for name in [container_name(&group, &machine), short_name(&group, &machine)] {
-                prop_assert_eq!(parse_container(&name.to_uppercase()), Some(key.clone()));
+            for name in [container_name(&group, &machine), container_short_name(&group, &machine)] {
+                prop_assert_eq!(parse_container_name(&name.to_uppercase()), Some(key.clone()));
             }
             for name in [item_name(&group, &machine), protectable_id_name(&group, &machine)] {
-                prop_assert_eq!(parse_item(&name), Some(key.clone()));
+                prop_assert_eq!(parse_item_name(&name), Some(key.clone()));
             }
         }
 
         #[test]
         fn point_names_have_their_form(bytes: [u8; 16], attempt: u32) {
-            let name = point_name(PointId::from_bytes(bytes), attempt);
+            let name = recovery_point_name(&PointId::from_bytes(bytes), attempt);
             prop_assert!(is_point_name(&name), "{}", name);
             prop_assert!(name.parse::<u64>().unwrap() < 1 << 53);
         }
 
         #[test]
         fn no_text_upsets_the_parsers(text in ".{0,60}") {
-            let _ = (parse_item(&text), parse_container(&text), is_point_name(&text));
+            let _ = (parse_item_name(&text), parse_container_name(&text), parse_machine_id(&text), is_point_name(&text));
         }
     }
 }

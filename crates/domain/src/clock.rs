@@ -17,6 +17,7 @@ use crate::limits::{CLOCK_DRIFT_MAX, CLOCK_GRACE, CLOCK_START_GAP_MAX, CLOCK_WIN
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// Why wall time is not trusted. Shown to the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,26 +56,26 @@ pub struct ClockRecord {
     pub doubt: Option<Doubt>,
     /// For how long it has run evenly since, in seconds.
     #[serde(default)]
-    pub even_seconds: i64,
+    pub even_seconds: u64,
 }
 
 /// Watches a wall clock. All times come in as arguments: wall time, and monotonic time since any fixed instant.
 #[derive(Debug, Clone)]
 pub struct ClockGuard {
     /// Both clocks at the beginning of the present comparison.
-    base: (Timestamp, SignedDuration),
+    base: (Timestamp, Duration),
     /// Both clocks when last seen.
-    last: (Timestamp, SignedDuration),
+    last: (Timestamp, Duration),
     doubt: Option<Doubt>,
     /// Time of grace that was served.
-    even: SignedDuration,
+    even: Duration,
 }
 
 impl ClockGuard {
     /// Begins, with what was kept of the run before.
-    pub fn start(saved: Option<&ClockRecord>, wall: Timestamp, monotonic: SignedDuration) -> Self {
+    pub fn start(saved: Option<&ClockRecord>, wall: Timestamp, monotonic: Duration) -> Self {
         let now = (wall, monotonic);
-        let fresh = |doubt| Self { base: now, last: now, doubt: Some(doubt), even: SignedDuration::ZERO };
+        let fresh = |doubt| Self { base: now, last: now, doubt: Some(doubt), even: Duration::ZERO };
         let Some(saved) = saved else { return fresh(Doubt::FirstStart) };
         let pause = wall.duration_since(saved.wall);
         if pause < -CLOCK_DRIFT_MAX {
@@ -84,21 +85,23 @@ impl ClockGuard {
             return fresh(Doubt::LongPause { seconds: pause.as_secs() });
         }
         // Hours that nobody watched are no part of the grace.
-        let even = SignedDuration::from_secs(saved.even_seconds.max(0));
+        let even = Duration::from_secs(saved.even_seconds);
         Self { base: now, last: now, doubt: saved.doubt, even }
     }
 
-    /// Takes both clocks' time. Call it often, and before every decision that wall time decides.
-    pub fn observe(&mut self, wall: Timestamp, monotonic: SignedDuration) {
+    /// Takes both clocks' time. Call it often, and before everything that wall time decides.
+    pub fn observe(&mut self, wall: Timestamp, monotonic: Duration) {
         // Monotonic time that goes back is a caller's mistake: nothing can be told from it.
-        let passed = (monotonic - self.last.1).max(SignedDuration::ZERO);
-        let drift = wall.duration_since(self.base.0) - (monotonic - self.base.1);
+        let passed = monotonic.saturating_sub(self.last.1);
+        let since_base = monotonic.saturating_sub(self.base.1);
+        let expected = SignedDuration::try_from(since_base).unwrap_or(SignedDuration::MAX);
+        let drift = wall.duration_since(self.base.0).saturating_sub(expected);
         self.last = (wall, monotonic);
         if drift.abs() > CLOCK_DRIFT_MAX {
             let seconds = drift.as_secs().abs();
             self.doubt =
                 Some(if drift.is_negative() { Doubt::Back { seconds } } else { Doubt::Forward { seconds } });
-            self.even = SignedDuration::ZERO;
+            self.even = Duration::ZERO;
             self.base = self.last;
             return;
         }
@@ -106,28 +109,28 @@ impl ClockGuard {
             self.even = self.even.saturating_add(passed);
             if self.even >= CLOCK_GRACE {
                 self.doubt = None;
-                self.even = SignedDuration::ZERO;
+                self.even = Duration::ZERO;
             }
         }
-        if monotonic - self.base.1 >= CLOCK_WINDOW {
+        if since_base >= CLOCK_WINDOW {
             self.base = self.last;
         }
     }
 
-    /// Whether things may be deleted by what the clock says.
-    pub fn is_trusted(&self) -> bool {
+    /// Whether things may be deleted by what the clock says: it has run evenly for long enough.
+    pub fn may_expire(&self) -> bool {
         self.doubt.is_none()
     }
 
     /// Why not, and how long the clock has yet to run evenly.
-    pub fn doubt(&self) -> Option<(Doubt, SignedDuration)> {
-        self.doubt.map(|doubt| (doubt, CLOCK_GRACE - self.even))
+    pub fn doubt(&self) -> Option<(Doubt, Duration)> {
+        self.doubt.map(|doubt| (doubt, CLOCK_GRACE.saturating_sub(self.even)))
     }
 
     /// An operator says that the clock is right: the grace is over. A jump after this is a new one.
     pub fn confirm(&mut self) {
         self.doubt = None;
-        self.even = SignedDuration::ZERO;
+        self.even = Duration::ZERO;
         self.base = self.last;
     }
 
@@ -141,12 +144,12 @@ impl ClockGuard {
 mod tests {
     use super::*;
 
-    const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+    const MINUTE: Duration = Duration::from_secs(60);
 
     /// A host: wall and monotonic time, and its guard.
     struct Host {
         wall: Timestamp,
-        monotonic: SignedDuration,
+        monotonic: Duration,
         guard: ClockGuard,
     }
 
@@ -154,8 +157,8 @@ mod tests {
         fn new() -> Self {
             let wall = "2026-11-21T12:00:00Z".parse().unwrap();
             let saved = ClockRecord { wall, doubt: None, even_seconds: 0 };
-            let guard = ClockGuard::start(Some(&saved), wall, SignedDuration::ZERO);
-            Self { wall, monotonic: SignedDuration::ZERO, guard }
+            let guard = ClockGuard::start(Some(&saved), wall, Duration::ZERO);
+            Self { wall, monotonic: Duration::ZERO, guard }
         }
 
         /// Lets minutes pass; of each the wall clock shows `rate` seconds.
@@ -173,16 +176,16 @@ mod tests {
 
         fn restart(&mut self, pause: SignedDuration) {
             self.wall += pause;
-            self.monotonic = SignedDuration::from_secs(7);
+            self.monotonic = Duration::from_secs(7);
             self.guard = ClockGuard::start(Some(&self.guard.record()), self.wall, self.monotonic);
         }
     }
 
     #[test]
-    fn an_even_clock_is_trusted_for_years() {
+    fn an_even_clock_may_expire_for_years() {
         let mut host = Host::new();
         host.run(60 * 24 * 400, 60);
-        assert!(host.guard.is_trusted());
+        assert!(host.guard.may_expire());
     }
 
     #[test]
@@ -191,27 +194,27 @@ mod tests {
             let mut host = Host::new();
             host.run(10, 60);
             host.jump(seconds);
-            assert!(!host.guard.is_trusted());
+            assert!(!host.guard.may_expire());
             host.run(24 * 60 - 1, 60);
-            assert!(!host.guard.is_trusted());
+            assert!(!host.guard.may_expire());
             host.jump(-seconds);
             host.run(24 * 60 - 1, 60);
-            assert!(!host.guard.is_trusted(), "put right is a jump as well");
+            assert!(!host.guard.may_expire(), "put right is a jump as well");
             host.run(1, 60);
-            assert!(host.guard.is_trusted());
+            assert!(host.guard.may_expire());
         }
         let mut host = Host::new();
         host.jump(299);
-        assert!(host.guard.is_trusted(), "a time service may put it right a little");
+        assert!(host.guard.may_expire(), "a time service may put it right a little");
     }
 
     #[test]
     fn a_clock_made_to_run_faster_is_found_out() {
         let mut host = Host::new();
         host.run(2 * 24 * 60, 61);
-        assert!(!host.guard.is_trusted());
+        assert!(!host.guard.may_expire());
         host.run(5 * 24 * 60, 61);
-        assert!(!host.guard.is_trusted(), "and does not serve its grace");
+        assert!(!host.guard.may_expire(), "and does not serve its grace");
     }
 
     #[test]
@@ -221,11 +224,11 @@ mod tests {
         host.run(12 * 60, 60);
         host.restart(SignedDuration::from_hours(20));
         host.run(12 * 60 - 1, 60);
-        assert!(!host.guard.is_trusted());
+        assert!(!host.guard.may_expire());
         host.run(1, 60);
-        assert!(host.guard.is_trusted());
+        assert!(host.guard.may_expire());
         host.restart(SignedDuration::from_hours(24));
-        assert!(host.guard.is_trusted());
+        assert!(host.guard.may_expire());
     }
 
     #[test]
@@ -245,11 +248,11 @@ mod tests {
         let mut host = Host::new();
         host.jump(86_400);
         host.guard.confirm();
-        assert!(host.guard.is_trusted());
+        assert!(host.guard.may_expire());
         host.run(60, 60);
-        assert!(host.guard.is_trusted());
+        assert!(host.guard.may_expire());
         host.jump(86_400);
-        assert!(!host.guard.is_trusted());
+        assert!(!host.guard.may_expire());
     }
 
     #[test]

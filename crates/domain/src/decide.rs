@@ -26,27 +26,31 @@ pub struct Situation<'a> {
     pub now: Timestamp,
     /// Whether a backup of the item runs, or waits to.
     pub running: bool,
-    /// Whether the clock has been found to run evenly: [`crate::clock::ClockGuard::is_trusted`].
+    /// Whether the clock has been found to run evenly: [`crate::clock::ClockGuard::may_expire`].
     pub clock_trusted: bool,
 }
 
-/// What to do about an item.
+/// What to do about an item, and the `considered_until` to remember in the same transaction; unchanged where nothing has to
+/// be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum Decision {
     /// Make a backup, which stands for this run.
-    Run { scheduled_for: Timestamp },
+    Run { scheduled_for: Timestamp, considered_until: Timestamp },
     /// Record that this run was skipped: another backup of the item was not over.
-    Skip { scheduled_for: Timestamp },
-    /// Nothing before then; None when the schedule has no further run.
-    Wait { until: Option<Timestamp> },
+    Skip { scheduled_for: Timestamp, considered_until: Timestamp },
+    /// Nothing before `until`; None when the schedule has no further run.
+    Wait { until: Option<Timestamp>, considered_until: Timestamp },
 }
 
-/// What to do, and what to remember in the same transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    pub action: Action,
-    /// The item's new `considered_until`; unchanged where nothing has to be written.
-    pub considered_until: Timestamp,
+impl Decision {
+    /// What to remember.
+    pub fn considered_until(&self) -> Timestamp {
+        match self {
+            Self::Run { considered_until, .. }
+            | Self::Skip { considered_until, .. }
+            | Self::Wait { considered_until, .. } => *considered_until,
+        }
+    }
 }
 
 /// Decides about an item. Pure: asked twice with the same, it answers the same.
@@ -56,16 +60,9 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
         considered_until = now;
     }
     match policy.last_due(considered_until, now) {
-        Some(scheduled_for) if running => {
-            Decision { action: Action::Skip { scheduled_for }, considered_until: scheduled_for }
-        }
-        Some(scheduled_for) => {
-            Decision { action: Action::Run { scheduled_for }, considered_until: scheduled_for }
-        }
-        None => {
-            let until = policy.next_run(considered_until.max(now));
-            Decision { action: Action::Wait { until }, considered_until }
-        }
+        Some(scheduled_for) if running => Decision::Skip { scheduled_for, considered_until: scheduled_for },
+        Some(scheduled_for) => Decision::Run { scheduled_for, considered_until: scheduled_for },
+        None => Decision::Wait { until: policy.next_run(considered_until.max(now)), considered_until },
     }
 }
 
@@ -89,38 +86,40 @@ mod tests {
         decide(&Situation { policy: &policy, considered_until, now: at(now), running, clock_trusted })
     }
 
+    fn wait(until: &str, considered_until: &str) -> Decision {
+        Decision::Wait { until: Some(at(until)), considered_until: at(considered_until) }
+    }
+
     #[test]
     fn a_run_is_due_once() {
         let due = ask("2026-11-20T20:30:00Z", "2026-11-21T20:30:00Z", false, true);
         let scheduled_for = at("2026-11-21T20:30:00Z");
-        assert_eq!(due, Decision { action: Action::Run { scheduled_for }, considered_until: scheduled_for });
+        assert_eq!(due, Decision::Run { scheduled_for, considered_until: scheduled_for });
         let again = ask("2026-11-21T20:30:00Z", "2026-11-21T20:30:00Z", false, true);
-        assert_eq!(again.action, Action::Wait { until: Some(at("2026-11-22T20:30:00Z")) });
-        assert_eq!(again.considered_until, scheduled_for);
+        assert_eq!(again, wait("2026-11-22T20:30:00Z", "2026-11-21T20:30:00Z"));
     }
 
     #[test]
     fn a_run_beside_another_is_skipped() {
         let due = ask("2026-11-20T20:30:00Z", "2026-11-21T21:00:00Z", true, true);
         let scheduled_for = at("2026-11-21T20:30:00Z");
-        assert_eq!(due, Decision { action: Action::Skip { scheduled_for }, considered_until: scheduled_for });
+        assert_eq!(due, Decision::Skip { scheduled_for, considered_until: scheduled_for });
     }
 
     #[test]
     fn a_clock_put_forward_runs_once_and_put_back_runs_nothing_again() {
         let due = ask("2026-11-20T20:30:00Z", "2026-12-21T12:00:00Z", false, false);
-        assert_eq!(due.action, Action::Run { scheduled_for: at("2026-12-20T20:30:00Z") });
+        let scheduled_for = at("2026-12-20T20:30:00Z");
+        assert_eq!(due, Decision::Run { scheduled_for, considered_until: scheduled_for });
         // Back where it was: nothing is due while the clock is in doubt.
         let back = ask("2026-12-20T20:30:00Z", "2026-11-21T20:30:00Z", false, false);
-        assert_eq!(back.action, Action::Wait { until: Some(at("2026-12-21T20:30:00Z")) });
-        assert_eq!(back.considered_until, at("2026-12-20T20:30:00Z"));
+        assert_eq!(back, wait("2026-12-21T20:30:00Z", "2026-12-20T20:30:00Z"));
         // Found to run evenly, it is believed.
         let believed = ask("2026-12-20T20:30:00Z", "2026-11-22T20:29:00Z", false, true);
-        assert_eq!(believed.action, Action::Wait { until: Some(at("2026-11-22T20:30:00Z")) });
-        assert_eq!(believed.considered_until, at("2026-11-22T20:29:00Z"));
+        assert_eq!(believed, wait("2026-11-22T20:30:00Z", "2026-11-22T20:29:00Z"));
         // An hour back, as an administrator does it, is waited for.
         let hour = ask("2026-11-21T20:30:00Z", "2026-11-21T19:45:00Z", false, true);
-        assert_eq!(hour.considered_until, at("2026-11-21T20:30:00Z"));
+        assert_eq!(hour.considered_until(), at("2026-11-21T20:30:00Z"));
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //!       └───────────────────────── SoftDeleted
 //! ```
 //!
-//! Transitions are a function of state and event; times and rows are the caller's. Where soft delete is off, Delete goes to
-//! NotProtected at once.
+//! Transitions are a function of state and event; times and rows are the caller's. Where soft delete is off, what is deleted is
+//! purged at once: deleting is one change of state, whatever a crash does to the work that follows.
 
 use crate::limits::{SOFT_DELETE_DAYS, SOFT_DELETE_DEFAULT_DAYS};
 use crate::retention::RetentionMode;
@@ -41,7 +41,7 @@ pub enum ItemState {
 pub enum ItemEvent {
     Protect,
     /// A backup was completed; only the first one changes anything.
-    BackupDone,
+    FirstBackupDone,
     /// Stop protection, keep the data.
     Stop,
     /// Stop protection, let the data expire by the policy.
@@ -51,11 +51,9 @@ pub enum ItemEvent {
         has_points: bool,
     },
     /// Another policy, or other disks, for what is protected.
-    Change,
-    /// Delete with all data. `soft`: it can be brought back for a while.
-    Delete {
-        soft: bool,
-    },
+    ChangePolicy,
+    /// Delete with all data. It can be brought back until it is purged: see [`purge_at`].
+    Delete,
     Undelete,
     /// The time in which it could be brought back is over.
     Purge,
@@ -110,9 +108,9 @@ impl ItemState {
 
     /// The state after an event, or why it can't happen. What is asked for twice is done once: stopping what is stopped,
     /// suspending what is suspended and deleting what is deleted change nothing.
-    pub fn after(self, event: ItemEvent) -> Result<Self, ItemError> {
+    pub fn after(self, event: &ItemEvent) -> Result<Self, ItemError> {
         use ItemState::*;
-        match (self, event) {
+        match (self, *event) {
             (NotProtected, ItemEvent::Protect) => Ok(IrPending),
             (NotProtected, ItemEvent::Undelete) => Err(ItemError::NotDeleted),
             (NotProtected, ItemEvent::Purge) => Ok(NotProtected),
@@ -120,28 +118,27 @@ impl ItemState {
 
             (SoftDeleted, ItemEvent::Undelete) => Ok(ProtectionStopped),
             (SoftDeleted, ItemEvent::Purge) => Ok(NotProtected),
-            (SoftDeleted, ItemEvent::Delete { .. }) => Ok(SoftDeleted),
+            (SoftDeleted, ItemEvent::Delete) => Ok(SoftDeleted),
             (SoftDeleted, _) => Err(ItemError::SoftDeleted),
             (_, ItemEvent::Undelete | ItemEvent::Purge) => Err(ItemError::NotDeleted),
 
-            (_, ItemEvent::Delete { soft: true }) => Ok(SoftDeleted),
-            (_, ItemEvent::Delete { soft: false }) => Ok(NotProtected),
+            (_, ItemEvent::Delete) => Ok(SoftDeleted),
             (_, ItemEvent::Stop) => Ok(ProtectionStopped),
 
-            (IrPending | Protected, ItemEvent::BackupDone) => Ok(Protected),
+            (IrPending | Protected, ItemEvent::FirstBackupDone) => Ok(Protected),
             (IrPending | Protected, ItemEvent::Suspend) => Ok(BackupsSuspended),
-            (IrPending | Protected, ItemEvent::Change) => Ok(self),
+            (IrPending | Protected, ItemEvent::ChangePolicy) => Ok(self),
             (IrPending | Protected, ItemEvent::Protect) => Err(ItemError::AlreadyProtected),
             (IrPending | Protected, ItemEvent::Resume { .. }) => Err(ItemError::NotStopped),
 
             // A backup that was under way when protection was stopped.
-            (ProtectionStopped | BackupsSuspended, ItemEvent::BackupDone) => Ok(self),
+            (ProtectionStopped | BackupsSuspended, ItemEvent::FirstBackupDone) => Ok(self),
             (BackupsSuspended, ItemEvent::Suspend) => Ok(self),
             (ProtectionStopped | BackupsSuspended, ItemEvent::Resume { has_points: true }) => Ok(Protected),
             (ProtectionStopped | BackupsSuspended, ItemEvent::Resume { has_points: false }) => Ok(IrPending),
             (ProtectionStopped | BackupsSuspended, ItemEvent::Protect) => Err(ItemError::AlreadyProtected),
             (ProtectionStopped, ItemEvent::Suspend) => Err(ItemError::Stopped),
-            (ProtectionStopped | BackupsSuspended, ItemEvent::Change) => Err(ItemError::Stopped),
+            (ProtectionStopped | BackupsSuspended, ItemEvent::ChangePolicy) => Err(ItemError::Stopped),
         }
     }
 
@@ -218,9 +215,10 @@ impl fmt::Display for ItemState {
     }
 }
 
-/// When an item that is deleted now goes for good. Days outside the limits are brought within them; 0 is not soft.
-pub fn purge_at(deleted_at: Timestamp, soft_delete_days: u32) -> Timestamp {
-    let days = soft_delete_days.clamp(SOFT_DELETE_DAYS.0, SOFT_DELETE_DAYS.1);
+/// When an item that is deleted goes for good: after so many days of soft delete, or at once where that is off (None). Days
+/// outside the limits are brought within them.
+pub fn purge_at(deleted_at: Timestamp, soft_delete_days: Option<u32>) -> Timestamp {
+    let days = soft_delete_days.map_or(0, |days| days.clamp(SOFT_DELETE_DAYS.0, SOFT_DELETE_DAYS.1));
     deleted_at.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX)
 }
 
@@ -243,29 +241,28 @@ mod tests {
     fn events() -> Vec<ItemEvent> {
         vec![
             ItemEvent::Protect,
-            ItemEvent::BackupDone,
+            ItemEvent::FirstBackupDone,
             ItemEvent::Stop,
             ItemEvent::Suspend,
             ItemEvent::Resume { has_points: true },
             ItemEvent::Resume { has_points: false },
-            ItemEvent::Change,
-            ItemEvent::Delete { soft: true },
-            ItemEvent::Delete { soft: false },
+            ItemEvent::ChangePolicy,
+            ItemEvent::Delete,
             ItemEvent::Undelete,
             ItemEvent::Purge,
         ]
     }
 
     fn walk(events: &[ItemEvent]) -> Result<ItemState, ItemError> {
-        events.iter().try_fold(NotProtected, |state, event| state.after(*event))
+        events.iter().try_fold(NotProtected, |state, event| state.after(event))
     }
 
     #[test]
     fn an_items_life() {
-        let stopped = [ItemEvent::Protect, ItemEvent::BackupDone, ItemEvent::Stop];
+        let stopped = [ItemEvent::Protect, ItemEvent::FirstBackupDone, ItemEvent::Stop];
         assert_eq!(walk(&stopped), Ok(ProtectionStopped));
         assert_eq!(walk(&[&stopped[..], &[ItemEvent::Resume { has_points: true }]].concat()), Ok(Protected));
-        let deleted = [&stopped[..], &[ItemEvent::Delete { soft: true }]].concat();
+        let deleted = [&stopped[..], &[ItemEvent::Delete]].concat();
         assert_eq!(walk(&deleted), Ok(SoftDeleted));
         assert_eq!(walk(&[&deleted[..], &[ItemEvent::Undelete]].concat()), Ok(ProtectionStopped));
         assert_eq!(walk(&[&deleted[..], &[ItemEvent::Purge, ItemEvent::Protect]].concat()), Ok(IrPending));
@@ -277,25 +274,25 @@ mod tests {
     fn the_rules_hold_for_every_state_and_event() {
         for state in ItemState::ALL {
             for event in events() {
-                let after = state.after(event);
+                let after = state.after(&event);
                 if let Ok(next) = after {
                     // Only undeleting and purging end a soft delete, and nothing but deleting begins one.
                     if state == SoftDeleted && next != SoftDeleted {
                         assert!(matches!(event, ItemEvent::Undelete | ItemEvent::Purge));
                     }
                     if state != SoftDeleted && next == SoftDeleted {
-                        assert_eq!(event, ItemEvent::Delete { soft: true });
+                        assert_eq!(event, ItemEvent::Delete);
                     }
-                    // Data goes only by a delete without a net, or when the net's time is over.
+                    // Data goes only when the time in which it could be brought back is over.
                     if state.is_held() && !next.is_held() {
-                        assert!(matches!(event, ItemEvent::Delete { soft: false } | ItemEvent::Purge));
+                        assert_eq!((state, event), (SoftDeleted, ItemEvent::Purge));
                     }
                     // What is stopped is never protected again by the way.
                     if !state.is_scheduled() && next.is_scheduled() {
                         assert!(matches!(event, ItemEvent::Protect | ItemEvent::Resume { .. }));
                     }
                 } else {
-                    assert_ne!(state.after(event).unwrap_err().code(), "");
+                    assert_ne!(state.after(&event).unwrap_err().code(), "");
                 }
             }
         }
@@ -303,10 +300,10 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_do_first() {
-        assert_eq!(Protected.after(ItemEvent::Protect), Err(ItemError::AlreadyProtected));
-        assert_eq!(SoftDeleted.after(ItemEvent::Protect), Err(ItemError::SoftDeleted));
-        assert_eq!(ProtectionStopped.after(ItemEvent::Change), Err(ItemError::Stopped));
-        assert_eq!(Protected.after(ItemEvent::Resume { has_points: true }), Err(ItemError::NotStopped));
+        assert_eq!(Protected.after(&ItemEvent::Protect), Err(ItemError::AlreadyProtected));
+        assert_eq!(SoftDeleted.after(&ItemEvent::Protect), Err(ItemError::SoftDeleted));
+        assert_eq!(ProtectionStopped.after(&ItemEvent::ChangePolicy), Err(ItemError::Stopped));
+        assert_eq!(Protected.after(&ItemEvent::Resume { has_points: true }), Err(ItemError::NotStopped));
         assert_eq!(ProtectionStopped.check_backup(), Err(ItemError::Stopped));
         assert_eq!(SoftDeleted.check_restore(), Err(ItemError::SoftDeleted));
         assert_eq!(ProtectionStopped.check_restore(), Ok(()));
@@ -327,8 +324,9 @@ mod tests {
     #[test]
     fn soft_delete_has_its_days() {
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-        assert_eq!(purge_at(now, 14).to_string(), "2026-12-05T12:00:00Z");
-        assert_eq!(purge_at(Timestamp::MAX, 14), Timestamp::MAX);
+        assert_eq!(purge_at(now, Some(14)).to_string(), "2026-12-05T12:00:00Z");
+        assert_eq!(purge_at(Timestamp::MAX, Some(14)), Timestamp::MAX);
+        assert_eq!(purge_at(now, None), now);
         assert!(check_soft_delete_days(180).is_ok());
         assert!(check_soft_delete_days(181).unwrap_err().contains("1 to 180"));
         assert!(check_soft_delete_days(0).is_err());

@@ -4,6 +4,7 @@ use crate::limits::{BACKUP_MAX, ESTIMATE_AFTER, ESTIMATE_AFTER_SHARE};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 macro_rules! arm_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? }) => {
@@ -105,35 +106,35 @@ pub struct JobTask {
     pub id: String,
     pub status: TaskStatus,
     #[serde(default)]
-    pub start: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
     #[serde(default)]
-    pub end: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
 }
 
 impl JobTask {
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), status: TaskStatus::NotStarted, start: None, end: None }
+        Self { id: id.into(), status: TaskStatus::NotStarted, started_at: None, ended_at: None }
     }
 
     /// It begins. One that begins again, after a restart, keeps its first beginning.
     pub fn begin(&mut self, now: Timestamp) {
         self.status = TaskStatus::InProgress;
-        self.start.get_or_insert(now);
-        self.end = None;
+        self.started_at.get_or_insert(now);
+        self.ended_at = None;
     }
 
     /// It is over. One that had not begun has no time, and keeps its status: NotStarted.
     pub fn finish(&mut self, status: TaskStatus, now: Timestamp) {
         if self.status == TaskStatus::InProgress {
             self.status = status;
-            self.end = Some(now);
+            self.ended_at = Some(now);
         }
     }
 
     /// How long it took, or has taken so far; zero before it began, and where the clock was put back.
     pub fn duration(&self, now: Timestamp) -> SignedDuration {
-        let Some(start) = self.start else { return SignedDuration::ZERO };
-        self.end.unwrap_or(now).duration_since(start).max(SignedDuration::ZERO)
+        let Some(start) = self.started_at else { return SignedDuration::ZERO };
+        self.ended_at.unwrap_or(now).duration_since(start).max(SignedDuration::ZERO)
     }
 }
 
@@ -168,60 +169,47 @@ impl JobError {
     }
 }
 
-/// Whether a backup that has run since `started` takes too long: over [`BACKUP_MAX`]. `elapsed` by a clock that can't jump.
-pub fn is_overdue(elapsed: SignedDuration) -> bool {
+/// Whether a backup that has run for so long takes too long: over [`BACKUP_MAX`]. `elapsed` by a clock that can't jump.
+pub fn is_overdue(elapsed: Duration) -> bool {
     elapsed > BACKUP_MAX
 }
 
-/// What was measured of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// Since the transfer began, by a clock that can't jump.
-    pub elapsed: SignedDuration,
-    pub done_bytes: u64,
-    /// 0: not known yet.
-    pub total_bytes: u64,
-}
-
-/// How far a transfer has come.
+/// How far a transfer has come, from what was measured of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct Estimate {
     /// 0 to 100, and 100 only when all is done. None while the total is not known.
     pub percent: Option<u32>,
     /// None while there is too little to tell from.
-    pub remaining: Option<SignedDuration>,
+    pub remaining: Option<Duration>,
 }
 
-impl Measured {
+impl Estimate {
     /// Per cent are of bytes. What remains is told from the mean speed so far, and only when enough has been seen of it:
-    /// some seconds, and a hundredth of the bytes.
+    /// some seconds, and a hundredth of the bytes. `elapsed`: since the transfer began, by a clock that can't jump;
+    /// `total_bytes`: 0 while it is not known.
     ///
     /// ```
-    /// use jiff::SignedDuration;
-    /// use strongroom_domain::job::Measured;
-    /// let elapsed = SignedDuration::from_secs(60);
-    /// let progress = Measured { elapsed, done_bytes: 250, total_bytes: 1000 }.progress();
-    /// assert_eq!(progress.percent, Some(25));
-    /// assert_eq!(progress.remaining, Some(SignedDuration::from_secs(180)));
+    /// use std::time::Duration;
+    /// use strongroom_domain::job::Estimate;
+    /// let estimate = Estimate::measured(Duration::from_secs(60), 250, 1000);
+    /// assert_eq!(estimate.percent, Some(25));
+    /// assert_eq!(estimate.remaining, Some(Duration::from_secs(180)));
     /// ```
-    pub fn progress(&self) -> Progress {
-        let Self { elapsed, done_bytes, total_bytes } = *self;
+    pub fn measured(elapsed: Duration, done_bytes: u64, total_bytes: u64) -> Self {
         if total_bytes == 0 {
-            return Progress::default();
+            return Self::default();
         }
         if done_bytes >= total_bytes {
-            return Progress { percent: Some(100), remaining: Some(SignedDuration::ZERO) };
+            return Self { percent: Some(100), remaining: Some(Duration::ZERO) };
         }
         let (done, total) = (u128::from(done_bytes), u128::from(total_bytes));
         let percent = u32::try_from(done * 100 / total).ok();
         let seen = elapsed >= ESTIMATE_AFTER && done_bytes >= total_bytes.div_ceil(ESTIMATE_AFTER_SHARE);
         let remaining = seen
-            .then(|| u128::try_from(elapsed.as_millis()).ok())
-            .flatten()
-            .map(|millis| millis.saturating_mul(total - done).div_ceil(done))
-            .and_then(|millis| i64::try_from(millis).ok())
-            .map(SignedDuration::from_millis);
-        Progress { percent, remaining }
+            .then(|| elapsed.as_millis().saturating_mul(total - done).div_ceil(done))
+            .and_then(|millis| u64::try_from(millis).ok())
+            .map(Duration::from_millis);
+        Self { percent, remaining }
     }
 }
 
@@ -269,37 +257,33 @@ mod tests {
         assert_eq!(read, JobTask::new("Take Snapshot"));
     }
 
-    fn progress(seconds: i64, done_bytes: u64, total_bytes: u64) -> Progress {
-        Measured { elapsed: SignedDuration::from_secs(seconds), done_bytes, total_bytes }.progress()
+    fn estimate(seconds: u64, done_bytes: u64, total_bytes: u64) -> Estimate {
+        Estimate::measured(Duration::from_secs(seconds), done_bytes, total_bytes)
     }
 
     #[test]
     fn nothing_is_said_before_enough_was_seen() {
-        assert_eq!(progress(100, 10, 0), Progress::default());
-        assert_eq!(progress(4, 500, 1000), Progress { percent: Some(50), remaining: None });
-        assert_eq!(progress(3600, 9, 1000), Progress { percent: Some(0), remaining: None });
-        assert_eq!(progress(100, 10, 1000).remaining, Some(SignedDuration::from_secs(9900)));
-        assert_eq!(
-            progress(0, 1000, 1000),
-            Progress { percent: Some(100), remaining: Some(SignedDuration::ZERO) }
-        );
+        assert_eq!(estimate(100, 10, 0), Estimate::default());
+        assert_eq!(estimate(4, 500, 1000), Estimate { percent: Some(50), remaining: None });
+        assert_eq!(estimate(3600, 9, 1000), Estimate { percent: Some(0), remaining: None });
+        assert_eq!(estimate(100, 10, 1000).remaining, Some(Duration::from_secs(9900)));
+        assert_eq!(estimate(0, 1000, 1000), Estimate { percent: Some(100), remaining: Some(Duration::ZERO) });
         // More was read than was announced.
-        assert_eq!(progress(9, 1001, 1000).percent, Some(100));
+        assert_eq!(estimate(9, 1001, 1000).percent, Some(100));
     }
 
     #[test]
     fn a_day_is_too_long() {
-        assert!(!is_overdue(SignedDuration::from_hours(24)));
-        assert!(is_overdue(SignedDuration::from_hours(24) + SignedDuration::from_nanos(1)));
+        assert!(!is_overdue(BACKUP_MAX));
+        assert!(is_overdue(BACKUP_MAX + Duration::from_nanos(1)));
     }
 
     proptest! {
         #[test]
-        fn a_hundred_per_cent_is_all_of_it(seconds in 0..i64::MAX / 2000, done: u64, total: u64) {
-            let progress = progress(seconds, done, total);
-            prop_assert_eq!(progress.percent == Some(100), total > 0 && done >= total);
-            prop_assert!(progress.percent.is_none_or(|percent| percent <= 100));
-            prop_assert!(progress.remaining.is_none_or(|left| !left.is_negative()));
+        fn a_hundred_per_cent_is_all_of_it(seconds: u64, done: u64, total: u64) {
+            let estimate = estimate(seconds, done, total);
+            prop_assert_eq!(estimate.percent == Some(100), total > 0 && done >= total);
+            prop_assert!(estimate.percent.is_none_or(|percent| percent <= 100));
         }
     }
 }

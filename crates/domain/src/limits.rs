@@ -1,6 +1,7 @@
 //! The limits of the rules, in one place. Those of Azure Backup where it has one; where ours is wider, the comment says so.
 
 use jiff::SignedDuration;
+use std::time::Duration;
 
 /// Days that snapshots are kept under a Standard policy.
 pub const STANDARD_SNAPSHOT_DAYS: (u32, u32) = (1, 5);
@@ -31,17 +32,17 @@ pub const SOFT_DELETE_DAYS: (u32, u32) = (1, 180);
 pub const SOFT_DELETE_DEFAULT_DAYS: u32 = 14;
 
 /// A backup that takes longer is a failure.
-pub const BACKUP_MAX: SignedDuration = SignedDuration::from_hours(24);
+pub const BACKUP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How far wall time may come apart from monotonic time within [`CLOCK_WINDOW`] before it counts as a jump. More than any
 /// time service slews in a day; less than what would matter to retention.
 pub const CLOCK_DRIFT_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// How long one comparison of the clocks goes on before the next begins.
-pub const CLOCK_WINDOW: SignedDuration = SignedDuration::from_hours(24);
+pub const CLOCK_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// A start this long after the last sign of life waits as after a jump: the clock could have been set meanwhile.
 pub const CLOCK_START_GAP_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// How long a clock that jumped must run evenly before it may expire anything.
-pub const CLOCK_GRACE: SignedDuration = SignedDuration::from_hours(24);
+pub const CLOCK_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// How far in the future an item's schedule may have been considered before a clock that runs evenly is believed instead.
 pub const SCHEDULE_AHEAD_MAX: SignedDuration = SignedDuration::from_hours(25);
 
@@ -58,6 +59,6 @@ pub const GROUP_NAME_CHARS: (usize, usize) = (1, 90);
 pub const MACHINE_NAME_MAX_CHARS: usize = 255;
 
 /// Before so much time has passed nothing is said about what remains.
-pub const ESTIMATE_AFTER: SignedDuration = SignedDuration::from_secs(5);
+pub const ESTIMATE_AFTER: Duration = Duration::from_secs(5);
 /// Before this share of the bytes (one in so many) is done nothing is said about what remains.
 pub const ESTIMATE_AFTER_SHARE: u64 = 100;

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 
 /// What retention has to know of a recovery point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetainedPoint {
+pub struct PointFacts {
     pub taken_at: Timestamp,
     /// The run it was made for; None for one made on demand.
     #[serde(default)]
@@ -61,7 +61,7 @@ pub struct Tags {
 
 /// What retention says of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keep {
+pub struct Verdict {
     pub tags: Tags,
     /// When the rules let it go. None: never, in the calendar's years.
     pub rules_until: Option<Timestamp>,
@@ -69,7 +69,7 @@ pub struct Keep {
     pub held: bool,
 }
 
-impl Keep {
+impl Verdict {
     /// When it expires; None while something holds it.
     pub fn expires_at(&self) -> Option<Timestamp> {
         if self.held { None } else { self.rules_until }
@@ -85,13 +85,13 @@ impl Keep {
 ///
 /// ```
 /// use strongroom_domain::policy::Policy;
-/// use strongroom_domain::retention::{retain, RetainedPoint, RetentionMode};
+/// use strongroom_domain::retention::{retain, PointFacts, RetentionMode};
 /// let run = "2026-11-21T20:30:00Z".parse().unwrap();
-/// let point = RetainedPoint { taken_at: run, scheduled_for: Some(run), keep_until: None };
+/// let point = PointFacts { taken_at: run, scheduled_for: Some(run), keep_until: None };
 /// let kept = retain(&Policy::default_standard(), RetentionMode::Policy, &[point]);
 /// assert_eq!(kept[0].expires_at(), Some("2027-05-20T20:30:00Z".parse().unwrap()));
 /// ```
-pub fn retain(policy: &Policy, mode: RetentionMode, points: &[RetainedPoint]) -> Vec<Keep> {
+pub fn retain(policy: &Policy, mode: RetentionMode, points: &[PointFacts]) -> Vec<Verdict> {
     let zone = policy.zone.time_zone();
     let day_of = |at: Timestamp| zone.to_datetime(at).date();
     // The first point of each day. Of two with one time the one listed first: any will do, but always the same.
@@ -102,7 +102,7 @@ pub fn retain(policy: &Policy, mode: RetentionMode, points: &[RetainedPoint]) ->
         firsts.entry(day_of(run)).and_modify(|first| *first = this.min(*first)).or_insert(this);
     }
     let last = points.iter().map(|point| point.taken_at).max();
-    let keep = |(index, point): (usize, &RetainedPoint)| {
+    let keep = |(index, point): (usize, &PointFacts)| {
         let held = match mode {
             RetentionMode::Policy => false,
             RetentionMode::KeepLast => Some(point.taken_at) == last,
@@ -110,18 +110,18 @@ pub fn retain(policy: &Policy, mode: RetentionMode, points: &[RetainedPoint]) ->
         };
         let Some(run) = point.scheduled_for else {
             let tags = Tags { on_demand: true, ..Tags::default() };
-            return Keep { tags, rules_until: Some(on_demand_until(point)), held };
+            return Verdict { tags, rules_until: Some(on_demand_until(point)), held };
         };
         let date = day_of(run);
         let is_first = firsts.get(&date).is_some_and(|(_, _, first)| *first == index);
         let tags = tag(policy, date, is_first);
-        Keep { tags, rules_until: longest(policy, tags, run.max(point.taken_at)), held }
+        Verdict { tags, rules_until: longest(policy, tags, run.max(point.taken_at)), held }
     };
     points.iter().enumerate().map(keep).collect()
 }
 
 /// When a point made on demand may go.
-fn on_demand_until(point: &RetainedPoint) -> Timestamp {
+fn on_demand_until(point: &PointFacts) -> Timestamp {
     let days = SignedDuration::from_hours(24 * i64::from(ON_DEMAND_DAYS));
     point.keep_until.unwrap_or_else(|| point.taken_at.checked_add(days).unwrap_or(Timestamp::MAX))
 }
@@ -182,11 +182,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn scheduled(run: &str) -> RetainedPoint {
-        RetainedPoint { taken_at: at(run), scheduled_for: Some(at(run)), keep_until: None }
+    fn scheduled(run: &str) -> PointFacts {
+        PointFacts { taken_at: at(run), scheduled_for: Some(at(run)), keep_until: None }
     }
 
-    fn until(keep: &Keep) -> String {
+    fn until(keep: &Verdict) -> String {
         keep.expires_at().map_or("held".to_owned(), |at| at.to_string())
     }
 
@@ -234,8 +234,7 @@ mod tests {
         let mut policy = Policy::default_standard();
         policy.retention.daily = Some(DailyRetention { days: 3 });
         policy.retention.weekly = Some(WeeklyRetention { days_of_week: [Weekday::Friday].into(), weeks: 4 });
-        let late =
-            RetainedPoint { taken_at: at("2026-11-23T09:00:00Z"), ..scheduled("2026-11-20T20:30:00Z") };
+        let late = PointFacts { taken_at: at("2026-11-23T09:00:00Z"), ..scheduled("2026-11-20T20:30:00Z") };
         let kept = retain(&policy, RetentionMode::Policy, &[late]);
         assert!(kept[0].tags.weekly);
         assert_eq!(until(&kept[0]), "2026-12-21T09:00:00Z");
@@ -258,11 +257,8 @@ mod tests {
     #[test]
     fn on_demand_points_have_their_own_date() {
         let policy = Policy::default_standard();
-        let demand = |keep_until| RetainedPoint {
-            taken_at: at("2026-11-21T10:00:00Z"),
-            scheduled_for: None,
-            keep_until,
-        };
+        let demand =
+            |keep_until| PointFacts { taken_at: at("2026-11-21T10:00:00Z"), scheduled_for: None, keep_until };
         let points = [demand(None), demand(Some(at("2031-01-01T00:00:00Z")))];
         let kept = retain(&policy, RetentionMode::Policy, &points);
         assert_eq!(until(&kept[0]), "2026-12-21T10:00:00Z");
