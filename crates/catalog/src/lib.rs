@@ -31,6 +31,7 @@ mod error;
 pub mod limits;
 mod location;
 mod model;
+pub mod service;
 mod sqlite;
 
 pub use error::{CatalogError, Result};

@@ -8,3 +8,7 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DAMAGED_KEPT: usize = 2;
 /// Rows of one answer, at most.
 pub const ANSWER_ROWS_MAX: i64 = 1_000_000;
+/// Connections to the service's state that are kept open.
+pub const CONNECTIONS_MAX: usize = 4;
+/// How often a change is made anew because somebody else was faster.
+pub const UPDATE_ATTEMPTS: usize = 64;

@@ -3,6 +3,8 @@
 mod file;
 mod rows;
 
+pub(crate) use file::make as make_private_file;
+
 use crate::Catalog;
 use crate::error::{CatalogError, Result};
 use crate::limits::{ANSWER_ROWS_MAX, BUSY_TIMEOUT};

@@ -63,12 +63,20 @@ impl ErrorKind {
 pub struct Error {
     pub kind: ErrorKind,
     pub message: String,
+    /// Azure's name for it, where it has one.
+    pub code: Option<&'static str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), code: None, source: None }
+    }
+
+    /// With Azure's name for it.
+    pub fn coded(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
     }
 
     /// Keeps the cause, which is shown after the message.
@@ -194,6 +202,13 @@ macro_rules! invalid_from {
             }
         }
     )* };
+}
+
+/// Times beyond what a calendar holds.
+impl From<jiff::Error> for Error {
+    fn from(error: jiff::Error) -> Self {
+        Self::new(ErrorKind::Invalid, error.to_string()).caused_by(error)
+    }
 }
 
 invalid_from!(LocationError, SelectorError, InvalidName, ExtentError);

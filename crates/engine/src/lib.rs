@@ -7,6 +7,7 @@
 //! - [`restore`]: restoring one disk.
 //! - [`serve`]: exporting a point over NBD.
 //! - [`machine`]: machines under libvirt.
+//! - [`service`]: what a server does with all of these: vaults with policies, protected items, jobs, schedules.
 //!
 //! Everything here blocks: call it from threads. Cancelling goes through [`Progress`](strongroom_store::Progress).
 
@@ -18,6 +19,7 @@ pub mod points;
 mod qemu_nbd;
 pub mod restore;
 pub mod serve;
+pub mod service;
 pub mod target;
 pub mod vaults;
 

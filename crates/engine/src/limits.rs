@@ -29,3 +29,24 @@ pub const SPARE_ROOM_BYTES: u64 = 1 << 20;
 pub const NVRAM_MAX_BYTES: u64 = 2 << 20;
 /// The longest name of a restored machine, which becomes part of file names.
 pub const MACHINE_NAME_MAX_BYTES: usize = 200;
+
+/// A backup that takes longer has failed.
+pub const BACKUP_DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a job's lease holds without being renewed.
+pub const LEASE_DURATION: Duration = Duration::from_secs(120);
+/// How often leases are renewed and progress is written down.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// A job that is interrupted this often by the service's end has failed.
+pub const JOB_ATTEMPTS_MAX: u32 = 3;
+/// How often schedules are looked at.
+pub const SCHEDULE_INTERVAL: Duration = Duration::from_secs(15);
+/// How often hosts are looked at by themselves.
+pub const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long running jobs may take to let go when the service stops.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often expired points are looked for.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
+/// How long points may be gone before their space is reclaimed.
+pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
+/// How long ended operations and jobs can be looked at.
+pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);

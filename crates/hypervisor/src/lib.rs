@@ -25,7 +25,7 @@ mod text;
 mod tools;
 
 pub use error::{Error, Result};
-pub use libvirt::{Libvirt, LibvirtOptions};
+pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
 pub use snapshot::{
     Changes, DiskParent, DiskSnapshot, MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest,

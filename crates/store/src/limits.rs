@@ -60,3 +60,6 @@ pub const LEASE_MARGIN_SECONDS: u64 = 90;
 
 /// A pack is rewritten when this share of it, in per cent, is no longer needed.
 pub const REWRITE_DEAD_PERCENT: u64 = 25;
+
+/// How far the threads of a backup step back behind the machines of the host.
+pub const BACKUP_NICENESS: i32 = 10;

@@ -41,6 +41,22 @@ pub struct BackupOptions {
     /// Where a pull-mode job keeps what the guest overwrites; default: beside each disk.
     pub scratch_dir: Option<PathBuf>,
     pub scratch_limit_bytes: Option<u64>,
+    /// The item's name in the vault; default: the machine's.
+    pub item: Option<ItemName>,
+    /// What the point is found by again after its maker was killed: kept in its manifest.
+    pub job: Option<String>,
+    /// Told once when the snapshot has been taken.
+    pub taken: Option<SnapshotTaken>,
+}
+
+/// Somebody who wants to know when the snapshot has been taken.
+#[derive(Clone)]
+pub struct SnapshotTaken(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for SnapshotTaken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SnapshotTaken")
+    }
 }
 
 /// One disk of a finished backup.
@@ -86,7 +102,10 @@ pub fn backup(
     let started = Instant::now();
     // Everything that can be refused is, before the vault is written to.
     let machine = hypervisor.inspect(name)?;
-    let item = item_name(name)?;
+    let item = match &options.item {
+        Some(item) => item.clone(),
+        None => item_name(name)?,
+    };
     check_disks(&machine, options)?;
     progress.check()?;
     let session = Session::begin(vault, &format!("backup of machine {item}"))?;
@@ -103,7 +122,10 @@ pub fn backup(
     };
     progress.check()?;
     let snapshot = hypervisor.snapshot(name, &request)?;
-    match transfer(session, &item, &machine, &parent, &snapshot, warnings, progress) {
+    if let Some(taken) = &options.taken {
+        (taken.0)();
+    }
+    match transfer(session, &item, &machine, &parent, &snapshot, options.job.clone(), warnings, progress) {
         Ok((point, disks)) => {
             let mut warnings = point.warnings.clone();
             let skipped = snapshot.skipped.clone();
@@ -170,12 +192,14 @@ fn targets(disks: &[MachineDisk]) -> String {
 }
 
 /// From the snapshot to the commit.
+#[allow(clippy::too_many_arguments)]
 fn transfer(
     session: Session,
     item: &ItemName,
     machine: &Machine,
     parent: &Parent,
     snapshot: &MachineSnapshot,
+    job: Option<String>,
     mut warnings: Vec<String>,
     progress: &Arc<Progress>,
 ) -> Result<(Manifest, Vec<DiskBackup>)> {
@@ -237,6 +261,7 @@ fn transfer(
             .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
             .collect(),
         nvram,
+        job,
     }
     .to_attributes();
     let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {

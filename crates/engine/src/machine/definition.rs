@@ -29,6 +29,48 @@ pub fn networks(xml: &str) -> BTreeSet<String> {
     found
 }
 
+/// What a server shows of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub networks: BTreeSet<String>,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    /// `Windows` where the definition says so, else `Linux`.
+    pub os: &'static str,
+}
+
+/// All of them 0 or empty in a definition that is not understood.
+pub fn facts(xml: &str) -> Facts {
+    let mut facts = Facts { networks: networks(xml), os: "Linux", ..Facts::default() };
+    if is_too_deep(xml) {
+        return facts;
+    }
+    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
+    let Ok(document) = roxmltree::Document::parse_with_options(xml, options) else { return facts };
+    let root = document.root_element();
+    let child = |name: &str| root.children().find(|c| c.has_tag_name(name));
+    let number = |name: &str| child(name).and_then(|c| c.text()).and_then(|t| t.trim().parse::<u64>().ok());
+    facts.vcpus = number("vcpu").unwrap_or(1).min(4096) as u32;
+    let unit = match child("memory").and_then(|c| c.attribute("unit")).unwrap_or("KiB") {
+        "b" | "bytes" => 1,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "TiB" | "T" => 1 << 40,
+        _ => 1024,
+    };
+    facts.memory_mib = number("memory").unwrap_or(0).saturating_mul(unit) >> 20;
+    // libosinfo's id, and the Hyper-V features that only Windows guests are given.
+    let says_windows = child("metadata").is_some_and(|metadata| {
+        metadata.descendants().filter_map(|n| n.attribute("id")).any(|id| id.contains("microsoft.com/win"))
+    });
+    let has_hyperv =
+        child("features").is_some_and(|features| features.children().any(|c| c.has_tag_name("hyperv")));
+    if says_windows || has_hyperv {
+        facts.os = "Windows";
+    }
+    facts
+}
+
 /// Counted without recursion, before a reader that may recurse sees it.
 fn is_too_deep(xml: &str) -> bool {
     let bytes = xml.as_bytes();

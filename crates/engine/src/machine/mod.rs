@@ -9,7 +9,7 @@
 //! is needed is in its manifest ([`record`]).
 
 mod backup;
-mod definition;
+pub(crate) mod definition;
 mod known;
 mod list;
 mod parent;
@@ -17,9 +17,10 @@ pub mod record;
 mod restore;
 mod storage;
 
-pub use backup::{BackupOptions, DiskBackup, MachineBackup, backup};
+pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
 pub use known::{forget, open_catalog, open_known_catalog, remember, remember_item, row_of, vault_seen};
 pub use list::{ListedMachine, MachineList, list};
+pub use storage::check_machine_name as check_name;
 pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
 
 use crate::error::{Error, ErrorKind};

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::*;
 use crate::snapshot::{MachineSnapshot, SnapshotRequest};
 use conn::{Conn, Dom, XML_INACTIVE};
+pub use rewrite::new_definition;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -44,6 +44,11 @@ pub fn rewrite(request: &RestoreMachineRequest, uuid: Uuid) -> Result<Rewritten>
     Ok(Rewritten { xml: writer.xml.finish(), uuid, warnings: writer.warnings })
 }
 
+/// The definition that [`create`](crate::Hypervisor::create) would use, without making a machine of it.
+pub fn new_definition(request: &RestoreMachineRequest) -> Result<String> {
+    Ok(rewrite(request, Uuid::new_v4())?.xml)
+}
+
 fn check_name(name: &str) -> Result<()> {
     let bad = name.is_empty()
         || name.len() > NAME_BYTES_MAX

@@ -9,7 +9,7 @@ pub mod sink;
 use crate::compress::{Level, is_zero};
 use crate::crypto::Id;
 use crate::error::{Result, StoreError};
-use crate::limits::{DISK_SIZE_MAX_BYTES, FRAME_TARGET_BYTES, NODE_FANOUT};
+use crate::limits::{BACKUP_NICENESS, DISK_SIZE_MAX_BYTES, FRAME_TARGET_BYTES, NODE_FANOUT};
 use crate::node::{Node, block_count};
 use crate::progress::Progress;
 use crate::tree::{DiskTree, NodeSource as _, TreeBuilder, TreeReader};
@@ -101,7 +101,10 @@ impl Writers {
             let (vault, sink, receiver) = (vault.clone(), sink.clone(), receiver.clone());
             let worker = std::thread::Builder::new()
                 .name("write".into())
-                .spawn(move || work(&vault, &sink, &receiver, level))
+                .spawn(move || {
+                    step_aside();
+                    work(&vault, &sink, &receiver, level);
+                })
                 .map_err(|e| StoreError::io("starting a thread", e))?;
             workers.push(worker);
         }
@@ -288,6 +291,12 @@ impl Drop for Writers {
             let _ = self.sink.finish(std::mem::take(&mut self.uploaders));
         }
     }
+}
+
+/// Machines that run on this host go first: a backup takes what processor time they leave. (The kernel keeps this for
+/// each thread.)
+fn step_aside() {
+    let _ = rustix::process::nice(BACKUP_NICENESS);
 }
 
 fn work(vault: &Vault, sink: &Sink, jobs: &Receiver<Job>, level: Level) {

@@ -125,7 +125,10 @@ impl Sink {
             let (sink, receiver) = (sink.clone(), receiver.clone());
             let uploader = std::thread::Builder::new()
                 .name("upload".into())
-                .spawn(move || sink.upload(&receiver))
+                .spawn(move || {
+                    super::step_aside();
+                    sink.upload(&receiver);
+                })
                 .map_err(|e| StoreError::io("starting a thread", e))?;
             uploaders.push(uploader);
         }

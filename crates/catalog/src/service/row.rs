@@ -1,0 +1,262 @@
+//! Rows, queries and changes, in a form that any SQL database can serve.
+
+use super::error::{Result, ServiceError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+
+/// The tables there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    Settings,
+    Principals,
+    RoleAssignments,
+    SigningKeys,
+    ResourceGroups,
+    Vaults,
+    Policies,
+    Machines,
+    Items,
+    RecoveryPoints,
+    Jobs,
+    Operations,
+    Audit,
+}
+
+impl Table {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::Principals => "principals",
+            Self::RoleAssignments => "role_assignments",
+            Self::SigningKeys => "signing_keys",
+            Self::ResourceGroups => "resource_groups",
+            Self::Vaults => "vaults",
+            Self::Policies => "policies",
+            Self::Machines => "machines",
+            Self::Items => "items",
+            Self::RecoveryPoints => "recovery_points",
+            Self::Jobs => "jobs",
+            Self::Operations => "operations",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// What rows are found by, beside `id`.
+    pub fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Settings => &[],
+            Self::Principals => &["app_id", "name_key"],
+            Self::RoleAssignments => &["principal"],
+            Self::SigningKeys => &["created_us"],
+            Self::ResourceGroups => &["name_key"],
+            Self::Vaults => &["group_key", "name_key", "deleted"],
+            Self::Policies => &["vault", "name_key"],
+            Self::Machines => &["host", "host_uuid", "group_key", "name_key", "gone"],
+            Self::Items => &["vault", "machine", "policy", "state", "name_key"],
+            Self::RecoveryPoints => &["vault", "item", "name", "taken_us"],
+            Self::Jobs => &["vault", "item", "operation", "status", "open", "started_us"],
+            Self::Operations => &["vault", "open", "started_us"],
+            Self::Audit => &["at_us"],
+        }
+    }
+
+    pub(super) fn has(self, column: &str) -> bool {
+        column == "id" || self.columns().contains(&column)
+    }
+}
+
+/// A column's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<uuid::Uuid> for Value {
+    fn from(id: uuid::Uuid) -> Self {
+        Self::Text(id.to_string())
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Integer(truth.into())
+    }
+}
+
+impl From<jiff::Timestamp> for Value {
+    fn from(time: jiff::Timestamp) -> Self {
+        Self::Integer(time.as_microsecond())
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// A document of a table.
+pub trait Row: Serialize + DeserializeOwned {
+    const TABLE: Table;
+
+    fn id(&self) -> String;
+
+    /// 0 for one that was never written.
+    fn version(&self) -> i64;
+
+    fn set_version(&mut self, version: i64);
+
+    /// In the order of [`Table::columns`].
+    fn values(&self) -> Vec<Value>;
+}
+
+/// A row as it was read.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub table: Table,
+    pub id: String,
+    pub version: i64,
+    pub doc: String,
+}
+
+impl Stored {
+    pub fn read<R: Row>(&self) -> Result<R> {
+        let mut row: R = serde_json::from_str(&self.doc).map_err(|e| ServiceError::Damaged {
+            path: PathBuf::from(self.table.name()),
+            detail: format!("row {}: {e}", self.id),
+        })?;
+        row.set_version(self.version);
+        Ok(row)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    AtLeast,
+}
+
+/// Which rows, in which order: all conditions hold.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    pub(super) conditions: Vec<(&'static str, Comparison, Value)>,
+    pub(super) any_of: Option<(&'static str, Vec<Value>)>,
+    pub(super) order: Vec<(&'static str, bool)>,
+    pub(super) limit: Option<u32>,
+    pub(super) offset: u32,
+}
+
+impl Query {
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    fn with(mut self, column: &'static str, comparison: Comparison, value: impl Into<Value>) -> Self {
+        self.conditions.push((column, comparison, value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn eq(self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.with(column, Comparison::Equal, value)
+    }
+
+    #[must_use]
+    pub fn ne(self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.with(column, Comparison::NotEqual, value)
+    }
+
+    #[must_use]
+    pub fn less(self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.with(column, Comparison::Less, value)
+    }
+
+    #[must_use]
+    pub fn at_least(self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.with(column, Comparison::AtLeast, value)
+    }
+
+    /// One of these; only one such condition in a query.
+    #[must_use]
+    pub fn any_of<V: Into<Value>>(
+        mut self,
+        column: &'static str,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        self.any_of = Some((column, values.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    #[must_use]
+    pub fn ascending(mut self, column: &'static str) -> Self {
+        self.order.push((column, false));
+        self
+    }
+
+    #[must_use]
+    pub fn descending(mut self, column: &'static str) -> Self {
+        self.order.push((column, true));
+        self
+    }
+
+    #[must_use]
+    pub fn limit(mut self, rows: u32) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    #[must_use]
+    pub fn skip(mut self, rows: u32) -> Self {
+        self.offset = rows;
+        self
+    }
+}
+
+/// One change of a list that is applied as a whole.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Writes a row: a new one (version 0), or the next version of what was read.
+    Put { table: Table, id: String, version: i64, doc: String, values: Vec<Value> },
+    /// Removes what was read, with all that belongs to it.
+    Delete { table: Table, id: String, version: i64 },
+    /// Does nothing, but only if the row is still as it was read.
+    Unchanged { table: Table, id: String, version: i64 },
+}
+
+impl Change {
+    pub fn put<R: Row>(row: &R) -> Self {
+        let doc = serde_json::to_string(row).unwrap_or_else(|e| unreachable!("a row is plain data: {e}"));
+        Self::Put { table: R::TABLE, id: row.id(), version: row.version(), doc, values: row.values() }
+    }
+
+    pub fn delete<R: Row>(row: &R) -> Self {
+        Self::Delete { table: R::TABLE, id: row.id(), version: row.version() }
+    }
+
+    pub fn unchanged<R: Row>(row: &R) -> Self {
+        Self::Unchanged { table: R::TABLE, id: row.id(), version: row.version() }
+    }
+}

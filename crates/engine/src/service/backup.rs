@@ -1,0 +1,329 @@
+//! The job that backs a machine up.
+//!
+//! Its commit is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
+//! tells of it, and is made up for at the next start if it was missed.
+
+use super::{Service, jobs, machines, points, retention};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::record::MachineRecord;
+use crate::machine::{self, BackupOptions, SnapshotTaken};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use strongroom_catalog::service::{
+    Change, Item, Job, LastBackup, Machine, MachineDisk, Point, PointDisk, Policy, Query, Vault,
+};
+use strongroom_domain::arm_names;
+use strongroom_domain::item::ItemEvent;
+use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
+use strongroom_domain::policy::PolicyTier;
+use strongroom_store::{Manifest, Progress};
+use uuid::Uuid;
+
+/// Azure's names of what a backup does one after the other.
+pub const TAKE_SNAPSHOT: &str = tasks::TAKE_SNAPSHOT;
+pub const TRANSFER: &str = tasks::TRANSFER_TO_VAULT;
+pub const VALIDATE: &str = "Validate Backup";
+
+/// What is to be done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupRequest {
+    /// None: on demand.
+    pub scheduled_for: Option<Timestamp>,
+    /// Of a point on demand.
+    pub keep_until: Option<Timestamp>,
+}
+
+/// A new backup job of an item, not written yet.
+pub(super) fn draft(service: &Service, item: &Item, request: &BackupRequest, asked_by: &str) -> Job {
+    let mut job = jobs::draft(service, item, JobOperation::Backup, asked_by);
+    job.tasks = [TAKE_SNAPSHOT, TRANSFER, VALIDATE].map(JobTask::new).into();
+    if let Some(until) = request.keep_until {
+        job.properties.push(("Recovery Point Expiry Time in UTC".into(), until.to_string()));
+    }
+    job.properties.push(("VM Subscription ID".into(), service.subscription.to_string()));
+    job.internal.push(("IsInstantRpJob".into(), "False".into()));
+    job.request = serde_json::to_value(request).unwrap_or_default();
+    job
+}
+
+pub(super) fn last_backup(job: &Job) -> LastBackup {
+    LastBackup {
+        job: job.id,
+        started_at: job.started_at,
+        status: job.status,
+        error: job.errors.first().cloned(),
+    }
+}
+
+struct Parts {
+    item: Item,
+    vault: Vault,
+    machine: Machine,
+    request: BackupRequest,
+}
+
+fn parts(service: &Service, job: &Job) -> Result<Parts> {
+    let gone = |what: &str| Error::not_found(format!("The job's {what} is no longer known."));
+    let item: Item = match job.item {
+        Some(id) => service.catalog.get(id)?.ok_or_else(|| gone("item"))?,
+        None => return Err(gone("item")),
+    };
+    let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
+    let machine = service.catalog.get(item.machine)?.ok_or_else(|| gone("machine"))?;
+    let request = serde_json::from_value(job.request.clone())
+        .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
+    Ok(Parts { item, vault, machine, request })
+}
+
+pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+    let parts = parts(service, job)?;
+    task(service, job.id, TAKE_SNAPSHOT)?;
+    if let Some(gone_at) = parts.machine.gone_at {
+        return Err(Error::not_found(format!(
+            "Machine '{}' is no longer on host '{}' (last seen before {gone_at}).",
+            parts.machine.name, parts.machine.host
+        ))
+        .coded("UserErrorVmNotFound"));
+    }
+    let seen = machines::look(service, &parts.machine)?;
+    let store = service.store(&parts.vault)?;
+    let (left_out, known) = (left_out(&parts), luns(&parts.machine.disks));
+    let options = BackupOptions {
+        exclude: left_out
+            .iter()
+            .map(|d| d.target.clone())
+            .filter(|target| seen.disks.iter().any(|d| d.target == *target))
+            .collect::<BTreeSet<_>>(),
+        item: Some(parts.item.store_item.clone()),
+        job: Some(job.id.to_string()),
+        taken: Some(SnapshotTaken({
+            let (service, id) = (service.clone(), job.id);
+            Arc::new(move || {
+                if let Err(error) = task(&service, id, TRANSFER) {
+                    tracing::warn!(%error, "the job's progress could not be written");
+                }
+            })
+        })),
+        ..BackupOptions::default()
+    };
+    let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
+    let done = machine::backup(&*hypervisor, &store, None, &parts.machine.name, &options, progress)?;
+    record(service, job.id, &parts, &done.point, &known, &done.warnings)?;
+    retention::expire_item(service, parts.item.id)?;
+    Ok(())
+}
+
+/// Notes that a job has come to a task.
+pub(super) fn task(service: &Service, job: Uuid, task: &str) -> Result<()> {
+    service.catalog.update::<Job, Error>(job, |job| {
+        jobs::begin_task(job, task, service.now());
+        Ok(Vec::new())
+    })?;
+    Ok(())
+}
+
+fn luns(disks: &[MachineDisk]) -> Vec<(String, i32)> {
+    disks.iter().map(|d| (d.target.clone(), d.lun)).collect()
+}
+
+/// Disks that the item's choice leaves out. The first disk is always in.
+fn left_out(parts: &Parts) -> Vec<PointDisk> {
+    let Some(choice) = &parts.item.disks else { return Vec::new() };
+    parts
+        .machine
+        .disks
+        .iter()
+        .filter(|d| d.lun >= 0 && choice.luns.contains(&d.lun) != choice.inclusion)
+        .map(|d| PointDisk { lun: d.lun, target: d.target.clone(), size_bytes: d.size_bytes.unwrap_or(0) })
+        .collect()
+}
+
+/// Tells the catalog of a point that is in the vault: the point, the item's new state, and the job's end, at once.
+fn record(
+    service: &Service,
+    job: Uuid,
+    parts: &Parts,
+    manifest: &Manifest,
+    luns: &[(String, i32)],
+    warnings: &[String],
+) -> Result<()> {
+    let policy: Option<Policy> = parts.item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
+    let rules = policy.as_ref().map(|p| &p.rules).or(parts.item.last_rules.as_ref());
+    let policy_type = match rules.map(|r| r.tier) {
+        Some(PolicyTier::Enhanced) => "V2",
+        _ => "V1",
+    };
+    let mut point = point_row(&parts.vault, &parts.item, manifest, luns);
+    point.os.clone_from(&parts.machine.os);
+    point.excluded = left_out(parts);
+    point.has_choice = parts.item.disks.is_some();
+    point.scheduled_for = parts.request.scheduled_for;
+    point.keep_until = parts.request.keep_until;
+    point.policy_type = policy_type.into();
+    point.job = Some(job);
+    point.name = free_name(service, &point)?;
+    let read_bytes: u64 = manifest.disks.iter().map(|d| d.read_bytes).sum();
+    service.catalog.update::<Job, Error>(job, |job| {
+        let now = service.now();
+        for warning in manifest.warnings.iter().chain(warnings) {
+            if !job.warnings.contains(warning) {
+                job.warnings.push(warning.clone());
+            }
+        }
+        jobs::begin_task(job, VALIDATE, now);
+        job.progress.percent = Some(100);
+        job.progress.remaining_seconds = Some(0);
+        job.progress.done_bytes = job.progress.done_bytes.max(read_bytes);
+        job.progress.total_bytes = job.progress.total_bytes.max(job.progress.done_bytes);
+        let size_mb = manifest.disks.iter().map(|d| d.changed_bytes).sum::<u64>().div_ceil(1 << 20);
+        job.properties.retain(|(name, _)| name != "Backup Size");
+        let at = job.properties.len().saturating_sub(1);
+        job.properties.insert(at, ("Backup Size".into(), format!("{size_mb} MB")));
+        let status =
+            if job.warnings.is_empty() { JobStatus::Completed } else { JobStatus::CompletedWithWarnings };
+        jobs::end(job, status, now);
+        let mut changes = Vec::new();
+        if service.catalog.get::<Point>(point.id)?.is_none() {
+            changes.push(Change::put(&point));
+        }
+        if let Some(mut item) = service.catalog.get::<Item>(parts.item.id)? {
+            if let Ok(next) = item.state.after(&ItemEvent::FirstBackupDone) {
+                item.state = next;
+            }
+            item.last_backup = Some(last_backup(job));
+            item.last_point_at = Some(point.taken_at);
+            changes.push(Change::put(&item));
+        }
+        Ok(changes)
+    })?;
+    Ok(())
+}
+
+/// A point as the catalog keeps it, from its manifest.
+pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &[(String, i32)]) -> Point {
+    let lun_of = |target: &str, at: usize| {
+        luns.iter().find(|(t, _)| t == target).map_or(at as i32 - 1, |(_, lun)| *lun)
+    };
+    Point {
+        id: manifest.point,
+        version: 0,
+        vault: vault.id,
+        item: item.id,
+        name: arm_names::recovery_point_name(&manifest.point, 0),
+        taken_at: manifest.taken_at,
+        consistency: manifest.consistency.clone(),
+        disks: manifest
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(at, d)| PointDisk {
+                lun: lun_of(&d.name, at),
+                target: d.name.clone(),
+                size_bytes: d.size_bytes,
+            })
+            .collect(),
+        excluded: Vec::new(),
+        has_choice: false,
+        os: "Linux".into(),
+        stored_bytes: manifest.stored_bytes,
+        scheduled_for: None,
+        keep_until: None,
+        policy_type: "V1".into(),
+        job: None,
+    }
+}
+
+/// The point's number; the next one where another point of the item has it.
+pub(super) fn free_name(service: &Service, point: &Point) -> Result<String> {
+    for attempt in 0.. {
+        let name = arm_names::recovery_point_name(&point.id, attempt);
+        let query = Query::all().eq("item", point.item).eq("name", name.as_str());
+        match service.catalog.first::<Point>(query)? {
+            Some(other) if other.id != point.id => {}
+            _ => return Ok(name),
+        }
+    }
+    unreachable!("an item has fewer points than there are numbers")
+}
+
+/// After a crash: whether the point was committed. Then the rest is made up for.
+pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
+    if job.attempts == 0 {
+        return Ok(false);
+    }
+    let parts = parts(service, job)?;
+    let store = service.store(&parts.vault)?;
+    let id = job.id.to_string();
+    let list = store.points(Some(&parts.item.store_item))?;
+    let Some(manifest) = list.points.iter().find(|p| MachineRecord::of(p).job.as_deref() == Some(&*id))
+    else {
+        return Ok(false);
+    };
+    record(service, job.id, &parts, manifest, &luns(&parts.machine.disks), &[])?;
+    Ok(true)
+}
+
+/// Backs an item up now, and keeps the point until then.
+pub fn backup_now(
+    service: &Service,
+    item: &Item,
+    keep_until: Option<Timestamp>,
+    asked_by: &str,
+) -> Result<Job> {
+    let now = service.now();
+    let keep_until = match keep_until {
+        Some(until) if until <= now => {
+            return Err(Error::invalid(format!(
+                "The recovery point's expiry time {until} has passed already; give one in the future."
+            ))
+            .coded("UserErrorInvalidRecoveryPointExpiryTime"));
+        }
+        Some(until) if until > now.saturating_add(jiff::SignedDuration::from_hours(24 * 366 * 99))? => {
+            return Err(Error::invalid("A recovery point can be kept for 99 years at most.")
+                .coded("UserErrorInvalidRecoveryPointExpiryTime"));
+        }
+        Some(until) => until,
+        None => now.saturating_add(jiff::SignedDuration::from_hours(24 * 30))?,
+    };
+    item.state.check_backup().map_err(|e| {
+        Error::invalid(format!("'{}' cannot be backed up: {e}.", item.machine_name)).coded(e.code())
+    })?;
+    if let Some(open) = jobs::open_of(service, item.id)? {
+        return Err(in_progress(item, &open));
+    }
+    let job =
+        draft(service, item, &BackupRequest { scheduled_for: None, keep_until: Some(keep_until) }, asked_by);
+    // Only if nobody changed the item meanwhile: two that come at once do not both get through.
+    match service.catalog.apply(&[Change::put(item), Change::put(&job)]) {
+        Ok(()) => {}
+        Err(strongroom_catalog::service::ServiceError::Conflict { .. }) => {
+            let again: Item = service.catalog.get(item.id)?.ok_or_else(|| {
+                Error::not_found("The protected item is gone.").coded("UserErrorItemNotFound")
+            })?;
+            return backup_now(service, &again, Some(keep_until), asked_by);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    service.runner.wake();
+    Ok(job)
+}
+
+fn in_progress(item: &Item, job: &Job) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        format!(
+            "Unable to initiate backup as another backup operation is currently in progress: '{}' has the job {} ({}). Wait until it is over, or cancel it.",
+            item.machine_name,
+            job.id,
+            job.operation.arm_name()
+        ),
+    )
+    .coded("UserErrorBackupOperationInProgress")
+}
+
+/// Whether an item has any point.
+pub(super) fn has_points(service: &Service, item: &Item) -> Result<bool> {
+    Ok(points::count(service, item)? > 0)
+}

@@ -1,0 +1,114 @@
+//! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
+
+use super::{Service, clock, items, retention, vaults};
+use crate::error::{Error, Result};
+use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL};
+use std::time::Instant;
+use strongroom_catalog::service::{Change, Item, Operation, Query, Vault};
+use strongroom_domain::item::ItemState;
+use strongroom_store::Progress;
+use strongroom_store::reclaim::{ReclaimOptions, reclaim};
+
+pub(super) fn run(service: &Service) {
+    let mut last: Option<Instant> = None;
+    while !service.runner.is_stopping() {
+        if let Err(error) = purge(service) {
+            tracing::error!(%error, "what was deleted could not be purged");
+        }
+        if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
+            last = Some(Instant::now());
+            if let Err(error) = sweep(service) {
+                tracing::error!(%error, "housekeeping");
+            }
+        }
+        service.runner.wait_quietly();
+    }
+}
+
+/// Expired points of all items, then space, then old operations.
+pub fn sweep(service: &Service) -> Result<()> {
+    let seen = service.watch_clock();
+    let may_expire = service.guard.lock().may_expire();
+    clock::save_guard(&*service.catalog, &seen)?;
+    if !may_expire {
+        tracing::info!("points do not expire for now: the clock jumped, or the service was away for long");
+        return Ok(());
+    }
+    for item in service.catalog.find::<Item>(&Query::all())? {
+        if service.runner.is_stopping() {
+            return Ok(());
+        }
+        if let Err(error) = retention::expire_item(service, item.id) {
+            tracing::error!(item = item.machine_name, %error, "expired points could not be removed");
+        }
+    }
+    reclaim_space(service)?;
+    forget_operations(service)
+}
+
+/// Items and vaults whose soft deletion is over.
+pub fn purge(service: &Service) -> Result<()> {
+    let now = service.now();
+    service.watch_clock();
+    let may_expire = service.guard.lock().may_expire();
+    let deleted: Vec<Item> =
+        service.catalog.find(&Query::all().eq("state", ItemState::SoftDeleted.arm_name()))?;
+    for item in deleted {
+        // One that is deleted without a grace is not kept for the clock's sake.
+        let at_once = item.purge_at == item.deleted_at;
+        if item.purge_at.is_some_and(|at| at <= now)
+            && (may_expire || at_once)
+            && let Some(vault) = service.catalog.get::<Vault>(item.vault)?
+        {
+            items::purge(service, &vault, &item)?;
+        }
+    }
+    for vault in service.catalog.find::<Vault>(&Query::all().eq("deleted", true))? {
+        let at_once = vault.purge_at == vault.deleted_at;
+        if vault.purge_at.is_some_and(|at| at <= now) && (may_expire || at_once) {
+            vaults::purge(service, &vault)?;
+        }
+    }
+    Ok(())
+}
+
+fn reclaim_space(service: &Service) -> Result<()> {
+    let now = service.now();
+    for vault in vaults::list(service, None)?.into_iter().filter(|v| v.reclaim_due) {
+        let waited =
+            vault.reclaimed_at.is_none_or(|at| now.duration_since(at).unsigned_abs() >= RECLAIM_INTERVAL);
+        if !waited || service.runner.is_stopping() {
+            continue;
+        }
+        // From here on what is forgotten is due again.
+        service.catalog.update::<Vault, Error>(vault.id, |row| {
+            row.reclaim_due = false;
+            row.reclaimed_at = Some(now);
+            Ok(Vec::new())
+        })?;
+        let options = ReclaimOptions { cache_dir: Some(service.data().cache()), thorough: false };
+        let store = service.store(&vault)?;
+        match reclaim(&store, &options, &Progress::default()) {
+            Ok(report) => {
+                tracing::info!(vault = vault.name, freed_bytes = report.freed_bytes, "space reclaimed");
+                if report.waiting_bytes == 0 {
+                    continue;
+                }
+            }
+            Err(error) => tracing::warn!(vault = vault.name, %error, "space could not be reclaimed"),
+        }
+        service.catalog.update::<Vault, Error>(vault.id, |row| {
+            row.reclaim_due = true;
+            Ok(Vec::new())
+        })?;
+    }
+    Ok(())
+}
+
+fn forget_operations(service: &Service) -> Result<()> {
+    let before = service.now().saturating_sub(OPERATIONS_KEPT)?;
+    let old: Vec<Operation> = service.catalog.find(&Query::all().less("started_us", before).limit(1000))?;
+    let changes: Vec<Change> =
+        old.iter().filter(|o| o.ended_at.is_some() || o.follows_job).map(Change::delete).collect();
+    Ok(service.catalog.apply(&changes)?)
+}

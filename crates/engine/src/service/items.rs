@@ -1,0 +1,357 @@
+//! Protected items: machines that a vault protects.
+//!
+//! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
+
+use super::{Service, backup, groups, jobs, machines, operations, policies, vaults};
+use crate::error::{Error, ErrorKind, Result};
+use jiff::SignedDuration;
+use strongroom_catalog::service::{
+    Change, DiskChoice, Item, Job, Machine, Operation, Point, Policy, Query, ServiceError, SoftDelete, Vault,
+    key,
+};
+use strongroom_domain::item::{ItemEvent, ItemState};
+use strongroom_domain::job::{JobOperation, JobStatus};
+use strongroom_domain::{ItemName, arm_names};
+use uuid::Uuid;
+
+/// A change that was made, and the job and operation that tell of it.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    pub item: Item,
+    pub job: Job,
+    pub operation: Operation,
+}
+
+pub fn not_found(name: &str) -> Error {
+    Error::not_found(format!(
+        "The protected item '{name}' was not found in this vault. See the vault's items with `az backup item list`."
+    ))
+    .coded("BMSUserErrorItemNotFound")
+}
+
+/// Items of a vault, by name.
+pub fn list(service: &Service, vault: &Vault) -> Result<Vec<Item>> {
+    let all: Vec<Item> = service.catalog.find(&Query::all().eq("vault", vault.id).ascending("name_key"))?;
+    // What was deleted without a grace is on its way out.
+    Ok(all.into_iter().filter(|i| i.deleted_at.is_none() || i.purge_at != i.deleted_at).collect())
+}
+
+/// By Azure's name of it, whose prefix some clients leave out.
+pub fn find(service: &Service, vault: &Vault, name: &str) -> Result<Option<Item>> {
+    let Some(parsed) = arm_names::parse_item_name(name) else { return Ok(None) };
+    let name = arm_names::item_name(&parsed.group, &parsed.machine);
+    Ok(service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(&name)))?)
+}
+
+pub fn get(service: &Service, vault: &Vault, name: &str) -> Result<Item> {
+    find(service, vault, name)?.ok_or_else(|| not_found(name))
+}
+
+/// The items of a machine, in all vaults.
+pub fn of_machine(service: &Service, machine: Uuid) -> Result<Vec<Item>> {
+    Ok(service.catalog.find(&Query::all().eq("machine", machine))?)
+}
+
+/// Machines of the vault's location that no vault protects.
+pub fn protectable(service: &Service, vault: &Vault) -> Result<Vec<Machine>> {
+    let items: Vec<Item> = service.catalog.find(&Query::all())?;
+    let taken: std::collections::HashSet<Uuid> =
+        items.iter().filter(|i| holds_machine(i, vault)).map(|i| i.machine).collect();
+    let machines = machines::list(service, None)?;
+    Ok(machines
+        .into_iter()
+        .filter(|m| vaults::same_location(&m.location, &vault.location) && !taken.contains(&m.id))
+        .collect())
+}
+
+/// Whether an item keeps its machine from being protected in `vault`: one that was stopped elsewhere doesn't.
+fn holds_machine(item: &Item, vault: &Vault) -> bool {
+    item.vault == vault.id || !matches!(item.state, ItemState::ProtectionStopped | ItemState::SoftDeleted)
+}
+
+/// Protects a machine, gives its item another policy or other disks, or resumes its protection.
+pub fn protect(
+    service: &Service,
+    vault: &Vault,
+    machine: &Machine,
+    policy: &Policy,
+    disks: Option<Option<DiskChoice>>,
+    asked_by: &str,
+) -> Result<Changed> {
+    if !vaults::same_location(&machine.location, &vault.location) {
+        return Err(Error::invalid(format!(
+            "The virtual machine '{}' is in location '{}', the vault '{}' in '{}': a vault protects machines of its own location only. Use a vault in '{}'.",
+            machine.name, machine.location, vault.name, vault.location, machine.location
+        ))
+        .coded("BMSUserErrorInvalidSourceResourceLocation"));
+    }
+    for other in of_machine(service, machine.id)?.iter().filter(|i| i.vault != vault.id) {
+        if holds_machine(other, vault) {
+            let name = service.catalog.get::<Vault>(other.vault)?.map(|v| v.name).unwrap_or_default();
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "The virtual machine '{}' is protected in vault '{name}' already. A machine has one vault at a time: stop its protection there first.",
+                    machine.name
+                ),
+            )
+            .coded("UserErrorVmAlreadyProtected"));
+        }
+    }
+    if let Some(Some(choice)) = &disks {
+        check_choice(machine, choice)?;
+    }
+    let name = arm_names::item_name(&machine.group, &machine.name);
+    let found: Option<Item> =
+        service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(&name)))?;
+    let mut item = match found {
+        Some(item) => taken_up(service, item, machine)?,
+        None => new_item(service, vault, machine)?,
+    };
+    let event = match item.state {
+        ItemState::NotProtected => ItemEvent::Protect,
+        ItemState::ProtectionStopped | ItemState::BackupsSuspended => {
+            ItemEvent::Resume { has_points: backup::has_points(service, &item)? }
+        }
+        _ => ItemEvent::ChangePolicy,
+    };
+    item.state = next(&item, event)?;
+    item.policy = Some(policy.id);
+    item.last_rules = None;
+    // Runs that would have been due while it was not protected, or by the policy before, are not made up for.
+    item.considered_until = item.considered_until.max(service.now());
+    if let Some(choice) = disks {
+        item.disks = choice;
+    }
+    let mut job = jobs::draft(service, &item, JobOperation::ConfigureBackup, asked_by);
+    job.properties.push(("Policy Name".into(), policy.name.clone()));
+    // The policy as it was looked at: one that is deleted at this moment is noticed.
+    let mut changes = vec![Change::unchanged(policy)];
+    if vault.version > 0 {
+        changes.push(Change::unchanged(vault));
+    }
+    commit(service, item, job, changes)
+}
+
+/// A machine that was restored under its own name and group goes on with the item of the one before.
+fn taken_up(service: &Service, mut item: Item, machine: &Machine) -> Result<Item> {
+    if item.state == ItemState::SoftDeleted {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "'{}' was deleted from this vault and its data is still kept: undelete it first (`az backup protection undelete`), then resume its protection.",
+                machine.name
+            ),
+        )
+        .coded("UserErrorItemInSoftDeletedState"));
+    }
+    if item.machine != machine.id {
+        if service.catalog.get::<Machine>(item.machine)?.is_some_and(|m| m.gone_at.is_none()) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("Another machine of the name '{}' is protected in this vault already.", machine.name),
+            )
+            .coded("UserErrorVmAlreadyProtected"));
+        }
+        item.machine = machine.id;
+        item.machine_uuid.clone_from(&machine.host_uuid);
+    }
+    Ok(item)
+}
+
+fn new_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Item> {
+    let now = service.now();
+    let id = Uuid::new_v4();
+    Ok(Item {
+        id,
+        version: 0,
+        vault: vault.id,
+        machine: machine.id,
+        machine_uuid: machine.host_uuid.clone(),
+        group: machine.group.clone(),
+        machine_name: machine.name.clone(),
+        store_item: store_item(service, vault, machine)?,
+        state: ItemState::NotProtected,
+        policy: None,
+        last_rules: None,
+        disks: None,
+        protected_at: now,
+        considered_until: now,
+        last_backup: None,
+        last_point_at: None,
+        deleted_at: None,
+        purge_at: None,
+        data_id: arm_names::numeric_name(id.as_bytes(), 0),
+    })
+}
+
+/// What the item is called in the vault's store: the machine's name where that is free and can be one.
+fn store_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<ItemName> {
+    let others = list(service, vault)?;
+    let candidates = [
+        machine.name.clone(),
+        format!("{}/{}", machine.group, machine.name),
+        format!("machine {}", machine.host_uuid),
+    ];
+    candidates
+        .iter()
+        .filter_map(|name| name.parse::<ItemName>().ok())
+        .find(|name| others.iter().all(|other| other.store_item != *name))
+        .ok_or_else(|| {
+            Error::invalid(format!("'{}' cannot be backed up under its name; rename it.", machine.name))
+        })
+}
+
+fn check_choice(machine: &Machine, choice: &DiskChoice) -> Result<()> {
+    let known: Vec<i32> = machine.disks.iter().map(|d| d.lun).collect();
+    match choice.luns.iter().find(|lun| !known.contains(lun)) {
+        None => Ok(()),
+        Some(lun) => Err(Error::invalid(format!(
+            "The virtual machine '{}' has no disk with LUN {lun}; it has: {}.",
+            machine.name,
+            machine
+                .disks
+                .iter()
+                .filter(|d| d.lun >= 0)
+                .map(|d| format!("{} ({})", d.lun, d.target))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ))
+        .coded("UserErrorInvalidDiskLun")),
+    }
+}
+
+fn next(item: &Item, event: ItemEvent) -> Result<ItemState> {
+    item.state
+        .after(&event)
+        .map_err(|e| Error::new(ErrorKind::Busy, format!("'{}': {e}", item.machine_name)).coded(e.code()))
+}
+
+/// Stops protection and keeps the data; suspended, backups can go on by themselves later.
+pub fn stop(service: &Service, item: &Item, suspend: bool, asked_by: &str) -> Result<Changed> {
+    let mut item = item.clone();
+    item.state = next(&item, if suspend { ItemEvent::Suspend } else { ItemEvent::Stop })?;
+    let policy = item.policy.map(|id| policies::by_id(service, id)).transpose()?.flatten();
+    let mut job = jobs::draft(service, &item, JobOperation::DisableBackup, asked_by);
+    let shown = policy.as_ref().filter(|_| suspend).map(|p| p.name.clone()).unwrap_or_default();
+    job.properties.push(("Policy Name".into(), shown));
+    if !suspend {
+        // Retention goes on by the rules it had.
+        item.last_rules = policy.map(|p| p.rules).or(item.last_rules);
+        item.policy = None;
+    }
+    stop_running(service, &item)?;
+    commit(service, item, job, Vec::new())
+}
+
+/// A backup that runs is cancelled: nobody wants its point any more.
+fn stop_running(service: &Service, item: &Item) -> Result<()> {
+    let Some(job) = jobs::open_of(service, item.id)? else { return Ok(()) };
+    if job.operation != JobOperation::Backup {
+        return Ok(());
+    }
+    let vault: Option<Vault> = service.catalog.get(job.vault)?;
+    match vault.map(|vault| jobs::cancel(service, &vault, job.id)) {
+        Some(Err(error)) if error.code != Some("UserErrorJobAlreadyCompleted") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes an item with its data: softly, where the vault says so, and it can be brought back for a while.
+pub fn delete(service: &Service, vault: &Vault, item: &Item, asked_by: &str) -> Result<Changed> {
+    let mut item = item.clone();
+    let now = service.now();
+    let soft = vault.soft_delete != SoftDelete::Disabled;
+    let points = super::points::count(service, &item)?;
+    if vault.immutability != strongroom_catalog::service::Immutability::Disabled && points > 0 {
+        return Err(Error::new(
+            ErrorKind::Denied,
+            format!(
+                "Vault '{}' is immutable: '{}' has {points} recovery point(s), which stay until they expire.",
+                vault.name, item.machine_name
+            ),
+        )
+        .coded("UserErrorOperationNotAllowedOnImmutableVault"));
+    }
+    let is_deleted = item.state == ItemState::SoftDeleted;
+    if !is_deleted {
+        item.state = next(&item, ItemEvent::Delete)?;
+        let policy = item.policy.map(|id| policies::by_id(service, id)).transpose()?.flatten();
+        item.last_rules = policy.map(|p| p.rules).or(item.last_rules);
+        item.policy = None;
+        item.deleted_at = Some(now);
+        let days = if soft { i64::from(vault.soft_delete_days) } else { 0 };
+        item.purge_at = Some(now.saturating_add(SignedDuration::from_hours(24 * days))?);
+    }
+    let mut job = jobs::draft(service, &item, JobOperation::DeleteBackupData, asked_by);
+    job.properties.push(("Number of Recovery Points".into(), points.to_string()));
+    stop_running(service, &item)?;
+    let changed = commit(service, item, job, Vec::new())?;
+    if !soft {
+        service.runner.wake();
+    }
+    Ok(changed)
+}
+
+/// Brings a softly deleted item back: stopped, with its data.
+pub fn undelete(service: &Service, item: &Item, asked_by: &str) -> Result<Changed> {
+    let mut item = item.clone();
+    item.state = next(&item, ItemEvent::Undelete)?;
+    item.deleted_at = None;
+    item.purge_at = None;
+    let mut job = jobs::draft(service, &item, JobOperation::Undelete, asked_by);
+    job.properties.push(("Undelete flag".into(), "True".into()));
+    commit(service, item, job, Vec::new())
+}
+
+/// The commit: the item, its job, which is over with it, and the operation.
+fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Change>) -> Result<Changed> {
+    jobs::end(&mut job, JobStatus::Completed, service.now());
+    let operation = operations::of_job(service, Uuid::new_v4(), &job, true);
+    changes.extend([Change::put(&item), Change::put(&job), Change::put(&operation)]);
+    match service.catalog.apply(&changes) {
+        Ok(()) => {}
+        Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "Another configure protection operation is in progress for this item. Run it again.",
+            )
+            .coded("BMSUserErrorConflictingProtectionOperation"));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    item.version += 1;
+    service.runner.wake();
+    Ok(Changed { item, job, operation })
+}
+
+/// Removes what an item had, for good: its points, then its row.
+pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
+    let store = service.store(vault)?;
+    let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
+    for point in &points {
+        super::retention::forget(service, &store, point)?;
+    }
+    service.catalog.update::<Vault, Error>(vault.id, |row| {
+        row.reclaim_due = true;
+        Ok(Vec::new())
+    })?;
+    match service.catalog.apply(&[Change::delete(item)]) {
+        // Brought back at this moment, or changed otherwise: it is looked at again.
+        Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The machine a client named by its ARM id.
+pub fn machine_by_id(service: &Service, id: &str) -> Result<Machine> {
+    let (group, name) = arm_names::parse_machine_id(id).ok_or_else(|| {
+        Error::invalid(format!(
+            "'{}' is not the id of a virtual machine.",
+            id.chars().take(200).flat_map(char::escape_debug).collect::<String>()
+        ))
+        .coded("BMSUserErrorInvalidConfigureProtectionRequest")
+    })?;
+    groups::get(service, &group)?;
+    machines::get(service, &group, &name)
+}

@@ -1,0 +1,209 @@
+//! Jobs: listing them, cancelling them, and how they end.
+
+use super::Service;
+use crate::error::{Error, ErrorKind, Result};
+use jiff::Timestamp;
+use strongroom_catalog::service::{Change, Item, Job, JobProgress, Query, Vault};
+use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
+use uuid::Uuid;
+
+/// Which jobs.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    pub status: Option<JobStatus>,
+    pub operation: Option<JobOperation>,
+    pub started_from: Option<Timestamp>,
+    pub started_before: Option<Timestamp>,
+    pub item: Option<Uuid>,
+}
+
+/// A page of jobs, the newest first.
+pub fn list(service: &Service, vault: &Vault, filter: &JobFilter, skip: u32, limit: u32) -> Result<Vec<Job>> {
+    let mut query = Query::all().eq("vault", vault.id);
+    if let Some(status) = filter.status {
+        query = query.eq("status", status.arm_name());
+    }
+    if let Some(operation) = filter.operation {
+        query = query.eq("operation", operation.arm_name());
+    }
+    if let Some(item) = filter.item {
+        query = query.eq("item", item);
+    }
+    if let Some(from) = filter.started_from {
+        query = query.at_least("started_us", from);
+    }
+    if let Some(before) = filter.started_before {
+        query = query.less("started_us", before);
+    }
+    Ok(service.catalog.find(&query.descending("started_us").ascending("id").skip(skip).limit(limit))?)
+}
+
+pub fn get(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
+    service.catalog.get::<Job>(id)?.filter(|job| job.vault == vault.id).ok_or_else(|| {
+        Error::not_found(format!("Job '{id}' was not found in vault '{}'.", vault.name)).coded("JobNotFound")
+    })
+}
+
+/// The job of an item that is not over, if any.
+pub fn open_of(service: &Service, item: Uuid) -> Result<Option<Job>> {
+    Ok(service.catalog.first(Query::all().eq("item", item).eq("open", true).descending("started_us"))?)
+}
+
+/// A new job about an item, not written yet.
+pub(super) fn draft(service: &Service, item: &Item, operation: JobOperation, asked_by: &str) -> Job {
+    Job {
+        id: Uuid::new_v4(),
+        version: 0,
+        vault: item.vault,
+        item: Some(item.id),
+        operation,
+        status: JobStatus::InProgress,
+        started_at: service.now(),
+        ended_at: None,
+        entity: item.machine_name.clone(),
+        container: strongroom_domain::arm_names::container_short_name(&item.group, &item.machine_name),
+        tasks: Vec::new(),
+        properties: vec![("VM Name".into(), item.machine_name.clone())],
+        internal: Vec::new(),
+        progress: JobProgress::default(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        request: serde_json::Value::Null,
+        lease: None,
+        cancel_requested: false,
+        attempts: 0,
+        activity_id: Uuid::new_v4(),
+        asked_by: asked_by.to_owned(),
+    }
+}
+
+/// Ends a job in this row; the row is still to be written.
+pub(super) fn end(job: &mut Job, status: JobStatus, now: Timestamp) {
+    job.status = status;
+    // A clock that was set back makes no job end before it began.
+    let now = now.max(job.started_at);
+    job.ended_at = Some(now);
+    job.lease = None;
+    for task in &mut job.tasks {
+        end_task(task, status, now);
+    }
+}
+
+fn end_task(task: &mut JobTask, status: JobStatus, now: Timestamp) {
+    let status = match status {
+        JobStatus::Failed => TaskStatus::Failed,
+        JobStatus::Cancelled => TaskStatus::Cancelled,
+        _ => TaskStatus::Completed,
+    };
+    task.finish(status, now);
+}
+
+/// Moves on to a task: those before it are complete.
+pub(super) fn begin_task(job: &mut Job, id: &str, now: Timestamp) {
+    let Some(at) = job.tasks.iter().position(|t| t.id == id) else { return };
+    for task in &mut job.tasks[..at] {
+        end_task(task, JobStatus::Completed, now);
+    }
+    job.tasks[at].begin(now);
+}
+
+/// Asks a job to stop. One that nobody has begun ends at once.
+pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
+    let job = get(service, vault, id)?;
+    if !job.operation.is_cancellable() {
+        return Err(Error::invalid(format!(
+            "A job of the operation {} cannot be cancelled.",
+            job.operation.arm_name()
+        ))
+        .coded("UserErrorJobCancellationNotSupported"));
+    }
+    let cancelled = service.catalog.update::<Job, Error>(id, |job| {
+        if job.status.is_over() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("Job '{id}' is over already: {}.", job.status.arm_name()),
+            )
+            .coded("UserErrorJobAlreadyCompleted"));
+        }
+        job.cancel_requested = true;
+        job.status = JobStatus::Cancelling;
+        if job.lease.is_none() {
+            note_cancelled(job);
+            end(job, JobStatus::Cancelled, service.now());
+        }
+        Ok(Vec::new())
+    })?;
+    service.runner.cancel(id);
+    cancelled.ok_or_else(|| Error::not_found(format!("Job '{id}' is gone.")))
+}
+
+pub(super) fn note_cancelled(job: &mut Job) {
+    job.errors = vec![JobError::cancelled()];
+}
+
+/// What a failure is called in jobs.
+pub(super) fn job_error(error: &Error) -> JobError {
+    let (code, name, recommendation) = match error.kind {
+        ErrorKind::NotFound => (
+            400002,
+            "UserErrorVmNotFound",
+            "Make sure that the machine and its disks are there, then run the job again.",
+        ),
+        ErrorKind::AlreadyExists => {
+            (400203, "UserErrorTargetAlreadyExists", "Choose another name or place, then run the job again.")
+        }
+        ErrorKind::Busy => (
+            400101,
+            "UserErrorOperationInProgress",
+            "Wait until what uses it is over, then run the job again.",
+        ),
+        ErrorKind::Unsupported => (
+            400110,
+            "UserErrorUnsupportedConfiguration",
+            "Change what the message names, then run the job again.",
+        ),
+        ErrorKind::NeedsFull => {
+            (400111, "UserErrorFullBackupNeeded", "Run the backup again: all will be read.")
+        }
+        ErrorKind::Corrupt => (
+            400300,
+            "VaultDataDamaged",
+            "Check the vault with `strongroom rescue vault check --read-data`; the next backup heals what it still can.",
+        ),
+        ErrorKind::Denied => (
+            400310,
+            "UserErrorAccessDenied",
+            "Give the service the permission, or the key, that the message names.",
+        ),
+        ErrorKind::Invalid => (400001, "UserErrorInvalidRequest", "Correct the request, then run it again."),
+        ErrorKind::NoSpace => (400320, "UserErrorNotEnoughSpace", "Make room, then run the job again."),
+        ErrorKind::Unavailable => (
+            400330,
+            "UserErrorHostUnavailable",
+            "Start or repair what does not answer; the next scheduled run tries again.",
+        ),
+        ErrorKind::Cancelled => {
+            (400158, "UserErrorJobSuccessfullyCancelled", "Run it again when you want it done.")
+        }
+        ErrorKind::Failed => {
+            (400999, "InternalError", "Run the job again; if it fails again, look at the service's log.")
+        }
+    };
+    JobError {
+        code,
+        name: error.code.unwrap_or(name).into(),
+        message: error.message.clone(),
+        recommendation: recommendation.into(),
+    }
+}
+
+/// Jobs that are not over, the oldest first.
+pub(super) fn open(service: &Service) -> Result<Vec<Job>> {
+    Ok(service.catalog.find(&Query::all().eq("open", true).ascending("started_us"))?)
+}
+
+/// Writes a job together with other changes.
+pub(super) fn put(service: &Service, job: &Job, mut others: Vec<Change>) -> Result<()> {
+    others.push(Change::put(job));
+    Ok(service.catalog.apply(&others)?)
+}

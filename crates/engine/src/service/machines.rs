@@ -1,0 +1,256 @@
+//! Machines, as they are discovered on the hosts.
+
+use super::{Host, Service, groups};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::definition;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use strongroom_catalog::service::{Change, Item, Machine, MachineDisk, Query, ServiceError, key};
+use strongroom_hypervisor::MachineSummary;
+use uuid::Uuid;
+
+/// What discovery remembers between its runs.
+#[derive(Default)]
+pub struct Discovery {
+    /// When each host was looked at last, and what went wrong then.
+    pub hosts: BTreeMap<String, HostSeen>,
+}
+
+#[derive(Debug, Clone)]
+pub struct HostSeen {
+    pub at: jiff::Timestamp,
+    pub machines: usize,
+    pub problem: Option<String>,
+}
+
+pub fn not_found(group: &str, name: &str) -> Error {
+    Error::not_found(format!(
+        "The Resource 'Microsoft.Compute/virtualMachines/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+    ))
+    .coded("ResourceNotFound")
+}
+
+pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Machine>> {
+    let query = Query::all().eq("group_key", key(group)).eq("name_key", key(name)).eq("gone", false);
+    Ok(service.catalog.first(query)?)
+}
+
+pub fn get(service: &Service, group: &str, name: &str) -> Result<Machine> {
+    find(service, group, name)?.ok_or_else(|| not_found(group, name))
+}
+
+/// Machines that are there, by name.
+pub fn list(service: &Service, group: Option<&str>) -> Result<Vec<Machine>> {
+    let mut query = Query::all().eq("gone", false).ascending("name_key").ascending("group_key");
+    if let Some(group) = group {
+        query = query.eq("group_key", key(group));
+    }
+    Ok(service.catalog.find(&query)?)
+}
+
+/// Looks at all hosts. One that does not answer changes nothing about its machines.
+pub fn discover(service: &Service) -> Result<()> {
+    // One at a time; who waits sees what the one before found.
+    let mut seen = service.discovery.lock();
+    for host in &service.hosts {
+        let result = discover_host(service, host);
+        if let Err(error) = &result {
+            tracing::warn!(host = host.name, %error, "machines could not be listed");
+        }
+        let entry = HostSeen {
+            at: service.now(),
+            machines: *result.as_ref().unwrap_or(&0),
+            problem: result.as_ref().err().map(ToString::to_string),
+        };
+        seen.hosts.insert(host.name.clone(), entry);
+    }
+    Ok(())
+}
+
+/// Returns how many machines there are.
+fn discover_host(service: &Service, host: &Host) -> Result<usize> {
+    let there = host.hypervisor.list()?;
+    let known: Vec<Machine> = service.catalog.find(&Query::all().eq("host", host.name.as_str()))?;
+    let mut known: HashMap<String, Machine> = known.into_iter().map(|m| (m.host_uuid.clone(), m)).collect();
+    for summary in &there {
+        let before = known.remove(&summary.uuid);
+        if let Err(error) = note(service, host, summary, before) {
+            tracing::warn!(host = host.name, machine = summary.name, %error, "a machine could not be looked at");
+        }
+    }
+    // What is no longer there keeps its row: its points may be restored.
+    for mut gone in known.into_values().filter(|m| m.gone_at.is_none()) {
+        gone.gone_at = Some(service.now());
+        apply_quietly(service, &[Change::put(&gone)])?;
+    }
+    Ok(there.len())
+}
+
+/// Somebody was faster: the next discovery sees to it.
+fn apply_quietly(service: &Service, changes: &[Change]) -> Result<()> {
+    match service.catalog.apply(changes) {
+        Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks at one machine closely and writes what is new about it.
+fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option<Machine>) -> Result<()> {
+    // A machine that only changed its power, or nothing, isn't looked at again until it is time to.
+    let inspected = host.hypervisor.inspect(&summary.name)?;
+    let facts = definition::facts(&inspected.definition_xml);
+    let mut lun = -1;
+    let mut disks = Vec::new();
+    for disk in inspected.disks.iter().filter(|d| d.device == "disk" || d.device == "lun") {
+        disks.push(MachineDisk {
+            lun,
+            target: disk.target.clone(),
+            size_bytes: disk.size_bytes,
+            format: disk.format.map(|f| f.name().to_owned()),
+            skipped: disk.skipped.clone(),
+        });
+        lun += 1;
+    }
+    let mut machine = before.clone().unwrap_or_else(|| Machine {
+        id: Uuid::new_v4(),
+        version: 0,
+        host: host.name.clone(),
+        host_uuid: summary.uuid.clone(),
+        name: summary.name.clone(),
+        group: host.group.clone(),
+        location: host.location.clone(),
+        placed: false,
+        power: String::new(),
+        disks: Vec::new(),
+        networks: Vec::new(),
+        vcpus: 0,
+        memory_mib: 0,
+        os: String::new(),
+        tags: BTreeMap::new(),
+        discovered_at: service.now(),
+        gone_at: None,
+    });
+    machine.name.clone_from(&summary.name);
+    machine.gone_at = None;
+    machine.power = summary.state.to_string();
+    machine.disks = disks;
+    machine.networks = facts.networks.into_iter().collect();
+    machine.vcpus = facts.vcpus;
+    machine.memory_mib = facts.memory_mib;
+    machine.os = facts.os.to_owned();
+    if !machine.placed && before.as_ref().is_none_or(|b| b.gone_at.is_some()) {
+        // A machine that was restored under its own name and group goes on being protected: it takes over the item.
+        machine.group.clone_from(&host.group);
+        machine.location.clone_from(&host.location);
+    }
+    if before.as_ref() == Some(&machine) {
+        return Ok(());
+    }
+    match service.catalog.apply(&[Change::put(&machine)]) {
+        Err(ServiceError::Taken { .. }) => take_over(service, machine),
+        Err(ServiceError::Conflict { .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Another machine has, or had, this name in this group. If it is gone from its host it gives the name up; if not,
+/// this one is kept apart by its host's name.
+fn take_over(service: &Service, mut machine: Machine) -> Result<()> {
+    let Some(mut other) = find(service, &machine.group, &machine.name)? else { return Ok(()) };
+    let host = service.host(&other.host);
+    let still_there = match &host {
+        Ok(host) => host
+            .hypervisor
+            .list()?
+            .iter()
+            .any(|m| m.uuid == other.host_uuid && key(&m.name) == key(&other.name)),
+        Err(_) => false,
+    };
+    if still_there {
+        machine.group = format!("{}-{}", machine.group, machine.host);
+        groups::ensure(service, &machine.group, &machine.location)?;
+        return apply_quietly(service, &[Change::put(&machine)]);
+    }
+    other.gone_at = Some(service.now());
+    apply_quietly(service, &[Change::put(&other), Change::put(&machine)])
+}
+
+/// Puts a machine into another group and location. Not while it is protected: its items are named after them.
+pub fn place(service: &Service, machine: &Machine, group: &str, location: &str) -> Result<Machine> {
+    let group = groups::get(service, group)?.name;
+    groups::check_location(location)?;
+    let items: Vec<Item> = service.catalog.find(&Query::all().eq("machine", machine.id))?;
+    if !items.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "Machine '{}' is protected, or has recovery points, under resource group '{}': it cannot be moved.",
+                machine.name, machine.group
+            ),
+        )
+        .coded("ResourceMoveNotAllowed"));
+    }
+    service
+        .catalog
+        .update::<Machine, Error>(machine.id, |row| {
+            row.group.clone_from(&group);
+            row.location = location.to_lowercase().replace(' ', "");
+            row.placed = true;
+            Ok(Vec::new())
+        })?
+        .ok_or_else(|| not_found(&machine.group, &machine.name))
+}
+
+/// Gives a machine tags.
+pub fn tag(service: &Service, machine: &Machine, tags: BTreeMap<String, String>) -> Result<Machine> {
+    service
+        .catalog
+        .update::<Machine, Error>(machine.id, |row| {
+            row.tags.clone_from(&tags);
+            Ok(Vec::new())
+        })?
+        .ok_or_else(|| not_found(&machine.group, &machine.name))
+}
+
+/// What can be done to a machine's power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    Start,
+    /// The guest shuts down by itself, or after a while its plug is pulled.
+    Stop,
+    /// The plug is pulled at once.
+    Off,
+}
+
+pub fn power(service: &Service, machine: &Machine, wanted: Power) -> Result<()> {
+    let hypervisor = &service.host(&machine.host)?.hypervisor;
+    match wanted {
+        Power::Start => hypervisor.start(&machine.name)?,
+        Power::Stop => {
+            if hypervisor.shutdown(&machine.name, SHUTDOWN_TIMEOUT).is_err() {
+                hypervisor.power_off(&machine.name)?;
+            }
+        }
+        Power::Off => hypervisor.power_off(&machine.name)?,
+    }
+    discover(service)
+}
+
+/// How long a guest may take to shut down before its plug is pulled.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A machine as its host sees it now, looked at without changing anything.
+pub(super) fn look(service: &Service, machine: &Machine) -> Result<strongroom_hypervisor::Machine> {
+    let found = service.host(&machine.host)?.hypervisor.inspect(&machine.name)?;
+    if found.summary.uuid != machine.host_uuid {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "Machine '{}' on host '{}' is another one than the one that is known here: run discovery again.",
+                machine.name, machine.host
+            ),
+        )
+        .coded("UserErrorVmNotFound"));
+    }
+    Ok(found)
+}

@@ -1,0 +1,110 @@
+//! Places: directories that disks can be restored to, shown as storage accounts, and virtual networks.
+
+use super::Service;
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+use strongroom_catalog::service::key;
+
+/// A directory that disks can be restored to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Like a storage account's name.
+    pub name: String,
+    pub group: String,
+    pub location: String,
+    pub path: PathBuf,
+    /// `directory`, or `pool NAME on HOST`.
+    pub kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualNetwork {
+    pub name: String,
+    pub group: String,
+    pub location: String,
+    pub host: String,
+    pub active: bool,
+}
+
+/// Configured directories, then the directories of the hosts' storage pools.
+pub fn list(service: &Service) -> Vec<Place> {
+    let mut places: Vec<Place> = service
+        .config
+        .restore_directories
+        .iter()
+        .map(|d| Place {
+            name: d.name.clone(),
+            group: d.group.clone(),
+            location: d.location.clone(),
+            path: d.path.clone(),
+            kind: "directory".into(),
+        })
+        .collect();
+    for host in &service.hosts {
+        let pools = match host.hypervisor.storage_pools() {
+            Ok(pools) => pools,
+            Err(error) => {
+                tracing::warn!(host = host.name, %error, "storage pools could not be listed");
+                continue;
+            }
+        };
+        for pool in pools.into_iter().filter(|p| p.active) {
+            let Some(path) = pool.path else { continue };
+            // Two hosts may have pools of one name.
+            let mut name = pool.name.clone();
+            if places.iter().any(|p| key(&p.name) == key(&name)) {
+                name = format!("{}{}", host.name, pool.name);
+            }
+            places.push(Place {
+                name,
+                group: host.group.clone(),
+                location: host.location.clone(),
+                path,
+                kind: format!("pool {} on {}", pool.name, host.name),
+            });
+        }
+    }
+    places
+}
+
+pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
+    list(service)
+        .into_iter()
+        .find(|p| key(&p.group) == key(group) && key(&p.name) == key(name))
+        .ok_or_else(|| {
+            Error::not_found(format!(
+                "The Resource 'Microsoft.Storage/storageAccounts/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+            ))
+            .coded("ResourceNotFound")
+        })
+}
+
+/// The virtual networks of all hosts.
+pub fn networks(service: &Service) -> Vec<VirtualNetwork> {
+    let mut found = Vec::new();
+    for host in &service.hosts {
+        match host.hypervisor.networks() {
+            Ok(networks) => found.extend(networks.into_iter().map(|n| VirtualNetwork {
+                name: n.name,
+                group: host.group.clone(),
+                location: host.location.clone(),
+                host: host.name.clone(),
+                active: n.active,
+            })),
+            Err(error) => tracing::warn!(host = host.name, %error, "networks could not be listed"),
+        }
+    }
+    found
+}
+
+pub fn network(service: &Service, group: &str, name: &str) -> Result<VirtualNetwork> {
+    networks(service)
+        .into_iter()
+        .find(|n| key(&n.group) == key(group) && key(&n.name) == key(name))
+        .ok_or_else(|| {
+            Error::not_found(format!(
+                "The Resource 'Microsoft.Network/virtualNetworks/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+            ))
+            .coded("ResourceNotFound")
+        })
+}

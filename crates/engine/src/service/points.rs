@@ -1,0 +1,38 @@
+//! Recovery points of items.
+
+use super::Service;
+use crate::error::{Error, Result};
+use jiff::Timestamp;
+use strongroom_catalog::service::{Item, Point, Query};
+
+/// An item's points, the newest first; with `from` and `until`: taken then.
+pub fn list(
+    service: &Service,
+    item: &Item,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+) -> Result<Vec<Point>> {
+    let mut query = Query::all().eq("item", item.id);
+    if let Some(from) = from {
+        query = query.at_least("taken_us", from);
+    }
+    if let Some(until) = until {
+        query = query.less("taken_us", until);
+    }
+    Ok(service.catalog.find(&query.descending("taken_us"))?)
+}
+
+pub fn get(service: &Service, item: &Item, name: &str) -> Result<Point> {
+    service.catalog.first(Query::all().eq("item", item.id).eq("name", name))?.ok_or_else(|| {
+        Error::not_found(format!(
+            "Recovery point '{name}' of '{}' was not found: it never was, or it has expired. See `az backup recoverypoint list`.",
+            item.machine_name
+        ))
+        .coded("UserErrorRecoveryPointNotFound")
+    })
+}
+
+pub fn count(service: &Service, item: &Item) -> Result<u64> {
+    use strongroom_catalog::service::Row;
+    Ok(service.catalog.count(Point::TABLE, &Query::all().eq("item", item.id))?)
+}

@@ -1,0 +1,116 @@
+//! Backup policies of a vault.
+
+use super::Service;
+use crate::error::{Error, ErrorKind, Result};
+use serde_json::Value;
+use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, Vault, key};
+use strongroom_domain::arm_names;
+use strongroom_domain::policy::Policy as Rules;
+use uuid::Uuid;
+
+pub const DEFAULT: &str = "DefaultPolicy";
+pub const ENHANCED: &str = "EnhancedPolicy";
+
+pub fn list(service: &Service, vault: &Vault) -> Result<Vec<Policy>> {
+    Ok(service.catalog.find(&Query::all().eq("vault", vault.id).ascending("name_key"))?)
+}
+
+pub fn find(service: &Service, vault: &Vault, name: &str) -> Result<Option<Policy>> {
+    Ok(service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(name)))?)
+}
+
+pub fn not_found(vault: &Vault, name: &str) -> Error {
+    Error::not_found(format!(
+        "The backup policy '{name}' was not found in vault '{}'. See the vault's policies with `az backup policy list`.",
+        vault.name
+    ))
+    .coded("BMSUserErrorObjectNotFound")
+}
+
+pub fn get(service: &Service, vault: &Vault, name: &str) -> Result<Policy> {
+    find(service, vault, name)?.ok_or_else(|| not_found(vault, name))
+}
+
+pub fn by_id(service: &Service, id: Uuid) -> Result<Option<Policy>> {
+    Ok(service.catalog.get(id)?)
+}
+
+/// A new policy, as it is to be written.
+pub(super) fn draft(service: &Service, vault: Uuid, name: &str, rules: Rules) -> Policy {
+    let now = service.now();
+    Policy {
+        id: Uuid::new_v4(),
+        version: 0,
+        vault,
+        name: name.into(),
+        rules,
+        wire: Value::Null,
+        created_at: now,
+        changed_at: now,
+    }
+}
+
+/// Makes a policy, or changes one: from then on it holds for all its items, and for the points they have.
+pub fn put(
+    service: &Service,
+    vault: &Vault,
+    name: &str,
+    rules: Rules,
+    wire: Value,
+) -> Result<(Policy, bool)> {
+    rules.validate().map_err(|e| Error::invalid(e.to_string()).coded(e.code()))?;
+    loop {
+        let found = find(service, vault, name)?;
+        let is_new = found.is_none();
+        if is_new {
+            arm_names::check_policy_name(name)
+                .map_err(|e| Error::invalid(e.to_string()).coded("BMSUserErrorInvalidPolicyInput"))?;
+        }
+        let mut policy = found.unwrap_or_else(|| draft(service, vault.id, name, rules.clone()));
+        if policy.rules.tier != rules.tier && items_of(service, &policy)? > 0 {
+            return Err(Error::invalid(format!(
+                "Policy '{}' has protected items: it cannot be changed between standard and enhanced. Make another policy and move them to it.",
+                policy.name
+            ))
+            .coded("BMSUserErrorInvalidPolicyInput"));
+        }
+        policy.rules = rules.clone();
+        policy.wire = wire.clone();
+        policy.changed_at = service.now();
+        match service.catalog.apply(&[Change::put(&policy)]) {
+            Ok(()) => {
+                policy.version += 1;
+                service.runner.wake();
+                return Ok((policy, is_new));
+            }
+            Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Removes a policy that no item uses.
+pub fn delete(service: &Service, vault: &Vault, name: &str) -> Result<bool> {
+    let Some(policy) = find(service, vault, name)? else { return Ok(false) };
+    let used = items_of(service, &policy)?;
+    if used > 0 {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "Policy '{}' cannot be deleted: {used} protected item(s) use it. Give them another policy, or stop their protection first.",
+                policy.name
+            ),
+        )
+        .coded("BMSUserErrorPolicyInUse"));
+    }
+    // An item that comes to use it at this moment is caught by its own look at the policy's version.
+    service.catalog.apply(&[Change::delete(&policy)])?;
+    Ok(true)
+}
+
+/// Live items that use a policy.
+pub fn items_of(service: &Service, policy: &Policy) -> Result<u64> {
+    Ok(service
+        .catalog
+        .count(<Item as strongroom_catalog::service::Row>::TABLE, &Query::all().eq("policy", policy.id))?)
+}

@@ -1,0 +1,70 @@
+//! Expired recovery points go.
+
+use super::Service;
+use crate::error::{Error, Result};
+use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Vault};
+use strongroom_domain::retention::{PointFacts, RetentionMode, Verdict, retain};
+use strongroom_store::StoreError;
+use uuid::Uuid;
+
+/// What keeps each of an item's points, and until when. None: it has no rules, so everything is kept.
+pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Option<Vec<Verdict>>> {
+    let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
+    let facts: Vec<PointFacts> = points
+        .iter()
+        .map(|p| PointFacts {
+            taken_at: p.taken_at,
+            scheduled_for: p.scheduled_for,
+            keep_until: p.keep_until,
+        })
+        .collect();
+    let rules = policy.map(|p| p.rules).or_else(|| item.last_rules.clone());
+    Ok(rules.map(|rules| retain(&rules, item.state.retention_mode(), &facts)))
+}
+
+/// Removes the expired points of an item, unless the clock cannot be trusted for it. Returns how many.
+pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
+    service.watch_clock();
+    if !service.guard.lock().may_expire() {
+        return Ok(0);
+    }
+    let now = service.now();
+    let Some(item) = service.catalog.get::<Item>(item)? else { return Ok(0) };
+    if item.state.retention_mode() == RetentionMode::KeepAll {
+        return Ok(0);
+    }
+    let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
+    let Some(verdicts) = verdicts(service, &item, &points)? else { return Ok(0) };
+    let expired: Vec<&Point> = points
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, verdict)| verdict.is_expired(now))
+        .map(|(point, _)| point)
+        .collect();
+    if expired.is_empty() {
+        return Ok(0);
+    }
+    let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
+    let store = service.store(&vault)?;
+    for point in &expired {
+        tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
+        forget(service, &store, point)?;
+    }
+    service.catalog.update::<Vault, Error>(vault.id, |row| {
+        row.reclaim_due = true;
+        Ok(Vec::new())
+    })?;
+    Ok(expired.len())
+}
+
+/// First out of the vault, then out of the catalog: cut short in between, it is done again.
+pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: &Point) -> Result<()> {
+    match store.forget(&point.id) {
+        Ok(()) | Err(StoreError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match service.catalog.apply(&[Change::delete(point)]) {
+        Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,83 @@
+//! What is due is begun.
+
+use super::backup::{self, BackupRequest};
+use super::{Service, jobs};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError};
+use strongroom_domain::decide::{Decision, Situation, decide};
+use strongroom_domain::item::ItemState;
+use strongroom_domain::job::{JobError, JobStatus};
+use uuid::Uuid;
+
+/// Looks at all schedules once.
+pub fn tick(service: &Service) -> Result<()> {
+    let states = [ItemState::IrPending.arm_name(), ItemState::Protected.arm_name()];
+    let items: Vec<Item> = service.catalog.find(&Query::all().any_of("state", states))?;
+    let mut policies: HashMap<Uuid, Option<Policy>> = HashMap::new();
+    for item in items {
+        let Some(id) = item.policy else { continue };
+        let policy = match policies.get(&id) {
+            Some(policy) => policy,
+            None => {
+                let found = service.catalog.get::<Policy>(id)?;
+                policies.entry(id).or_insert(found)
+            }
+        };
+        let Some(policy) = policy else { continue };
+        let name = item.machine_name.clone();
+        if let Err(error) = look(service, item, policy) {
+            tracing::error!(item = name, %error, "the item's schedule could not be looked at");
+        }
+    }
+    Ok(())
+}
+
+fn look(service: &Service, mut item: Item, policy: &Policy) -> Result<()> {
+    let now = service.now();
+    let mut situation = Situation {
+        policy: &policy.rules,
+        considered_until: item.considered_until,
+        now,
+        running: false,
+        clock_trusted: service.guard.lock().may_expire(),
+    };
+    // Nearly always there is nothing to do, and nothing else is asked.
+    if matches!(decide(&situation), Decision::Wait { .. }) {
+        return Ok(());
+    }
+    let running = jobs::open_of(service, item.id)?;
+    situation.running = running.is_some();
+    let decision = decide(&situation);
+    let (due, skipped) = match decision {
+        Decision::Wait { .. } => return Ok(()),
+        Decision::Run { scheduled_for, .. } => (scheduled_for, None),
+        Decision::Skip { scheduled_for, .. } => (scheduled_for, running),
+    };
+    item.considered_until = decision.considered_until();
+    let request = BackupRequest { scheduled_for: Some(due), keep_until: None };
+    let mut job = backup::draft(service, &item, &request, "");
+    if let Some(running) = skipped {
+        job.errors = vec![JobError {
+            code: 400102,
+            name: "UserErrorScheduledBackupSkipped".into(),
+            message: format!(
+                "The backup that was scheduled for {due} was skipped: the job {} ({}) was still running.",
+                running.id,
+                running.operation.arm_name()
+            ),
+            recommendation:
+                "Give backups more time between each other, or find out why that job takes so long.".into(),
+        }];
+        jobs::end(&mut job, JobStatus::CompletedWithWarnings, now);
+    }
+    match service.catalog.apply(&[Change::put(&item), Change::put(&job)]) {
+        Ok(()) => {
+            service.runner.wake();
+            Ok(())
+        }
+        // Changed meanwhile: it is looked at again at the next tick.
+        Err(ServiceError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(Error::from(error)),
+    }
+}

@@ -1,0 +1,400 @@
+//! Recovery Services vaults: their settings in the catalog, their bytes in a store.
+
+use super::{Service, groups, policies};
+use crate::error::{Error, ErrorKind, Result};
+use crate::vaults as stores;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use strongroom_catalog::service::{
+    Change, Immutability, Item, Query, Redundancy, Row, ServiceError, SoftDelete, Vault, key,
+};
+use strongroom_domain::arm_names;
+use strongroom_domain::item::ItemState;
+use strongroom_domain::policy::Policy as Rules;
+use strongroom_store::objects::Location;
+use uuid::Uuid;
+
+/// How long a deleted vault with data can be brought back.
+pub const SOFT_DELETE_DAYS: i64 = 14;
+
+/// What a client may set. None: as it was, or Azure's default.
+#[derive(Debug, Clone, Default)]
+pub struct VaultSettings {
+    pub tags: Option<BTreeMap<String, String>>,
+    pub sku: Option<Value>,
+    pub identity: Option<Option<Value>>,
+    pub redundancy: Option<Redundancy>,
+    pub cross_region_restore: Option<bool>,
+    pub soft_delete: Option<SoftDelete>,
+    pub enhanced_security: Option<SoftDelete>,
+    pub soft_delete_days: Option<u32>,
+    pub immutability: Option<Immutability>,
+    /// Objects that are only kept and shown.
+    pub kept: BTreeMap<String, Value>,
+}
+
+pub fn not_found(group: &str, name: &str) -> Error {
+    Error::not_found(format!(
+        "The Resource 'Microsoft.RecoveryServices/vaults/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+    ))
+    .coded("ResourceNotFound")
+}
+
+pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Vault>> {
+    let query = Query::all().eq("group_key", key(group)).eq("name_key", key(name)).eq("deleted", false);
+    Ok(service.catalog.first(query)?)
+}
+
+pub fn get(service: &Service, group: &str, name: &str) -> Result<Vault> {
+    find(service, group, name)?.ok_or_else(|| not_found(group, name))
+}
+
+/// Vaults by name, of one group or of all.
+pub fn list(service: &Service, group: Option<&str>) -> Result<Vec<Vault>> {
+    let mut query = Query::all().eq("deleted", false).ascending("group_key").ascending("name_key");
+    if let Some(group) = group {
+        query = query.eq("group_key", key(group));
+    }
+    Ok(service.catalog.find(&query)?)
+}
+
+/// Vaults that were deleted and can be brought back.
+pub fn list_deleted(service: &Service, location: &str) -> Result<Vec<Vault>> {
+    Ok(list_all_deleted(service)?.into_iter().filter(|v| same_location(&v.location, location)).collect())
+}
+
+/// Deleted vaults of all locations.
+pub fn list_all_deleted(service: &Service) -> Result<Vec<Vault>> {
+    Ok(service.catalog.find(&Query::all().eq("deleted", true).ascending("name_key"))?)
+}
+
+/// Azure writes locations with blanks, or without.
+pub fn same_location(a: &str, b: &str) -> bool {
+    let plain =
+        |s: &str| s.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect::<String>();
+    plain(a) == plain(b)
+}
+
+/// Makes a vault, or changes the settings of one. The commit is its row; the store is there before it.
+pub fn put(
+    service: &Service,
+    group: &str,
+    name: &str,
+    location: &str,
+    settings: &VaultSettings,
+) -> Result<(Vault, bool)> {
+    if let Some(vault) = find(service, group, name)? {
+        if !same_location(&vault.location, location) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "The resource '{name}' already exists in location '{}' in resource group '{group}'. A resource with the same name cannot be created in location '{location}'. Please select a new resource name.",
+                    vault.location
+                ),
+            )
+            .coded("InvalidResourceLocation"));
+        }
+        return Ok((update(service, &vault, settings)?, false));
+    }
+    arm_names::check_vault_name(name)
+        .map_err(|e| Error::invalid(e.to_string()).coded("InvalidResourceName"))?;
+    let group = groups::get(service, group)?.name;
+    groups::check_location(location)?;
+    let now = service.now();
+    let id = Uuid::new_v4();
+    let mut vault = Vault {
+        id,
+        version: 0,
+        group,
+        name: name.into(),
+        location: location.to_lowercase().replace(' ', ""),
+        tags: BTreeMap::new(),
+        sku: json!({"name": "Standard"}),
+        identity: None,
+        redundancy: Redundancy::Geo,
+        cross_region_restore: false,
+        soft_delete: SoftDelete::Enabled,
+        soft_delete_days: SOFT_DELETE_DAYS as u32,
+        enhanced_security: SoftDelete::Enabled,
+        immutability: Immutability::Disabled,
+        kept: BTreeMap::new(),
+        store_location: String::new(),
+        // Not made yet.
+        store_id: strongroom_domain::VaultId::from_uuid(Uuid::nil()),
+        key_file: None,
+        created_at: now,
+        changed_at: now,
+        deleted_at: None,
+        purge_at: None,
+        reclaim_due: false,
+        reclaimed_at: None,
+    };
+    change(service, &mut vault, settings)?;
+    make_store(service, &mut vault)?;
+    let result = service.catalog.apply(&[
+        Change::put(&vault),
+        Change::put(&policies::draft(service, id, policies::DEFAULT, Rules::default_standard())),
+        Change::put(&policies::draft(service, id, policies::ENHANCED, Rules::default_enhanced())),
+    ]);
+    match result {
+        Ok(()) => {
+            vault.version = 1;
+            Ok((vault, true))
+        }
+        Err(error) => {
+            // The store is new and empty: nobody misses it.
+            remove_store(service, &vault);
+            match error {
+                // Somebody else made it at the same moment.
+                ServiceError::Taken { .. } => put(service, &vault.group.clone(), name, location, settings),
+                other => Err(other.into()),
+            }
+        }
+    }
+}
+
+/// Changes settings of a vault.
+pub fn update(service: &Service, vault: &Vault, settings: &VaultSettings) -> Result<Vault> {
+    service
+        .catalog
+        .update::<Vault, Error>(vault.id, |row| {
+            change(service, row, settings)?;
+            Ok(Vec::new())
+        })?
+        .ok_or_else(|| not_found(&vault.group, &vault.name))
+}
+
+fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Result<()> {
+    let refused = |code, message: String| Err(Error::invalid(message).coded(code));
+    if let Some(wanted) = settings.soft_delete {
+        if vault.soft_delete == SoftDelete::AlwaysOn && wanted != SoftDelete::AlwaysOn {
+            return refused(
+                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                format!(
+                    "Soft delete of vault '{}' is always on: it can neither be turned off nor be made optional again.",
+                    vault.name
+                ),
+            );
+        }
+        vault.soft_delete = wanted;
+    }
+    if let Some(wanted) = settings.enhanced_security {
+        if vault.enhanced_security == SoftDelete::AlwaysOn && wanted != SoftDelete::AlwaysOn {
+            return refused(
+                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                format!("The enhanced security of vault '{}' is always on.", vault.name),
+            );
+        }
+        vault.enhanced_security = wanted;
+    }
+    if let Some(days) = settings.soft_delete_days {
+        if !(SOFT_DELETE_DAYS as u32..=180).contains(&days) {
+            return refused(
+                "BMSUserErrorInvalidSoftDeleteRetentionPeriod",
+                format!("Soft delete keeps data for {SOFT_DELETE_DAYS} to 180 days, not {days}."),
+            );
+        }
+        if vault.soft_delete == SoftDelete::AlwaysOn && vault.version > 0 && days < vault.soft_delete_days {
+            return refused(
+                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                format!(
+                    "Soft delete of vault '{}' is always on: its {} days cannot become fewer.",
+                    vault.name, vault.soft_delete_days
+                ),
+            );
+        }
+        vault.soft_delete_days = days;
+    }
+    if let Some(wanted) = settings.immutability {
+        if vault.immutability == Immutability::Locked && wanted != Immutability::Locked {
+            return refused(
+                "BMSUserErrorImmutabilityLocked",
+                format!("The immutability of vault '{}' is locked: nobody can take it back.", vault.name),
+            );
+        }
+        vault.immutability = wanted;
+    }
+    if let Some(wanted) = settings.redundancy {
+        if wanted != vault.redundancy && vault.version > 0 && item_count(service, vault, false)? > 0 {
+            return refused(
+                "CloudVaultRedundancyLocked",
+                format!(
+                    "The redundancy of vault '{}' cannot be changed any more: it has protected items.",
+                    vault.name
+                ),
+            );
+        }
+        vault.redundancy = wanted;
+        vault.cross_region_restore &= wanted == Redundancy::Geo;
+    }
+    if let Some(wanted) = settings.cross_region_restore {
+        if wanted && vault.redundancy != Redundancy::Geo {
+            return refused(
+                "UserErrorCrossRegionRestoreNeedsGrs",
+                "Cross-region restore needs a vault with geo-redundant storage.".into(),
+            );
+        }
+        vault.cross_region_restore = wanted;
+    }
+    if let Some(tags) = &settings.tags {
+        vault.tags.clone_from(tags);
+    }
+    if let Some(sku) = &settings.sku {
+        vault.sku.clone_from(sku);
+    }
+    if let Some(identity) = &settings.identity {
+        vault.identity.clone_from(identity);
+    }
+    vault.kept.extend(settings.kept.clone());
+    vault.changed_at = service.now();
+    Ok(())
+}
+
+/// Items of a vault: live ones, or soft-deleted ones too.
+pub fn item_count(service: &Service, vault: &Vault, with_deleted: bool) -> Result<u64> {
+    let mut query = Query::all().eq("vault", vault.id);
+    if !with_deleted {
+        query = query.ne("state", ItemState::SoftDeleted.arm_name());
+    }
+    Ok(service.catalog.count(Item::TABLE, &query)?)
+}
+
+/// Deletes a vault without live items. What it holds stays until it is purged; see [`undelete`].
+pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
+    let deleted = service.catalog.update::<Vault, Error>(vault.id, |row| {
+        let live = item_count(service, row, false)?;
+        if live > 0 {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "Vault cannot be deleted as there are existing resources within the vault. Vault '{}' has {live} protected item(s). Please ensure there are no containers or protected items associated with this vault: stop their protection and delete their data first.",
+                    row.name
+                ),
+            )
+            .coded("ServiceResourceNotEmptyWithContainerDetails"));
+        }
+        let holds = item_count(service, row, true)? > 0;
+        let now = service.now();
+        row.deleted_at = Some(now);
+        row.changed_at = now;
+        let days = if holds { i64::from(row.soft_delete_days) } else { 0 };
+        row.purge_at = Some(now.saturating_add(jiff::SignedDuration::from_hours(24 * days))?);
+        Ok(Vec::new())
+    })?;
+    service.runner.wake();
+    deleted.map(|_| ()).ok_or_else(|| not_found(&vault.group, &vault.name))
+}
+
+/// Brings a deleted vault back.
+pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
+    let vault = service.catalog.update::<Vault, Error>(id, |row| {
+        row.deleted_at = None;
+        row.purge_at = None;
+        row.changed_at = service.now();
+        Ok(Vec::new())
+    });
+    match vault {
+        Ok(Some(vault)) => Ok(vault),
+        Ok(None) => {
+            Err(Error::not_found(format!("The deleted vault {id} was not found; it may have been purged."))
+                .coded("ResourceNotFound"))
+        }
+        Err(error) if error.kind == ErrorKind::AlreadyExists => Err(error.coded("ResourceAlreadyExists")),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a deleted vault whose time is over, with all it holds.
+pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
+    service.close_store(vault.id);
+    // First the row: a store without a row is found and removed at the next start; a row without a store would lie.
+    service.catalog.apply(&[Change::delete(vault)])?;
+    remove_store(service, vault);
+    Ok(())
+}
+
+fn key_path(service: &Service, vault: &Vault) -> PathBuf {
+    match &vault.key_file {
+        Some(path) => PathBuf::from(path),
+        None => service.data().keys().join(format!("{}.key", vault.id)),
+    }
+}
+
+/// The vault's store is made at its place, and its key in the data directory.
+fn make_store(service: &Service, vault: &mut Vault) -> Result<()> {
+    let location = match &service.config.vault_storage {
+        Some(base) => format!("{}/{}", base.trim_end_matches('/'), vault.id),
+        None => service.data().vaults().join(vault.id.to_string()).display().to_string(),
+    };
+    let made = stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None)?;
+    vault.store_location = location;
+    vault.store_id = made.vault.id();
+    service.stores.lock().insert(vault.id, made.vault);
+    Ok(())
+}
+
+pub(super) fn open_store(service: &Service, vault: &Vault) -> Result<strongroom_store::Vault> {
+    let store = stores::open(&Location::parse(&vault.store_location)?, Some(&key_path(service, vault)))?;
+    if store.id() != vault.store_id {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "{} holds another vault ({}) than '{}' ({})",
+                vault.store_location,
+                store.id(),
+                vault.name,
+                vault.store_id
+            ),
+        ));
+    }
+    Ok(store)
+}
+
+/// Only ever what this service made itself, in its own directory.
+fn remove_store(service: &Service, vault: &Vault) {
+    service.close_store(vault.id);
+    if vault.key_file.is_some() {
+        return;
+    }
+    let own = service.data().vaults().join(vault.id.to_string());
+    if Path::new(&vault.store_location) == own {
+        if let Err(error) = std::fs::remove_dir_all(&own) {
+            tracing::warn!(vault = vault.name, %error, "removing the store of a purged vault");
+            return;
+        }
+    } else {
+        tracing::warn!(
+            vault = vault.name,
+            location = vault.store_location,
+            "the store of a purged vault is left where it is; remove it by hand"
+        );
+        return;
+    }
+    let _ = std::fs::remove_file(key_path(service, vault));
+}
+
+/// Stores without a row, left by a start that was cut short: those without points go.
+pub(super) fn remove_strays(service: &Service) -> Result<()> {
+    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
+    let Ok(entries) = std::fs::read_dir(service.data().vaults()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(id) = name.parse::<Uuid>() else { continue };
+        if known.iter().any(|v| v.id == id) {
+            continue;
+        }
+        let points = entry.path().join("points");
+        let is_empty = std::fs::read_dir(&points).map_or(true, |mut d| d.next().is_none());
+        if is_empty {
+            let _ = std::fs::remove_dir_all(entry.path());
+            let _ = std::fs::remove_file(service.data().keys().join(format!("{id}.key")));
+        } else {
+            tracing::warn!(
+                path = %entry.path().display(),
+                "a store that no vault has: bring it back with `strongroom vault import`, or remove it"
+            );
+        }
+    }
+    Ok(())
+}
