@@ -1,6 +1,6 @@
 //! The way of a request through the API: route, caller, api-version, permission, handler, audit.
 
-use crate::auth::{AuditEvent, Caller, CallerKind, Gate};
+use crate::auth::{AuditEvent, Budget, Caller, CallerKind, Gate};
 use crate::http::{Client, Request, Response};
 use crate::odata::Pager;
 use crate::openapi;
@@ -9,7 +9,6 @@ use crate::{ArmError, limits};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +30,7 @@ pub struct Api<S> {
     pager: Arc<Pager>,
     clock: Clock,
     document: Bytes,
-    refusals: Mutex<Refusals>,
+    refusals: Budget,
 }
 
 /// Puts an [`Api`] together.
@@ -94,7 +93,7 @@ impl<S> ApiBuilder<S> {
             pager: Arc::new(Pager::new(&key)),
             clock: self.clock,
             document: Bytes::from(document.to_string()),
-            refusals: Mutex::new(Refusals::default()),
+            refusals: Budget::new(limits::ANONYMOUS_REFUSALS_BURST, limits::ANONYMOUS_REFUSALS_PER_SECOND),
         })
     }
 }
@@ -211,7 +210,7 @@ impl<S: Send + Sync + 'static> Api<S> {
         }
         let mut left_out = 0;
         if refused && request.caller.kind == CallerKind::Anonymous {
-            match self.refusals.lock().admit(request.now) {
+            match self.refusals.admit(request.now) {
                 Some(others) => left_out = others,
                 None => return,
             }
@@ -282,28 +281,4 @@ fn check_api_version(request: &Request) -> Result<(), ArmError> {
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of an unknown kind")
-}
-
-/// How many refusals of unknown callers may still go to the audit.
-#[derive(Default)]
-struct Refusals {
-    used: f64,
-    since: Option<Timestamp>,
-    left_out: u64,
-}
-
-impl Refusals {
-    /// Whether one more may be written, and how many were left out before it.
-    fn admit(&mut self, now: Timestamp) -> Option<u64> {
-        // A clock that goes back gives nothing back.
-        let passed = self.since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()).max(0.0);
-        self.since = Some(now);
-        self.used = (self.used - passed * limits::ANONYMOUS_REFUSALS_PER_SECOND).max(0.0);
-        if self.used + 1.0 > f64::from(limits::ANONYMOUS_REFUSALS_BURST) {
-            self.left_out = self.left_out.saturating_add(1);
-            return None;
-        }
-        self.used += 1.0;
-        Some(std::mem::take(&mut self.left_out))
-    }
 }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+pub mod arm;
 pub mod auth;
 pub mod error;
 pub mod http;
@@ -15,6 +16,8 @@ pub mod limits;
 pub mod odata;
 pub mod openapi;
 pub mod route;
+pub mod tls;
+pub mod wire;
 
 pub use api::{Api, ApiBuilder, Clock, Dispatch};
 pub use error::{ArmError, ArmErrorDetail};

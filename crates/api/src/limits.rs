@@ -40,7 +40,7 @@ pub const BUSY_RETRY_AFTER_SECONDS: u32 = 2;
 
 /// A TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request's head, from the moment that the connection is ready for it.
+/// A request's head, from its first byte (HTTP/1).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// A request's body, from its head to its last byte.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// A client that takes nothing of an answer for this long is cut off.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection without a request is closed after this long.
+/// A connection without a request is closed after this long: more than the 30 s between a client's polls.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// When the service stops, running requests get this long to end.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
