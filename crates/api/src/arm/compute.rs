@@ -9,8 +9,7 @@ use strongroom_catalog::service::{Machine, MachineDisk};
 use strongroom_engine::service::machines::{self, Power};
 use strongroom_engine::service::operations;
 
-const VM: &str =
-    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}";
+const VM: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}";
 const READ: &str = "Microsoft.Compute/virtualMachines/read";
 
 macro_rules! vm {
@@ -111,7 +110,11 @@ fn disk_name(machine: &Machine, disk: &MachineDisk) -> String {
 }
 
 fn disk_id(app: &App, machine: &Machine, disk: &MachineDisk) -> String {
-    format!("{}/providers/Microsoft.Compute/disks/{}", group_id(app, &machine.group), disk_name(machine, disk))
+    format!(
+        "{}/providers/Microsoft.Compute/disks/{}",
+        group_id(app, &machine.group),
+        disk_name(machine, disk)
+    )
 }
 
 fn size_gb(disk: &MachineDisk) -> u64 {
@@ -282,6 +285,8 @@ fn disk(app: &App, _: &Request, params: &Params) -> Answer {
         .find(|d| d["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(wanted)));
     match found {
         Some(disk) => Response::ok(disk),
-        None => Err(ArmError::resource_not_found(&format!("Microsoft.Compute/disks/{wanted}"), Some(&params["group"]))),
+        None => {
+            Err(ArmError::resource_not_found(&format!("Microsoft.Compute/disks/{wanted}"), &params["group"]))
+        }
     }
 }

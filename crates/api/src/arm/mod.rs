@@ -136,6 +136,20 @@ pub(crate) fn check_subscription(app: &App, params: &Params) -> Result<(), ArmEr
     ))
 }
 
+/// Whether an ARM id in a body is of our subscription.
+pub(crate) fn check_id_subscription(app: &App, id: &str) -> Result<(), ArmError> {
+    let mut parts = id.split('/').filter(|p| !p.is_empty());
+    match (parts.next(), parts.next()) {
+        (Some(word), Some(given)) if word.eq_ignore_ascii_case("subscriptions") => {
+            check_subscription(app, &Params::from([("subscription", given)]))
+        }
+        _ => Err(ArmError::bad_request(
+            "LinkedInvalidPropertyId",
+            format!("'{}' is not the id of a resource.", crate::error::shorten(id)),
+        )),
+    }
+}
+
 pub(crate) fn vault_of(app: &App, params: &Params) -> Result<Vault, ArmError> {
     check_subscription(app, params)?;
     Ok(strongroom_engine::service::vaults::get(&app.service, &params["group"], &params["vault"])?)

@@ -9,13 +9,11 @@ use strongroom_engine::service::places::{self, Place, VirtualNetwork};
 const ACCOUNTS: &str = "/subscriptions/{subscription}/providers/Microsoft.Storage/storageAccounts";
 const GROUP_ACCOUNTS: &str =
     "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts";
-const ACCOUNT: &str =
-    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts/{account}";
+const ACCOUNT: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Storage/storageAccounts/{account}";
 const NETWORKS: &str = "/subscriptions/{subscription}/providers/Microsoft.Network/virtualNetworks";
 const GROUP_NETWORKS: &str =
     "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks";
-const NETWORK: &str =
-    "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{network}";
+const NETWORK: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{network}";
 const SUBNETS: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{network}/subnets";
 const SUBNET: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network/virtualNetworks/{network}/subnets/{subnet}";
 
@@ -156,7 +154,8 @@ fn subnets(app: &App, _: &Request, params: &Params) -> Answer {
 fn subnet(app: &App, _: &Request, params: &Params) -> Answer {
     let network = found(app, params)?;
     if !params["subnet"].eq_ignore_ascii_case(SUBNET_NAME) {
-        let name = format!("Microsoft.Network/virtualNetworks/{}/subnets/{}", network.name, &params["subnet"]);
+        let name =
+            format!("Microsoft.Network/virtualNetworks/{}/subnets/{}", network.name, &params["subnet"]);
         return Err(crate::ArmError::resource_not_found(&name, &params["group"]));
     }
     Response::ok(show_subnet(app, &network))

@@ -19,11 +19,15 @@ pub fn routes() -> Vec<Route<App>> {
             .action(READ)
             .summary("Soft delete and security settings.")
             .tag(TAG),
-        Route::patch(vault_path!("/backupconfig/vaultconfig"), "BackupResourceVaultConfigs_Update", set_config)
-            .action(WRITE)
-            .takes("VaultConfig")
-            .summary("Changes soft delete and security settings.")
-            .tag(TAG),
+        Route::patch(
+            vault_path!("/backupconfig/vaultconfig"),
+            "BackupResourceVaultConfigs_Update",
+            set_config,
+        )
+        .action(WRITE)
+        .takes("VaultConfig")
+        .summary("Changes soft delete and security settings.")
+        .tag(TAG),
         Route::put(vault_path!("/backupconfig/vaultconfig"), "BackupResourceVaultConfigs_Put", set_config)
             .action(WRITE)
             .takes("VaultConfig")

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
-use strongroom_engine::service::vaults::{self, VaultSettings};
 use strongroom_engine::service::operations;
+use strongroom_engine::service::vaults::{self, VaultSettings};
 
 const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
 const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
@@ -278,7 +278,8 @@ impl Body {
         let security = properties.security_settings.unwrap_or_default();
         let soft = security.soft_delete_settings.unwrap_or_default();
         settings.soft_delete = soft.soft_delete_state.as_deref().map(soft_delete_of).transpose()?;
-        settings.enhanced_security = soft.enhanced_security_state.as_deref().map(soft_delete_of).transpose()?;
+        settings.enhanced_security =
+            soft.enhanced_security_state.as_deref().map(soft_delete_of).transpose()?;
         settings.soft_delete_days =
             soft.soft_delete_retention_period_in_days.map(|days| u32::try_from(days).unwrap_or(0));
         if let Some(state) = security.immutability_settings.and_then(|i| i.state) {
@@ -475,7 +476,10 @@ fn find_deleted(app: &App, params: &Params) -> Result<Vault, ArmError> {
         .ok_or_else(|| {
             ArmError::not_found(
                 "ResourceNotFound",
-                format!("The deleted vault '{}' was not found in this location.", crate::error::shorten(wanted)),
+                format!(
+                    "The deleted vault '{}' was not found in this location.",
+                    crate::error::shorten(wanted)
+                ),
             )
         })
 }

@@ -48,6 +48,11 @@ pub fn list(service: &Service, group: Option<&str>) -> Result<Vec<Machine>> {
     Ok(service.catalog.find(&query)?)
 }
 
+/// What was seen of each host when it was looked at last.
+pub fn hosts_seen(service: &Service) -> BTreeMap<String, HostSeen> {
+    service.discovery.lock().hosts.clone()
+}
+
 /// Looks at all hosts. One that does not answer changes nothing about its machines.
 pub fn discover(service: &Service) -> Result<()> {
     // One at a time; who waits sees what the one before found.

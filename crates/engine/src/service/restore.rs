@@ -116,6 +116,22 @@ pub fn restore(
     Ok(job)
 }
 
+/// Whether a machine's disks could be replaced now: only while it is off.
+pub fn check_replace(service: &Service, machine: &Machine) -> Result<()> {
+    let seen = machines::look(service, machine)?;
+    match seen.summary.state.is_active() {
+        false => Ok(()),
+        true => Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "The virtual machine '{}' is {}: its disks can only be replaced while it is stopped. Stop it (`az vm deallocate`), then restore again.",
+                machine.name, seen.summary.state
+            ),
+        )
+        .coded("UserErrorVmNotInDesirableState")),
+    }
+}
+
 fn exists(name: &str, group: &str) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,

@@ -251,6 +251,11 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
     Ok(())
 }
 
+/// How much a vault's store holds.
+pub fn stats(service: &Service, vault: &Vault) -> Result<strongroom_store::Stats> {
+    Ok(service.store(vault)?.stats()?)
+}
+
 /// Items of a vault: live ones, or soft-deleted ones too.
 pub fn item_count(service: &Service, vault: &Vault, with_deleted: bool) -> Result<u64> {
     let mut query = Query::all().eq("vault", vault.id);

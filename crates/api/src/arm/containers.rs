@@ -1,0 +1,265 @@
+//! Containers and protectable items: machines, as a vault's backup plane names them.
+
+use super::{
+    Answer, App, check_container, check_fabric, container_id, id_of_machine, machine_id, page, vault_id,
+    vault_of, vault_path,
+};
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde_json::{Value, json};
+use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_domain::arm_names;
+use strongroom_domain::item::ItemState;
+use strongroom_engine::service::{items, machines, operations};
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Containers";
+    vec![
+        Route::post(
+            vault_path!("/backupFabrics/{fabric}/refreshContainers"),
+            "ProtectionContainers_Refresh",
+            refresh,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/refreshContainers/action")
+        .success(&[202])
+        .summary("Looks for machines on all hosts now.")
+        .tag(TAG),
+        Route::get(
+            vault_path!("/backupFabrics/{fabric}/operationResults/{operation}"),
+            "ProtectionContainerRefreshOperationResults_Get",
+            refreshed,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/operationResults/read")
+        .success(&[204])
+        .summary("Whether looking for machines is over.")
+        .tag(TAG),
+        Route::get(vault_path!("/backupProtectableItems"), "BackupProtectableItems_List", protectable)
+            .action("Microsoft.RecoveryServices/Vaults/backupProtectableItems/read")
+            .query(LIST)
+            .summary("Machines that the vault could protect.")
+            .tag(TAG),
+        Route::get(vault_path!("/backupProtectionContainers"), "BackupProtectionContainers_List", list)
+            .action("Microsoft.RecoveryServices/Vaults/backupProtectionContainers/read")
+            .query(LIST)
+            .summary("Machines that the vault protects.")
+            .tag(TAG),
+        Route::get(
+            vault_path!("/backupFabrics/{fabric}/protectableContainers"),
+            "ProtectableContainers_List",
+            protectable_containers,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectableContainers/read")
+        .query(LIST)
+        .summary("Containers that could be registered: machines need not be.")
+        .tag(TAG),
+        Route::get(
+            vault_path!("/backupDeletedProtectionContainers"),
+            "DeletedProtectionContainers_List",
+            deleted,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupDeletedProtectionContainers/read")
+        .query(LIST)
+        .summary("Machines whose items are deleted and can be brought back.")
+        .tag(TAG),
+        Route::get(
+            vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}"),
+            "ProtectionContainers_Get",
+            get,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/read")
+        .summary("A machine that the vault protects.")
+        .tag(TAG),
+        Route::put(
+            vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}"),
+            "ProtectionContainers_Register",
+            register,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/write")
+        .takes("Container")
+        .summary("Registers a machine, which discovery has done already.")
+        .tag(TAG),
+        Route::delete(
+            vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}"),
+            "ProtectionContainers_Unregister",
+            unregister,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/delete")
+        .success(&[202, 204])
+        .summary("Forgets the registration of a machine without an item.")
+        .tag(TAG),
+    ]
+}
+
+fn refresh(app: &App, request: &Request, params: &Params) -> Answer {
+    check_fabric(params)?;
+    let vault = vault_of(app, params)?;
+    machines::discover(&app.service)?;
+    let operation = operations::done(&app.service, Some(vault.id))?;
+    let path = format!("{}/backupFabrics/Azure/operationResults/{}", vault_id(app, &vault), operation.id);
+    Ok(Response::accepted(request, None, Some(&path), 1))
+}
+
+fn refreshed(app: &App, _: &Request, params: &Params) -> Answer {
+    vault_of(app, params)?;
+    operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    Ok(Response::empty(StatusCode::NO_CONTENT))
+}
+
+/// What these lists are asked for beside machines has none here.
+pub(super) fn is_for_machines(kind: Option<&str>) -> bool {
+    kind.is_none_or(|kind| kind.eq_ignore_ascii_case("AzureIaasVM"))
+}
+
+fn show_protectable(app: &App, vault: &Vault, machine: &Machine) -> Value {
+    let container = arm_names::container_name(&machine.group, &machine.name);
+    let id = container_id(app, vault, &container);
+    json!({
+        "id": format!("{id}/protectableItems/{}", arm_names::protectable_id_name(&machine.group, &machine.name)),
+        "name": arm_names::container_short_name(&machine.group, &machine.name),
+        "type": "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectableItems",
+        "properties": {
+            "virtualMachineId": id_of_machine(app, machine),
+            "virtualMachineVersion": "Compute",
+            "resourceGroup": machine.group,
+            "backupManagementType": "AzureIaasVM",
+            "workloadType": "VM",
+            "protectableItemType": "Microsoft.Compute/virtualMachines",
+            "friendlyName": machine.name,
+            "protectionState": "NotProtected",
+        },
+    })
+}
+
+fn protectable(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut found = items::protectable(&app.service, &vault)?;
+    if let Some(filter) = request.filter()? {
+        let wanted = filter
+            .equalities(&["backupManagementType", "workloadType", "friendlyName", "status", "itemType"])
+            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        if !is_for_machines(wanted.get("backupManagementType")) {
+            found.clear();
+        }
+        found.retain(|m| wanted.passes("friendlyName", &m.name));
+    }
+    page(request, found, 500, |m| show_protectable(app, &vault, m))
+}
+
+fn show(app: &App, vault: &Vault, item: &Item) -> Value {
+    let container = item.container();
+    json!({
+        "id": container_id(app, vault, &container),
+        "name": container,
+        "type": "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers",
+        "properties": {
+            "virtualMachineId": machine_id(app, &item.group, &item.machine_name),
+            "virtualMachineVersion": "Compute",
+            "resourceGroup": item.group,
+            "friendlyName": item.machine_name,
+            "backupManagementType": "AzureIaasVM",
+            "registrationStatus": if item.state == ItemState::SoftDeleted { "SoftDeleted" } else { "Registered" },
+            "healthStatus": "Healthy",
+            "containerType": "Microsoft.Compute/virtualMachines",
+            "protectableObjectType": "Microsoft.Compute/virtualMachines",
+        },
+    })
+}
+
+fn listed(app: &App, request: &Request, params: &Params, deleted_only: bool) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut found = items::list(&app.service, &vault)?;
+    found.retain(|i| !deleted_only || i.state == ItemState::SoftDeleted);
+    if let Some(filter) = request.filter()? {
+        let wanted = filter
+            .equalities(&["backupManagementType", "friendlyName", "status", "containerType", "healthStatus"])
+            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        let status = wanted.get("status").unwrap_or("Registered");
+        if !is_for_machines(wanted.get("backupManagementType")) || !status.eq_ignore_ascii_case("Registered")
+        {
+            found.clear();
+        }
+        found.retain(|i| wanted.passes("friendlyName", &i.machine_name));
+    }
+    page(request, found, 500, |i| show(app, &vault, i))
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    listed(app, request, params, false)
+}
+
+fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
+    listed(app, request, params, true)
+}
+
+fn protectable_containers(app: &App, request: &Request, params: &Params) -> Answer {
+    check_fabric(params)?;
+    vault_of(app, params)?;
+    page(request, Vec::<Value>::new(), 500, Value::clone)
+}
+
+fn found(app: &App, params: &Params) -> Result<(Vault, Item), ArmError> {
+    let vault = vault_of(app, params)?;
+    let not_found = || {
+        ArmError::not_found(
+            "BMSUserErrorContainerObjectNotFound",
+            format!(
+                "The container '{}' was not found in this vault.",
+                crate::error::shorten(&params["container"])
+            ),
+        )
+    };
+    let key = arm_names::parse_container_name(&params["container"]).ok_or_else(not_found)?;
+    let name = arm_names::item_name(&key.group, &key.machine);
+    let item = items::find(&app.service, &vault, &name)?.ok_or_else(not_found)?;
+    check_container(params, &item.container())?;
+    Ok((vault, item))
+}
+
+fn get(app: &App, _: &Request, params: &Params) -> Answer {
+    let (vault, item) = found(app, params)?;
+    Response::ok(show(app, &vault, &item))
+}
+
+fn register(app: &App, _: &Request, params: &Params) -> Answer {
+    check_fabric(params)?;
+    let vault = vault_of(app, params)?;
+    let name = &params["container"];
+    let machine = arm_names::parse_container_name(name)
+        .map(|key| machines::get(&app.service, &key.group, &key.machine))
+        .transpose()?
+        .ok_or_else(|| {
+            super::unavailable::not_available("Registering containers other than virtual machines")
+        })?;
+    let container = arm_names::container_name(&machine.group, &machine.name);
+    Response::ok(json!({
+        "id": container_id(app, &vault, &container),
+        "name": container,
+        "type": "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers",
+        "properties": {
+            "virtualMachineId": id_of_machine(app, &machine),
+            "resourceGroup": machine.group,
+            "friendlyName": machine.name,
+            "backupManagementType": "AzureIaasVM",
+            "registrationStatus": "Registered",
+            "healthStatus": "Healthy",
+            "containerType": "Microsoft.Compute/virtualMachines",
+        },
+    }))
+}
+
+fn unregister(app: &App, _: &Request, params: &Params) -> Answer {
+    match found(app, params) {
+        Ok((_, item)) => Err(ArmError::bad_request(
+            "BMSUserErrorContainerHasDatasources",
+            format!(
+                "The container of '{}' still has a protected item: stop its protection and delete its data first.",
+                item.machine_name
+            ),
+        )),
+        Err(error) if error.code == "BMSUserErrorContainerObjectNotFound" => {
+            Ok(Response::empty(StatusCode::NO_CONTENT))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,401 @@
+//! Protected items.
+
+use super::containers::is_for_machines;
+use super::{
+    Answer, App, caller, check_container, item_id, item_of, item_path, machine_id, page, vault_id, vault_of,
+    vault_path,
+};
+use crate::odata::parse_time;
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault};
+use strongroom_domain::access::ItemWrite;
+use strongroom_domain::item::ItemState;
+use strongroom_domain::job::JobStatus;
+use strongroom_engine::service::items::{self, Changed};
+use strongroom_engine::service::{backup, points, policies};
+use uuid::Uuid;
+
+const WRITE: &str =
+    "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write";
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Protected items";
+    const READ: &str =
+        "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/read";
+    vec![
+        Route::get(vault_path!("/backupProtectedItems"), "BackupProtectedItems_List", list)
+            .action("Microsoft.RecoveryServices/Vaults/backupProtectedItems/read")
+            .query(LIST)
+            .summary("The vault's protected items.")
+            .tag(TAG),
+        Route::get(item_path!(""), "ProtectedItems_Get", get).action(READ).summary("A protected item.").tag(TAG),
+        Route::put(item_path!(""), "ProtectedItems_CreateOrUpdate", put)
+            .action(WRITE)
+            .takes("ProtectedItem")
+            .success(&[202])
+            .summary("Protects a machine; changes its policy or disks; stops, resumes or undeletes.")
+            .tag(TAG),
+        Route::delete(item_path!(""), "ProtectedItems_Delete", delete)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/delete")
+            .success(&[202])
+            .summary("Stops protection and deletes the data.")
+            .tag(TAG),
+        Route::post(item_path!("/backup"), "Backups_Trigger", backup_now)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/backup/action")
+            .takes("BackupRequest")
+            .success(&[202])
+            .summary("Backs the machine up now.")
+            .tag(TAG),
+    ]
+}
+
+pub(super) fn policy_id(app: &App, vault: &Vault, name: &str) -> String {
+    format!("{}/backupPolicies/{name}", vault_id(app, vault))
+}
+
+fn status_name(status: JobStatus) -> &'static str {
+    match status {
+        JobStatus::CompletedWithWarnings => "Completed",
+        other => other.arm_name(),
+    }
+}
+
+fn show(app: &App, request: &Request, vault: &Vault, item: &Item, policy: Option<&Policy>) -> Value {
+    let tier = policy
+        .map(|p| p.rules.tier)
+        .or_else(|| item.last_rules.as_ref().map(|r| r.tier))
+        .map_or("V1", |tier| tier.arm_name());
+    // A policy stays with an item only while it is in force, or suspended.
+    let shown_policy = policy.filter(|_| item.policy.is_some());
+    let mut p = serde_json::Map::new();
+    let mut set = |name: &str, value: Value| {
+        p.insert(name.to_owned(), value);
+    };
+    set("friendlyName", item.machine_name.clone().into());
+    set("virtualMachineId", machine_id(app, &item.group, &item.machine_name).into());
+    let failed = item.last_backup.as_ref().is_some_and(|last| last.status == JobStatus::Failed);
+    set("protectionStatus", if failed { "Unhealthy" } else { "Healthy" }.into());
+    set("protectionState", item.state.arm_state().into());
+    if let Some(last) = &item.last_backup {
+        set("healthStatus", if failed { "ActionRequired" } else { "Passed" }.into());
+        let detail = match &last.error {
+            Some(error) if failed => json!({
+                "code": error.code, "title": error.name, "message": error.message,
+                "recommendations": [error.recommendation],
+            }),
+            _ => json!({
+                "code": 400239, "title": "IaasVmHealthGreenDefault",
+                "message": "Backup pre-check status of this virtual machine is OK.", "recommendations": [],
+            }),
+        };
+        set("healthDetails", json!([detail]));
+    } else {
+        set("healthStatus", "Passed".into());
+    }
+    let last = item.last_backup.as_ref();
+    set("lastBackupStatus", last.map_or("", |l| status_name(l.status)).into());
+    set(
+        "lastBackupTime",
+        last.map_or_else(|| "2001-01-01T00:00:00Z".into(), |l| super::time(l.started_at)).into(),
+    );
+    set("protectedItemDataId", item.data_id.clone().into());
+    if let Some(choice) = &item.disks {
+        set(
+            "extendedProperties",
+            json!({"diskExclusionProperties": {"diskLunList": choice.luns, "isInclusionList": choice.inclusion}}),
+        );
+    }
+    set("policyType", tier.into());
+    set("protectedItemType", "Microsoft.Compute/virtualMachines".into());
+    set("backupManagementType", "AzureIaasVM".into());
+    set("workloadType", "VM".into());
+    set(
+        "containerName",
+        strongroom_domain::arm_names::container_short_name(&item.group, &item.machine_name).into(),
+    );
+    set("sourceResourceId", machine_id(app, &item.group, &item.machine_name).into());
+    set("policyId", shown_policy.map(|p| policy_id(app, vault, &p.name)).unwrap_or_default().into());
+    set("policyName", shown_policy.map(|p| p.name.clone()).unwrap_or_default().into());
+    // Present before the first backup too: clients look for it.
+    set("lastRecoveryPoint", item.last_point_at.map(super::time).map_or(Value::Null, Value::from));
+    set("vaultId", format!("{}{}", request.base_url, vault_id(app, vault)).into());
+    set("isArchiveEnabled", false.into());
+    if let (ItemState::SoftDeleted, Some(deleted_at)) = (item.state, item.deleted_at) {
+        set("deferredDeleteTimeInUTC", super::time(deleted_at).into());
+        set("isScheduledForDeferredDelete", true.into());
+        let left = item.purge_at.map(|at| at.duration_since(request.now)).unwrap_or_default();
+        set("deferredDeleteTimeRemaining", super::format::remaining(left).into());
+        set("softDeleteRetentionPeriod", vault.soft_delete_days.into());
+    } else {
+        set("softDeleteRetentionPeriod", 0.into());
+    }
+    json!({
+        "id": item_id(app, vault, item),
+        "name": item.name(),
+        "type": "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectedItems",
+        "properties": p,
+    })
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let policies: HashMap<Uuid, Policy> =
+        policies::list(&app.service, &vault)?.into_iter().map(|p| (p.id, p)).collect();
+    let policy_of = |item: &Item| item.policy.and_then(|id| policies.get(&id));
+    let mut found = items::list(&app.service, &vault)?;
+    if let Some(filter) = request.filter()? {
+        let wanted = filter
+            .equalities(&[
+                "backupManagementType",
+                "itemType",
+                "workloadType",
+                "policyName",
+                "friendlyName",
+                "containerName",
+                "healthState",
+                "backupEngineName",
+                "backupSetName",
+                "fabricName",
+            ])
+            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        if !is_for_machines(wanted.get("backupManagementType"))
+            || wanted.get("itemType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
+            || wanted.get("workloadType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
+        {
+            found.clear();
+        }
+        found.retain(|i| {
+            wanted.passes("friendlyName", &i.machine_name)
+                && wanted.passes("policyName", policy_of(i).map_or("", |p| p.name.as_str()))
+        });
+    }
+    page(request, found, 1000, |i| show(app, request, &vault, i, policy_of(i)))
+}
+
+fn get(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, item) = item_of(app, params)?;
+    let policy = item.policy.map(|id| policies::by_id(&app.service, id)).transpose()?.flatten();
+    let mut shown = show(app, request, &vault, &item, policy.as_ref());
+    let expands = request.query.get("$filter").is_some_and(|f| f.to_lowercase().contains("extendedinfo"));
+    if expands {
+        let all = points::list(&app.service, &item, None, None)?;
+        let mut extended = json!({"recoveryPointCount": all.len(), "policyInconsistent": false});
+        if let Some(oldest) = all.last() {
+            extended["oldestRecoveryPoint"] = super::time(oldest.taken_at).into();
+        }
+        shown["properties"]["extendedInfo"] = extended;
+    }
+    Response::ok(shown)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    properties: Properties,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Properties {
+    protection_state: Option<String>,
+    policy_id: Option<String>,
+    source_resource_id: Option<String>,
+    is_rehydrate: Option<bool>,
+    extended_properties: Option<ExtendedProperties>,
+    protected_item_type: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ExtendedProperties {
+    disk_exclusion_properties: Option<DiskExclusion>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DiskExclusion {
+    disk_lun_list: Option<Vec<i32>>,
+    is_inclusion_list: Option<bool>,
+}
+
+fn invalid(why: &str) -> ArmError {
+    ArmError::bad_request(
+        "BMSUserErrorInvalidConfigureProtectionRequest",
+        format!(
+            "Input for configure protection is not in proper format\r\nPlease ensure that container exists and other parameters are in valid format: {why}"
+        ),
+    )
+}
+
+/// What is needed beside the route's own action.
+fn may(app: &App, request: &Request, scope: &str, write: ItemWrite) -> Result<(), ArmError> {
+    for action in write.actions() {
+        if !app.gate.allowed(request.caller(), action, scope)? {
+            return Err(request.caller().refused(action, scope));
+        }
+    }
+    Ok(())
+}
+
+fn put(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let body: Body = request.json()?;
+    let p = body.properties;
+    let who = caller(request);
+    if p.protected_item_type.as_deref().is_some_and(|t| {
+        !t.eq_ignore_ascii_case("Microsoft.Compute/virtualMachines")
+            && !t.eq_ignore_ascii_case("AzureIaaSVMProtectedItem")
+    }) {
+        return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
+    }
+    let scope = request.path_text();
+    let state = p.protection_state.as_deref().map(str::to_lowercase);
+    let policy_id = p.policy_id.as_deref().filter(|id| !id.is_empty());
+    let changed = if p.is_rehydrate == Some(true) {
+        may(app, request, &scope, ItemWrite::Undelete)?;
+        let (_, item) = item_of(app, params)?;
+        items::undelete(&app.service, &item, &who)?
+    } else if let (Some(state @ ("protectionstopped" | "backupssuspended")), true) = (state.as_deref(), true)
+    {
+        may(app, request, &scope, ItemWrite::Stop)?;
+        let (_, item) = item_of(app, params)?;
+        items::stop(&app.service, &item, state == "backupssuspended", &who)?
+    } else {
+        protect(app, request, params, &vault, &p, policy_id, &who)?
+    };
+    Ok(accepted(app, request, &vault, &changed))
+}
+
+fn protect(
+    app: &App,
+    request: &Request,
+    params: &Params,
+    vault: &Vault,
+    p: &Properties,
+    policy_id: Option<&str>,
+    who: &str,
+) -> Result<Changed, ArmError> {
+    let service = &app.service;
+    let machine = match &p.source_resource_id {
+        Some(id) => {
+            super::check_id_subscription(app, id)?;
+            items::machine_by_id(service, id)?
+        }
+        // The path names it as well.
+        None => {
+            let key = strongroom_domain::arm_names::parse_item_name(&params["item"])
+                .ok_or_else(|| invalid("the path names no virtual machine"))?;
+            strongroom_engine::service::machines::get(service, &key.group, &key.machine)?
+        }
+    };
+    check_container(params, &strongroom_domain::arm_names::container_name(&machine.group, &machine.name))?;
+    let named = strongroom_domain::arm_names::parse_item_name(&params["item"]);
+    let own = strongroom_domain::arm_names::item_name(&machine.group, &machine.name);
+    if named.map(|k| strongroom_domain::arm_names::item_name(&k.group, &k.machine)) != Some(own) {
+        return Err(invalid("sourceResourceId is not the virtual machine that the path names"));
+    }
+    let existing = items::find(service, vault, &params["item"])?;
+    let policy = match policy_id {
+        Some(id) => policy_of(app, vault, id)?,
+        // Other disks, under the policy it has.
+        None => existing
+            .as_ref()
+            .and_then(|item| item.policy)
+            .map(|id| policies::by_id(service, id))
+            .transpose()?
+            .flatten()
+            .ok_or_else(|| invalid("policyId is missing"))?,
+    };
+    let write = match &existing {
+        None => ItemWrite::Protect,
+        Some(item) if item.policy == Some(policy.id) => ItemWrite::ChangeDisks,
+        Some(_) => ItemWrite::ChangePolicy,
+    };
+    may(app, request, &request.path_text(), write)?;
+    let disks = p.extended_properties.as_ref().map(|extended| {
+        extended.disk_exclusion_properties.as_ref().map(|d| DiskChoice {
+            luns: d.disk_lun_list.clone().unwrap_or_default(),
+            inclusion: d.is_inclusion_list.unwrap_or(true),
+        })
+    });
+    Ok(items::protect(service, vault, &machine, &policy, disks, who)?)
+}
+
+/// The policy a client named by its ARM id; of this vault.
+fn policy_of(app: &App, vault: &Vault, id: &str) -> Result<Policy, ArmError> {
+    let parts: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
+    let name = match parts.as_slice() {
+        [.., vaults, vault_name, kind, name]
+            if kind.eq_ignore_ascii_case("backupPolicies") && vaults.eq_ignore_ascii_case("vaults") =>
+        {
+            if !vault_name.eq_ignore_ascii_case(&vault.name) {
+                return Err(invalid("policyId names a policy of another vault"));
+            }
+            *name
+        }
+        [name] => *name,
+        _ => return Err(invalid("policyId is not the id of a backup policy")),
+    };
+    Ok(policies::get(&app.service, vault, name)?)
+}
+
+fn accepted(app: &App, request: &Request, vault: &Vault, changed: &Changed) -> Response {
+    let base = item_id(app, vault, &changed.item);
+    let status = format!("{base}/operationsStatus/{}", changed.operation.id);
+    let result = format!("{base}/operationResults/{}", changed.operation.id);
+    Response::accepted(request, Some(&status), Some(&result), 1)
+}
+
+fn delete(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, item) = item_of(app, params)?;
+    let changed = items::delete(&app.service, &vault, &item, &caller(request))?;
+    let base = vault_id(app, &vault);
+    let status = format!("{base}/backupOperations/{}", changed.operation.id);
+    let result = format!("{base}/backupOperationResults/{}", changed.operation.id);
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BackupBody {
+    properties: BackupProperties,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct BackupProperties {
+    #[serde(rename = "recoveryPointExpiryTimeInUTC")]
+    expiry: Option<String>,
+    object_type: Option<String>,
+}
+
+fn backup_now(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, item) = item_of(app, params)?;
+    let body: BackupBody = request.json_or_default()?;
+    if body.properties.object_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("IaasVMBackupRequest"))
+    {
+        return Err(ArmError::bad_request(
+            "BMSUserErrorInvalidInput",
+            "The backup request's objectType must be IaasVMBackupRequest.",
+        ));
+    }
+    let keep_until = match body.properties.expiry.as_deref().filter(|t| !t.is_empty()) {
+        None => None,
+        Some(text) => Some(parse_time(text).ok_or_else(|| {
+            ArmError::invalid_parameter(
+                "recoveryPointExpiryTimeInUTC",
+                "it is not a time such as 2026-12-31T00:00:00Z",
+            )
+        })?),
+    };
+    let job = backup::backup_now(&app.service, &item, keep_until, &caller(request))?;
+    let operation = super::jobs::operation_of(app, &job, false)?;
+    let base = item_id(app, &vault, &item);
+    let status = format!("{base}/operationsStatus/{operation}");
+    let result = format!("{base}/operationResults/{operation}");
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}

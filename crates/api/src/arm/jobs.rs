@@ -1,0 +1,357 @@
+//! Jobs, and operations as clients follow them.
+
+use super::{Answer, App, check_subscription, item_path, vault_id, vault_of, vault_path};
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use strongroom_catalog::service::{Change, Job, Operation, Vault};
+use strongroom_domain::job::{JobOperation, JobStatus, JobTask, TaskStatus};
+use strongroom_engine::service::jobs::{self, JobFilter};
+use strongroom_engine::service::operations::{self, OperationState};
+use uuid::Uuid;
+
+/// Jobs of one page, unless asked for fewer.
+const PAGE: usize = 200;
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Jobs";
+    const FOLLOW: &str = "Operations";
+    const READ_OPERATION: &str = "Microsoft.RecoveryServices/Vaults/backupOperations/read";
+    const READ_RESULT: &str = "Microsoft.RecoveryServices/Vaults/backupOperationResults/read";
+    vec![
+        Route::get(vault_path!("/backupJobs"), "BackupJobs_List", list)
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/read")
+            .query(LIST)
+            .summary("The vault's jobs, the newest first.")
+            .tag(TAG),
+        Route::get(vault_path!("/backupJobs/{job}"), "JobDetails_Get", get)
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/read")
+            .summary("A job with its tasks and progress.")
+            .tag(TAG),
+        Route::post(vault_path!("/backupJobs/{job}/cancel"), "JobCancellations_Trigger", cancel)
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/cancel/action")
+            .success(&[202])
+            .summary("Asks a backup or restore to stop.")
+            .tag(TAG),
+        Route::get(
+            vault_path!("/backupJobs/{job}/operationsStatus/{operation}"),
+            "JobOperationStatuses_Get",
+            status,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationsStatus/read")
+        .summary("How cancelling a job stands.")
+        .tag(TAG),
+        Route::get(
+            vault_path!("/backupJobs/{job}/operationResults/{operation}"),
+            "JobOperationResults_Get",
+            result,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationResults/read")
+        .success(&[204, 202])
+        .summary("Whether cancelling a job is over.")
+        .tag(TAG),
+        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status)
+            .action(READ_OPERATION)
+            .summary("How an operation stands.")
+            .tag(FOLLOW),
+        Route::get(vault_path!("/backupOperationResults/{operation}"), "BackupOperationResults_Get", result)
+            .action(READ_RESULT)
+            .success(&[204, 202])
+            .summary("Whether an operation is over.")
+            .tag(FOLLOW),
+        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationsStatus/read")
+            .summary("How an operation on an item stands.")
+            .tag(FOLLOW),
+        Route::get(item_path!("/operationResults/{operation}"), "ProtectedItemOperationResults_Get", result)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationResults/read")
+            .success(&[204, 202])
+            .summary("Whether an operation on an item is over.")
+            .tag(FOLLOW),
+        Route::get(
+            vault_path!("/backupPolicies/{policy}/operations/{operation}"),
+            "ProtectionPolicyOperationStatuses_Get",
+            status,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operations/read")
+        .summary("How an operation on a policy stands.")
+        .tag(FOLLOW),
+        Route::get(
+            vault_path!("/backupPolicies/{policy}/operationResults/{operation}"),
+            "ProtectionPolicyOperationResults_Get",
+            result,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operationResults/read")
+        .success(&[204, 202])
+        .summary("Whether an operation on a policy is over.")
+        .tag(FOLLOW),
+    ]
+}
+
+pub(super) fn parse_id(text: &str, what: &str) -> Result<Uuid, ArmError> {
+    Uuid::try_parse(text).map_err(|_| {
+        ArmError::not_found("NotFound", format!("There is no {what} '{}'.", crate::error::shorten(text)))
+    })
+}
+
+/// An operation that follows a job, or is over once the job has begun. For restores its id is the job's.
+pub(super) fn operation_of(app: &App, job: &Job, id_is_jobs: bool) -> Result<Uuid, ArmError> {
+    let id = if id_is_jobs { job.id } else { Uuid::new_v4() };
+    let now = app.service.now();
+    let operation = Operation {
+        id,
+        version: 0,
+        vault: Some(job.vault),
+        started_at: now,
+        ended_at: Some(now),
+        job: Some(job.id),
+        follows_job: false,
+        error: None,
+    };
+    app.service
+        .catalog()
+        .apply(&[Change::put(&operation)])
+        .map_err(|e| ArmError::from(strongroom_engine::Error::from(e)))?;
+    Ok(id)
+}
+
+pub(super) fn show_operation(state: &OperationState) -> Value {
+    let status = match (&state.error, state.ended_at) {
+        (Some(_), _) => "Failed",
+        (None, Some(_)) => "Succeeded",
+        (None, None) => "InProgress",
+    };
+    let mut shown = json!({
+        "id": state.id.to_string(),
+        "name": state.id.to_string(),
+        "status": status,
+        "startTime": super::time(state.started_at),
+        "endTime": state.ended_at.map_or_else(|| super::no_time().to_owned(), super::time),
+    });
+    match (&state.error, state.job) {
+        (Some((code, message)), _) => shown["error"] = json!({"code": code, "message": message}),
+        (None, Some(job)) if state.ended_at.is_some() => {
+            shown["properties"] =
+                json!({"objectType": "OperationStatusJobExtendedInfo", "jobId": job.to_string()});
+        }
+        _ => {}
+    }
+    shown
+}
+
+fn state(app: &App, params: &Params) -> Result<OperationState, ArmError> {
+    check_subscription(app, params)?;
+    vault_of(app, params)?;
+    Ok(operations::state(&app.service, parse_id(&params["operation"], "operation")?)?)
+}
+
+fn status(app: &App, _: &Request, params: &Params) -> Answer {
+    Ok(Response::ok(show_operation(&state(app, params)?))?.retry_after(1))
+}
+
+fn result(app: &App, request: &Request, params: &Params) -> Answer {
+    let state = state(app, params)?;
+    Ok(match state.ended_at {
+        Some(_) => Response::empty(StatusCode::NO_CONTENT),
+        None => Response::accepted(request, None, Some(&request.path_text()), 1),
+    })
+}
+
+fn task_status(status: TaskStatus) -> &'static str {
+    status.arm_name()
+}
+
+fn show_task(task: &JobTask, now: Timestamp, with_times: bool) -> Value {
+    let mut shown = json!({
+        "taskId": task.id,
+        "status": task_status(task.status),
+        "taskType": "Normal",
+        "duration": super::duration(if with_times { task.duration(now) } else { SignedDuration::ZERO }),
+    });
+    if with_times {
+        let time = |at: Option<Timestamp>| at.map_or_else(|| super::no_time().to_owned(), super::time);
+        shown["startTime"] = time(task.started_at).into();
+        shown["endTime"] = time(task.ended_at).into();
+    }
+    shown
+}
+
+fn show(app: &App, vault: &Vault, job: &Job, now: Timestamp, with_details: bool) -> Value {
+    let mut p = Map::new();
+    let mut set = |name: &str, value: Value| {
+        p.insert(name.to_owned(), value);
+    };
+    set("jobType", "AzureIaaSVMJob".into());
+    if job.operation.is_cancellable() {
+        set("actionsInfo", json!(["Cancellable"]));
+    }
+    set("containerName", job.container.clone().into());
+    let until = job.ended_at.unwrap_or(now);
+    set("duration", super::duration(until.duration_since(job.started_at)).into());
+    set("virtualMachineVersion", "Compute".into());
+    if with_details {
+        set("extendedInfo", extended(job, now));
+    }
+    set("isUserTriggered", (!job.asked_by.is_empty()).into());
+    set("entityFriendlyName", job.entity.clone().into());
+    set("backupManagementType", "AzureIaasVM".into());
+    set("operation", job.operation.arm_name().into());
+    set("status", job.status.arm_name().into());
+    set("startTime", super::time(job.started_at).into());
+    if let Some(ended_at) = job.ended_at {
+        set("endTime", super::time(ended_at).into());
+    }
+    if !job.errors.is_empty() || !job.warnings.is_empty() {
+        let errors = job.errors.iter().map(|e| {
+            json!({
+                "errorCode": e.code, "errorTitle": e.name, "errorString": e.message,
+                "recommendations": if e.recommendation.is_empty() { json!([]) } else { json!([e.recommendation]) },
+            })
+        });
+        let warnings = job.warnings.iter().map(
+            |w| json!({"errorCode": 0, "errorTitle": "Warning", "errorString": w, "recommendations": []}),
+        );
+        set("errorDetails", errors.chain(warnings).collect());
+    }
+    set("activityId", job.activity_id.to_string().into());
+    json!({
+        "id": format!("{}/backupJobs/{}", vault_id(app, vault), job.id),
+        "name": job.id.to_string(),
+        "type": "Microsoft.RecoveryServices/vaults/backupJobs",
+        "properties": p,
+    })
+}
+
+fn extended(job: &Job, now: Timestamp) -> Value {
+    let bag = |pairs: &[(String, String)]| -> Value {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(value.clone())))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let with_times = job.operation != JobOperation::Restore;
+    let mut info = json!({
+        "tasksList": job.tasks.iter().map(|t| show_task(t, now, with_times)).collect::<Vec<_>>(),
+        "propertyBag": bag(&job.properties),
+    });
+    if !job.internal.is_empty() {
+        info["internalPropertyBag"] = bag(&job.internal);
+    }
+    if let Some(percent) = job.progress.percent {
+        info["progressPercentage"] = f64::from(percent).into();
+    }
+    if let Some(seconds) = job.progress.remaining_seconds {
+        let left = i64::try_from(seconds).unwrap_or(i64::MAX);
+        info["estimatedRemainingDuration"] = super::duration(SignedDuration::from_secs(left)).into();
+    }
+    if job.progress.total_bytes > 0 && !job.status.is_over() {
+        info["dynamicErrorMessage"] = "".into();
+        info["propertyBag"]["Transferred"] =
+            format!("{} of {} MB", job.progress.done_bytes >> 20, job.progress.total_bytes >> 20).into();
+    }
+    info
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut filter = JobFilter::default();
+    let mut nothing = false;
+    if let Some(given) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(given.source(), e);
+        let wanted = given
+            .equalities(&[
+                "status",
+                "operation",
+                "backupManagementType",
+                "jobId",
+                "startTime",
+                "endTime",
+                "startDate",
+                "endDate",
+                "entityFriendlyName",
+            ])
+            .map_err(refused)?;
+        nothing = !super::containers::is_for_machines(wanted.get("backupManagementType"));
+        if let Some(status) = wanted.get("status") {
+            match JobStatus::from_arm(status) {
+                Some(status) => filter.status = Some(status),
+                None => nothing = true,
+            }
+        }
+        if let Some(operation) = wanted.get("operation") {
+            match JobOperation::from_arm(operation) {
+                Some(operation) => filter.operation = Some(operation),
+                None => nothing = true,
+            }
+        }
+        for name in ["startTime", "startDate"] {
+            if let Some(at) = wanted.time(name).map_err(refused)? {
+                filter.started_from = Some(at);
+            }
+        }
+        for name in ["endTime", "endDate"] {
+            if let Some(at) = wanted.time(name).map_err(refused)? {
+                filter.started_before = Some(at);
+            }
+        }
+        if let Some(id) = wanted.get("jobId") {
+            let found = Uuid::try_parse(id).ok().map(|id| jobs::get(&app.service, &vault, id));
+            let found: Vec<Job> = found.into_iter().flatten().collect();
+            return super::page(request, found, PAGE, |j| show(app, &vault, j, request.now, false));
+        }
+    }
+    let page = request.page(PAGE)?;
+    // What came before is told by its time and id, so that new jobs shift nothing.
+    if let Some(after) = &page.after {
+        let before = after
+            .parse::<i64>()
+            .ok()
+            .and_then(|us| Timestamp::from_microsecond(us).ok())
+            .ok_or_else(|| ArmError::invalid_parameter("$skipToken", "it is not one of this list's"))?;
+        filter.started_before = Some(filter.started_before.map_or(before, |b| b.min(before)));
+    }
+    let mut found = match nothing {
+        true => Vec::new(),
+        false => jobs::list(&app.service, &vault, &filter, 0, page.limit as u32 + 1)?,
+    };
+    let mut next = None;
+    if found.len() > page.limit {
+        found.truncate(page.limit);
+        if let Some(last) = found.last() {
+            let at = last.started_at.as_microsecond();
+            // Jobs of the same microsecond stay together on this page.
+            let same = JobFilter {
+                started_from: Some(last.started_at),
+                started_before: Timestamp::from_microsecond(at + 1).ok(),
+                ..filter.clone()
+            };
+            for other in jobs::list(&app.service, &vault, &same, 0, 10_000)? {
+                if found.iter().all(|j| j.id != other.id) {
+                    found.push(other);
+                }
+            }
+            next = Some(at.to_string());
+        }
+    }
+    let shown = found.iter().map(|j| show(app, &vault, j, request.now, false)).collect();
+    request.list(shown, next.as_deref())
+}
+
+fn get(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let job = jobs::get(&app.service, &vault, parse_id(&params["job"], "job")?)?;
+    Response::ok(show(app, &vault, &job, request.now, true))
+}
+
+fn cancel(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let job = jobs::cancel(&app.service, &vault, parse_id(&params["job"], "job")?)?;
+    let operation = operation_of(app, &job, false)?;
+    let base = format!("{}/backupJobs/{}", vault_id(app, &vault), job.id);
+    let status = format!("{base}/operationsStatus/{operation}");
+    let result = format!("{base}/operationResults/{operation}");
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}

@@ -1,0 +1,94 @@
+//! Backup policies.
+
+use super::containers::is_for_machines;
+use super::items::policy_id;
+use super::{Answer, App, page, vault_of, vault_path};
+use crate::route::LIST;
+use crate::wire::policy::{self, Texts};
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde_json::{Value, json};
+use strongroom_catalog::service::{Policy, Vault};
+use strongroom_engine::service::policies;
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Policies";
+    const READ: &str = "Microsoft.RecoveryServices/Vaults/backupPolicies/read";
+    vec![
+        Route::get(vault_path!("/backupPolicies"), "BackupPolicies_List", list)
+            .action(READ)
+            .query(LIST)
+            .summary("The vault's policies.")
+            .tag(TAG),
+        Route::get(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_Get", get)
+            .action(READ)
+            .summary("A policy.")
+            .tag(TAG),
+        Route::put(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_CreateOrUpdate", put)
+            .action("Microsoft.RecoveryServices/Vaults/backupPolicies/write")
+            .takes("Policy")
+            .summary("Makes a policy, or changes one for all its items.")
+            .tag(TAG),
+        Route::delete(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_Delete", delete)
+            .action("Microsoft.RecoveryServices/Vaults/backupPolicies/delete")
+            .success(&[200, 204])
+            .summary("Removes a policy that no item uses.")
+            .tag(TAG),
+    ]
+}
+
+fn show(app: &App, vault: &Vault, found: &Policy) -> Result<Value, ArmError> {
+    let texts: Texts = serde_json::from_value(found.wire.clone()).unwrap_or_default();
+    let day = jiff::tz::TimeZone::UTC.to_datetime(found.created_at).date();
+    let items = policies::items_of(&app.service, found)?;
+    Ok(json!({
+        "id": policy_id(app, vault, &found.name),
+        "name": found.name,
+        "type": "Microsoft.RecoveryServices/vaults/backupPolicies",
+        "properties": policy::show(&found.rules, &texts, day, items),
+    }))
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut found = policies::list(&app.service, &vault)?;
+    if let Some(filter) = request.filter()? {
+        let wanted = filter
+            .equalities(&["backupManagementType", "workloadType", "policySubType", "name"])
+            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        if !is_for_machines(wanted.get("backupManagementType"))
+            || wanted.get("workloadType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
+        {
+            found.clear();
+        }
+        found.retain(|p| wanted.passes("name", &p.name));
+    }
+    let shown = found.iter().map(|p| show(app, &vault, p)).collect::<Result<Vec<_>, _>>()?;
+    page(request, shown, 500, Value::clone)
+}
+
+fn get(app: &App, _: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let found = policies::get(&app.service, &vault, &params["policy"])?;
+    Response::ok(show(app, &vault, &found)?)
+}
+
+fn put(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let body: Value = request.json()?;
+    let properties = body.get("properties").filter(|p| p.is_object()).ok_or_else(|| {
+        ArmError::bad_request("BMSUserErrorInvalidPolicyInput", "The policy has no properties.")
+    })?;
+    let (rules, texts) = policy::parse(properties)?;
+    let wire = serde_json::to_value(texts).unwrap_or_default();
+    let (found, _) = policies::put(&app.service, &vault, &params["policy"], rules, wire)?;
+    Response::ok(show(app, &vault, &found)?)
+}
+
+fn delete(app: &App, _: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    Ok(match policies::delete(&app.service, &vault, &params["policy"])? {
+        true => Response::empty(StatusCode::OK),
+        false => Response::empty(StatusCode::NO_CONTENT),
+    })
+}

@@ -1,0 +1,172 @@
+//! What Azure has and this server has not yet: refused with an error that says so, never with a false success.
+
+use super::{Answer, App, item_of, item_path, vault_of, vault_path};
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+pub(super) fn not_available(what: &str) -> ArmError {
+    ArmError::new(
+        StatusCode::BAD_REQUEST,
+        "UserErrorFeatureNotSupportedOnThisServer",
+        format!("{what} is not available on this server."),
+    )
+}
+
+macro_rules! refused {
+    ($($name:ident: $what:literal;)*) => { $(
+        fn $name(app: &App, _: &Request, params: &Params) -> Answer {
+            vault_of(app, params)?;
+            Err(not_available($what))
+        }
+    )* };
+}
+
+refused! {
+    guard: "Multi-user authorisation with resource guards";
+    keys: "Encryption with customer-managed keys";
+    files: "Recovering files by mounting a recovery point";
+    archive: "Moving recovery points to the archive tier";
+    intents: "Automatic protection";
+    validate: "Validating an operation beforehand";
+}
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Not available yet";
+    const POINT: &str =
+        "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints";
+    const _: &str = POINT;
+    vec![
+        Route::get(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Get", no_guard)
+            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/read")
+            .summary("A resource guard: there is none.")
+            .tag(TAG),
+        Route::put(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Put", guard)
+            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/write")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::delete(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Delete", guard)
+            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/delete")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(
+            vault_path!("/backupResourceGuardProxies/{guard}/unlockDelete"),
+            "ResourceGuardProxy_UnlockDelete",
+            guard,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/unlockDelete/action")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::patch(
+            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
+            "BackupResourceEncryptionConfigs_Update",
+            keys,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::put(
+            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
+            "BackupResourceEncryptionConfigs_Put",
+            keys,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::post(
+            item_path!("/recoveryPoints/{point}/provisionInstantItemRecovery"),
+            "ItemLevelRecoveryConnections_Provision",
+            files,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/provisionInstantItemRecovery/action")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::post(
+            item_path!("/recoveryPoints/{point}/revokeInstantItemRecovery"),
+            "ItemLevelRecoveryConnections_Revoke",
+            files,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/revokeInstantItemRecovery/action")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::post(item_path!("/recoveryPoints/{point}/move"), "RecoveryPoint_Move", archive)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/move/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::put(
+            vault_path!("/backupFabrics/{fabric}/backupProtectionIntent/{intent}"),
+            "ProtectionIntent_CreateOrUpdate",
+            intents,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/backupProtectionIntent/write")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::post(vault_path!("/backupValidateOperation"), "ValidateOperation_Trigger", validate)
+            .action("Microsoft.RecoveryServices/Vaults/backupValidateOperation/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(vault_path!("/backupTriggerValidateOperation"), "ValidateOperation_TriggerAsync", validate)
+            .action("Microsoft.RecoveryServices/Vaults/backupTriggerValidateOperation/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(
+            "/providers/Microsoft.ResourceGraph/resources",
+            "ResourceGraph_Query",
+            resource_graph,
+        )
+        .takes("GraphQuery")
+        .summary("What clients ask the resource graph for: deleted vaults.")
+        .tag("Resource groups"),
+        Route::get(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.ClassicStorage/storageAccounts/{account}",
+            "ClassicStorageAccounts_Get",
+            classic,
+        )
+        .action("Microsoft.Storage/storageAccounts/read")
+        .summary("There are no classic storage accounts.")
+        .tag("Storage accounts"),
+        Route::post(item_path!("/undelete"), "ProtectedItems_Undelete", undelete_by_put)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")
+            .summary("Undeleting is a PUT with isRehydrate.")
+            .tag(TAG),
+    ]
+}
+
+fn no_guard(app: &App, _: &Request, params: &Params) -> Answer {
+    vault_of(app, params)?;
+    Err(ArmError::not_found(
+        "ResourceNotFound",
+        "This vault has no resource guard; they are not available on this server.",
+    ))
+}
+
+fn classic(_: &App, _: &Request, _: &Params) -> Answer {
+    Err(ArmError::invalid_resource_namespace("Microsoft.ClassicStorage"))
+}
+
+fn undelete_by_put(app: &App, _: &Request, params: &Params) -> Answer {
+    item_of(app, params)?;
+    Err(ArmError::bad_request(
+        "BMSUserErrorInvalidInput",
+        "An item is undeleted by PUT with isRehydrate true, or `az backup protection undelete`.",
+    ))
+}
+
+/// Deleted vaults, which is what clients look for there.
+fn resource_graph(app: &App, request: &Request, _: &Params) -> Answer {
+    let body: Value = request.json()?;
+    let query = body["query"].as_str().unwrap_or_default().to_lowercase();
+    let scope = super::subscription_id(app);
+    let may = app.gate.allowed(
+        request.caller(),
+        "Microsoft.RecoveryServices/locations/deletedVaults/read",
+        &scope,
+    )?;
+    let found = match query.contains("deletedvaults") && may {
+        true => super::vaults::all_deleted(app)?,
+        false => Vec::new(),
+    };
+    Response::ok(json!({
+        "totalRecords": found.len(), "count": found.len(), "data": found, "facets": [], "resultTruncated": "false",
+    }))
+}

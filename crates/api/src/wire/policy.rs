@@ -1,0 +1,377 @@
+//! Backup policies: Azure's JSON to rules, and back.
+//!
+//! A policy is written as V1 (`SimpleSchedulePolicy`) or V2 (`SimpleSchedulePolicyV2`), both with a `LongTermRetentionPolicy`.
+//! Of its run times only the time of day counts; clients see again the text that they sent, so it is kept beside the rules
+//! ([`Texts`]). Unknown fields and nulls are passed over: clients send back whole what they were shown, and more.
+
+use crate::ArmError;
+use jiff::civil::Time;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use strongroom_domain::calendar::{Month, MonthPick, WeekOfMonth, Weekday};
+use strongroom_domain::policy::{
+    DailyRetention, MonthlyRetention, Policy, PolicyTier, Retention, Schedule, WeeklyRetention,
+    YearlyRetention,
+};
+use strongroom_domain::zone::ZoneName;
+
+/// Texts that clients sent, to be shown again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Texts {
+    pub run_time: Option<String>,
+    /// Prefix and suffix of a resource group, which Azure wants for snapshots.
+    pub snapshot_group: Option<(String, String)>,
+    pub snapshot_consistency: Option<String>,
+}
+
+fn invalid(why: impl std::fmt::Display) -> ArmError {
+    ArmError::bad_request(
+        "BMSUserErrorInvalidPolicyInput",
+        format!(
+            "Input for create or update policy is not in proper format. Please check format of parameters like schedule time, schedule days, retention time and retention days: {why}."
+        ),
+    )
+}
+
+/// A JSON object, or what is wrong.
+fn object<'a>(value: &'a Value, name: &str) -> Result<&'a Value, ArmError> {
+    match value.get(name) {
+        Some(found) if found.is_object() => Ok(found),
+        _ => Err(invalid(format!("{name} is missing"))),
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    value.get(name).and_then(Value::as_str)
+}
+
+/// Reads what a client sent as `properties`.
+pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
+    let kind = text(properties, "backupManagementType").unwrap_or("AzureIaasVM");
+    if !kind.eq_ignore_ascii_case("AzureIaasVM") {
+        return Err(ArmError::bad_request(
+            "UserErrorFeatureNotSupportedOnThisServer",
+            format!("Policies for {} are not available on this server.", crate::error::shorten(kind)),
+        ));
+    }
+    let schedule_json = object(properties, "schedulePolicy")?;
+    let schedule_kind = text(schedule_json, "schedulePolicyType").unwrap_or("SimpleSchedulePolicy");
+    let tier = match text(properties, "policyType").map(PolicyTier::from_arm) {
+        Some(Some(tier)) => tier,
+        Some(None) => return Err(invalid("policyType must be V1 or V2")),
+        None if schedule_kind.eq_ignore_ascii_case("SimpleSchedulePolicyV2") => PolicyTier::Enhanced,
+        None => PolicyTier::Standard,
+    };
+    let expected = match tier {
+        PolicyTier::Standard => "SimpleSchedulePolicy",
+        PolicyTier::Enhanced => "SimpleSchedulePolicyV2",
+    };
+    if !schedule_kind.eq_ignore_ascii_case(expected) {
+        return Err(invalid(format!(
+            "schedulePolicyType must be {expected} for policyType {}",
+            tier.arm_name()
+        )));
+    }
+    let (schedule, run_time) = schedule(schedule_json)?;
+    let zone = text(properties, "timeZone").unwrap_or("UTC");
+    let zone: ZoneName = zone
+        .parse()
+        .map_err(|_| invalid(format!("timeZone '{}' is not known", crate::error::shorten(zone))))?;
+    let retention = retention(object(properties, "retentionPolicy")?)?;
+    let default_days = match tier {
+        PolicyTier::Standard => 2,
+        PolicyTier::Enhanced => 7,
+    };
+    let snapshot_days = match properties.get("instantRpRetentionRangeInDays") {
+        None | Some(Value::Null) => default_days,
+        Some(days) => number(days, "instantRpRetentionRangeInDays")?,
+    };
+    let policy = Policy { tier, schedule, retention, zone, snapshot_days };
+    policy.validate().map_err(|e| ArmError::bad_request(e.code(), e.to_string()))?;
+    let details = properties.get("instantRPDetails").or_else(|| properties.get("instantRpDetails"));
+    let part = |name: &str| details.and_then(|d| text(d, name)).unwrap_or_default();
+    let group = (part("azureBackupRGNamePrefix").to_owned(), part("azureBackupRGNameSuffix").to_owned());
+    let texts = Texts {
+        run_time: Some(run_time),
+        snapshot_group: (group != Default::default()).then_some(group),
+        snapshot_consistency: text(properties, "snapshotConsistencyType").map(str::to_owned),
+    };
+    Ok((policy, texts))
+}
+
+fn number(value: &Value, name: &str) -> Result<u32, ArmError> {
+    // Some clients send numbers as text.
+    let found = value.as_u64().or_else(|| value.as_str().and_then(|t| t.trim().parse().ok()));
+    found
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| invalid(format!("{name} is not a whole number that is not negative")))
+}
+
+/// The time of day of `2026-07-24T19:00:00Z`, and the text as it is shown again.
+fn time_of_day(given: &str) -> Result<(Time, String), ArmError> {
+    let refused =
+        || invalid(format!("'{}' is not a time such as 2026-07-24T19:30:00Z", crate::error::shorten(given)));
+    let (date, clock) = given.split_once(['T', ' ']).ok_or_else(refused)?;
+    date.parse::<jiff::civil::Date>().map_err(|_| refused())?;
+    let bare = clock.trim_end_matches(['Z', 'z']);
+    let bare = bare.split(['+']).next().unwrap_or(bare);
+    let bare = bare.rsplit_once('-').map_or(bare, |(time, _)| time);
+    let time: Time = bare.parse().map_err(|_| refused())?;
+    let time = Time::new(time.hour(), time.minute(), 0, 0).map_err(|_| refused())?;
+    // Azure drops a fraction of zero.
+    let shown = given.replace(".000Z", "Z").replace(".0000000Z", "Z");
+    Ok((time, shown))
+}
+
+fn run_times(value: &Value) -> Result<(Time, String), ArmError> {
+    let times = value.get("scheduleRunTimes").and_then(Value::as_array);
+    match times.map(Vec::as_slice) {
+        Some([one]) => time_of_day(one.as_str().unwrap_or_default()),
+        Some([]) | None => Err(invalid("scheduleRunTimes is missing")),
+        Some(_) => Err(invalid("scheduleRunTimes must have one time")),
+    }
+}
+
+fn days_of_week(value: Option<&Value>, name: &str) -> Result<BTreeSet<Weekday>, ArmError> {
+    let given = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    given
+        .iter()
+        .map(|day| {
+            day.as_str()
+                .and_then(Weekday::from_arm)
+                .ok_or_else(|| invalid(format!("{name} has something that is not a day of the week")))
+        })
+        .collect()
+}
+
+fn schedule(value: &Value) -> Result<(Schedule, String), ArmError> {
+    let frequency = text(value, "scheduleRunFrequency").unwrap_or_default();
+    match frequency.to_lowercase().as_str() {
+        "daily" => {
+            let at = value.get("dailySchedule").filter(|v| v.is_object()).unwrap_or(value);
+            let (time, shown) = run_times(at)?;
+            Ok((Schedule::Daily { time }, shown))
+        }
+        "weekly" => {
+            let at = value.get("weeklySchedule").filter(|v| v.is_object()).unwrap_or(value);
+            let (time, shown) = run_times(at)?;
+            let days = days_of_week(at.get("scheduleRunDays"), "scheduleRunDays")?;
+            Ok((Schedule::Weekly { days, time }, shown))
+        }
+        "hourly" => {
+            let hourly = object(value, "hourlySchedule")?;
+            let start = text(hourly, "scheduleWindowStartTime")
+                .ok_or_else(|| invalid("scheduleWindowStartTime is missing"))?;
+            let (window_start, shown) = time_of_day(start)?;
+            let every_hours = number(hourly.get("interval").unwrap_or(&Value::Null), "interval")?;
+            let window_hours = number(
+                hourly.get("scheduleWindowDuration").unwrap_or(&Value::Null),
+                "scheduleWindowDuration",
+            )?;
+            Ok((Schedule::Hourly { every_hours, window_start, window_hours }, shown))
+        }
+        _ => Err(invalid("scheduleRunFrequency must be Daily, Weekly or, for policyType V2, Hourly")),
+    }
+}
+
+/// The count of a `retentionDuration`, in the unit it must have.
+fn count(value: &Value, unit: &str) -> Result<u32, ArmError> {
+    let duration = object(value, "retentionDuration")?;
+    let given = text(duration, "durationType").unwrap_or(unit);
+    if !given.eq_ignore_ascii_case(unit) {
+        return Err(invalid(format!(
+            "durationType must be {unit} there, not {}",
+            crate::error::shorten(given)
+        )));
+    }
+    number(duration.get("count").unwrap_or(&Value::Null), "count")
+}
+
+fn retention(value: &Value) -> Result<Retention, ArmError> {
+    let kind = text(value, "retentionPolicyType").unwrap_or("LongTermRetentionPolicy");
+    if !kind.eq_ignore_ascii_case("LongTermRetentionPolicy") {
+        return Err(invalid("retentionPolicyType must be LongTermRetentionPolicy"));
+    }
+    let part = |name: &str| value.get(name).filter(|v| v.is_object());
+    let mut retention = Retention::default();
+    if let Some(daily) = part("dailySchedule") {
+        retention.daily = Some(DailyRetention { days: count(daily, "Days")? });
+    }
+    if let Some(weekly) = part("weeklySchedule") {
+        retention.weekly = Some(WeeklyRetention {
+            days_of_week: days_of_week(weekly.get("daysOfTheWeek"), "daysOfTheWeek")?,
+            weeks: count(weekly, "Weeks")?,
+        });
+    }
+    if let Some(monthly) = part("monthlySchedule") {
+        retention.monthly = Some(MonthlyRetention { by: pick(monthly)?, months: count(monthly, "Months")? });
+    }
+    if let Some(yearly) = part("yearlySchedule") {
+        let given = yearly.get("monthsOfYear").and_then(Value::as_array).cloned().unwrap_or_default();
+        let months = given
+            .iter()
+            .map(|m| {
+                m.as_str()
+                    .and_then(Month::from_arm)
+                    .ok_or_else(|| invalid("monthsOfYear has something that is not a month"))
+            })
+            .collect::<Result<_, _>>()?;
+        retention.yearly =
+            Some(YearlyRetention { months, by: pick(yearly)?, years: count(yearly, "Years")? });
+    }
+    Ok(retention)
+}
+
+fn pick(value: &Value) -> Result<MonthPick, ArmError> {
+    let form = text(value, "retentionScheduleFormatType").unwrap_or_default();
+    match form.to_lowercase().as_str() {
+        "daily" => {
+            let daily = object(value, "retentionScheduleDaily")?;
+            let given = daily.get("daysOfTheMonth").and_then(Value::as_array).cloned().unwrap_or_default();
+            let (mut days, mut last) = (BTreeSet::new(), false);
+            for day in &given {
+                if day.get("isLast").and_then(Value::as_bool) == Some(true) {
+                    last = true;
+                    continue;
+                }
+                let date = number(day.get("date").unwrap_or(&Value::Null), "date")?;
+                match u8::try_from(date) {
+                    Ok(date @ 1..=31) => drop(days.insert(date)),
+                    _ => return Err(invalid("a date of daysOfTheMonth is not from 1 to 31")),
+                }
+            }
+            Ok(MonthPick::Dates { days, last })
+        }
+        "weekly" => {
+            let weekly = object(value, "retentionScheduleWeekly")?;
+            let given = weekly.get("weeksOfTheMonth").and_then(Value::as_array).cloned().unwrap_or_default();
+            let weeks = given
+                .iter()
+                .map(|w| {
+                    w.as_str().and_then(WeekOfMonth::from_arm).ok_or_else(|| {
+                        invalid("weeksOfTheMonth must be of First, Second, Third, Fourth and Last")
+                    })
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(MonthPick::Positions {
+                weeks,
+                days_of_week: days_of_week(weekly.get("daysOfTheWeek"), "daysOfTheWeek")?,
+            })
+        }
+        _ => Err(invalid("retentionScheduleFormatType must be Daily or Weekly")),
+    }
+}
+
+/// The `properties` of a policy. `day`: that of its making, for run times whose text nobody sent.
+pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) -> Value {
+    let run_time = texts.run_time.clone().unwrap_or_else(|| {
+        let at = policy.schedule.first_time();
+        format!("{day}T{:02}:{:02}:00Z", at.hour(), at.minute())
+    });
+    let times = json!([run_time]);
+    let days = |days: &BTreeSet<Weekday>| days.iter().map(|d| d.arm_name()).collect::<Vec<_>>();
+    let enhanced = policy.tier == PolicyTier::Enhanced;
+    let schedule = match (&policy.schedule, enhanced) {
+        (Schedule::Daily { .. }, false) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Daily",
+            "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
+        }),
+        (Schedule::Weekly { days: on, .. }, false) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Weekly",
+            "scheduleRunDays": days(on), "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
+        }),
+        (Schedule::Daily { .. }, true) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Daily",
+            "dailySchedule": {"scheduleRunTimes": times},
+        }),
+        (Schedule::Weekly { days: on, .. }, true) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Weekly",
+            "weeklySchedule": {"scheduleRunDays": days(on), "scheduleRunTimes": times},
+        }),
+        (Schedule::Hourly { every_hours, window_hours, .. }, _) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Hourly",
+            "hourlySchedule": {
+                "interval": every_hours, "scheduleWindowStartTime": run_time,
+                "scheduleWindowDuration": window_hours,
+            },
+        }),
+    };
+    let mut retention = Map::new();
+    retention.insert("retentionPolicyType".into(), "LongTermRetentionPolicy".into());
+    let duration = |count: u32, unit: &str| json!({"count": count, "durationType": unit});
+    if let Some(daily) = &policy.retention.daily {
+        retention.insert(
+            "dailySchedule".into(),
+            json!({"retentionTimes": times, "retentionDuration": duration(daily.days, "Days")}),
+        );
+    }
+    if let Some(weekly) = &policy.retention.weekly {
+        retention.insert(
+            "weeklySchedule".into(),
+            json!({
+                "daysOfTheWeek": days(&weekly.days_of_week), "retentionTimes": times,
+                "retentionDuration": duration(weekly.weeks, "Weeks"),
+            }),
+        );
+    }
+    if let Some(monthly) = &policy.retention.monthly {
+        let mut shown = show_pick(&monthly.by);
+        shown.insert("retentionTimes".into(), times.clone());
+        shown.insert("retentionDuration".into(), duration(monthly.months, "Months"));
+        retention.insert("monthlySchedule".into(), shown.into());
+    }
+    if let Some(yearly) = &policy.retention.yearly {
+        let mut shown = show_pick(&yearly.by);
+        let months: Vec<&str> = yearly.months.iter().map(|m| m.arm_name()).collect();
+        shown.insert("monthsOfYear".into(), json!(months));
+        shown.insert("retentionTimes".into(), times.clone());
+        shown.insert("retentionDuration".into(), duration(yearly.years, "Years"));
+        retention.insert("yearlySchedule".into(), shown.into());
+    }
+    let details = match &texts.snapshot_group {
+        Some((prefix, suffix)) => {
+            json!({"azureBackupRGNamePrefix": prefix, "azureBackupRGNameSuffix": suffix})
+        }
+        None => json!({}),
+    };
+    let mut shown = json!({
+        "backupManagementType": "AzureIaasVM",
+        "policyType": policy.tier.arm_name(),
+        "instantRPDetails": details,
+        "schedulePolicy": schedule,
+        "retentionPolicy": retention,
+        "instantRpRetentionRangeInDays": policy.snapshot_days,
+        "timeZone": policy.zone.as_str(),
+        "protectedItemsCount": items,
+    });
+    if let Some(kind) = &texts.snapshot_consistency {
+        shown["snapshotConsistencyType"] = kind.clone().into();
+    }
+    shown
+}
+
+fn show_pick(pick: &MonthPick) -> Map<String, Value> {
+    let mut shown = Map::new();
+    match pick {
+        MonthPick::Dates { days, last } => {
+            let mut all: Vec<Value> = days.iter().map(|d| json!({"date": d, "isLast": false})).collect();
+            if *last {
+                all.push(json!({"date": 0, "isLast": true}));
+            }
+            shown.insert("retentionScheduleFormatType".into(), "Daily".into());
+            shown.insert("retentionScheduleDaily".into(), json!({"daysOfTheMonth": all}));
+        }
+        MonthPick::Positions { weeks, days_of_week } => {
+            let days: Vec<&str> = days_of_week.iter().map(|d| d.arm_name()).collect();
+            let weeks: Vec<&str> = weeks.iter().map(|w| w.arm_name()).collect();
+            shown.insert("retentionScheduleFormatType".into(), "Weekly".into());
+            shown.insert(
+                "retentionScheduleWeekly".into(),
+                json!({"daysOfTheWeek": days, "weeksOfTheMonth": weeks}),
+            );
+        }
+    }
+    shown
+}
