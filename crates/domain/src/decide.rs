@@ -5,15 +5,15 @@
 //!
 //! - Runs that were missed, because the server was down or its clock was put forward by a month, are one run: the latest.
 //! - A clock that is put back runs nothing twice: until it has passed `considered_until` again, nothing is due.
-//! - A clock that had been wrong, far ahead, would hold an item's schedule up until then. When the clock has been found to
-//!   run evenly ([`crate::clock::ClockGuard`]) and `considered_until` is still far ahead of it, the item's schedule begins
-//!   anew from now.
+//! - A clock that had been wrong, far ahead, would hold an item's schedule up until then. Once it has been found to run evenly
+//!   for a day ([`crate::clock::ClockGuard`]), a `considered_until` that is still far ahead no longer counts: what was held up in
+//!   that day is due, and the schedule goes on from there.
 //! - A run that is due while a backup of the item still runs is skipped, with a warning.
 //!
 //! When an item is protected or resumed, or its policy changes, begin anew with [`anchor`]: the new schedule's past is no
 //! miss.
 
-use crate::limits::SCHEDULE_AHEAD_MAX;
+use crate::limits::{CLOCK_GRACE, SCHEDULE_AHEAD_MAX};
 use crate::policy::Policy;
 use jiff::Timestamp;
 
@@ -30,8 +30,8 @@ pub struct Situation<'a> {
     pub clock_trusted: bool,
 }
 
-/// What to do about an item, and the `considered_until` to remember in the same transaction; unchanged where nothing has to
-/// be written.
+/// What to do about an item, and the `considered_until` to remember in the same transaction. Waiting changes nothing: there
+/// is nothing to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Make a backup, which stands for this run.
@@ -55,14 +55,16 @@ impl Decision {
 
 /// Decides about an item. Pure: asked twice with the same, it answers the same.
 pub fn decide(situation: &Situation<'_>) -> Decision {
-    let Situation { policy, mut considered_until, now, running, clock_trusted } = *situation;
+    let Situation { policy, considered_until, now, running, clock_trusted } = *situation;
+    let mut after = considered_until;
     if clock_trusted && considered_until.duration_since(now) > SCHEDULE_AHEAD_MAX {
-        considered_until = now;
+        // The clock has run evenly for so long: what lies within was held up, not made.
+        after = now.saturating_sub(CLOCK_GRACE).unwrap_or(now);
     }
-    match policy.last_due(considered_until, now) {
+    match policy.last_due(after, now) {
         Some(scheduled_for) if running => Decision::Skip { scheduled_for, considered_until: scheduled_for },
         Some(scheduled_for) => Decision::Run { scheduled_for, considered_until: scheduled_for },
-        None => Decision::Wait { until: policy.next_run(considered_until.max(now)), considered_until },
+        None => Decision::Wait { until: policy.next_run(after.max(now)), considered_until },
     }
 }
 
@@ -116,7 +118,8 @@ mod tests {
         assert_eq!(back, wait("2026-12-21T20:30:00Z", "2026-12-20T20:30:00Z"));
         // Found to run evenly, it is believed.
         let believed = ask("2026-12-20T20:30:00Z", "2026-11-22T20:29:00Z", false, true);
-        assert_eq!(believed, wait("2026-11-22T20:30:00Z", "2026-11-22T20:29:00Z"));
+        let scheduled_for = at("2026-11-21T20:30:00Z");
+        assert_eq!(believed, Decision::Run { scheduled_for, considered_until: scheduled_for });
         // An hour back, as an administrator does it, is waited for.
         let hour = ask("2026-11-21T20:30:00Z", "2026-11-21T19:45:00Z", false, true);
         assert_eq!(hour.considered_until(), at("2026-11-21T20:30:00Z"));

@@ -21,7 +21,7 @@ pub enum PointSelector {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectorError {
     #[error(
-        "`{0}` names no recovery point: use a point's id, ITEM@latest, or ITEM@TIME (see `strongroom point list`)"
+        "`{0}` names no recovery point: use a point's id, ITEM@latest, or ITEM@TIME (see `strongroom rescue point list`)"
     )]
     NotAPoint(String),
     #[error(transparent)]
