@@ -71,7 +71,9 @@ impl Key {
     }
 
     fn of(name: &str, client: &str) -> [Self; 3] {
-        let name = name.to_lowercase();
+        // Longer ones are no account's, and share a bucket.
+        let name: String =
+            name.chars().take(limits::SIGN_IN_NAME_MAX_BYTES).collect::<String>().to_lowercase();
         [Self::Both(name.clone(), client.to_owned()), Self::Name(name), Self::Client(client.to_owned())]
     }
 }

@@ -1,6 +1,8 @@
 //! A small application and a gate in memory, for tests of what does not depend on either.
 #![allow(dead_code)]
 
+pub mod people;
+
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
