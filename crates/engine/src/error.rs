@@ -163,7 +163,7 @@ impl From<StoreError> for Error {
         };
         let advice = match &error {
             StoreError::Corrupt { .. } => {
-                "; run `strongroom vault check --read-data` to see what is affected"
+                "; run `strongroom rescue vault check --read-data` to see what is affected"
             }
             _ => "",
         };

@@ -50,3 +50,7 @@ pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long ended operations and jobs can be looked at.
 pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A machine that is asked for and not known is looked for this often at most.
+pub const DISCOVERY_ON_DEMAND_INTERVAL: Duration = Duration::from_secs(3);
+/// How long what is known of a machine's disks counts, unless somebody asks for a close look.
+pub const INSPECTION_INTERVAL: Duration = Duration::from_secs(600);

@@ -12,6 +12,7 @@ mod own;
 mod places;
 mod points;
 mod policies;
+mod schemas;
 mod status;
 mod subscriptions;
 mod unavailable;
@@ -19,8 +20,9 @@ mod vault_config;
 mod vaults;
 
 pub use format::{duration, no_time, time};
+pub use schemas::schemas;
 
-use crate::auth::Gate;
+use crate::auth::{CatalogDirectory, Gate, HasSignIn, SignIn, SignInConfig};
 use crate::{ArmError, Params, Request, Route};
 use http::StatusCode;
 use std::sync::Arc;
@@ -32,6 +34,34 @@ use strongroom_engine::{Error, ErrorKind};
 pub struct App {
     pub service: Service,
     pub gate: Arc<dyn Gate>,
+    pub sign_in: Arc<SignIn>,
+}
+
+impl HasSignIn for App {
+    fn sign_in(&self) -> &SignIn {
+        &self.sign_in
+    }
+}
+
+impl App {
+    /// The service behind its own sign-in, with all routes.
+    pub fn api(service: Service) -> Result<crate::Api<Self>, Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::new(ErrorKind::Failed, format!("the API: {e}"));
+        let directory = Arc::new(CatalogDirectory::new(service.catalog().clone()));
+        let sign_in = SignIn::new(SignInConfig::new(service.tenant()), directory.clone(), directory)
+            .map_err(|e| failed(&e.0))?;
+        let sign_in = Arc::new(sign_in);
+        let gate: Arc<dyn Gate> = sign_in.clone();
+        let clock = service.clone();
+        let app = Arc::new(Self { service, gate: gate.clone(), sign_in });
+        crate::Api::builder(app, gate)
+            .routes(crate::auth::routes())
+            .routes(routes())
+            .schemas(schemas())
+            .clock(Arc::new(move || clock.now()))
+            .build()
+            .map_err(|e| failed(&e))
+    }
 }
 
 /// Every resource route.

@@ -5,7 +5,6 @@
 //! before the commit, there is no point, and the next backup clears away what the snapshot left. Killed after it, the
 //! point is whole and its checkpoint is there; the next backup finds both.
 
-use super::known;
 use super::parent::{Parent, Plan};
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +18,6 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::Catalog;
 use strongroom_domain::{ExtentKind, ItemName};
 use strongroom_hypervisor::{
     Disk as MachineDisk, DiskSnapshot, DiskSource, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce,
@@ -89,12 +87,9 @@ pub struct MachineBackup {
 }
 
 /// Backs a machine up as the item of its name. The commit is the point's manifest: before it nothing is visible.
-///
-/// A `catalog` that cannot be written to costs a warning.
 pub fn backup(
     hypervisor: &dyn Hypervisor,
     vault: &Vault,
-    catalog: Option<&dyn Catalog>,
     name: &str,
     options: &BackupOptions,
     progress: &Arc<Progress>,
@@ -136,12 +131,6 @@ pub fn backup(
                     "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
                 )),
             }
-            // All of the item's points were just read: what the catalog missed it learns on the way.
-            let mut all = parent.earlier;
-            all.extend(parent.point);
-            all.push(point);
-            warnings.extend(known::remember_item(catalog, vault, Some(&item), &all));
-            let Some(point) = all.pop() else { unreachable!("it was just put there") };
             Ok(MachineBackup { point, disks, skipped, warnings, timings, elapsed: started.elapsed() })
         }
         Err(error) => {

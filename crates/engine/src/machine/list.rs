@@ -1,8 +1,9 @@
 //! What machines there are, and when each was backed up last.
 
+use super::record::MachineRecord;
 use crate::error::Result;
-use strongroom_catalog::{Catalog, ItemKind, StoredPoint};
 use strongroom_hypervisor::{Error as HypervisorError, Hypervisor, Machine, MachineSummary};
+use strongroom_store::{Manifest, PointKind};
 
 /// A machine on this host.
 #[derive(Debug, Clone)]
@@ -11,28 +12,13 @@ pub struct ListedMachine {
     /// None if it could not be looked at: then `problem` says why.
     pub machine: Option<Machine>,
     pub problem: Option<String>,
-    /// The newest point that is known, in whichever vault.
-    pub last_point: Option<StoredPoint>,
+    /// The newest of its points.
+    pub last_point: Option<Manifest>,
 }
 
-#[derive(Debug, Clone, Default)]
-pub struct MachineList {
-    /// By name.
-    pub machines: Vec<ListedMachine>,
-    pub warnings: Vec<String>,
-}
-
-/// All machines. No vault is opened: last points are what the catalog knows.
-pub fn list(hypervisor: &dyn Hypervisor, catalog: Option<&dyn Catalog>) -> Result<MachineList> {
-    let mut list = MachineList::default();
-    let mut points = Vec::new();
-    if let Some(catalog) = catalog {
-        match catalog.last_points(ItemKind::Machine) {
-            Ok(known) => points = known,
-            Err(error) => list.warnings.push(format!("last points are not shown: {error}")),
-        }
-        list.warnings.extend(catalog.take_warnings());
-    }
+/// All machines, by name, each with its newest among `points`.
+pub fn list(hypervisor: &dyn Hypervisor, points: &[Manifest]) -> Result<Vec<ListedMachine>> {
+    let mut machines = Vec::new();
     for summary in hypervisor.list()? {
         let (machine, problem) = match hypervisor.inspect(&summary.name) {
             Ok(machine) => (Some(machine), None),
@@ -42,12 +28,12 @@ pub fn list(hypervisor: &dyn Hypervisor, catalog: Option<&dyn Catalog>) -> Resul
         };
         let last_point = points
             .iter()
-            .filter(|p| p.point.item.as_str() == summary.name)
+            .filter(|p| p.kind == PointKind::Machine && p.item.as_str() == summary.name)
             // Another machine of this name, before this one or on another host, does not count.
-            .filter(|p| p.point.source_id.as_ref().is_none_or(|uuid| *uuid == summary.uuid))
-            .max_by_key(|p| p.point.taken_at)
+            .filter(|p| MachineRecord::of(p).machine_uuid.is_none_or(|uuid| uuid == summary.uuid))
+            .max_by_key(|p| p.taken_at)
             .cloned();
-        list.machines.push(ListedMachine { summary, machine, problem, last_point });
+        machines.push(ListedMachine { summary, machine, problem, last_point });
     }
-    Ok(list)
+    Ok(machines)
 }

@@ -5,12 +5,11 @@
 //! - [`restore`]: a point becomes a new machine, or nothing at all.
 //! - [`list`]: what machines there are, and when each was backed up last.
 //!
-//! A point of a machine can be restored without the host, the machine or the catalog it was made with: everything that
+//! A point of a machine can be restored without the host, the machine or the service it was made with: everything that
 //! is needed is in its manifest ([`record`]).
 
 mod backup;
 pub(crate) mod definition;
-mod known;
 mod list;
 mod parent;
 pub mod record;
@@ -18,8 +17,7 @@ mod restore;
 mod storage;
 
 pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
-pub use known::{forget, open_catalog, open_known_catalog, remember, remember_item, row_of, vault_seen};
-pub use list::{ListedMachine, MachineList, list};
+pub use list::{ListedMachine, list};
 pub use storage::check_machine_name as check_name;
 pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
 

@@ -10,8 +10,6 @@ use strongroom_store::{DiskTree, Manifest, PointKind, PointList, Vault};
 /// The last point of the item, if there is one.
 pub struct Parent {
     pub point: Option<Manifest>,
-    /// All points before that one.
-    pub earlier: Vec<Manifest>,
     /// Whether it is of this very machine, not of another of this name.
     same_machine: bool,
 }
@@ -42,14 +40,14 @@ impl Parent {
         });
         if let Some(newer) = newer {
             warnings.push(format!(
-                "the last point of `{item}` is damaged ({}); run `strongroom vault check`. This backup does not rely on it",
+                "the last point of `{item}` is damaged ({}); run `strongroom rescue vault check`. This backup does not rely on it",
                 newer.error
             ));
         }
         if point.as_ref().is_some_and(|p| p.kind != PointKind::Machine) {
             return Err(Error::invalid(format!(
                 "item `{item}` of this vault holds points of an image, and a machine's would be mixed up with them: \
-                 use another vault, or forget those points first (see `strongroom point list --item`)"
+                 use another vault, or forget those points first (see `strongroom rescue point list --item`)"
             )));
         }
         let same_machine = point
@@ -60,7 +58,7 @@ impl Parent {
                 "the points of `{item}` so far are of another machine of this name; everything is read, and only what differs is stored"
             ));
         }
-        Ok(Self { point, earlier: points, same_machine })
+        Ok(Self { point, same_machine })
     }
 
     /// What each disk's changes can be relative to.

@@ -109,7 +109,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         ..BackupOptions::default()
     };
     let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
-    let done = machine::backup(&*hypervisor, &store, None, &parts.machine.name, &options, progress)?;
+    let done = machine::backup(&*hypervisor, &store, &parts.machine.name, &options, progress)?;
     record(service, job.id, &parts, &done.point, &known, &done.warnings)?;
     retention::expire_item(service, parts.item.id)?;
     Ok(())

@@ -4,11 +4,9 @@ use serde::Deserialize;
 use std::path::PathBuf;
 
 /// The service's configuration; every part has a default.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ServiceConfig {
     /// Where everything is kept.
-    #[serde(skip)]
     pub data: PathBuf,
     pub hosts: Vec<HostConfig>,
     /// Where the vaults' bytes go: a directory or `s3://bucket/prefix`; default: in the data directory.

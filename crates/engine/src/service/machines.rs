@@ -2,9 +2,10 @@
 
 use super::{Host, Service, groups};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL};
 use crate::machine::definition;
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, Item, Machine, MachineDisk, Query, ServiceError, key};
 use strongroom_hypervisor::MachineSummary;
 use uuid::Uuid;
@@ -14,6 +15,9 @@ use uuid::Uuid;
 pub struct Discovery {
     /// When each host was looked at last, and what went wrong then.
     pub hosts: BTreeMap<String, HostSeen>,
+    /// When each machine was looked at closely.
+    inspected: HashMap<Uuid, Instant>,
+    last: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +39,15 @@ pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Machine
     Ok(service.catalog.first(query)?)
 }
 
+/// The machine of that name; one that is not known yet is looked for.
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Machine> {
+    if let Some(machine) = find(service, group, name)? {
+        return Ok(machine);
+    }
+    let looked = service.discovery.lock().last;
+    if looked.is_none_or(|at| at.elapsed() >= DISCOVERY_ON_DEMAND_INTERVAL) {
+        look_around(service, false)?;
+    }
     find(service, group, name)?.ok_or_else(|| not_found(group, name))
 }
 
@@ -53,12 +65,18 @@ pub fn hosts_seen(service: &Service) -> BTreeMap<String, HostSeen> {
     service.discovery.lock().hosts.clone()
 }
 
-/// Looks at all hosts. One that does not answer changes nothing about its machines.
+/// Looks at all hosts, and closely at every machine. One that does not answer changes nothing about its machines.
 pub fn discover(service: &Service) -> Result<()> {
+    look_around(service, true)
+}
+
+/// Looks at all hosts; without `closely` only at machines that are new, that changed their power, or whose last close look
+/// was a while ago.
+pub(super) fn look_around(service: &Service, closely: bool) -> Result<()> {
     // One at a time; who waits sees what the one before found.
     let mut seen = service.discovery.lock();
     for host in &service.hosts {
-        let result = discover_host(service, host);
+        let result = discover_host(service, host, closely, &mut seen.inspected);
         if let Err(error) = &result {
             tracing::warn!(host = host.name, %error, "machines could not be listed");
         }
@@ -69,18 +87,33 @@ pub fn discover(service: &Service) -> Result<()> {
         };
         seen.hosts.insert(host.name.clone(), entry);
     }
+    seen.last = Some(Instant::now());
     Ok(())
 }
 
 /// Returns how many machines there are.
-fn discover_host(service: &Service, host: &Host) -> Result<usize> {
+fn discover_host(
+    service: &Service,
+    host: &Host,
+    closely: bool,
+    inspected: &mut HashMap<Uuid, Instant>,
+) -> Result<usize> {
     let there = host.hypervisor.list()?;
     let known: Vec<Machine> = service.catalog.find(&Query::all().eq("host", host.name.as_str()))?;
     let mut known: HashMap<String, Machine> = known.into_iter().map(|m| (m.host_uuid.clone(), m)).collect();
     for summary in &there {
         let before = known.remove(&summary.uuid);
-        if let Err(error) = note(service, host, summary, before) {
-            tracing::warn!(host = host.name, machine = summary.name, %error, "a machine could not be looked at");
+        if let Some(machine) = before.as_ref().filter(|m| !closely && m.gone_at.is_none()) {
+            let fresh = inspected.get(&machine.id).is_some_and(|at| at.elapsed() < INSPECTION_INTERVAL);
+            if fresh && machine.name == summary.name && machine.power == summary.state.to_string() {
+                continue;
+            }
+        }
+        match note(service, host, summary, before) {
+            Ok(id) => drop(inspected.insert(id, Instant::now())),
+            Err(error) => {
+                tracing::warn!(host = host.name, machine = summary.name, %error, "a machine could not be looked at");
+            }
         }
     }
     // What is no longer there keeps its row: its points may be restored.
@@ -100,8 +133,7 @@ fn apply_quietly(service: &Service, changes: &[Change]) -> Result<()> {
 }
 
 /// Looks at one machine closely and writes what is new about it.
-fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option<Machine>) -> Result<()> {
-    // A machine that only changed its power, or nothing, isn't looked at again until it is time to.
+fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option<Machine>) -> Result<Uuid> {
     let inspected = host.hypervisor.inspect(&summary.name)?;
     let facts = definition::facts(&inspected.definition_xml);
     let mut lun = -1;
@@ -148,14 +180,16 @@ fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option
         machine.group.clone_from(&host.group);
         machine.location.clone_from(&host.location);
     }
+    let id = machine.id;
     if before.as_ref() == Some(&machine) {
-        return Ok(());
+        return Ok(id);
     }
     match service.catalog.apply(&[Change::put(&machine)]) {
-        Err(ServiceError::Taken { .. }) => take_over(service, machine),
-        Err(ServiceError::Conflict { .. }) => Ok(()),
-        other => Ok(other?),
+        Err(ServiceError::Taken { .. }) => take_over(service, machine)?,
+        Err(ServiceError::Conflict { .. }) => {}
+        other => other?,
     }
+    Ok(id)
 }
 
 /// Another machine has, or had, this name in this group. If it is gone from its host it gives the name up; if not,

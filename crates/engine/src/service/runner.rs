@@ -428,7 +428,7 @@ fn run_schedule(service: &Service) {
 
 fn run_discovery(service: &Service) {
     while !service.runner.is_stopping() {
-        if let Err(error) = machines::discover(service) {
+        if let Err(error) = machines::look_around(service, false) {
             tracing::error!(%error, "machines could not be discovered");
         }
         service.runner.pause(DISCOVERY_INTERVAL);

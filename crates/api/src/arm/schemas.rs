@@ -1,0 +1,120 @@
+//! Schemas of request and answer bodies, for the OpenAPI document.
+
+use serde_json::{Map, Value, json};
+
+/// All that the routes name.
+pub fn schemas() -> Map<String, Value> {
+    let text = || json!({"type": "string"});
+    let tags = || json!({"type": "object", "additionalProperties": {"type": "string"}});
+    let object = |properties: Value, required: Value| json!({"type": "object", "properties": properties, "required": required});
+    let properties = |inner: Value| object(json!({"properties": inner}), json!(["properties"]));
+    let vault_properties = || {
+        object(
+            json!({
+                "securitySettings": object(json!({
+                    "softDeleteSettings": object(json!({
+                        "softDeleteState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+                        "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+                        "softDeleteRetentionPeriodInDays": {"type": "integer", "minimum": 14, "maximum": 180},
+                    }), json!([])),
+                    "immutabilitySettings": object(json!({"state": {"enum": ["Disabled", "Unlocked", "Locked"]}}), json!([])),
+                }), json!([])),
+                "redundancySettings": object(json!({
+                    "standardTierStorageRedundancy": {"enum": ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]},
+                    "crossRegionRestore": {"enum": ["Enabled", "Disabled"]},
+                }), json!([])),
+                "monitoringSettings": {"type": "object"},
+                "costManagementSettings": {"type": "object"},
+                "publicNetworkAccess": {"enum": ["Enabled", "Disabled"]},
+                "restoreSettings": {"type": "object"},
+            }),
+            json!([]),
+        )
+    };
+    let identity =
+        || object(json!({"type": text(), "userAssignedIdentities": {"type": "object"}}), json!(["type"]));
+    let duration = || {
+        object(
+            json!({"count": {"type": "integer", "minimum": 1}, "durationType": {"enum": ["Days", "Weeks", "Months", "Years"]}}),
+            json!(["count", "durationType"]),
+        )
+    };
+    let all = json!({
+        "ResourceGroup": object(json!({"location": text(), "tags": tags()}), json!(["location"])),
+        "TagsPatch": object(json!({"tags": tags()}), json!([])),
+        "Vault": object(json!({
+            "location": text(), "tags": tags(), "sku": object(json!({"name": text()}), json!(["name"])),
+            "identity": identity(), "properties": vault_properties(),
+        }), json!(["location"])),
+        "VaultPatch": object(json!({"tags": tags(), "identity": identity(), "properties": vault_properties()}), json!([])),
+        "UndeleteRequest": object(json!({"properties": {"type": "object"}}), json!([])),
+        "VaultConfig": properties(object(json!({
+            "softDeleteFeatureState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+            "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+            "softDeleteRetentionPeriodInDays": {"type": "integer", "minimum": 14, "maximum": 180},
+        }), json!([]))),
+        "StorageConfig": properties(object(json!({
+            "storageModelType": {"enum": ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]},
+            "crossRegionRestoreFlag": {"type": "boolean"},
+        }), json!([]))),
+        "Policy": properties(object(json!({
+            "backupManagementType": {"enum": ["AzureIaasVM"]},
+            "policyType": {"enum": ["V1", "V2"]},
+            "timeZone": text(),
+            "instantRpRetentionRangeInDays": {"type": "integer", "minimum": 1, "maximum": 30},
+            "schedulePolicy": object(json!({
+                "schedulePolicyType": {"enum": ["SimpleSchedulePolicy", "SimpleSchedulePolicyV2"]},
+                "scheduleRunFrequency": {"enum": ["Daily", "Weekly", "Hourly"]},
+                "scheduleRunTimes": {"type": "array", "items": text()},
+                "scheduleRunDays": {"type": "array", "items": text()},
+                "hourlySchedule": object(json!({
+                    "interval": {"type": "integer"}, "scheduleWindowStartTime": text(),
+                    "scheduleWindowDuration": {"type": "integer"},
+                }), json!([])),
+                "dailySchedule": {"type": "object"}, "weeklySchedule": {"type": "object"},
+            }), json!(["scheduleRunFrequency"])),
+            "retentionPolicy": object(json!({
+                "retentionPolicyType": {"enum": ["LongTermRetentionPolicy"]},
+                "dailySchedule": object(json!({"retentionDuration": duration()}), json!(["retentionDuration"])),
+                "weeklySchedule": object(json!({
+                    "daysOfTheWeek": {"type": "array", "items": text()}, "retentionDuration": duration(),
+                }), json!(["retentionDuration"])),
+                "monthlySchedule": {"type": "object"}, "yearlySchedule": {"type": "object"},
+            }), json!([])),
+        }), json!(["schedulePolicy", "retentionPolicy"]))),
+        "Container": properties(json!({"type": "object"})),
+        "ProtectedItem": properties(object(json!({
+            "protectedItemType": {"enum": ["Microsoft.Compute/virtualMachines"]},
+            "policyId": text(), "sourceResourceId": text(),
+            "protectionState": {"enum": ["ProtectionStopped", "BackupsSuspended"]},
+            "isRehydrate": {"type": "boolean"},
+            "extendedProperties": object(json!({"diskExclusionProperties": object(json!({
+                "diskLunList": {"type": "array", "items": {"type": "integer"}}, "isInclusionList": {"type": "boolean"},
+            }), json!([]))}), json!([])),
+        }), json!([]))),
+        "BackupRequest": properties(object(json!({
+            "objectType": {"enum": ["IaasVMBackupRequest"]},
+            "recoveryPointExpiryTimeInUTC": {"type": "string", "format": "date-time"},
+        }), json!([]))),
+        "RestoreRequest": properties(object(json!({
+            "objectType": {"enum": ["IaasVMRestoreRequest"]},
+            "recoveryType": {"enum": ["RestoreDisks", "AlternateLocation", "OriginalLocation"]},
+            "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
+            "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
+            "subnetId": text(), "region": text(),
+            "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+        }), json!(["recoveryType"]))),
+        "BackupStatusRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
+        "FeatureRequest": object(json!({"featureType": text()}), json!([])),
+        "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
+        "GraphQuery": object(json!({"query": text(), "subscriptions": {"type": "array", "items": text()}}), json!([])),
+        "ImportRequest": object(json!({
+            "name": text(), "store": text(), "keyFile": text(), "location": text(),
+        }), json!(["name", "store"])),
+        "PlaceRequest": object(json!({"resourceGroup": text(), "location": text()}), json!(["resourceGroup", "location"])),
+    });
+    match all {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}

@@ -1,0 +1,360 @@
+//! `strongroom access`: who may sign in, and what they may do. Works on the service's catalog directly, for root.
+
+use crate::context::{Context, Outcome};
+use crate::serve::{self, directory};
+use crate::text::{table, time};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+use strongroom_api::auth::{generate_secret, hash_secret};
+use strongroom_catalog::service::{
+    AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, ServiceError, Setting,
+    SqliteServiceCatalog, key,
+};
+use strongroom_domain::access::{Role, Scope};
+use strongroom_engine::{Error, ErrorKind, Result};
+use uuid::Uuid;
+
+#[derive(Debug, Subcommand)]
+pub enum AccessCommand {
+    /// Make, list and delete those who may sign in.
+    #[command(subcommand)]
+    Principal(PrincipalCommand),
+    /// Give a principal a role.
+    Assign(AssignArgs),
+    /// Take a role away.
+    Unassign(AssignArgs),
+    /// List who has which role where.
+    List(DataArgs),
+    /// Show what was changed and refused.
+    Audit(AuditArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PrincipalCommand {
+    /// Make a service principal, or a user; the secret is shown once.
+    Create(CreateArgs),
+    /// List principals.
+    List(DataArgs),
+    /// Delete a principal with its roles: its tokens are refused from then on.
+    Delete(DeleteArgs),
+}
+
+/// Which service.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// The service's data directory.
+    #[arg(long, value_name = "DIR", env = "STRONGROOM_DATA", hide_env_values = true)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindArg {
+    /// Signs in with an application id and a secret.
+    Service,
+    /// Signs in with its name and a password.
+    User,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom access principal create nightly
+  strongroom access principal create alice --kind user --json")]
+pub struct CreateArgs {
+    /// Its name, which must be free.
+    name: String,
+    #[arg(long, value_enum, default_value = "service")]
+    kind: KindArg,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  strongroom access principal delete nightly")]
+pub struct DeleteArgs {
+    /// Its name, application id or object id.
+    principal: String,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Roles: Owner, \"Backup Contributor\", \"Backup Operator\", \"Backup Reader\", Contributor, Reader. A scope is a
+path, or a vault's or group's short form; without one the role holds everywhere.
+
+Examples:
+  strongroom access assign nightly \"Backup Operator\"
+  strongroom access assign alice \"Backup Reader\" --group strongroom --vault main")]
+pub struct AssignArgs {
+    /// The principal's name, application id or object id.
+    principal: String,
+    /// The role.
+    role: String,
+    /// Where it holds: an ARM path.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["group", "vault"])]
+    scope: Option<String>,
+    /// A resource group.
+    #[arg(long, short = 'g', value_name = "GROUP")]
+    group: Option<String>,
+    /// A vault of that group.
+    #[arg(long, value_name = "VAULT", requires = "group")]
+    vault: Option<String>,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  strongroom access audit --last 50 --refused")]
+pub struct AuditArgs {
+    /// How many of the newest entries.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    last: u32,
+    /// Refusals alone.
+    #[arg(long)]
+    refused: bool,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+struct Catalog {
+    rows: SqliteServiceCatalog,
+    subscription: String,
+}
+
+impl Catalog {
+    fn open(arguments: &DataArgs) -> Result<Self> {
+        let data = arguments.data.clone().unwrap_or_else(serve::default_data_directory);
+        let path = directory(&data).catalog();
+        if !path.exists() {
+            return Err(Error::not_found(format!(
+                "no service has been started on {}: start it once with `strongroom serve`",
+                data.display()
+            )));
+        }
+        let rows = SqliteServiceCatalog::open(&path)?;
+        let dynamic: &dyn ServiceCatalog = &rows;
+        let subscription = dynamic
+            .get::<Setting>("subscription")?
+            .and_then(|s| s.value.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        Ok(Self { rows, subscription })
+    }
+
+    fn rows(&self) -> &dyn ServiceCatalog {
+        &self.rows
+    }
+
+    fn principal(&self, named: &str) -> Result<Principal> {
+        let all: Vec<Principal> = self.rows().find(&Query::all())?;
+        all.into_iter()
+            .find(|p| {
+                key(&p.name) == key(named)
+                    || p.app_id.to_string() == named.to_lowercase()
+                    || p.id.to_string() == named.to_lowercase()
+            })
+            .ok_or_else(|| Error::not_found(format!("there is no principal `{named}`; see `strongroom access principal list`")))
+    }
+}
+
+pub fn run(command: AccessCommand, context: &Context) -> Result<Outcome> {
+    match command {
+        AccessCommand::Principal(PrincipalCommand::Create(arguments)) => create(&arguments, context),
+        AccessCommand::Principal(PrincipalCommand::List(arguments)) => list_principals(&arguments, context),
+        AccessCommand::Principal(PrincipalCommand::Delete(arguments)) => delete(&arguments, context),
+        AccessCommand::Assign(arguments) => assign(&arguments, context),
+        AccessCommand::Unassign(arguments) => unassign(&arguments, context),
+        AccessCommand::List(arguments) => list_assignments(&arguments, context),
+        AccessCommand::Audit(arguments) => audit(&arguments, context),
+    }
+}
+
+#[derive(Serialize)]
+struct PrincipalDocument {
+    name: String,
+    kind: PrincipalKind,
+    app_id: Uuid,
+    object_id: Uuid,
+    created_at: jiff::Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+fn document(principal: Principal, secret: Option<String>) -> PrincipalDocument {
+    PrincipalDocument {
+        name: principal.name,
+        kind: principal.kind,
+        app_id: principal.app_id,
+        object_id: principal.id,
+        created_at: principal.created_at,
+        secret,
+    }
+}
+
+fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
+    let name = arguments.name.trim();
+    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
+        return Err(Error::invalid("a principal's name has 1 to 200 bytes and no control characters"));
+    }
+    let catalog = Catalog::open(&arguments.data)?;
+    let unavailable = |e: strongroom_api::auth::Unavailable| Error::new(ErrorKind::Failed, e.0);
+    let secret = generate_secret().map_err(unavailable)?;
+    let principal = Principal {
+        id: Uuid::new_v4(),
+        version: 0,
+        kind: match arguments.kind {
+            KindArg::Service => PrincipalKind::Service,
+            KindArg::User => PrincipalKind::User,
+        },
+        app_id: Uuid::new_v4(),
+        name: name.to_owned(),
+        secret_hash: hash_secret(&secret).map_err(unavailable)?,
+        created_at: jiff::Timestamp::now(),
+        disabled: false,
+    };
+    match catalog.rows().apply(&[Change::put(&principal)]) {
+        Ok(()) => {}
+        Err(ServiceError::Taken { .. }) => {
+            return Err(Error::already_exists(format!("there is a principal `{name}` already; choose another name")));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let shown = document(principal, Some(secret));
+    context.print(&shown, || {
+        format!(
+            "name:   {}\napp id: {}\nsecret: {}\n",
+            shown.name,
+            shown.app_id,
+            shown.secret.as_deref().unwrap_or_default()
+        )
+    })?;
+    context.note("the secret is not shown again; give it a role with `strongroom access assign`");
+    Ok(Outcome::Done)
+}
+
+fn list_principals(arguments: &DataArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(arguments)?;
+    let all: Vec<Principal> = catalog.rows().find(&Query::all().ascending("name_key"))?;
+    let shown: Vec<PrincipalDocument> = all.into_iter().map(|p| document(p, None)).collect();
+    context.print(&shown, || {
+        let rows = shown.iter().map(|p| {
+            let kind = match p.kind {
+                PrincipalKind::Service => "service",
+                PrincipalKind::User => "user",
+            };
+            vec![p.name.clone(), kind.to_owned(), p.app_id.to_string(), time(p.created_at)]
+        });
+        table(&["NAME", "KIND", "APP ID", "MADE"], &rows.collect::<Vec<_>>())
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn delete(arguments: &DeleteArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(&arguments.data)?;
+    let principal = catalog.principal(&arguments.principal)?;
+    catalog.rows().apply(&[Change::delete(&principal)])?;
+    context.print(&document(principal, None), || "deleted\n".into())?;
+    Ok(Outcome::Done)
+}
+
+fn scope_of(arguments: &AssignArgs, catalog: &Catalog) -> Scope {
+    let subscription = format!("/subscriptions/{}", catalog.subscription);
+    match (&arguments.scope, &arguments.group, &arguments.vault) {
+        (Some(scope), ..) => Scope::new(scope),
+        (None, Some(group), Some(vault)) => Scope::new(&format!(
+            "{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults/{vault}"
+        )),
+        (None, Some(group), None) => Scope::new(&format!("{subscription}/resourceGroups/{group}")),
+        _ => Scope::root(),
+    }
+}
+
+fn role_of(text: &str) -> Result<Role> {
+    Role::parse(text).ok_or_else(|| {
+        let known: Vec<&str> = Role::ALL.iter().map(|r| r.arm_name()).collect();
+        Error::invalid(format!("there is no role `{text}`; there are: {}", known.join(", ")))
+    })
+}
+
+#[derive(Serialize)]
+struct AssignmentDocument {
+    principal: String,
+    role: &'static str,
+    scope: String,
+}
+
+fn assign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(&arguments.data)?;
+    let principal = catalog.principal(&arguments.principal)?;
+    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog));
+    let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
+    let same = |a: &RoleAssignment| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str());
+    if !all.iter().any(same) {
+        catalog.rows().apply(&[Change::put(&RoleAssignment {
+            id: Uuid::new_v4(),
+            version: 0,
+            principal: principal.id,
+            role,
+            scope: scope.as_str().to_owned(),
+            created_at: jiff::Timestamp::now(),
+        })])?;
+    }
+    show_assignment(context, principal.name, role, scope.as_str())
+}
+
+fn show_assignment(context: &Context, principal: String, role: Role, scope: &str) -> Result<Outcome> {
+    let shown = AssignmentDocument { principal, role: role.arm_name(), scope: scope.to_owned() };
+    context.print(&shown, || format!("{}: {} on {}\n", shown.principal, shown.role, shown.scope))?;
+    Ok(Outcome::Done)
+}
+
+fn unassign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(&arguments.data)?;
+    let principal = catalog.principal(&arguments.principal)?;
+    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog));
+    let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
+    let found = all.iter().find(|a| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str()));
+    let found = found.ok_or_else(|| {
+        Error::not_found(format!("`{}` does not have the role {} on {scope}", principal.name, role.arm_name()))
+    })?;
+    catalog.rows().apply(&[Change::delete(found)])?;
+    show_assignment(context, principal.name, role, scope.as_str())
+}
+
+fn list_assignments(arguments: &DataArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(arguments)?;
+    let principals: Vec<Principal> = catalog.rows().find(&Query::all().ascending("name_key"))?;
+    let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all())?;
+    let mut shown = Vec::new();
+    for principal in &principals {
+        for assignment in all.iter().filter(|a| a.principal == principal.id) {
+            shown.push(AssignmentDocument {
+                principal: principal.name.clone(),
+                role: assignment.role.arm_name(),
+                scope: assignment.scope.clone(),
+            });
+        }
+    }
+    context.print(&shown, || {
+        let rows = shown.iter().map(|a| vec![a.principal.clone(), a.role.to_owned(), a.scope.clone()]);
+        table(&["PRINCIPAL", "ROLE", "SCOPE"], &rows.collect::<Vec<_>>())
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn audit(arguments: &AuditArgs, context: &Context) -> Result<Outcome> {
+    let catalog = Catalog::open(&arguments.data)?;
+    let wanted = if arguments.refused { u32::MAX } else { arguments.last };
+    let mut all: Vec<AuditEntry> =
+        catalog.rows().find(&Query::all().descending("at_us").limit(wanted.min(1_000_000)))?;
+    all.retain(|e| !arguments.refused || e.status >= 400);
+    all.truncate(arguments.last as usize);
+    context.print(&all, || {
+        let rows = all.iter().map(|e| {
+            vec![time(e.at), e.principal.clone(), e.action.clone(), e.status.to_string(), e.scope.clone()]
+        });
+        table(&["TIME", "WHO", "ACTION", "STATUS", "SCOPE"], &rows.collect::<Vec<_>>())
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,148 @@
+//! The configuration file: TOML, all of it optional. `strongroom serve --print-config` prints a commented example.
+
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use strongroom_engine::service::config::RestoreDirectory;
+use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
+use strongroom_engine::{Error, ErrorKind, Result};
+
+/// Where the file is looked for.
+pub const DEFAULT_PATH: &str = "/etc/strongroom/strongroom.toml";
+/// The example that ships with the program.
+pub const EXAMPLE: &str = include_str!("../../../../packaging/strongroom.toml");
+/// Where the service listens unless it is told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8443";
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FileConfig {
+    pub listen: Vec<SocketAddr>,
+    /// What URLs begin with where a client does not say how it addressed the server.
+    pub public_url: Option<String>,
+    pub tls: TlsConfig,
+    pub hosts: Vec<HostConfig>,
+    pub vault_storage: Option<String>,
+    pub restore_directories: Vec<RestoreDirectory>,
+    pub limits: Limits,
+}
+
+impl Default for FileConfig {
+    fn default() -> Self {
+        let service = ServiceConfig::default();
+        Self {
+            listen: Vec::new(),
+            public_url: None,
+            tls: TlsConfig::default(),
+            hosts: service.hosts,
+            vault_storage: service.vault_storage,
+            restore_directories: service.restore_directories,
+            limits: service.limits,
+        }
+    }
+}
+
+impl FileConfig {
+    /// What the service is told of it.
+    pub fn service(&self, data: &Path) -> Result<ServiceConfig> {
+        let data = std::path::absolute(data)
+            .map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
+        Ok(ServiceConfig {
+            data,
+            hosts: self.hosts.clone(),
+            vault_storage: self.vault_storage.clone(),
+            restore_directories: self.restore_directories.clone(),
+            limits: self.limits.clone(),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Files in PEM; without them the service makes an authority and a certificate of its own.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Names and addresses that clients use, beside this host's own.
+    pub names: Vec<String>,
+}
+
+/// Reads a file; without a path the default one, if it is there.
+pub fn load(path: Option<&Path>) -> Result<FileConfig> {
+    let chosen = match path {
+        Some(path) => Some(path),
+        None => Some(Path::new(DEFAULT_PATH)).filter(|p| p.exists()),
+    };
+    let mut config = match chosen {
+        None => FileConfig::default(),
+        Some(path) => read(path)?,
+    };
+    if config.listen.is_empty() {
+        config.listen = DEFAULT_LISTEN.parse().into_iter().collect();
+    }
+    check(&config)?;
+    Ok(config)
+}
+
+fn read(path: &Path) -> Result<FileConfig> {
+    use std::io::Read as _;
+    let failed = |e| Error::io(format!("reading the configuration {}", path.display()), e);
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .map_err(failed)?
+        .take(FILE_MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    toml::from_str(&text).map_err(|e| {
+        Error::invalid(format!("the configuration {} is not right:\n{e}", path.display()))
+    })
+}
+
+fn check(config: &FileConfig) -> Result<()> {
+    let mut names = std::collections::BTreeSet::new();
+    for host in &config.hosts {
+        if !names.insert(host.name.to_lowercase()) {
+            return Err(Error::invalid(format!("the configuration has two hosts of the name `{}`", host.name)));
+        }
+    }
+    let limits = &config.limits;
+    if [limits.jobs, limits.jobs_per_host, limits.jobs_per_vault].contains(&0) {
+        return Err(Error::invalid("the configuration's limits must be 1 or more: with 0 nothing would ever run"));
+    }
+    if config.tls.certificate.is_some() != config.tls.key.is_some() {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "the configuration must have both tls.certificate and tls.key, or neither",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_right_and_says_the_defaults() {
+        let example: FileConfig = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(example.hosts.len(), 1);
+        // With every commented line in force it is right as well.
+        let all: String = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let all: FileConfig = toml::from_str(&all).unwrap();
+        check(&all).unwrap();
+        assert_eq!(all.listen, ["127.0.0.1:8443".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        assert!(toml::from_str::<TlsConfig>("certifcate = 'x'").is_err());
+        let mut config: FileConfig = toml::from_str("[limits]\njobs = 0").unwrap();
+        assert!(check(&config).is_err());
+        config.limits.jobs = 1;
+        check(&config).unwrap();
+    }
+}

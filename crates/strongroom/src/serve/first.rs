@@ -1,0 +1,62 @@
+//! The first start: somebody must be able to sign in.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use strongroom_api::auth::{generate_secret, hash_secret};
+use strongroom_catalog::service::{Change, Principal, PrincipalKind, Query, RoleAssignment};
+use strongroom_domain::access::Role;
+use strongroom_engine::service::Service;
+use strongroom_engine::{Error, ErrorKind, Result};
+use uuid::Uuid;
+
+/// The principal that the first start makes: Owner of everything.
+pub struct Administrator {
+    pub app_id: Uuid,
+    /// Where its secret is, for root alone.
+    pub secret_file: PathBuf,
+}
+
+pub const NAME: &str = "administrator";
+
+/// The file with the administrator's secret.
+pub fn secret_file(service_data: &strongroom_engine::service::DataDirectory) -> PathBuf {
+    service_data.0.join("administrator.secret")
+}
+
+/// Makes the administrator if there are no principals at all. The secret is written to a file first: a start that is cut
+/// short makes another one.
+pub fn ensure_administrator(service: &Service) -> Result<Option<Administrator>> {
+    let catalog = service.catalog();
+    if catalog.first::<Principal>(Query::all())?.is_some() {
+        return Ok(None);
+    }
+    let unavailable = |e: strongroom_api::auth::Unavailable| Error::new(ErrorKind::Failed, e.0);
+    let secret = generate_secret().map_err(unavailable)?;
+    let path = secret_file(&service.data());
+    let failed = |e| Error::io(format!("writing {}", path.display()), e);
+    let _ = fs::remove_file(&path);
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    writeln!(file, "{secret}").and_then(|()| file.sync_all()).map_err(failed)?;
+    let principal = Principal {
+        id: Uuid::new_v4(),
+        version: 0,
+        kind: PrincipalKind::Service,
+        app_id: Uuid::new_v4(),
+        name: NAME.into(),
+        secret_hash: hash_secret(&secret).map_err(unavailable)?,
+        created_at: service.now(),
+        disabled: false,
+    };
+    let assignment = RoleAssignment {
+        id: Uuid::new_v4(),
+        version: 0,
+        principal: principal.id,
+        role: Role::Owner,
+        scope: "/".into(),
+        created_at: service.now(),
+    };
+    catalog.apply(&[Change::put(&principal), Change::put(&assignment)])?;
+    Ok(Some(Administrator { app_id: principal.app_id, secret_file: path }))
+}
