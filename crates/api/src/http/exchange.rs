@@ -98,7 +98,10 @@ impl Exchange {
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = match (authority, hosts.next(), hosts.next()) {
             (_, _, Some(_)) => {
-                return Err(ArmError::bad_request("InvalidHostHeader", "There is more than one Host header."));
+                return Err(ArmError::bad_request(
+                    "InvalidHostHeader",
+                    "There is more than one Host header.",
+                ));
             }
             (Some(authority), _, _) => authority.as_str(),
             (None, Some(host), None) => host.to_str().unwrap_or_default(),

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -292,50 +292,51 @@ impl Drop for Place {
 }
 
 async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
-    accept(
-        &shared,
-        || listener.accept(),
-        |stream, peer: SocketAddr| {
-            let address = peer.ip().to_canonical();
-            let place = Place::take(&shared, Some(address))?;
-            let _ = stream.set_nodelay(true);
-            let shared = shared.clone();
-            Some(async move {
-                let handshake = shared.tls.accept(stream);
-                match tokio::time::timeout(shared.bounds.handshake_timeout, handshake).await {
-                    Ok(Ok(stream)) => {
-                        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        serve(&shared, stream, Client::Address(address), h2).await;
-                    }
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+    let begin = |stream: TcpStream, peer: SocketAddr| {
+        let address = peer.ip().to_canonical();
+        let place = Place::take(&shared, Some(address))?;
+        let _ = stream.set_nodelay(true);
+        let shared = shared.clone();
+        Some(async move {
+            let handshake = shared.tls.accept(stream);
+            match tokio::time::timeout(shared.bounds.handshake_timeout, handshake).await {
+                Ok(Ok(stream)) => {
+                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    serve(&shared, stream, Client::Address(address), h2).await;
                 }
-                drop(place);
-            })
-        },
-    )
-    .await;
+                Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            }
+            drop(place);
+        })
+    };
+    let connections = accept(&shared, || listener.accept(), begin).await;
+    // Who connects from now on is refused, instead of waiting for nobody.
+    drop(listener);
+    finish(&shared, connections).await;
 }
 
 async fn accept_unix(listener: UnixListener, shared: Arc<Shared>) {
-    accept(
-        &shared,
-        || listener.accept(),
-        |stream, _| {
-            let place = Place::take(&shared, None)?;
-            let uid = stream.peer_cred().ok()?.uid();
-            let shared = shared.clone();
-            Some(async move {
-                serve(&shared, stream, Client::LocalUser { uid }, false).await;
-                drop(place);
-            })
-        },
-    )
-    .await;
+    let begin = |stream: UnixStream, _| {
+        let place = Place::take(&shared, None)?;
+        let uid = stream.peer_cred().ok()?.uid();
+        let shared = shared.clone();
+        Some(async move {
+            serve(&shared, stream, Client::LocalUser { uid }, false).await;
+            drop(place);
+        })
+    };
+    let connections = accept(&shared, || listener.accept(), begin).await;
+    drop(listener);
+    finish(&shared, connections).await;
 }
 
-/// Accepts until it is told to stop, then waits for its connections to end.
-async fn accept<T, P, A, F>(shared: &Arc<Shared>, next: impl Fn() -> A, begin: impl Fn(T, P) -> Option<F>)
+/// Accepts until it is told to stop; what is still open then.
+async fn accept<T, P, A, F>(
+    shared: &Arc<Shared>,
+    next: impl Fn() -> A,
+    begin: impl Fn(T, P) -> Option<F>,
+) -> JoinSet<()>
 where
     A: Future<Output = io::Result<(T, P)>>,
     F: Future<Output = ()> + Send + 'static,
@@ -344,7 +345,7 @@ where
     let mut stopped = pin!(shared.stopped());
     loop {
         tokio::select! {
-            () = &mut stopped => break,
+            () = &mut stopped => return connections,
             accepted = next() => match accepted {
                 Ok((stream, peer)) => match begin(stream, peer) {
                     Some(connection) => {
@@ -361,6 +362,10 @@ where
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Waits for connections to end; they have been told to.
+async fn finish(shared: &Shared, mut connections: JoinSet<()>) {
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(shared.bounds.shutdown_timeout, all).await.is_err() {
         tracing::warn!("connections were cut off at shutdown");

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod people;
+pub mod wire;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
