@@ -23,7 +23,10 @@ pub struct Texts {
     pub run_time: Option<String>,
     /// Prefix and suffix of a resource group, which Azure wants for snapshots.
     pub snapshot_group: Option<(String, String)>,
-    pub snapshot_consistency: Option<String>,
+}
+
+fn unavailable(message: impl Into<String>) -> ArmError {
+    ArmError::bad_request("UserErrorFeatureNotSupportedOnThisServer", message)
 }
 
 fn invalid(why: impl std::fmt::Display) -> ArmError {
@@ -51,10 +54,8 @@ fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
 pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
     let kind = text(properties, "backupManagementType").unwrap_or("AzureIaasVM");
     if !kind.eq_ignore_ascii_case("AzureIaasVM") {
-        return Err(ArmError::bad_request(
-            "UserErrorFeatureNotSupportedOnThisServer",
-            format!("Policies for {} are not available on this server.", crate::error::shorten(kind)),
-        ));
+        let kind = crate::error::shorten(kind);
+        return Err(unavailable(format!("Policies for {kind} are not available on this server.")));
     }
     let schedule_json = object(properties, "schedulePolicy")?;
     let schedule_kind = text(schedule_json, "schedulePolicyType").unwrap_or("SimpleSchedulePolicy");
@@ -74,12 +75,15 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
             tier.arm_name()
         )));
     }
+    refuse_unavailable(properties)?;
     let (schedule, run_time) = schedule(schedule_json)?;
     let zone = text(properties, "timeZone").unwrap_or("UTC");
     let zone: ZoneName = zone
         .parse()
         .map_err(|_| invalid(format!("timeZone '{}' is not known", crate::error::shorten(zone))))?;
-    let retention = retention(object(properties, "retentionPolicy")?)?;
+    let retention_json = object(properties, "retentionPolicy")?;
+    check_retention_times(retention_json, &schedule)?;
+    let retention = retention(retention_json)?;
     let default_days = match tier {
         PolicyTier::Standard => 2,
         PolicyTier::Enhanced => 7,
@@ -90,15 +94,58 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
     };
     let policy = Policy { tier, schedule, retention, zone, snapshot_days };
     policy.validate().map_err(|e| ArmError::bad_request(e.code(), e.to_string()))?;
-    let details = properties.get("instantRPDetails").or_else(|| properties.get("instantRpDetails"));
-    let part = |name: &str| details.and_then(|d| text(d, name)).unwrap_or_default();
-    let group = (part("azureBackupRGNamePrefix").to_owned(), part("azureBackupRGNameSuffix").to_owned());
-    let texts = Texts {
-        run_time: Some(run_time),
-        snapshot_group: (group != Default::default()).then_some(group),
-        snapshot_consistency: text(properties, "snapshotConsistencyType").map(str::to_owned),
-    };
+    let texts = Texts { run_time: Some(run_time), snapshot_group: snapshot_group(properties)? };
     Ok((policy, texts))
+}
+
+/// What this server can't do is refused: taken, it would be forgotten.
+fn refuse_unavailable(properties: &Value) -> Result<(), ArmError> {
+    let tiers = properties.get("tieringPolicy").and_then(Value::as_object);
+    for mode in tiers.into_iter().flat_map(Map::values).filter_map(|tier| text(tier, "tieringMode")) {
+        if !["DoNotTier", "Invalid"].iter().any(|none| none.eq_ignore_ascii_case(mode)) {
+            return Err(unavailable(
+                "Moving recovery points to the archive tier is not available on this server: tieringPolicy must be DoNotTier.",
+            ));
+        }
+    }
+    match text(properties, "snapshotConsistencyType") {
+        None | Some("") => Ok(()),
+        Some(_) => Err(unavailable(
+            "snapshotConsistencyType is not available on this server: snapshots are as consistent as the machine allows.",
+        )),
+    }
+}
+
+/// Prefix and suffix of the group for snapshots, in either spelling of their names.
+fn snapshot_group(properties: &Value) -> Result<Option<(String, String)>, ArmError> {
+    let details = properties.get("instantRPDetails").or_else(|| properties.get("instantRpDetails"));
+    let part = |name: &str| {
+        let fields = details.and_then(Value::as_object).into_iter().flatten();
+        fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).find_map(|(_, part)| part.as_str())
+    };
+    let prefix = part("azureBackupRGNamePrefix").unwrap_or_default();
+    let suffix = part("azureBackupRGNameSuffix").unwrap_or_default();
+    match prefix.len() + suffix.len() {
+        0 => Ok(None),
+        1..=90 => Ok(Some((prefix.to_owned(), suffix.to_owned()))),
+        _ => Err(invalid("prefix and suffix of instantRPDetails are longer than a resource group's name")),
+    }
+}
+
+/// Each retention time is the schedule's, as Azure wants it: there are no other points to keep. Of an hourly schedule's day any.
+fn check_retention_times(retention: &Value, schedule: &Schedule) -> Result<(), ArmError> {
+    if matches!(schedule, Schedule::Hourly { .. }) {
+        return Ok(());
+    }
+    let rules = ["dailySchedule", "weeklySchedule", "monthlySchedule", "yearlySchedule"];
+    for rule in rules.iter().filter_map(|rule| retention.get(rule)) {
+        for given in rule.get("retentionTimes").and_then(Value::as_array).into_iter().flatten() {
+            if time_of_day(given.as_str().unwrap_or_default())?.0 != schedule.first_time() {
+                return Err(invalid("retentionTimes must be the schedule's time"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn number(value: &Value, name: &str) -> Result<u32, ArmError> {
@@ -109,19 +156,24 @@ fn number(value: &Value, name: &str) -> Result<u32, ArmError> {
         .ok_or_else(|| invalid(format!("{name} is not a whole number that is not negative")))
 }
 
-/// The time of day of `2026-07-24T19:00:00Z`, and the text as it is shown again.
+/// The time of day of `2026-07-24T19:00:00Z`, which is in the policy's zone whatever the `Z` says, and the text as it is shown
+/// again. One with an offset counts at UTC, as Azure reads it.
 fn time_of_day(given: &str) -> Result<(Time, String), ArmError> {
     let refused =
         || invalid(format!("'{}' is not a time such as 2026-07-24T19:30:00Z", crate::error::shorten(given)));
-    let (date, clock) = given.split_once(['T', ' ']).ok_or_else(refused)?;
-    date.parse::<jiff::civil::Date>().map_err(|_| refused())?;
-    let bare = clock.trim_end_matches(['Z', 'z']);
-    let bare = bare.split(['+']).next().unwrap_or(bare);
-    let bare = bare.rsplit_once('-').map_or(bare, |(time, _)| time);
-    let time: Time = bare.parse().map_err(|_| refused())?;
+    let (_, clock) = given.split_once(['T', 't', ' ']).filter(|_| given.len() <= 40).ok_or_else(refused)?;
+    let time = match given.parse::<jiff::Timestamp>() {
+        Ok(at) => jiff::tz::TimeZone::UTC.to_datetime(at).time(),
+        Err(_) => given.parse::<jiff::civil::DateTime>().map_err(|_| refused())?.time(),
+    };
     let time = Time::new(time.hour(), time.minute(), 0, 0).map_err(|_| refused())?;
     // Azure drops a fraction of zero.
-    let shown = given.replace(".000Z", "Z").replace(".0000000Z", "Z");
+    let shown = match clock.split_once('.') {
+        Some((whole, fraction)) if fraction.trim_start_matches('0').eq_ignore_ascii_case("z") => {
+            format!("{}{whole}Z", &given[..given.len() - clock.len()])
+        }
+        _ => given.to_owned(),
+    };
     Ok((time, shown))
 }
 
@@ -336,7 +388,7 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         }
         None => json!({}),
     };
-    let mut shown = json!({
+    json!({
         "backupManagementType": "AzureIaasVM",
         "policyType": policy.tier.arm_name(),
         "instantRPDetails": details,
@@ -345,11 +397,7 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         "instantRpRetentionRangeInDays": policy.snapshot_days,
         "timeZone": policy.zone.as_str(),
         "protectedItemsCount": items,
-    });
-    if let Some(kind) = &texts.snapshot_consistency {
-        shown["snapshotConsistencyType"] = kind.clone().into();
-    }
-    shown
+    })
 }
 
 fn show_pick(pick: &MonthPick) -> Map<String, Value> {
