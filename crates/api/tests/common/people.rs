@@ -129,6 +129,10 @@ pub fn account(kind: AccountKind, name: &str, number: u128) -> Account {
 
 impl World {
     pub fn new() -> Self {
+        Self::with([])
+    }
+
+    pub fn with(more: impl IntoIterator<Item = Route<Office>>) -> Self {
         let memory = Arc::new(Memory::default());
         let on = |role, scope: &str| vec![Assignment { role, scope: Scope::new(scope) }];
         memory.accounts.lock().unwrap().extend([
@@ -145,6 +149,7 @@ impl World {
         let vault = "/subscriptions/{s}/resourceGroups/{g}/providers/Microsoft.RecoveryServices/vaults/{v}";
         let api = Api::builder(Arc::new(Office { sign_in: sign_in.clone() }), sign_in)
             .routes(auth::routes())
+            .routes(more)
             .routes([
                 Route::get("/who", "Who", who).any_api_version_or_none(),
                 Route::get(vault, "Vaults_Get", who).action("Microsoft.RecoveryServices/vaults/read"),
