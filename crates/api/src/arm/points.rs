@@ -222,11 +222,7 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
             Target::Disks { place: place.name, directory: place.path }
         }
         "alternatelocation" => new_machine(app, &p, &item, place, &target_group)?,
-        "originallocation" => {
-            let machine = machine_of(app, &item)?;
-            restore::check_replace(service, &machine)?;
-            return Err(super::unavailable::not_available("Replacing the disks of an existing machine"));
-        }
+        "originallocation" => Target::Replace,
         _ => {
             return Err(invalid("recoveryType must be RestoreDisks, AlternateLocation or OriginalLocation."));
         }

@@ -18,8 +18,8 @@ mod storage;
 
 pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
 pub use list::{ListedMachine, list};
-pub use storage::check_machine_name as check_name;
 pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
+pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};
 

@@ -59,6 +59,8 @@ pub struct MachineRestore {
     pub storage: PathBuf,
     pub disks: Vec<DiskRestore>,
     pub warnings: Vec<String>,
+    /// Those of the warnings that only say what is different from the saved machine, as it must be.
+    pub notes: Vec<String>,
     pub elapsed: Duration,
 }
 
@@ -147,6 +149,7 @@ pub fn restore(
     files.keep();
     let directory = storage.directory.clone();
     storage.keep();
+    let notes = created.warnings.clone();
     for warning in created.warnings {
         if !warnings.contains(&warning) {
             warnings.push(warning);
@@ -159,6 +162,7 @@ pub fn restore(
         storage: directory,
         disks,
         warnings,
+        notes,
         elapsed: started.elapsed(),
     })
 }

@@ -115,6 +115,32 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
     Ok(())
 }
 
+/// Backs an item up as a part of something else: a point on demand, without a job of its own.
+pub(super) fn take_point(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    machine: &Machine,
+    keep_until: Timestamp,
+    progress: &Arc<Progress>,
+) -> Result<Point> {
+    let store = service.store(vault)?;
+    let hypervisor = service.host(&machine.host)?.hypervisor.clone();
+    let options = BackupOptions { item: Some(item.store_item.clone()), ..BackupOptions::default() };
+    let done = machine::backup(&*hypervisor, &store, &machine.name, &options, progress)?;
+    let mut point = point_row(vault, item, &done.point, &luns(&machine.disks));
+    point.os.clone_from(&machine.os);
+    point.keep_until = Some(keep_until);
+    point.name = free_name(service, &point)?;
+    let taken_at = point.taken_at;
+    service.catalog.apply(&[Change::put(&point)])?;
+    service.catalog.update::<Item, Error>(item.id, |row| {
+        row.last_point_at = Some(taken_at);
+        Ok(Vec::new())
+    })?;
+    Ok(point)
+}
+
 /// Notes that a job has come to a task.
 pub(super) fn task(service: &Service, job: Uuid, task: &str) -> Result<()> {
     service.catalog.update::<Job, Error>(job, |job| {
@@ -310,7 +336,7 @@ pub fn backup_now(
     Ok(job)
 }
 
-fn in_progress(item: &Item, job: &Job) -> Error {
+pub(super) fn in_progress(item: &Item, job: &Job) -> Error {
     Error::new(
         ErrorKind::Busy,
         format!(

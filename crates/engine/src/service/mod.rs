@@ -25,6 +25,7 @@ pub mod operations;
 pub mod places;
 pub mod points;
 pub mod policies;
+pub mod replace;
 pub mod restore;
 pub mod retention;
 pub mod runner;

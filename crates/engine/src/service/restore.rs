@@ -4,6 +4,7 @@
 //! name, which is the commit. A new machine is committed by its definition (see [`crate::machine`]).
 
 use super::backup::task;
+use super::replace::{self, ReadyDisk};
 use super::{Service, jobs, machines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::{DEFINITION_KIND, DiskRecord};
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
 pub const CREATE: &str = tasks::CREATE_MACHINE;
+pub const CREATE_REPLACE: &str = tasks::UPDATE_MACHINE;
 
 /// What to make of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub enum Target {
         /// None: as it was.
         network: Option<String>,
     },
+    /// The machine's own disks are replaced.
+    Replace,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,9 @@ pub struct RestoreRequest {
     /// By target name; empty: all.
     #[serde(default)]
     pub disks: Vec<String>,
+    /// Of a replacement that is committed: what takes its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ready: Vec<ReadyDisk>,
 }
 
 /// Checks a request and writes its job. `luns`: these disks alone.
@@ -105,10 +112,25 @@ pub fn restore(
             bag.push(("Target resource group", target_group.to_owned()));
             job.internal.push(("restoreLocationType".into(), "AlternateLocation".into()));
         }
+        Target::Replace => {
+            let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());
+            let machine = machine.ok_or_else(|| machines::not_found(&item.group, &item.machine_name))?;
+            check_replace(service, &machine)?;
+            if let Some(open) = jobs::open_of(service, item.id)? {
+                return Err(super::backup::in_progress(item, &open));
+            }
+            job.tasks.push(JobTask::new(CREATE_REPLACE));
+            bag.push(("Job Type", "Replace disks".into()));
+            bag.push(("Target VM Name", item.machine_name.clone()));
+            bag.push(("Recovery point time ", time));
+            bag.push(("Target resource group", item.group.to_lowercase()));
+            job.internal.push(("restoreLocationType".into(), "OriginalLocation".into()));
+        }
     }
     bag.push(("VM Subscription ID", service.subscription.to_string()));
     job.properties = bag.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-    let request = RestoreRequest { point: Uuid::from_bytes(*point.id.as_bytes()), target, disks };
+    let request =
+        RestoreRequest { point: Uuid::from_bytes(*point.id.as_bytes()), target, disks, ready: Vec::new() };
     job.request = serde_json::to_value(&request).unwrap_or_default();
     job.vault = vault.id;
     jobs::put(service, &job, Vec::new())?;
@@ -173,6 +195,7 @@ fn check_directory(directory: &Path) -> Result<()> {
 
 struct Parts {
     vault: Vault,
+    item: Item,
     request: RestoreRequest,
 }
 
@@ -181,7 +204,11 @@ fn parts(service: &Service, job: &Job) -> Result<Parts> {
     let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
     let request = serde_json::from_value(job.request.clone())
         .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
-    Ok(Parts { vault, request })
+    let item: Item = match job.item {
+        Some(id) => service.catalog.get(id)?.ok_or_else(|| gone("item"))?,
+        None => return Err(gone("item")),
+    };
+    Ok(Parts { vault, item, request })
 }
 
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
@@ -189,6 +216,10 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
     task(service, job.id, TRANSFER)?;
     let store = service.store(&parts.vault)?;
     match &parts.request.target {
+        Target::Replace => {
+            let warnings = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
+            complete(service, job.id, Vec::new(), warnings)
+        }
         Target::Disks { directory, .. } => {
             let session = Arc::new(ReadSession::begin(&store, &format!("restore job {}", job.id))?);
             let manifest = store.point(&point_id(&parts.request))?;
@@ -213,12 +244,18 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
                 tracing::warn!(%error, "the restored machine will be discovered later");
             }
-            complete(service, job.id, Vec::new(), restored.warnings)
+            let mut warnings = restored.warnings;
+            warnings.retain(|w| !restored.notes.contains(w));
+            let notes = match restored.notes.is_empty() {
+                true => Vec::new(),
+                false => vec![("Notes".to_owned(), restored.notes.join("; "))],
+            };
+            complete(service, job.id, notes, warnings)
         }
     }
 }
 
-fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {
+pub(super) fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {
     strongroom_domain::PointId::from_uuid(request.point)
 }
 
@@ -386,6 +423,14 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
     }
     let parts = parts(service, job)?;
     match &parts.request.target {
+        Target::Replace if parts.request.ready.is_empty() => {
+            replace::remove_leftovers(service, job, &parts.item);
+        }
+        Target::Replace => {
+            replace::finish(service, &parts.item, &parts.request.ready)?;
+            complete(service, job.id, Vec::new(), Vec::new())?;
+            return Ok(true);
+        }
         Target::Disks { directory, .. } => {
             let _ = fs::remove_dir_all(directory.join(format!(".{}", container(job))));
             if directory.join(container(job)).is_dir() {
