@@ -117,6 +117,7 @@ pub fn client_config(authority: &Path) -> ClientConfig {
 
 pub fn connect(address: SocketAddr, authority: &Path, name: &str) -> io::Result<Tls> {
     let tcp = TcpStream::connect(address)?;
+    tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
     tcp.set_write_timeout(Some(Duration::from_secs(20)))?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
