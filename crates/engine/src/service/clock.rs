@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use jiff::Timestamp;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use strongroom_catalog::service::{Change, ServiceCatalog, Setting};
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
 
@@ -15,14 +15,13 @@ pub trait Clock: Send + Sync {
     fn elapsed(&self) -> Duration;
 }
 
-/// The host's.
-#[derive(Debug)]
-pub struct SystemClock(Instant);
+/// The host's. What has elapsed counts sleep as well: a host that slept has no clock that jumped.
+#[derive(Debug, Default)]
+pub struct SystemClock;
 
 impl SystemClock {
-    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self(Instant::now())
+        Self
     }
 }
 
@@ -32,7 +31,8 @@ impl Clock for SystemClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
     }
 }
 
