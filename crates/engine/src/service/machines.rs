@@ -136,18 +136,18 @@ fn apply_quietly(service: &Service, changes: &[Change]) -> Result<()> {
 fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option<Machine>) -> Result<Uuid> {
     let inspected = host.hypervisor.inspect(&summary.name)?;
     let facts = definition::facts(&inspected.definition_xml);
-    let mut lun = -1;
-    let mut disks = Vec::new();
-    for disk in inspected.disks.iter().filter(|d| d.device == "disk" || d.device == "lun") {
-        disks.push(MachineDisk {
+    // The first is what Azure calls the OS disk; data disks are numbered from 0.
+    let attached = inspected.disks.iter().filter(|d| d.device == "disk" || d.device == "lun");
+    let disks = (-1..)
+        .zip(attached)
+        .map(|(lun, disk)| MachineDisk {
             lun,
             target: disk.target.clone(),
             size_bytes: disk.size_bytes,
             format: disk.format.map(|f| f.name().to_owned()),
             skipped: disk.skipped.clone(),
-        });
-        lun += 1;
-    }
+        })
+        .collect();
     let mut machine = before.clone().unwrap_or_else(|| Machine {
         id: Uuid::new_v4(),
         version: 0,

@@ -413,7 +413,7 @@ fn progress_of(running: &Running) -> JobProgress {
         done_bytes,
         total_bytes,
         percent: progress.percent,
-        remaining_seconds: progress.remaining.and_then(|d| u64::try_from(d.as_secs()).ok()),
+        remaining_seconds: progress.remaining.map(|d| d.as_secs()),
     }
 }
 
