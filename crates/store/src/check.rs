@@ -182,7 +182,7 @@ impl Run<'_> {
             if let StoreError::Corrupt { detail, .. } = damaged.error {
                 fault
                     .details
-                    .insert(format!("{detail}; this point is lost: `strongroom point forget` removes it"));
+                    .insert(format!("{detail}; this point is lost: `strongroom rescue point forget` removes it"));
             }
             fault.points.extend(damaged.point.map(|point| TouchedPoint { point, item: None }));
         }

@@ -10,7 +10,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error(
-        "{location} is not a vault: {detail}. Make one with `strongroom vault init`, or check the location"
+        "{location} is not a vault: {detail}. Make one with `strongroom rescue vault init`, or check the location"
     )]
     NotAVault { location: String, detail: String },
     #[error(
@@ -18,11 +18,11 @@ pub enum StoreError {
     )]
     NewerFormat { location: String, found: u64, supported: u64 },
     #[error(
-        "the key does not open vault {vault}: it wants key {wanted}, this is key {given}. Give the right one with --key-file, or import it with `strongroom vault key import`"
+        "the key does not open vault {vault}: it wants key {wanted}, this is key {given}. Give the right one with --key-file, or import it with `strongroom rescue vault key import`"
     )]
     WrongKey { vault: String, wanted: String, given: String },
     #[error(
-        "no key for vault {vault}: {detail}. Give it with --key-file, or import it with `strongroom vault key import`"
+        "no key for vault {vault}: {detail}. Give it with --key-file, or import it with `strongroom rescue vault key import`"
     )]
     KeyMissing { vault: String, detail: String },
     #[error("{what} not found{hint}")]

@@ -249,7 +249,7 @@ impl Vault {
                 let mut list = self.points(Some(item))?;
                 if list.points.is_empty() && list.damaged.is_empty() {
                     return Err(not_found(
-                        ": the vault has no points of this item (see `strongroom point list`)",
+                        ": the vault has no points of this item (see `strongroom rescue point list`)",
                     ));
                 }
                 if let PointSelector::At(_, at) = selector {
@@ -258,7 +258,7 @@ impl Vault {
                 match list.points.pop() {
                     Some(manifest) => Ok(manifest),
                     None if list.damaged.is_empty() => {
-                        Err(not_found(": the item's first point is later (see `strongroom point list`)"))
+                        Err(not_found(": the item's first point is later (see `strongroom rescue point list`)"))
                     }
                     None => Err(list.damaged.swap_remove(0).error),
                 }
@@ -349,7 +349,7 @@ impl Vault {
 }
 
 fn point_not_found(id: &PointId) -> StoreError {
-    StoreError::NotFound { what: format!("recovery point {id}"), hint: " (see `strongroom point list`)" }
+    StoreError::NotFound { what: format!("recovery point {id}"), hint: " (see `strongroom rescue point list`)" }
 }
 
 impl NodeSource for Vault {

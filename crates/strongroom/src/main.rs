@@ -1,21 +1,25 @@
 //! The `strongroom` command.
 
 mod cli;
+mod client;
 mod commands;
 mod context;
+mod failure;
 mod progress;
 mod report;
+mod serve;
 mod signals;
 mod text;
+mod when;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
 use context::{Context, Outcome, to_stderr};
+use failure::Result;
 use signals::Interrupt;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use strongroom_engine::{Error, ErrorKind, Result};
 use strongroom_store::Progress;
 use tracing_subscriber::EnvFilter;
 
@@ -42,14 +46,14 @@ fn main() -> ExitCode {
         }
     };
     let context = Context::new(&cli.global, progress);
-    let is_check = matches!(cli.command, Command::Vault(commands::vault::VaultCommand::Check(_)));
+    let is_check = matches!(&cli.command, Command::Rescue(command) if command.is_check());
     match run(cli.command, &context, &interrupt) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Damage) => ExitCode::from(1),
         Err(error) => {
             report::error(&error, context.json);
-            match (error.kind, interrupt.signal()) {
-                (ErrorKind::Cancelled, Some(signal)) => ExitCode::from(128 + signal as u8),
+            match (error.is_cancelled(), interrupt.signal()) {
+                (true, Some(signal)) => ExitCode::from(128 + signal as u8),
                 // It could not look.
                 _ if is_check => ExitCode::from(2),
                 _ => ExitCode::from(1),
@@ -58,13 +62,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, context: &Context, interrupt: &Interrupt) -> Result<Outcome, Error> {
+fn run(command: Command, context: &Context, interrupt: &Interrupt) -> Result<Outcome> {
+    use commands::*;
     match command {
-        Command::Vault(command) => commands::vault::run(command, context),
-        Command::Vm(command) => commands::vm::run(command, context),
-        Command::Image(command) => commands::image::run(command, context),
-        Command::Point(command) => commands::point::run(command, context, interrupt),
-        Command::Completions(arguments) => commands::completions::run(&arguments),
+        Command::Vault(command) => vault::run(command, context),
+        Command::Vm(command) => vm::run(command, context),
+        Command::Policy(command) => policy::run(command, context),
+        Command::Job(command) => job::run(command, context),
+        Command::Point(command) => point::run(command, context),
+        Command::Host(command) => host::run(command, context),
+        Command::Serve(arguments) => Ok(serve::run(&arguments, context)?),
+        Command::Az(command) => Ok(az::run(command, context)?),
+        Command::Access(command) => Ok(access::run(command, context)?),
+        Command::Image(command) => Ok(image::run(command, context)?),
+        Command::Rescue(command) => Ok(rescue::run(command, context, interrupt)?),
+        Command::Completions(arguments) => Ok(completions::run(&arguments)?),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How errors are told, and what the process ends with.
 
 use crate::context::to_stderr;
+use crate::failure::Failure;
 use serde::Serialize;
 use std::error::Error as StdError;
 use strongroom_engine::Error;
@@ -32,10 +33,15 @@ fn full_message(error: &Error) -> String {
 }
 
 /// Tells an error on stderr.
-pub fn error(error: &Error, json: bool) {
-    let message = full_message(error);
+pub fn error(failure: &Failure, json: bool) {
+    let message = match (failure, json) {
+        (Failure::Here(error), _) => full_message(error),
+        // The code has a field of its own there.
+        (Failure::Api(error), true) => error.message.trim_end().to_owned(),
+        (Failure::Api(error), false) => error.to_string(),
+    };
     if json {
-        let document = Document { error: Body { code: error.kind.code(), message: &message } };
+        let document = Document { error: Body { code: failure.code(), message: &message } };
         if let Ok(text) = serde_json::to_string(&document) {
             to_stderr(&text);
             return;

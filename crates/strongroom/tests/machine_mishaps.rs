@@ -3,7 +3,7 @@
 
 mod machines;
 
-use machines::bare::{Bare, define, disk_xml, noise};
+use machines::bare::{Bare, define, disk_xml};
 use machines::*;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -303,10 +303,10 @@ fn killed_on_the_way(kind: Kind, rounds: u32) {
     // What nobody needs any more comes back.
     let (keep, gone) = points.split_last().unwrap();
     for (point, _) in gone {
-        lab.ok(&to_strs(&lab.vault_args(&["point", "forget", point])));
+        lab.ok(&to_strs(&lab.vault_args(&["rescue", "point", "forget", point])));
     }
-    lab.ok(&to_strs(&lab.vault_args(&["point", "forget", next.point()])));
-    lab.ok(&["vault", "reclaim", text(&lab.vault)]);
+    lab.ok(&to_strs(&lab.vault_args(&["rescue", "point", "forget", next.point()])));
+    lab.ok(&["rescue", "vault", "reclaim", text(&lab.vault)]);
     Bare::verify(&lab, &keep.0, &keep.1);
     lab.check();
 }
@@ -375,7 +375,7 @@ fn libvirt_stopped_by_a_signal() {
     wait_until("the job has begun", Duration::from_secs(30), || machine.has_job());
     // Meanwhile a second one is told to wait (the first is held still, so that it cannot be done before).
     signal(&child, "STOP");
-    let arguments = lab.vault_args(&["vm", "backup", &machine.name, "--json"]);
+    let arguments = lab.vault_args(&["rescue", "vm", "backup", &machine.name, "--json"]);
     let second = lab.try_it(&to_strs(&arguments));
     assert!(!second.status.success(), "{}", told(&second));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -392,7 +392,8 @@ fn libvirt_stopped_by_a_signal() {
     let new_name = unique("restored");
     let target = storage.path().join("restored");
     let begin_restore = || {
-        let arguments = ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&target)];
+        let arguments =
+            ["rescue", "vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&target)];
         let child = lab
             .command(&to_strs(&lab.vault_args(&arguments)))
             .stdout(std::process::Stdio::piped())
@@ -447,7 +448,7 @@ fn libvirt_two_at_once_and_a_reclaim() {
             machine.write("vda", 40 * MIB, 256 * KIB, 40 + 2 * round + index as u8);
         }
         let children: Vec<_> = machines.iter().map(|m| lab.begin_backup(&m.name)).collect();
-        let reclaim = lab.command(&["vault", "reclaim", text(&lab.vault)]).output().unwrap();
+        let reclaim = lab.command(&["rescue", "vault", "reclaim", text(&lab.vault)]).output().unwrap();
         assert!(reclaim.status.success(), "{}", told(&reclaim));
         last_new = 0;
         for (child, machine) in children.into_iter().zip(&machines) {
@@ -459,7 +460,7 @@ fn libvirt_two_at_once_and_a_reclaim() {
         }
         if round == 2 {
             for (point, _) in points.drain(..4) {
-                lab.ok(&to_strs(&lab.vault_args(&["point", "forget", &point])));
+                lab.ok(&to_strs(&lab.vault_args(&["rescue", "point", "forget", &point])));
             }
         }
     }
@@ -469,47 +470,33 @@ fn libvirt_two_at_once_and_a_reclaim() {
     third.fill_with_noise("vda", 24, 7);
     let shared = third.back_up(&lab);
     assert!(shared.new_bytes("vda") == 0, "{shared:?}");
-    lab.ok(&["vault", "reclaim", text(&lab.vault)]);
+    lab.ok(&["rescue", "vault", "reclaim", text(&lab.vault)]);
     lab.check();
     for (point, model) in &points {
         Bare::verify(&lab, point, model);
     }
 }
 
-/// The catalog is told, and nothing depends on it.
+/// The last point of a machine is its own, read from the vault.
 #[test]
-fn libvirt_the_catalog_may_be_lost() {
+fn libvirt_the_last_point_is_the_machines_own() {
     let storage = Storage::new(Kind::Ext4, 300);
     let lab = Lab::new();
-    let machine = Bare::new("catalog", &storage.path(), &[("vda", "qcow2", 8)]);
+    let machine = Bare::new("last", &storage.path(), &[("vda", "qcow2", 8)]);
     let listed = || lab.listed(&machine.name)["last_point"]["point"].clone();
     assert!(listed().is_null());
     let first = machine.back_up(&lab);
     assert_eq!(listed(), first.point());
-    // Damaged: told once, filled again by the next backup with all that there is.
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", text(&lab.catalog_path())));
-    }
-    std::fs::write(lab.catalog_path(), noise(20_000, 8)).unwrap();
-    let second = machine.back_up(&lab);
-    assert!(second.is_warned(&["catalog", "begun anew"]), "{second:?}");
-    assert_eq!(listed(), second.point());
-    let third = machine.back_up(&lab);
-    assert!(third.warnings().is_empty(), "{third:?}");
+    // Without a vault none is known, and the machine is listed all the same.
+    let bare = lab.ok(&["rescue", "vm", "list"]);
+    let of_machine = bare["machines"].as_array().unwrap().iter().find(|m| m["name"] == machine.name).unwrap();
+    assert!(of_machine["last_point"].is_null(), "{bare}");
     // Of points that are forgotten the one before is the last.
-    lab.ok(&to_strs(&lab.vault_args(&["point", "forget", third.point()])));
+    let second = machine.back_up(&lab);
     assert_eq!(listed(), second.point());
-    // Not to be had at all: a warning, and a backup.
-    std::fs::remove_dir_all(lab.catalog_path().parent().unwrap()).unwrap();
-    std::fs::write(lab.catalog_path().parent().unwrap(), "").unwrap();
-    let fourth = machine.back_up(&lab);
-    assert!(fourth.is_warned(&["catalog"]), "{fourth:?}");
-    assert!(listed().is_null());
-    assert_eq!(lab.points(&machine.name).len(), 3);
+    lab.ok(&to_strs(&lab.vault_args(&["rescue", "point", "forget", second.point()])));
+    assert_eq!(listed(), first.point());
     // A machine that has the name of another is not it.
-    std::fs::remove_file(lab.catalog_path().parent().unwrap()).unwrap();
-    machine.back_up(&lab);
-    assert!(!listed().is_null());
     virsh(&["undefine", &machine.name, "--checkpoints-metadata"]);
     define(&machines::bare::domain_xml(
         &machine.name,

@@ -27,10 +27,10 @@ fn libvirt_what_cannot_be_is_refused() {
     let to_path = text(to.path());
 
     // Machines, points, disks, networks that are not there.
-    refuses(&lab, &["vm", "backup", "srtest-nobody"], "not-found", &["srtest-nobody", "not found"]);
-    refuses(&lab, &["vm", "backup", &name, "--exclude", "vdz"], "not-found", &["vdz", "vda, vdb"]);
+    refuses(&lab, &["rescue", "vm", "backup", "srtest-nobody"], "not-found", &["srtest-nobody", "not found"]);
+    refuses(&lab, &["rescue", "vm", "backup", &name, "--exclude", "vdz"], "not-found", &["vdz", "vda, vdb"]);
     let restore = |point: &str, more: &[&str]| -> Vec<String> {
-        let arguments = ["vm", "restore", point, "--as", &new_name, "--storage", to_path];
+        let arguments = ["rescue", "vm", "restore", point, "--as", &new_name, "--storage", to_path];
         [&arguments, more].concat().into_iter().map(str::to_owned).collect()
     };
     let refuses_restore = |point: &str, more: &[&str], code: &str, words: &[&str]| {
@@ -46,7 +46,12 @@ fn libvirt_what_cannot_be_is_refused() {
 
     // Names that are taken or no names, files in the way, directories that are none, no room.
     let with_name = |new_name: &str, code: &str, words: &[&str]| {
-        refuses(&lab, &["vm", "restore", &point, "--as", new_name, "--storage", to_path], code, words);
+        refuses(
+            &lab,
+            &["rescue", "vm", "restore", &point, "--as", new_name, "--storage", to_path],
+            code,
+            words,
+        );
     };
     with_name(&name, "already-exists", &[&name, "another name"]);
     with_name("../evil", "invalid", &["../evil"]);
@@ -57,7 +62,12 @@ fn libvirt_what_cannot_be_is_refused() {
     assert_eq!(std::fs::read(&in_the_way).unwrap(), b"mine");
     std::fs::remove_file(&in_the_way).unwrap();
     let into = |storage: &std::path::Path, code: &str, words: &[&str]| {
-        refuses(&lab, &["vm", "restore", &point, "--as", &new_name, "--storage", text(storage)], code, words);
+        refuses(
+            &lab,
+            &["rescue", "vm", "restore", &point, "--as", &new_name, "--storage", text(storage)],
+            code,
+            words,
+        );
     };
     into(&machine.disk_path("vda"), "invalid", &["not a directory"]);
     into(&to.path().join("a/b"), "not-found", &["does not exist"]);
@@ -75,7 +85,12 @@ fn libvirt_what_cannot_be_is_refused() {
     let namesake = Bare::new("picture", &storage.path(), &[("vda", "qcow2", 8)]);
     let args = lab.vault_args(&["image", "backup", text(&image), "--item", &namesake.name]);
     lab.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    refuses(&lab, &["vm", "backup", &namesake.name], "invalid", &["points of an image", &namesake.name]);
+    refuses(
+        &lab,
+        &["rescue", "vm", "backup", &namesake.name],
+        "invalid",
+        &["points of an image", &namesake.name],
+    );
 
     // Machines with nothing to take.
     let odd = unique("diskless");
@@ -92,13 +107,13 @@ fn libvirt_what_cannot_be_is_refused() {
         (disk_xml("vda", "raw", &iso, "<shareable/>"), &["vda", "shared"]),
     ] {
         define(&domain_xml(&odd, "", &devices));
-        refuses(&lab, &["vm", "backup", &odd], "unsupported", words);
+        refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", words);
         remove_machine(&odd);
     }
     // Nor when the rest is excluded.
     refuses(
         &lab,
-        &["vm", "backup", &name, "--exclude", "vda", "--exclude", "vdb"],
+        &["rescue", "vm", "backup", &name, "--exclude", "vda", "--exclude", "vdb"],
         "unsupported",
         &["excluded"],
     );
@@ -117,15 +132,23 @@ fn libvirt_what_cannot_be_is_refused() {
 
     // No libvirt, or none for us.
     let nowhere = "qemu+unix:///system?socket=/nonexistent/socket";
-    lab.fails(&["vm", "list", "--connect", nowhere], "unavailable", &["libvirt"]);
-    refuses(&lab, &["vm", "backup", &name, "--connect", nowhere], "unavailable", &["libvirt"]);
-    lab.fails(&["vm", "list", "--connect", "no-such-driver:///x"], "unavailable", &["no-such-driver"]);
+    lab.fails(&["rescue", "vm", "list", "--connect", nowhere], "unavailable", &["libvirt"]);
+    refuses(&lab, &["rescue", "vm", "backup", &name, "--connect", nowhere], "unavailable", &["libvirt"]);
+    lab.fails(
+        &["rescue", "vm", "list", "--connect", "no-such-driver:///x"],
+        "unavailable",
+        &["no-such-driver"],
+    );
 
     // A wrong vault or key, before the machine is touched.
     let empty = directory_in(lab.path());
-    lab.fails(&["vm", "backup", &name, "--vault", text(empty.path())], "not-found", &["not a vault"]);
+    lab.fails(
+        &["rescue", "vm", "backup", &name, "--vault", text(empty.path())],
+        "not-found",
+        &["not a vault"],
+    );
     let other = Lab::new();
-    let output = other.try_it(&["vm", "backup", &name, "--vault", text(&lab.vault), "--json"]);
+    let output = other.try_it(&["rescue", "vm", "backup", &name, "--vault", text(&lab.vault), "--json"]);
     assert!(!output.status.success() && told(&output).contains("key"), "{}", told(&output));
 
     // None of all this left anything.
@@ -151,7 +174,7 @@ fn libvirt_not_permitted() {
     assert!(output.success());
     let uri = format!("qemu+unix:///system?socket={}", text(&socket));
     let output = std::process::Command::new(&copy)
-        .args(["vm", "list", "--json", "--connect", &uri])
+        .args(["rescue", "vm", "list", "--json", "--connect", &uri])
         .env("XDG_DATA_HOME", "/nonexistent")
         .env_remove("LIBVIRT_DEFAULT_URI")
         .uid(65534)
@@ -178,7 +201,7 @@ fn libvirt_the_storage_fills_up() {
     let failed = (0..10).any(|_| {
         let new_name = unique("never");
         let arguments =
-            ["vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&small.path())]
+            ["rescue", "vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&small.path())]
                 .map(str::to_owned);
         let arguments = lab.vault_args(&arguments.each_ref().map(String::as_str));
         let mut child = lab

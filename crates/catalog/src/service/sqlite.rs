@@ -10,6 +10,9 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, Sql
 use sqlx::{AssertSqlSafe, Connection as _, Row as _, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Runtime;
@@ -26,6 +29,14 @@ pub struct SqliteServiceCatalog {
     writing: Mutex<()>,
 }
 
+/// Makes an empty file, which counts as an empty database, if there is none: for its owner only.
+fn make_private_file(path: &Path) -> io::Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
 impl SqliteServiceCatalog {
     /// Opens the catalog, or begins one; its directory must be there. Looks the whole file over first.
     pub fn open(path: &Path) -> Result<Self> {
@@ -34,7 +45,7 @@ impl SqliteServiceCatalog {
             .enable_time()
             .build()
             .map_err(|e| failed(e.to_string()))?;
-        crate::sqlite::make_private_file(path).map_err(|e| failed(e.to_string()))?;
+        make_private_file(path).map_err(|e| failed(format!("making it: {e}")))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -95,11 +106,17 @@ impl SqliteServiceCatalog {
                 None => SqliteConnection::connect_with(&self.options).await.map_err(|e| self.failed(&e))?,
             };
             let done = work(&mut connection).await;
-            let mut idle = lock(&self.idle);
-            if idle.len() < CONNECTIONS_MAX {
-                idle.push(connection);
-            } else {
-                drop(idle);
+            let surplus = {
+                let mut idle = lock(&self.idle);
+                match idle.len() < CONNECTIONS_MAX {
+                    true => {
+                        idle.push(connection);
+                        None
+                    }
+                    false => Some(connection),
+                }
+            };
+            if let Some(connection) = surplus {
                 let _ = connection.close().await;
             }
             done

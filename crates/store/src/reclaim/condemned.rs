@@ -46,7 +46,7 @@ pub fn list(vault: &Vault) -> Result<CondemnedLists> {
             Ok(record) => out.records.push((object.name, record)),
             Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
             Err(e) if e.is_damage() => {
-                tracing::warn!("{e}; `strongroom vault reclaim` puts that right");
+                tracing::warn!("{e}; `strongroom rescue vault reclaim` puts that right");
                 out.damaged.push(object.name);
             }
             Err(e) => return Err(e),

@@ -136,7 +136,7 @@ impl Refs {
                         what: "state for reclaim",
                         detail: format!(
                             "the manifest of point {point} is damaged, so what it needs is not known; \
-                             remove it with `strongroom point forget {point}` first"
+                             remove it with `strongroom rescue point forget {point}` first"
                         ),
                     });
                 }

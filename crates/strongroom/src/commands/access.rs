@@ -8,8 +8,8 @@ use serde::Serialize;
 use std::path::PathBuf;
 use strongroom_api::auth::{generate_secret, hash_secret};
 use strongroom_catalog::service::{
-    AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, ServiceError, Setting,
-    SqliteServiceCatalog, key,
+    AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, ServiceError,
+    Setting, SqliteServiceCatalog, key,
 };
 use strongroom_domain::access::{Role, Scope};
 use strongroom_engine::{Error, ErrorKind, Result};
@@ -23,8 +23,10 @@ pub enum AccessCommand {
     /// Give a principal a role.
     Assign(AssignArgs),
     /// Take a role away.
+    #[command(after_help = "Example:\n  strongroom access unassign nightly \"Backup Operator\"")]
     Unassign(AssignArgs),
     /// List who has which role where.
+    #[command(after_help = "Example:\n  strongroom access list --json")]
     List(DataArgs),
     /// Show what was changed and refused.
     Audit(AuditArgs),
@@ -35,6 +37,7 @@ pub enum PrincipalCommand {
     /// Make a service principal, or a user; the secret is shown once.
     Create(CreateArgs),
     /// List principals.
+    #[command(after_help = "Example:\n  strongroom access principal list --json")]
     List(DataArgs),
     /// Delete a principal with its roles: its tokens are refused from then on.
     Delete(DeleteArgs),
@@ -154,7 +157,11 @@ impl Catalog {
                     || p.app_id.to_string() == named.to_lowercase()
                     || p.id.to_string() == named.to_lowercase()
             })
-            .ok_or_else(|| Error::not_found(format!("there is no principal `{named}`; see `strongroom access principal list`")))
+            .ok_or_else(|| {
+                Error::not_found(format!(
+                    "there is no principal `{named}`; see `strongroom access principal list`"
+                ))
+            })
     }
 }
 
@@ -216,7 +223,9 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
     match catalog.rows().apply(&[Change::put(&principal)]) {
         Ok(()) => {}
         Err(ServiceError::Taken { .. }) => {
-            return Err(Error::already_exists(format!("there is a principal `{name}` already; choose another name")));
+            return Err(Error::already_exists(format!(
+                "there is a principal `{name}` already; choose another name"
+            )));
         }
         Err(error) => return Err(error.into()),
     }
@@ -316,7 +325,11 @@ fn unassign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
     let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
     let found = all.iter().find(|a| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str()));
     let found = found.ok_or_else(|| {
-        Error::not_found(format!("`{}` does not have the role {} on {scope}", principal.name, role.arm_name()))
+        Error::not_found(format!(
+            "`{}` does not have the role {} on {scope}",
+            principal.name,
+            role.arm_name()
+        ))
     })?;
     catalog.rows().apply(&[Change::delete(found)])?;
     show_assignment(context, principal.name, role, scope.as_str())

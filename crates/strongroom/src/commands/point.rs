@@ -1,319 +1,250 @@
-//! `strongroom point`: recovery points.
+//! `strongroom point`: the recovery points of protected machines.
 
-use crate::cli::VaultArgs;
+use super::common::{InVault, Item, Vault, find_item, find_vault, literal_filter, some_time, text};
+use crate::client::{Client, segment};
 use crate::context::{Context, Outcome};
-use crate::signals::Interrupt;
-use crate::text::{list, size, table, time};
-use clap::{ArgGroup, Args, Subcommand};
+use crate::failure::Result;
+use crate::text::{list, table, time};
+use crate::when;
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use serde::Serialize;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use strongroom_domain::{ItemName, PointId, PointSelector};
-use strongroom_engine::serve::{Listen, serve};
-use strongroom_engine::{Result, machine, points};
-use strongroom_store::{Manifest, PointList};
+use serde_json::{Value, json};
+use strongroom_engine::Error;
 
 #[derive(Debug, Subcommand)]
 pub enum PointCommand {
-    /// List the recovery points of a vault.
+    /// List a machine's recovery points, the newest first.
     List(ListArgs),
     /// Show all that is known of a point.
     Show(ShowArgs),
-    /// Forget a point. It is gone at once; `strongroom vault reclaim` gives its space back.
-    Forget(ForgetArgs),
-    /// Export a point's disks over NBD, read-only, without restoring them.
-    Serve(ServeArgs),
 }
 
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Points are listed oldest first. Exit status 1 if any cannot be read: those are listed too.
-
-Examples:
-  strongroom point list --vault /srv/backup/vault
-  strongroom point list --vault s3://backups/host1 --item web01 --json")]
-pub struct ListArgs {
-    #[command(flatten)]
-    vault: VaultArgs,
-    /// Only this item's.
-    #[arg(long, value_name = "NAME")]
-    item: Option<ItemName>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Consistency {
+    Application,
+    FileSystem,
+    Crash,
 }
 
-/// A point by id, `ITEM@latest` or `ITEM@TIME`.
-#[derive(Debug, Args)]
-pub struct PointArg {
-    /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
-    point: String,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  strongroom point show web01@latest --vault /srv/backup/vault
-  strongroom point show web01@2026-11-21T20:30 --vault /srv/backup/vault --json")]
-pub struct ShowArgs {
-    #[command(flatten)]
-    point: PointArg,
-    #[command(flatten)]
-    vault: VaultArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Nothing is asked. Other points lose nothing: what they share stays.
-
-Example:
-  strongroom point forget 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --vault /srv/backup/vault")]
-pub struct ForgetArgs {
-    #[command(flatten)]
-    point: PointArg,
-    #[command(flatten)]
-    vault: VaultArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("listen").required(true).args(["socket", "tcp"]))]
-#[command(after_help = "\
-Every disk is an export of its own name; the only one, or --disk, is also what clients get that name none.
-Runs until it is stopped with Ctrl-C or SIGTERM.
-
-Examples:
-  strongroom point serve web01@latest --vault /srv/backup/vault --socket /run/web01.sock
-  nbdinfo --list 'nbd+unix:///?socket=/run/web01.sock'
-  qemu-img convert 'nbd+unix:///vda?socket=/run/web01.sock' vda.raw
-  guestfish --ro --format=raw -a 'nbd://?socket=/run/web01.sock' -i")]
-pub struct ServeArgs {
-    #[command(flatten)]
-    point: PointArg,
-    #[command(flatten)]
-    vault: VaultArgs,
-    /// The disk that clients get who name none.
-    #[arg(long, value_name = "NAME")]
-    disk: Option<String>,
-    /// Listen on a Unix socket, for its owner only.
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Listen on a loopback address, as in 127.0.0.1:10809; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    tcp: Option<SocketAddr>,
-}
-
-pub fn run(command: PointCommand, context: &Context, interrupt: &Interrupt) -> Result<Outcome> {
-    match command {
-        PointCommand::List(arguments) => run_list(&arguments, context),
-        PointCommand::Show(arguments) => run_show(&arguments, context),
-        PointCommand::Forget(arguments) => run_forget(&arguments, context),
-        PointCommand::Serve(arguments) => run_serve(&arguments, context, interrupt),
+impl Consistency {
+    fn arm_name(self) -> &'static str {
+        match self {
+            Self::Application => "AppConsistent",
+            Self::FileSystem => "FileSystemConsistent",
+            Self::Crash => "CrashConsistent",
+        }
     }
 }
 
-#[derive(Serialize)]
-struct ListDocument<'a> {
-    points: &'a [Manifest],
-    damaged: Vec<DamagedDocument>,
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Points of a vault that no service knows are listed by `strongroom rescue point list`.
+
+Examples:
+  strongroom point list web01
+  strongroom point list web01 --from 2026-01-01 --to 2026-06-30 --consistency file-system
+  strongroom point list web01 --from 52w --json | jq -r '.points[0].point'")]
+pub struct ListArgs {
+    /// The machine; GROUP/NAME where two groups have one of that name.
+    machine: String,
+    #[command(flatten)]
+    vault: InVault,
+    /// Taken since: a date, a time, or so long ago (30d) [default: 30d].
+    #[arg(long, value_name = "TIME", value_parser = when::parse_from)]
+    from: Option<Timestamp>,
+    /// Taken until: a date (the end of it), a time, or so long ago.
+    #[arg(long, value_name = "TIME", value_parser = when::parse_until)]
+    to: Option<Timestamp>,
+    /// Of this consistency alone.
+    #[arg(long, value_enum)]
+    consistency: Option<Consistency>,
 }
 
-#[derive(Serialize)]
-struct DamagedDocument {
-    object: String,
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom point show web01 latest
+  strongroom point show web01 2026-11-21T20:30 --json")]
+pub struct ShowArgs {
+    /// The machine; GROUP/NAME where two groups have one of that name.
+    machine: String,
+    /// `latest`, a point's name, or a time: the last point taken at or before it.
+    point: String,
+    #[command(flatten)]
+    vault: InVault,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PointDocument {
+    pub point: String,
+    pub machine: String,
+    pub vault: String,
+    pub resource_group: String,
+    pub taken_at: Option<Timestamp>,
+    pub consistency: String,
+    /// Why it is not better.
+    pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    point: Option<PointId>,
-    error: String,
+    pub expires_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub excluded_disks: Vec<String>,
+    pub id: String,
 }
 
-fn sum(point: &Manifest, of: fn(&strongroom_store::Disk) -> u64) -> u64 {
-    point.disks.iter().map(of).sum()
+impl PointDocument {
+    pub fn of(document: &Value, vault: &Vault, machine: &str) -> Self {
+        let disks = |name: &str| {
+            let list = &document["properties"]["recoveryPointDiskConfiguration"][name];
+            list.as_array().into_iter().flatten().map(|d| text(d, "/name")).collect()
+        };
+        let level = text(document, "/properties/recoveryPointType");
+        Self {
+            point: text(document, "/name"),
+            machine: machine.to_owned(),
+            vault: vault.name.clone(),
+            resource_group: vault.group.clone(),
+            taken_at: some_time(document, "/properties/recoveryPointTime"),
+            consistency: match level.as_str() {
+                "AppConsistent" => "application".into(),
+                "FileSystemConsistent" => "file-system".into(),
+                "CrashConsistent" => "crash".into(),
+                _ => level,
+            },
+            reason: text(document, "/properties/recoveryPointAdditionalInfo"),
+            expires_at: some_time(document, "/properties/recoveryPointProperties/expiryTime"),
+            disks: disks("includedDiskList"),
+            excluded_disks: disks("excludedDiskList"),
+            id: text(document, "/id"),
+        }
+    }
+}
+
+/// A time as filters have it.
+fn quoted(at: Timestamp) -> String {
+    format!("'{at}'")
+}
+
+/// The point that is named: `latest`, a name, or a time.
+pub fn find_point(client: &Client, item: &Item, named: &str) -> Result<Value> {
+    let path = format!("{}/recoveryPoints", item.path);
+    if named.len() > 10 && named.bytes().all(|b| b.is_ascii_digit()) {
+        return client.get(&format!("{path}/{}", segment(named)));
+    }
+    let filter = match named {
+        "latest" => None,
+        time => Some(when::parse(time, when::Sense::Until).map_err(|why| {
+            Error::invalid(format!(
+                "`{named}` names no recovery point: it is `latest`, a point's name (see `strongroom point list`) or a time; {why}"
+            ))
+        })?),
+    };
+    // Shown in whole seconds, a time means that second's end.
+    let filter =
+        filter.map(|until| until.checked_add(jiff::SignedDuration::from_millis(999)).unwrap_or(until));
+    let filter = filter.map(|until| format!("endDate eq {}", quoted(until)));
+    let mut first = None;
+    client.pages(&path, filter.as_deref(), |page| {
+        first = page.into_iter().next();
+        false
+    })?;
+    first.ok_or_else(|| {
+        let message = match named {
+            "latest" => format!("machine `{}` has no recovery points yet", item.name),
+            _ => format!(
+                "machine `{}` has no recovery point as old as that; see `strongroom point list`",
+                item.name
+            ),
+        };
+        Error::not_found(message).into()
+    })
+}
+
+pub fn run(command: PointCommand, context: &Context) -> Result<Outcome> {
+    match command {
+        PointCommand::List(arguments) => run_list(&arguments, context),
+        PointCommand::Show(arguments) => show(&arguments, context),
+    }
 }
 
 fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open_vault(&arguments.vault)?;
-    let PointList { points, damaged } = vault.points(arguments.item.as_ref())?;
-    let damaged: Vec<DamagedDocument> = damaged
-        .into_iter()
-        .map(|d| DamagedDocument { object: d.object, point: d.point, error: d.error.to_string() })
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = find_vault(&client, &arguments.vault)?;
+    let item = find_item(&client, &vault, &arguments.machine)?;
+    let is_default = arguments.from.is_none() && arguments.to.is_none();
+    let from = match (arguments.from, is_default) {
+        (None, true) => Some(when::parse_from("30d").map_err(Error::invalid)?),
+        (from, _) => from,
+    };
+    let mut terms = Vec::new();
+    terms.extend(from.map(|at| format!("startDate eq {}", quoted(at))));
+    terms.extend(arguments.to.map(|at| format!("endDate eq {}", quoted(at))));
+    terms.extend(arguments.consistency.map(|c| literal_filter("recoveryPointType", c.arm_name())));
+    let filter = Some(terms.join(" and ")).filter(|f| !f.is_empty());
+    let found: Vec<PointDocument> = client
+        .list(&format!("{}/recoveryPoints", item.path), filter.as_deref())?
+        .iter()
+        .map(|p| PointDocument::of(p, &vault, &item.name))
         .collect();
-    let document = ListDocument { points: &points, damaged };
-    context.print(&document, || {
-        if points.is_empty() {
+    context.print(&json!({ "points": found }), || {
+        if found.is_empty() {
             return String::new();
         }
-        let rows: Vec<Vec<String>> = points
+        let rows: Vec<Vec<String>> = found
             .iter()
             .map(|p| {
                 vec![
-                    p.point.to_string(),
-                    p.item.to_string(),
-                    time(p.taken_at),
-                    points::kind_name(p.kind).to_owned(),
-                    p.consistency.level.to_string(),
-                    p.disks.len().to_string(),
-                    size(sum(p, |d| d.size_bytes)),
-                    size(sum(p, |d| d.changed_bytes)),
-                    size(p.stored_bytes),
+                    p.point.clone(),
+                    super::common::shown_time(p.taken_at),
+                    p.consistency.clone(),
+                    p.expires_at.map_or_else(|| "-".into(), time),
                 ]
             })
             .collect();
-        let headings =
-            ["POINT", "ITEM", "TAKEN", "KIND", "CONSISTENCY", ">DISKS", ">SIZE", ">CHANGED", ">STORED"];
-        table(&headings, &rows)
+        table(&["POINT", "TAKEN", "CONSISTENCY", "EXPIRES"], &rows)
     })?;
-    if points.is_empty() && document.damaged.is_empty() && !context.json {
-        context.note(match &arguments.item {
-            Some(item) => format!("no points of item {item}"),
-            None => "no points".into(),
-        });
+    if !context.json {
+        if found.is_empty() {
+            context.note(format_args!("no points of {}", item.name));
+        }
+        if is_default {
+            context.note("of the last 30 days; --from looks further back");
+        }
     }
-    for damaged in &document.damaged {
-        let which = damaged.point.map_or_else(|| damaged.object.clone(), |id| format!("point {id}"));
-        context.warn(format_args!(
-            "{which} cannot be read: {}. `strongroom point forget` removes it",
-            damaged.error
-        ));
-    }
-    Ok(if document.damaged.is_empty() { Outcome::Done } else { Outcome::Damage })
+    Ok(Outcome::Done)
 }
 
-fn run_show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open_vault(&arguments.vault)?;
-    let point = points::find(&vault, &arguments.point.point)?;
-    context.print(&point, || {
+fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = find_vault(&client, &arguments.vault)?;
+    let item = find_item(&client, &vault, &arguments.machine)?;
+    let found = find_point(&client, &item, &arguments.point)?;
+    let shown = PointDocument::of(&found, &vault, &item.name);
+    context.print(&shown, || {
         let mut entries = vec![
-            ("point", point.point.to_string()),
-            ("item", point.item.to_string()),
-            ("kind", points::kind_name(point.kind).to_owned()),
-            ("taken", time(point.taken_at)),
-            ("committed", time(point.committed_at)),
-            ("consistency", point.consistency.to_string()),
-            ("parent", point.parent.map_or_else(|| "none".into(), |p| p.to_string())),
-            ("stored", size(point.stored_bytes)),
+            ("point", shown.point.clone()),
+            ("machine", shown.machine.clone()),
+            ("vault", format!("{} (group {})", shown.vault, shown.resource_group)),
+            ("taken", super::common::shown_time(shown.taken_at)),
+            ("consistency", consistency(&shown)),
+            ("expires", shown.expires_at.map_or_else(|| "by no rule".into(), time)),
         ];
-        for (name, value) in &point.attributes {
-            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            entries.push((name, shown));
+        if !shown.disks.is_empty() {
+            entries.push(("disks", shown.disks.join(", ")));
         }
-        if let Some(definition) = &point.definition {
-            entries.push(("definition", format!("{}, with --json", definition.kind)));
+        if !shown.excluded_disks.is_empty() {
+            entries.push(("left out", shown.excluded_disks.join(", ")));
         }
-        entries.extend(point.warnings.iter().map(|warning| ("warning", warning.clone())));
-        let mut text = list(&entries);
-        let rows: Vec<Vec<String>> = point
-            .disks
-            .iter()
-            .map(|d| {
-                vec![
-                    d.name.clone(),
-                    size(d.size_bytes),
-                    size(d.read_bytes),
-                    size(d.changed_bytes),
-                    size(d.new_bytes),
-                    d.full_reason.clone().unwrap_or_default(),
-                ]
-            })
-            .collect();
-        text.push('\n');
-        text.push_str(&table(&["DISK", ">SIZE", ">READ", ">CHANGED", ">NEW", "WHY READ FULLY"], &rows));
-        text
+        list(&entries)
     })?;
     Ok(Outcome::Done)
 }
 
-#[derive(Serialize)]
-struct ForgetDocument {
-    forgotten: PointId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    item: Option<ItemName>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    taken_at: Option<jiff::Timestamp>,
-}
-
-fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open_vault(&arguments.vault)?;
-    let selector = points::parse_selector(&arguments.point.point)?;
-    let document = match (vault.find_point(&selector), &selector) {
-        (Ok(point), _) => {
-            ForgetDocument { forgotten: point.point, item: Some(point.item), taken_at: Some(point.taken_at) }
-        }
-        // By its id even a damaged one can go.
-        (Err(error), PointSelector::Id(id)) if error.is_damage() => {
-            ForgetDocument { forgotten: *id, item: None, taken_at: None }
-        }
-        (Err(error), _) => return Err(error.into()),
-    };
-    vault.forget(&document.forgotten)?;
-    // What this host remembers of its machines' points, if it does. The point is gone whatever becomes of that.
-    match machine::open_known_catalog() {
-        Some(Ok(catalog)) => {
-            for warning in machine::forget(Some(&catalog), &vault, &[document.forgotten]) {
-                context.warn(warning);
-            }
-        }
-        Some(Err(why)) => context.warn(why),
-        None => {}
+pub fn consistency(point: &PointDocument) -> String {
+    match point.reason.is_empty() {
+        true => point.consistency.clone(),
+        false => format!("{} ({})", point.consistency, point.reason),
     }
-    context.print(&document, || match (&document.item, document.taken_at) {
-        (Some(item), Some(taken_at)) => {
-            format!("forgotten: point {} of {item}, taken {}\n", document.forgotten, time(taken_at))
-        }
-        _ => format!("forgotten: point {}, which was damaged\n", document.forgotten),
-    })?;
-    context.note(format_args!("`strongroom vault reclaim {}` gives its space back", vault.location()));
-    Ok(Outcome::Done)
-}
-
-#[derive(Serialize)]
-struct ServeDocument {
-    point: PointId,
-    item: ItemName,
-    /// What clients get who name no disk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default: Option<String>,
-    exports: Vec<ExportDocument>,
-}
-
-#[derive(Serialize)]
-struct ExportDocument {
-    disk: String,
-    size_bytes: u64,
-    uri: String,
-}
-
-fn run_serve(arguments: &ServeArgs, context: &Context, interrupt: &Interrupt) -> Result<Outcome> {
-    let listen = match (&arguments.socket, arguments.tcp) {
-        (Some(path), _) => Listen::Unix(path.clone()),
-        (None, Some(address)) => Listen::Tcp(address),
-        (None, None) => return Err(strongroom_engine::Error::invalid("give --socket or --tcp")),
-    };
-    let vault = context.open_vault(&arguments.vault)?;
-    let selector = points::parse_selector(&arguments.point.point)?;
-    let serving = serve(&vault, &selector, arguments.disk.as_deref(), &listen)?;
-    let document = ServeDocument {
-        point: serving.point.point,
-        item: serving.point.item.clone(),
-        default: serving.default_disk.clone(),
-        exports: serving
-            .exports
-            .iter()
-            .map(|e| ExportDocument { disk: e.disk.clone(), size_bytes: e.size_bytes, uri: e.uri.clone() })
-            .collect(),
-    };
-    context.print(&document, || {
-        let rows: Vec<Vec<String>> = document
-            .exports
-            .iter()
-            .map(|e| vec![e.disk.clone(), size(e.size_bytes), e.uri.clone()])
-            .collect();
-        table(&["DISK", ">SIZE", "URI"], &rows)
-    })?;
-    if let (false, Some(first)) = (context.json, document.exports.first()) {
-        let uri = &first.uri;
-        context.note(format_args!(
-            "Point {} of {} is served read-only until this is stopped (Ctrl-C). For example:\n  \
-             nbdinfo '{uri}'\n  nbdcopy '{uri}' disk.raw\n  qemu-img convert -f raw '{uri}' disk.raw",
-            document.point, document.item
-        ));
-    }
-    interrupt.wait();
-    serving.stop();
-    Ok(Outcome::Done)
 }

@@ -1,408 +1,500 @@
-//! `strongroom vault`: making vaults, keys, figures, checking and giving space back.
+//! `strongroom vault`: Recovery Services vaults of the service.
 
-use crate::cli::{KeyArgs, parse_location};
+use super::common::{self, Vault, find_vault, home, some_text, text, vault_path};
+use crate::client::{Client, ServiceArgs, of_id, part_of_id, segment};
 use crate::context::{Context, Outcome};
-use crate::text::{count, duration, list, size};
-use clap::{Args, Subcommand};
+use crate::failure::{Failure, Result};
+use crate::text::{list, size, table};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-use strongroom_engine::{Error, Result, vaults};
-use strongroom_store::check::{CheckOptions, CheckReport};
-use strongroom_store::objects::Location;
-use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport};
-use strongroom_store::{KeyFile, Stats};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use strongroom_engine::{Error, ErrorKind};
 
 #[derive(Debug, Subcommand)]
 pub enum VaultCommand {
-    /// Make a vault.
-    Init(InitArgs),
-    /// Look for damage.
-    Check(CheckArgs),
-    /// Give the space of forgotten points back.
-    Reclaim(ReclaimArgs),
-    /// Show what a vault holds and how well it does.
-    Stats(StatsArgs),
-    /// Move a vault's key.
-    #[command(subcommand)]
-    Key(KeyCommand),
-}
-
-/// The vault a command is about.
-#[derive(Debug, Args)]
-pub struct LocationArg {
-    /// A directory or s3://bucket/prefix (credentials and endpoint come from AWS_* variables).
-    #[arg(value_name = "LOCATION", value_parser = parse_location)]
-    location: Location,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Without --key-file the key is kept under $XDG_CONFIG_HOME/strongroom/keys, named by the vault's id.
-Whoever loses the key loses the vault: keep a copy elsewhere (strongroom vault key export).
-
-Examples:
-  strongroom vault init /srv/backup/vault
-  strongroom vault init s3://backups/host1 --key-file /root/host1.key")]
-pub struct InitArgs {
-    #[command(flatten)]
-    at: LocationArg,
-    /// Write the new key to this file, which must not exist, instead of the user's keyring.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
-    /// The unit of change and deduplication: bytes, or with K or M; a power of two from 4K to 4M [default: 64K].
-    #[arg(long, value_name = "N", value_parser = parse_block_size)]
-    block_size: Option<u32>,
-}
-
-fn parse_block_size(text: &str) -> Result<u32, String> {
-    let wrong = || format!("`{text}` is no size: give bytes, or a number with K or M, as in 64K");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..].to_ascii_lowercase()[..] {
-        "" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        _ => return Err(wrong()),
-    };
-    digits.parse::<u32>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status: 0 the vault is sound, 1 damage was found, 2 the vault could not be looked at.
-Damaged data is read again and replaced by the next backup that still finds it at its source.
-
-Examples:
-  strongroom vault check /srv/backup/vault
-  strongroom vault check s3://backups/host1 --read-data --json")]
-pub struct CheckArgs {
-    #[command(flatten)]
-    at: LocationArg,
-    #[command(flatten)]
-    key: KeyArgs,
-    /// Read and verify every stored byte, not only what holds the vault together.
-    #[arg(long)]
-    read_data: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Backups and restores may go on meanwhile. What running ones may still need is kept until a later reclaim.
-
-Example:
-  strongroom vault reclaim /srv/backup/vault")]
-pub struct ReclaimArgs {
-    #[command(flatten)]
-    at: LocationArg,
-    #[command(flatten)]
-    key: KeyArgs,
-    /// Look at everything again, also at what earlier runs have counted: slower, finds what crashes left behind.
-    #[arg(long)]
-    thorough: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  strongroom vault stats /srv/backup/vault --json")]
-pub struct StatsArgs {
-    #[command(flatten)]
-    at: LocationArg,
-    #[command(flatten)]
-    key: KeyArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Print a vault's key, or write it to a file.
-    Export(ExportArgs),
-    /// Take a key into the user's keyring, where commands find it by themselves.
+    /// Make a vault, with its default policies.
+    Create(CreateArgs),
+    /// List vaults.
+    List(ListArgs),
+    /// Show a vault, its settings and what it holds.
+    Show(ShowArgs),
+    /// Delete a vault that protects nothing.
+    Delete(DeleteArgs),
+    /// Bring back a deleted vault that held deleted machines' points.
+    Undelete(UndeleteArgs),
+    /// Take in a vault that is there, from its location and key, with all its points.
     Import(ImportArgs),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Redundancy {
+    /// One copy.
+    Local,
+    /// Recorded only: no second copy is made yet.
+    Zone,
+    /// Recorded only: no second copy is made yet.
+    Geo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SoftDelete {
+    On,
+    Off,
+    /// On, for good.
+    AlwaysOn,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The text can be printed on paper and typed in again: it has a checksum.
+Its bytes go where the configuration says, else into the data directory; the key is kept by the
+service, in DATA/keys. Keep a copy of it elsewhere: without it nothing in the vault can be read.
 
 Examples:
-  strongroom vault key export /srv/backup/vault
-  strongroom vault key export /srv/backup/vault --to /media/stick/vault.key")]
-pub struct ExportArgs {
+  strongroom vault create main
+  strongroom vault create archive -g office --redundancy local --soft-delete always-on")]
+pub struct CreateArgs {
+    /// The vault's name: 2 to 50 letters, digits and hyphens, beginning with a letter.
+    name: String,
+    /// Its resource group, made if it is missing; default: the first host's.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    /// Its location: it protects machines of the same one; default: the first host's.
+    #[arg(long, value_name = "LOCATION")]
+    location: Option<String>,
+    /// How many copies there should be.
+    #[arg(long, value_enum)]
+    redundancy: Option<Redundancy>,
+    /// Whether what is deleted can be brought back for some days [default: on].
+    #[arg(long, value_enum)]
+    soft_delete: Option<SoftDelete>,
+    /// For how many days, from 14 to 180 [default: 14].
+    #[arg(long, value_name = "DAYS")]
+    soft_delete_days: Option<u32>,
     #[command(flatten)]
-    at: LocationArg,
-    #[command(flatten)]
-    key: KeyArgs,
-    /// Write it to this file, which must not exist, readable for its owner only.
-    #[arg(long, value_name = "FILE")]
-    to: Option<PathBuf>,
+    service: ServiceArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  strongroom vault key import /media/stick/vault.key
-  strongroom vault key import -          (type or paste it, then Ctrl-D)")]
+  strongroom vault list
+  strongroom vault list -g office --json | jq -r '.vaults[].name'")]
+pub struct ListArgs {
+    /// Of this resource group alone.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// A vault by its name.
+#[derive(Debug, Args)]
+struct Named {
+    /// The vault's name; may be left out where there is one.
+    name: Option<String>,
+    /// Its resource group, where two have vaults of one name.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+impl Named {
+    fn find(&self, client: &Client) -> Result<Vault> {
+        let args = common::InVault {
+            vault: self.name.clone(),
+            group: self.group.clone(),
+            service: self.service.clone(),
+        };
+        find_vault(client, &args)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom vault show
+  strongroom vault show main --json")]
+pub struct ShowArgs {
+    #[command(flatten)]
+    vault: Named,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A vault that still protects machines, or keeps points of them, is not deleted: see `strongroom vm delete`. One
+that holds only what was deleted can be brought back as long as that could be.
+
+Example:
+  strongroom vault delete main")]
+pub struct DeleteArgs {
+    /// The vault's name.
+    name: String,
+    /// Its resource group, where two have vaults of one name.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  strongroom vault undelete main")]
+pub struct UndeleteArgs {
+    /// The vault's name.
+    name: String,
+    /// The resource group that it was of, where two had vaults of one name.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    /// Its location; default: the first host's.
+    #[arg(long, value_name = "LOCATION")]
+    location: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a vault whose catalog was lost, or that another service made. All machines that it holds come back with
+their points; their protection is stopped until somebody resumes it (`strongroom vm resume`).
+
+Examples:
+  strongroom vault import /srv/backup/vault --name main
+  strongroom vault import s3://backups/host1 --name host1 --key-file /root/host1.key")]
 pub struct ImportArgs {
-    /// The file with the key, or - for standard input.
-    #[arg(value_name = "FILE")]
-    from: PathBuf,
+    /// Where its bytes are: a directory or s3://bucket/prefix, as the service's host sees it.
+    #[arg(value_name = "LOCATION")]
+    store: String,
+    /// What the vault is called here.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// The vault's key; without it the key is looked for in the service's own keyring.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Its resource group, made if it is missing; default: the first host's.
+    #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
+    group: Option<String>,
+    /// Its location: it protects machines of the same one; default: the first host's.
+    #[arg(long, value_name = "LOCATION")]
+    location: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
 }
 
 pub fn run(command: VaultCommand, context: &Context) -> Result<Outcome> {
     match command {
-        VaultCommand::Init(arguments) => init(&arguments, context),
-        VaultCommand::Check(arguments) => check(&arguments, context),
-        VaultCommand::Reclaim(arguments) => reclaim(&arguments, context),
-        VaultCommand::Stats(arguments) => stats(&arguments, context),
-        VaultCommand::Key(KeyCommand::Export(arguments)) => export(&arguments, context),
-        VaultCommand::Key(KeyCommand::Import(arguments)) => import(&arguments, context),
+        VaultCommand::Create(arguments) => create(&arguments, context),
+        VaultCommand::List(arguments) => run_list(&arguments, context),
+        VaultCommand::Show(arguments) => show(&arguments, context),
+        VaultCommand::Delete(arguments) => delete(&arguments, context),
+        VaultCommand::Undelete(arguments) => undelete(&arguments, context),
+        VaultCommand::Import(arguments) => import(&arguments, context),
     }
 }
 
 #[derive(Serialize)]
-struct InitDocument {
-    vault: String,
+struct VaultDocument {
+    name: String,
+    resource_group: String,
     location: String,
-    block_size_bytes: u32,
-    key_file: String,
-    key_id: String,
+    redundancy: String,
+    soft_delete: String,
+    soft_delete_days: u64,
+    immutability: String,
+    id: String,
 }
 
-fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
-    let made = vaults::init(&arguments.at.location, arguments.key_file.as_deref(), arguments.block_size)?;
-    let key = KeyFile::load(&made.key_path)?;
-    let document = InitDocument {
-        vault: made.vault.id().to_string(),
-        location: made.vault.location().to_owned(),
-        block_size_bytes: made.vault.block_size_bytes(),
-        key_file: made.key_path.display().to_string(),
-        key_id: key.key_id(),
-    };
-    context.print(&document, || {
-        list(&[
-            ("vault", document.vault.clone()),
-            ("location", document.location.clone()),
-            ("block size", size(document.block_size_bytes.into())),
-            ("key", document.key_file.clone()),
-        ])
+fn document(vault: &Vault) -> VaultDocument {
+    let security = |rest: &str| text(&vault.document, &format!("/properties/securitySettings/{rest}"));
+    VaultDocument {
+        name: vault.name.clone(),
+        resource_group: vault.group.clone(),
+        location: text(&vault.document, "/location"),
+        redundancy: text(&vault.document, "/properties/redundancySettings/standardTierStorageRedundancy"),
+        soft_delete: security("softDeleteSettings/softDeleteState"),
+        soft_delete_days: vault
+            .document
+            .pointer("/properties/securitySettings/softDeleteSettings/softDeleteRetentionPeriodInDays")
+            .and_then(Value::as_u64)
+            .unwrap_or(0),
+        immutability: security("immutabilitySettings/state"),
+        id: text(&vault.document, "/id"),
+    }
+}
+
+fn entries(document: &VaultDocument) -> Vec<(&'static str, String)> {
+    vec![
+        ("vault", document.name.clone()),
+        ("group", document.resource_group.clone()),
+        ("location", document.location.clone()),
+        ("redundancy", document.redundancy.clone()),
+        (
+            "soft delete",
+            match document.soft_delete.as_str() {
+                "Disabled" => "off".into(),
+                state => format!("{}, {} days", state.to_lowercase(), document.soft_delete_days),
+            },
+        ),
+        ("immutability", document.immutability.to_lowercase()),
+    ]
+}
+
+/// The group that is named, or the default one, made if it is missing; and the location.
+fn place(client: &Client, group: Option<&str>, location: Option<&str>) -> Result<(String, String)> {
+    let (default_group, default_location) = home(client)?;
+    let group = group.map_or(default_group, str::to_owned);
+    let location = location.map_or(default_location, str::to_owned);
+    match client.get(&client.group_path(&group, "")) {
+        Ok(_) => {}
+        Err(error) if error.has_status(404) => {
+            client.put(&client.group_path(&group, ""), &json!({ "location": location }))?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok((group, location))
+}
+
+fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.service, context)?;
+    let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
+    let path = vault_path(&client, &group, &arguments.name);
+    match client.get(&path) {
+        Ok(_) => {
+            let message = format!("there is a vault `{}` in group {group} already", arguments.name);
+            return Err(Error::already_exists(message).into());
+        }
+        Err(error) if error.has_status(404) => {}
+        Err(error) => return Err(error),
+    }
+    let mut properties = json!({});
+    if let Some(redundancy) = arguments.redundancy {
+        properties["redundancySettings"]["standardTierStorageRedundancy"] = match redundancy {
+            Redundancy::Local => "LocallyRedundant",
+            Redundancy::Zone => "ZoneRedundant",
+            Redundancy::Geo => "GeoRedundant",
+        }
+        .into();
+    }
+    let soft = &mut properties["securitySettings"]["softDeleteSettings"];
+    if let Some(state) = arguments.soft_delete {
+        soft["softDeleteState"] = match state {
+            SoftDelete::On => "Enabled",
+            SoftDelete::Off => "Disabled",
+            SoftDelete::AlwaysOn => "AlwaysON",
+        }
+        .into();
+    }
+    if let Some(days) = arguments.soft_delete_days {
+        soft["softDeleteRetentionPeriodInDays"] = days.into();
+    }
+    if soft.is_null() {
+        properties.as_object_mut().map(|p| p.remove("securitySettings"));
+    }
+    let answer = client.put(
+        &path,
+        &json!({ "location": location, "sku": { "name": "Standard" }, "properties": properties }),
+    )?;
+    client.follow(&answer)?;
+    let made = Vault::of(client.get(&path)?);
+    let shown = document(&made);
+    context.print(&shown, || list(&entries(&shown)))?;
+    if shown.redundancy != "LocallyRedundant" {
+        context.note("no second copy is made yet: the redundancy is recorded only");
+    }
+    Ok(Outcome::Done)
+}
+
+fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.service, context)?;
+    let found: Vec<VaultDocument> =
+        common::vaults(&client, arguments.group.as_deref())?.iter().map(document).collect();
+    context.print(&json!({ "vaults": found }), || {
+        if found.is_empty() {
+            return String::new();
+        }
+        let rows: Vec<Vec<String>> = found
+            .iter()
+            .map(|v| {
+                vec![
+                    v.name.clone(),
+                    v.resource_group.clone(),
+                    v.location.clone(),
+                    v.redundancy.clone(),
+                    v.soft_delete.to_lowercase(),
+                ]
+            })
+            .collect();
+        table(&["NAME", "GROUP", "LOCATION", "REDUNDANCY", "SOFT DELETE"], &rows)
     })?;
-    let found = match made.key_in_ring {
-        true => "Commands of this user find it by themselves.",
-        false => "Name it with --key-file.",
-    };
-    context.note(format_args!(
-        "The key of this vault is in {}. {found}\nKeep a copy elsewhere: without the key nothing in the vault can ever be read. To print it:\n  strongroom vault key export {}",
-        document.key_file, document.location
-    ));
+    if found.is_empty() && !context.json {
+        context.note("no vaults; make one with `strongroom vault create NAME`");
+    }
     Ok(Outcome::Done)
 }
 
 #[derive(Serialize)]
-struct StatsDocument {
-    vault: String,
-    location: String,
+struct ShowDocument {
     #[serde(flatten)]
-    stats: Stats,
+    vault: VaultDocument,
+    items: usize,
+    deleted_items: usize,
+    store: Option<StoreDocument>,
 }
 
-fn stats(arguments: &StatsArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
-    let stats = vault.stats()?;
-    let document =
-        StatsDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), stats };
-    context.print(&document, || {
-        let s = &document.stats;
-        let ratio = |of: u64, by: u64| match by {
-            0 => String::new(),
-            _ => format!("  ({:.1} : 1)", of as f64 / by as f64),
-        };
-        let mut entries = vec![
-            ("vault", document.vault.clone()),
-            ("location", document.location.clone()),
-            ("points", format!("{} of {}", s.points, count(s.items, "item"))),
-        ];
-        if s.damaged_points > 0 {
-            entries.push(("damaged points", s.damaged_points.to_string()));
+#[derive(Serialize)]
+struct StoreDocument {
+    location: String,
+    id: String,
+    stored_bytes: u64,
+    recovery_points: u64,
+    second_copy: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reclaimed_at: Option<String>,
+}
+
+fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = arguments.vault.find(&client)?;
+    let items = common::items(&client, &vault)?;
+    let deleted = items.iter().filter(|i| i.is_deleted()).count();
+    // A store that cannot be reached hides nothing else.
+    let store = match client.get(&vault.at("/providers/Strongroom.Backup/store")) {
+        Ok(store) => Some(StoreDocument {
+            location: text(&store, "/location"),
+            id: text(&store, "/storeId"),
+            stored_bytes: store["storedBytes"].as_u64().unwrap_or(0),
+            recovery_points: store["recoveryPoints"].as_u64().unwrap_or(0),
+            second_copy: text(&store, "/secondCopy"),
+            reclaimed_at: some_text(&store, "/reclaimedAt"),
+        }),
+        Err(error @ Failure::Api(_)) => {
+            let Failure::Api(error) = error else { return Err(error) };
+            context.warn(format_args!("where its bytes are could not be looked at: {error}"));
+            None
         }
-        entries.extend([
-            ("logical", size(s.logical_bytes)),
-            ("deduplicated", size(s.deduplicated_bytes) + &ratio(s.logical_bytes, s.deduplicated_bytes)),
-            ("compressed", size(s.compressed_bytes) + &ratio(s.deduplicated_bytes, s.compressed_bytes)),
-            ("stored", size(s.stored_bytes) + &ratio(s.logical_bytes, s.stored_bytes)),
-        ]);
-        if s.condemned_bytes > 0 {
-            entries.push(("to be freed", format!("{} by the next reclaim", size(s.condemned_bytes))));
+        Err(error) => return Err(error),
+    };
+    let shown =
+        ShowDocument { vault: document(&vault), items: items.len() - deleted, deleted_items: deleted, store };
+    context.print(&shown, || {
+        let mut entries = entries(&shown.vault);
+        entries.push(("machines", shown.items.to_string()));
+        if shown.deleted_items > 0 {
+            entries.push(("deleted", format!("{} can be brought back", shown.deleted_items)));
+        }
+        if let Some(store) = &shown.store {
+            entries.extend([
+                ("points", store.recovery_points.to_string()),
+                ("stored", size(store.stored_bytes)),
+                ("bytes at", store.location.clone()),
+                ("second copy", store.second_copy.clone()),
+            ]);
         }
         list(&entries)
     })?;
     Ok(Outcome::Done)
 }
 
-#[derive(Serialize)]
-struct KeyDocument {
-    vault: String,
-    key_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_file: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-}
-
-fn export(arguments: &ExportArgs, context: &Context) -> Result<Outcome> {
-    let key = vaults::export_key(&arguments.at.location, arguments.key.key_file.as_deref())?;
-    let mut document =
-        KeyDocument { vault: key.vault.to_string(), key_id: key.key_id(), key_file: None, key: None };
-    match &arguments.to {
-        Some(path) => {
-            key.save_new(path)?;
-            document.key_file = Some(path.display().to_string());
-            context.print(&document, || {
-                format!("The key of vault {} is in {}.\n", document.vault, path.display())
-            })?;
-        }
-        None => {
-            document.key = Some(key.to_text());
-            context.print(&document, || key.to_text())?;
-        }
-    }
+fn delete(arguments: &DeleteArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.service, context)?;
+    let args = common::InVault {
+        vault: Some(arguments.name.clone()),
+        group: arguments.group.clone(),
+        service: arguments.service.clone(),
+    };
+    let vault = find_vault(&client, &args)?;
+    client.follow(&client.delete(&vault.path)?)?;
+    let shown = json!({ "deleted": vault.name, "resource_group": vault.group });
+    context.print(&shown, || format!("deleted: vault {} of group {}\n", vault.name, vault.group))?;
     Ok(Outcome::Done)
 }
 
-/// A key is a few lines.
-const KEY_MAX_BYTES: u64 = 64 << 10;
+fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.service, context)?;
+    let location = match &arguments.location {
+        Some(location) => location.clone(),
+        None => home(&client)?.1,
+    };
+    let of_location =
+        format!("/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults", segment(&location));
+    let mut found = client.list(&client.path(&of_location), None)?;
+    found.retain(|deleted| {
+        let id = text(deleted, "/properties/vaultId");
+        let is = |part: &str, wanted: &str| {
+            part_of_id(&id, part).is_some_and(|found| found.eq_ignore_ascii_case(wanted))
+        };
+        is("vaults", &arguments.name)
+            && arguments.group.as_ref().is_none_or(|group| is("resourceGroups", group))
+    });
+    let deleted = match found.as_slice() {
+        [one] => one,
+        [] => {
+            let message = format!("there is no deleted vault `{}` in location {location}", arguments.name);
+            return Err(Error::not_found(message).into());
+        }
+        _ => {
+            let message =
+                format!("there are several deleted vaults `{}`: choose a group with -g", arguments.name);
+            return Err(Error::invalid(message).into());
+        }
+    };
+    let path = format!("{}/undelete", of_id(&text(deleted, "/id")));
+    client.follow(&client.post(&path, Some(&json!({})))?)?;
+    let back = Vault::of(client.get(&of_id(&text(deleted, "/properties/vaultId")))?);
+    let shown = document(&back);
+    context.print(&shown, || list(&entries(&shown)))?;
+    Ok(Outcome::Done)
+}
 
 fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
-    let (key, path) = vaults::import_key(&read_text(&arguments.from)?)?;
-    let document = KeyDocument {
-        vault: key.vault.to_string(),
-        key_id: key.key_id(),
-        key_file: Some(path.display().to_string()),
-        key: None,
+    let client = Client::connect(&arguments.service, context)?;
+    let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
+    let absolute = |path: &std::path::Path| {
+        std::path::absolute(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))
     };
-    context.print(&document, || {
-        format!("The key of vault {} is kept in {}.\n", document.vault, path.display())
-    })?;
-    Ok(Outcome::Done)
-}
-
-fn read_text(from: &Path) -> Result<String> {
-    let mut text = String::new();
-    let read = match from.as_os_str() == "-" {
-        true => io::stdin().lock().take(KEY_MAX_BYTES).read_to_string(&mut text),
-        false => File::open(from).and_then(|file| file.take(KEY_MAX_BYTES).read_to_string(&mut text)),
+    // The service is somewhere else on this host.
+    let store = match arguments.store.contains("://") {
+        true => arguments.store.clone(),
+        false => absolute(arguments.store.as_ref())?
+            .to_str()
+            .ok_or_else(|| Error::invalid("the location is not UTF-8"))?
+            .to_owned(),
     };
-    match read {
-        Ok(_) => Ok(text),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            Err(Error::invalid(format!("{} holds no Strongroom key: it is not text", from.display())))
-        }
-        Err(e) => Err(Error::io(format!("reading the key in {}", from.display()), e)),
+    let mut body = json!({ "name": arguments.name, "store": store, "location": location });
+    if let Some(path) = &arguments.key_file {
+        let path = absolute(path)?;
+        let path = path.to_str().ok_or_else(|| Error::invalid("the key file's path is not UTF-8"))?;
+        body["keyFile"] = path.into();
     }
-}
-
-#[derive(Serialize)]
-struct CheckDocument {
-    vault: String,
-    location: String,
-    sound: bool,
-    #[serde(flatten)]
-    report: CheckReport,
-}
-
-fn check(arguments: &CheckArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
-    let options = CheckOptions { read_data: arguments.read_data };
-    let report =
-        context.watch("checking", || strongroom_store::check::check(&vault, &options, &context.progress))?;
-    let document = CheckDocument {
-        vault: vault.id().to_string(),
-        location: vault.location().to_owned(),
-        sound: report.is_sound(),
-        report,
-    };
-    context.print(&document, || check_text(&document, arguments.read_data))?;
-    Ok(if document.sound { Outcome::Done } else { Outcome::Damage })
-}
-
-fn check_text(document: &CheckDocument, read_data: bool) -> String {
-    let report = &document.report;
-    let mut text = String::new();
-    for finding in &report.findings {
-        text.push_str(&format!("damaged: {}: {}\n", finding.object, finding.detail));
-        for touched in &finding.points {
-            let item = touched.item.as_ref().map_or_else(String::new, |item| format!(" of {item}"));
-            text.push_str(&format!("  touches point {}{item}\n", touched.point));
-        }
-        if finding.points.is_empty() {
-            text.push_str("  touches no point\n");
-        }
+    let answer =
+        client.post(&client.group_path(&group, "/providers/Strongroom.Backup/importVault"), Some(&body))?;
+    let answer = answer.body;
+    let vault = Vault::of(answer["vault"].clone());
+    if vault.name.is_empty() {
+        return Err(Error::new(ErrorKind::Failed, "the service did not say what it took in").into());
     }
-    let read = match read_data {
-        true => format!("{} of data read", size(report.read_bytes)),
-        false => "data not read (--read-data does)".into(),
-    };
-    let looked_at = format!(
-        "{}, {}, {}, {}; {read}; {}",
-        count(report.points, "point"),
-        count(report.objects, "object"),
-        count(report.packs, "pack"),
-        count(report.nodes, "tree node"),
-        duration(Duration::from_secs_f64(report.seconds.max(0.0)))
-    );
-    if document.sound {
-        text.push_str(&format!("sound: {looked_at}\n"));
-    } else {
-        let findings = count(report.findings.len() as u64, "damaged object");
-        text.push_str(&format!(
-            "{findings}: {looked_at}\nData that its source still has is healed by the next backup; points that stay \
-             damaged can be forgotten.\n"
-        ));
+    let passed_over: Vec<String> =
+        answer["passedOver"].as_array().into_iter().flatten().map(|p| text(p, "")).collect();
+    for one in &passed_over {
+        context.warn(format_args!("passed over: {one}"));
     }
-    text
-}
-
-#[derive(Serialize)]
-struct ReclaimDocument {
-    vault: String,
-    location: String,
-    #[serde(flatten)]
-    report: ReclaimReport,
-}
-
-fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
-    let options = ReclaimOptions { cache_dir: vaults::cache_directory(), thorough: arguments.thorough };
-    let report = context
-        .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
-    let document =
-        ReclaimDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), report };
-    context.print(&document, || {
-        let r = &document.report;
-        let mut entries = vec![
-            ("freed", size(r.freed_bytes)),
-            (
-                "packs",
-                format!(
-                    "{} deleted, {} rewritten ({} moved)",
-                    r.packs_deleted,
-                    r.packs_rewritten,
-                    size(r.rewritten_bytes)
-                ),
-            ),
-            ("time", duration(Duration::from_secs_f64(r.seconds.max(0.0)))),
-        ];
-        if r.waiting_bytes > 0 {
-            let waiting = format!(
-                "{} until {} that may need it ended; reclaim again then",
-                size(r.waiting_bytes),
-                count(r.waiting_for.len() as u64, "session")
-            );
-            entries.push(("waiting", waiting));
-            entries.extend(r.waiting_for.iter().map(|session| ("  for", session.clone())));
-        }
+    let count = |name: &str| answer[name].as_u64().unwrap_or(0);
+    let shown = json!({
+        "vault": document(&vault),
+        "machines": count("items"),
+        "recovery_points": count("recoveryPoints"),
+        "passed_over": passed_over,
+    });
+    context.print(&shown, || {
+        let mut entries = entries(&document(&vault));
+        entries.push(("machines", count("items").to_string()));
+        entries.push(("points", count("recoveryPoints").to_string()));
         list(&entries)
     })?;
+    if count("items") > 0 {
+        context.note("protection of its machines is stopped: `strongroom vm resume` begins it again");
+    }
     Ok(Outcome::Done)
 }

@@ -20,16 +20,20 @@ fn points_items_and_disks_that_are_not_there() {
         ("@latest", &["is not a valid item name"]),
     ] {
         home.fails(1, words, ["image", "restore", point, "--vault", &vault, "--to", &to]);
-        home.fails(1, words, ["point", "show", point, "--vault", &vault]);
-        home.fails(1, words, ["point", "forget", point, "--vault", &vault]);
-        home.fails(1, words, ["point", "serve", point, "--vault", &vault, "--socket", &home.text("s")]);
+        home.fails(1, words, ["rescue", "point", "show", point, "--vault", &vault]);
+        home.fails(1, words, ["rescue", "point", "forget", point, "--vault", &vault]);
+        home.fails(
+            1,
+            words,
+            ["rescue", "point", "serve", point, "--vault", &vault, "--socket", &home.text("s")],
+        );
     }
     let words = ["has no disk `vdb`", "it has: disk"];
     home.fails(1, &words, ["image", "restore", "a@latest", "--vault", &vault, "--to", &to, "--disk", "vdb"]);
     home.fails(
         1,
         &words,
-        ["point", "serve", "a@latest", "--vault", &vault, "--socket", &to, "--disk", "vdb"],
+        ["rescue", "point", "serve", "a@latest", "--vault", &vault, "--socket", &to, "--disk", "vdb"],
     );
     assert!(!home.path("out.raw").exists() && !home.path("s").exists());
     assert_eq!(home.contents("vault"), before);
@@ -39,17 +43,18 @@ fn points_items_and_disks_that_are_not_there() {
 fn locations_that_are_no_vault() {
     let home = Home::new();
     std::fs::create_dir(home.path("empty")).unwrap();
-    let list = |at: &str| ["point".to_owned(), "list".into(), "--vault".into(), at.to_owned()];
+    let list =
+        |at: &str| ["rescue".to_owned(), "point".into(), "list".into(), "--vault".into(), at.to_owned()];
     home.fails(1, &["empty", "not a vault", "vault init"], list(&home.text("empty")));
     home.fails(1, &["missing", "check the location"], list(&home.text("missing")));
     home.fails(2, &["ftp"], list("ftp://host/x"));
-    home.fails(2, &["not a vault"], ["vault", "check", &home.text("empty")]);
-    home.fails(2, &["missing"], ["vault", "check", &home.text("missing")]);
+    home.fails(2, &["not a vault"], ["rescue", "vault", "check", &home.text("empty")]);
+    home.fails(2, &["missing"], ["rescue", "vault", "check", &home.text("missing")]);
     home.fails(1, &["AWS_ACCESS_KEY_ID"], list("s3://bucket/x"));
     assert!(!home.path("missing").exists());
 
     // One of a format to come.
-    home.ok(["vault", "init", &home.vault()]);
+    home.ok(["rescue", "vault", "init", &home.vault()]);
     for name in ["vault/vault.json", "vault/vault.copy.json"] {
         let header = std::fs::read_to_string(home.path(name)).unwrap();
         let line = header.lines().next().unwrap().replace("\"version\":1", "\"version\":99");
@@ -101,7 +106,7 @@ fn a_target_without_room() {
         );
     }
     let left = std::fs::read_dir(&small).unwrap().count();
-    let made = home.run(["vault", "init", &home.text("small/vault")]);
+    let made = home.run(["rescue", "vault", "init", &home.text("small/vault")]);
     let full = home.run([
         "image",
         "backup",
@@ -111,7 +116,7 @@ fn a_target_without_room() {
         "--item",
         "a",
     ]);
-    let points = home.run(["point", "list", "--vault", &home.text("small/vault"), "--json"]);
+    let points = home.run(["rescue", "point", "list", "--vault", &home.text("small/vault"), "--json"]);
     assert!(std::process::Command::new("umount").arg(&small).status().unwrap().success());
     assert_eq!(left, 0);
     assert!(made.status.success(), "{made:?}");
@@ -188,7 +193,7 @@ fn a_vault_that_is_being_reclaimed_is_not_reclaimed_twice() {
     let holds =
         || home.path("vault/locks/reclaim").read_dir().is_ok_and(|mut entries| entries.next().is_some());
     for _ in 0..500 {
-        let mut first = home.command(["vault", "reclaim", &vault]).spawn().unwrap();
+        let mut first = home.command(["rescue", "vault", "reclaim", &vault]).spawn().unwrap();
         // Held still while it has the lock, if it can be caught.
         while !holds() && first.try_wait().unwrap().is_none() {
             std::hint::spin_loop();
@@ -198,7 +203,7 @@ fn a_vault_that_is_being_reclaimed_is_not_reclaimed_twice() {
             home.fails(
                 1,
                 &["reclaim on", &vault, "in use", "wait for it to end"],
-                ["vault", "reclaim", &vault],
+                ["rescue", "vault", "reclaim", &vault],
             );
             // Others go on beside it.
             home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
@@ -206,7 +211,7 @@ fn a_vault_that_is_being_reclaimed_is_not_reclaimed_twice() {
         send(&first, libc::SIGCONT);
         assert!(first.wait().unwrap().success());
         if caught {
-            home.ok(["vault", "reclaim", &vault]);
+            home.ok(["rescue", "vault", "reclaim", &vault]);
             return;
         }
     }

@@ -25,7 +25,7 @@ impl Home {
     /// With a vault at `vault()`, its key in the ring.
     pub fn with_vault() -> Self {
         let home = Self::new();
-        home.ok(["vault", "init", &home.vault()]);
+        home.ok(["rescue", "vault", "init", &home.vault()]);
         home
     }
 

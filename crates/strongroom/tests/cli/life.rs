@@ -7,7 +7,7 @@ use serde_json::json;
 fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     let home = Home::new();
     let vault = home.vault();
-    let made = home.json(["vault", "init", &vault]);
+    let made = home.json(["rescue", "vault", "init", &vault]);
     assert_eq!(made["block_size_bytes"], 65536);
     assert!(std::path::Path::new(made["key_file"].as_str().unwrap()).starts_with(home.keys()));
 
@@ -47,25 +47,26 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     assert_eq!((&unchanged["changed_bytes"], &unchanged["stored_bytes"]), (&json!(0), &json!(0)));
 
     // Listed oldest first, found by each kind of name.
-    let list = home.json(["point", "list", "--vault", &vault, "--item", "web"]);
+    let list = home.json(["rescue", "point", "list", "--vault", &vault, "--item", "web"]);
     let points = list["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
     assert_eq!(points[0]["point"], first["point"]);
     assert_eq!(points[3]["point"], unchanged["point"]);
-    let table = home.ok(["point", "list", "--vault", &vault]);
+    let table = home.ok(["rescue", "point", "list", "--vault", &vault]);
     assert_eq!(table.lines().count(), 5, "{table}");
     assert!(table.starts_with("POINT "), "{table}");
     let first_id = first["point"].as_str().unwrap();
-    let shown = home.json(["point", "show", "web@latest", "--vault", &vault]);
+    let shown = home.json(["rescue", "point", "show", "web@latest", "--vault", &vault]);
     assert_eq!(shown["point"], unchanged["point"]);
     assert_eq!(shown["attributes"]["source"], source);
     assert!(
-        home.ok(["point", "show", first_id, "--vault", &vault]).contains("nobody was asked to keep it still")
+        home.ok(["rescue", "point", "show", first_id, "--vault", &vault])
+            .contains("nobody was asked to keep it still")
     );
     // The time a person is shown finds the point, or a later one of the same second.
     let row = table.lines().nth(4).unwrap();
     let taken = row.split_whitespace().nth(2).unwrap();
-    let by_time = home.json(["point", "show", &format!("web@{taken}"), "--vault", &vault]);
+    let by_time = home.json(["rescue", "point", "show", &format!("web@{taken}"), "--vault", &vault]);
     assert_eq!(by_time["point"], unchanged["point"]);
 
     // Restored as raw and as qcow2, both with holes.
@@ -87,13 +88,13 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     assert_eq!(hidden.count(), 0);
 
     // Forgetting leaves the others whole, and reclaim gives the space back.
-    let told = home.json(["point", "forget", first_id, "--vault", &vault]);
+    let told = home.json(["rescue", "point", "forget", first_id, "--vault", &vault]);
     assert_eq!(told["forgotten"], first_id);
-    home.fails(1, &[first_id, "not found"], ["point", "show", first_id, "--vault", &vault]);
-    let stats = home.json(["vault", "stats", &vault]);
+    home.fails(1, &[first_id, "not found"], ["rescue", "point", "show", first_id, "--vault", &vault]);
+    let stats = home.json(["rescue", "vault", "stats", &vault]);
     assert_eq!((&stats["points"], &stats["items"]), (&json!(3), &json!(1)));
     assert_eq!(stats["logical_bytes"], 48 * MIB);
-    assert!(home.ok(["vault", "stats", &vault]).contains("stored:"));
+    assert!(home.ok(["rescue", "vault", "stats", &vault]).contains("stored:"));
     home.ok([
         "image",
         "restore",
@@ -116,18 +117,18 @@ fn space_of_forgotten_points_comes_back_and_the_rest_stays_sound() {
     let first = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     change(&image, 0, 8 * MIB, 4);
     home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
-    home.ok(["point", "forget", first["point"].as_str().unwrap(), "--vault", &vault]);
-    let before = home.json(["vault", "stats", &vault])["stored_bytes"].as_u64().unwrap();
-    let told = home.json(["vault", "reclaim", &vault]);
+    home.ok(["rescue", "point", "forget", first["point"].as_str().unwrap(), "--vault", &vault]);
+    let before = home.json(["rescue", "vault", "stats", &vault])["stored_bytes"].as_u64().unwrap();
+    let told = home.json(["rescue", "vault", "reclaim", &vault]);
     let freed = told["freed_bytes"].as_u64().unwrap();
     // Condemned first, deleted by the next one.
-    let again = home.json(["vault", "reclaim", &vault]);
+    let again = home.json(["rescue", "vault", "reclaim", &vault]);
     let freed = freed + again["freed_bytes"].as_u64().unwrap();
     assert!(freed >= 7 * MIB, "{told} {again}");
-    let after = home.json(["vault", "stats", &vault])["stored_bytes"].as_u64().unwrap();
+    let after = home.json(["rescue", "vault", "stats", &vault])["stored_bytes"].as_u64().unwrap();
     assert!(before - after >= 7 * MIB, "{before} {after}");
-    assert!(home.ok(["vault", "reclaim", &vault]).contains("freed"));
-    let check = home.json(["vault", "check", &vault, "--read-data"]);
+    assert!(home.ok(["rescue", "vault", "reclaim", &vault]).contains("freed"));
+    let check = home.json(["rescue", "vault", "check", &vault, "--read-data"]);
     assert_eq!(check["findings"], json!([]));
     home.ok(["image", "restore", "a@latest", "--vault", &vault, "--to", &home.text("out.raw")]);
     same(&home.path("out.raw"), &image);
@@ -141,19 +142,19 @@ fn damage_is_found_named_and_not_restored() {
     let source = image.to_str().unwrap();
     let point = home.json(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let id = point["point"].as_str().unwrap();
-    assert!(home.ok(["vault", "check", &vault]).contains("sound"));
+    assert!(home.ok(["rescue", "vault", "check", &vault]).contains("sound"));
     let (pack, mut bytes) =
         home.contents("vault/packs").into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&pack, bytes).unwrap();
-    let output = home.run(["vault", "check", &vault, "--read-data", "--json"]);
+    let output = home.run(["rescue", "vault", "check", &vault, "--read-data", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let finding = &report["findings"][0];
     assert!(finding["object"].as_str().unwrap().contains("packs/"), "{report}");
     assert_eq!(finding["points"], json!([{"point": id, "item": "a"}]), "{report}");
-    let output = home.run(["vault", "check", &vault, "--read-data"]);
+    let output = home.run(["rescue", "vault", "check", &vault, "--read-data"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(id) && text.contains("packs/"), "{text}");
     home.fails(
@@ -180,12 +181,12 @@ fn a_damaged_point_is_listed_and_hides_no_other() {
     let (path, bytes) =
         home.contents("vault/points").into_iter().find(|(path, _)| path.ends_with(bad_id)).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-    let output = home.run(["point", "list", "--vault", &vault, "--json"]);
+    let output = home.run(["rescue", "point", "list", "--vault", &vault, "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(list["points"][0]["point"], good["point"]);
     assert_eq!(list["damaged"][0]["point"], bad_id);
-    let output = home.run(["point", "list", "--vault", &vault]);
+    let output = home.run(["rescue", "point", "list", "--vault", &vault]);
     assert!(String::from_utf8_lossy(&output.stderr).contains(bad_id), "{output:?}");
     // Nothing can be relative to a point that cannot be read.
     std::fs::write(home.path("none.json"), "[]").unwrap();
@@ -196,6 +197,6 @@ fn a_damaged_point_is_listed_and_hides_no_other() {
         ["image", "backup", source, "--vault", &vault, "--item", "a", "--changed-extents", &none],
     );
     // By its id it can go.
-    home.ok(["point", "forget", bad_id, "--vault", &vault]);
-    assert_eq!(home.json(["point", "list", "--vault", &vault])["damaged"], json!([]));
+    home.ok(["rescue", "point", "forget", bad_id, "--vault", &vault]);
+    assert_eq!(home.json(["rescue", "point", "list", "--vault", &vault])["damaged"], json!([]));
 }

@@ -9,15 +9,31 @@ const INTRODUCTION: &str = "\
 
 What `strongroom help` says, command by command. This page is written by a test from the program itself.
 
-A point is named by its id, by `ITEM@latest`, or by `ITEM@TIME`: the item's last point taken at or before that time,
-which is local unless it has a zone (`web01@2026-11-21`, `web01@2026-11-21T20:30`, `web01@2026-11-21T20:30:15Z`).
+## Two ways
 
-`--vault` and `--key-file` can also be given as `STRONGROOM_VAULT` and `STRONGROOM_KEY_FILE`. S3 takes its credentials and
-endpoint from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`.
+Most commands are about the service: `vault`, `vm`, `policy`, `job`, `point`, `host`. They are clients of its API, and find it
+by themselves: the service that runs on the data directory (`--data`, `STRONGROOM_DATA`; over its Unix socket root and the
+service's user are administrators), or the one at `--server` (`STRONGROOM_SERVER`), where `STRONGROOM_CLIENT_ID` and
+`STRONGROOM_CLIENT_SECRET` say who asks and `--ca` (`STRONGROOM_CA`) whom to trust. Where no service runs on the data directory,
+the command does the work in its own process: one host needs no daemon to back up once. Ctrl-C then cancels what was begun;
+of a service's job it only ends the waiting.
 
-With `--json` stdout has one JSON document with exact bytes and UTC times; errors are on stderr as
-`{\"error\":{\"code\":…,\"message\":…}}`. The codes: `not-found`, `already-exists`, `busy`, `unsupported`, `needs-full`,
-`corrupt`, `denied`, `invalid`, `no-space`, `unavailable`, `cancelled`, `failed`, `usage`.
+`--vault` names a vault and may be left out where there is one; a machine is `NAME`, or `GROUP/NAME` where two groups have one of
+that name. Times are local unless they have a zone: `2026-11-21`, `2026-11-21T20:30`, `2026-11-21T20:30:15Z`, or so long ago or
+from now: `90m`, `12h`, `30d`, `2w`.
+
+`rescue` and `image` need neither the service nor its catalog: `--vault` is a location there, a directory or
+`s3://bucket/prefix`, and with `--key-file` that is all. A point is named by its id, by `ITEM@latest`, or by `ITEM@TIME`: the
+item's last point taken at or before that time. `--vault` and `--key-file` can also be given as `STRONGROOM_VAULT` and
+`STRONGROOM_KEY_FILE`. S3 takes its credentials and endpoint from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`.
+
+## Output
+
+With `--json` stdout has one JSON document with exact bytes and UTC times; errors are on stderr, a line each, as
+`{\"error\":{\"code\":…,\"message\":…}}`. The codes are those of the API, such as `ResourceNotFound`, and our own:
+`not-found`, `already-exists`, `busy`, `unsupported`, `needs-full`, `corrupt`, `denied`, `invalid`, `no-space`,
+`unavailable`, `cancelled`, `failed`, `usage`.
 ";
 
 fn reference(home: &Home) -> String {
@@ -48,7 +64,9 @@ fn reference(home: &Home) -> String {
 #[test]
 fn the_reference_is_what_the_program_says() {
     let text = reference(&Home::new());
-    assert!(text.contains("## strongroom vault key export") && text.contains("## strongroom point serve"));
+    assert!(
+        text.contains("## strongroom rescue vault key export") && text.contains("## strongroom policy set")
+    );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     if std::env::var_os("STRONGROOM_WRITE_DOCS").is_some() {
         std::fs::write(&path, &text).unwrap();

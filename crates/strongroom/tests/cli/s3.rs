@@ -10,7 +10,7 @@ fn a_vault_in_a_bucket_lives_like_one_in_a_directory() {
     home.environment =
         server.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let vault = server.location("hosts/one");
-    home.ok(["vault", "init", &vault]);
+    home.ok(["rescue", "vault", "init", &vault]);
     let image = home.image("disk.raw", 6 * MIB, &[(0, 3 * MIB)], 1);
     let source = image.to_str().unwrap();
     home.ok(["image", "backup", source, "--vault", &vault, "--item", "a"]);
@@ -19,12 +19,12 @@ fn a_vault_in_a_bucket_lives_like_one_in_a_directory() {
     assert_eq!(told["new_bytes"], 65536);
     home.ok(["image", "restore", "a@latest", "--vault", &vault, "--to", &home.text("out.raw")]);
     same(&home.path("out.raw"), &image);
-    home.ok(["vault", "check", &vault, "--read-data"]);
-    home.fails(1, &[&vault, "already exists"], ["vault", "init", &vault]);
-    home.fails(1, &["not a vault"], ["point", "list", "--vault", &server.location("hosts/two")]);
+    home.ok(["rescue", "vault", "check", &vault, "--read-data"]);
+    home.fails(1, &[&vault, "already exists"], ["rescue", "vault", "init", &vault]);
+    home.fails(1, &["not a vault"], ["rescue", "point", "list", "--vault", &server.location("hosts/two")]);
     // What is shown has no secrets in it.
-    let stats = home.ok(["vault", "stats", &vault]);
+    let stats = home.ok(["rescue", "vault", "stats", &vault]);
     assert!(stats.contains(&vault) && !stats.contains(S3Server::SECRET_ACCESS_KEY), "{stats}");
     home.environment.retain(|(name, _)| name != "AWS_SECRET_ACCESS_KEY");
-    home.fails(1, &["AWS_SECRET_ACCESS_KEY"], ["point", "list", "--vault", &vault]);
+    home.fails(1, &["AWS_SECRET_ACCESS_KEY"], ["rescue", "point", "list", "--vault", &vault]);
 }

@@ -56,8 +56,10 @@ fn a_point_is_read_by_other_programs_without_restoring_it() {
     let source = image.to_str().unwrap();
     home.ok(["image", "backup", source, "--vault", &vault, "--item", "a"]);
     let socket = home.text("nbd.sock");
-    let serving =
-        Serving::start(&home, &["point", "serve", "a@latest", "--vault", &vault, "--socket", &socket]);
+    let serving = Serving::start(
+        &home,
+        &["rescue", "point", "serve", "a@latest", "--vault", &vault, "--socket", &socket],
+    );
     assert_eq!(serving.told["default"], "disk");
     let uri = serving.uri().to_owned();
     tool("nbdcopy", [&uri, &home.text("copied.raw")]);
@@ -73,17 +75,27 @@ fn a_point_is_read_by_other_programs_without_restoring_it() {
     assert!(tool("nbdinfo", [&uri]).contains("is_read_only: true"));
 
     // A second one is turned away, and the first goes on.
-    home.fails(1, &["in use"], ["point", "serve", "a@latest", "--vault", &vault, "--socket", &socket]);
+    home.fails(
+        1,
+        &["in use"],
+        ["rescue", "point", "serve", "a@latest", "--vault", &vault, "--socket", &socket],
+    );
     tool("nbdinfo", ["--size", &uri]);
     assert_eq!(serving.stop(libc::SIGINT), Some(0));
     assert!(!home.path("nbd.sock").exists());
     assert!(home.contents("vault/sessions").is_empty(), "its lease is gone");
 
-    let serving =
-        Serving::start(&home, &["point", "serve", "a@latest", "--vault", &vault, "--tcp", "127.0.0.1:0"]);
+    let serving = Serving::start(
+        &home,
+        &["rescue", "point", "serve", "a@latest", "--vault", &vault, "--tcp", "127.0.0.1:0"],
+    );
     assert!(serving.uri().starts_with("nbd://127.0.0.1:"), "{}", serving.told);
     assert_eq!(tool("nbdinfo", ["--size", serving.uri()]).trim(), (24 * MIB).to_string());
     assert_eq!(serving.stop(libc::SIGTERM), Some(0));
-    home.fails(1, &["loopback"], ["point", "serve", "a@latest", "--vault", &vault, "--tcp", "0.0.0.0:0"]);
-    home.fails(2, &["--socket"], ["point", "serve", "a@latest", "--vault", &vault]);
+    home.fails(
+        1,
+        &["loopback"],
+        ["rescue", "point", "serve", "a@latest", "--vault", &vault, "--tcp", "0.0.0.0:0"],
+    );
+    home.fails(2, &["--socket"], ["rescue", "point", "serve", "a@latest", "--vault", &vault]);
 }

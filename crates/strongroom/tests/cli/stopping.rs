@@ -37,9 +37,12 @@ fn a_backup_that_is_stopped_makes_no_point() {
         let (code, text) = stop_when(child, signal, begun);
         assert_eq!(code, Some(status), "{text}");
         assert!(text.contains("stopped on request"), "{text}");
-        assert_eq!(home.json(["point", "list", "--vault", &vault])["points"], serde_json::json!([]));
+        assert_eq!(
+            home.json(["rescue", "point", "list", "--vault", &vault])["points"],
+            serde_json::json!([])
+        );
     }
-    home.ok(["vault", "check", &vault]);
+    home.ok(["rescue", "vault", "check", &vault]);
 }
 
 fn packs(home: &Home) -> usize {
@@ -70,7 +73,10 @@ fn an_image_that_changes_its_size_meanwhile_makes_no_point() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("changed its size") || text.contains("became shorter"), "{text}");
         assert!(text.contains("large.raw"), "{text}");
-        assert_eq!(home.json(["point", "list", "--vault", &vault])["points"], serde_json::json!([]));
+        assert_eq!(
+            home.json(["rescue", "point", "list", "--vault", &vault])["points"],
+            serde_json::json!([])
+        );
     }
 }
 

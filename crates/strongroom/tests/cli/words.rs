@@ -9,21 +9,49 @@ fn every_command_has_help_with_an_example() {
     let home = Home::new();
     for command in [
         "",
-        "vault init",
-        "vault check",
-        "vault reclaim",
-        "vault stats",
-        "vault key export",
-        "vault key import",
+        "vault create",
+        "vault list",
+        "vault show",
+        "vault delete",
+        "vault undelete",
+        "vault import",
         "vm list",
+        "vm protect",
         "vm backup",
         "vm restore",
-        "image backup",
-        "image restore",
+        "vm stop",
+        "vm resume",
+        "vm delete",
+        "vm undelete",
+        "policy list",
+        "policy show",
+        "policy create",
+        "policy set",
+        "policy delete",
+        "job list",
+        "job show",
+        "job watch",
+        "job cancel",
         "point list",
         "point show",
-        "point forget",
-        "point serve",
+        "host list",
+        "host places",
+        "host networks",
+        "image backup",
+        "image restore",
+        "rescue vault init",
+        "rescue vault check",
+        "rescue vault reclaim",
+        "rescue vault stats",
+        "rescue vault key export",
+        "rescue vault key import",
+        "rescue vm list",
+        "rescue vm backup",
+        "rescue vm restore",
+        "rescue point list",
+        "rescue point show",
+        "rescue point forget",
+        "rescue point serve",
         "completions",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
@@ -50,13 +78,16 @@ fn errors_are_json_where_json_is_asked_for() {
         assert!(output.stdout.is_empty());
         serde_json::from_slice(&output.stderr).unwrap_or_else(|e| panic!("{e}: {output:?}"))
     };
-    let found = error(&["point", "list", "--vault", &home.text("none"), "--json"], 1);
+    let found = error(&["rescue", "point", "list", "--vault", &home.text("none"), "--json"], 1);
     assert_eq!(found["error"]["code"], "not-found");
     assert!(found["error"]["message"].as_str().unwrap().contains("none"));
-    let found = error(&["point", "list", "--json"], 2);
+    let found = error(&["rescue", "point", "list", "--json"], 2);
     assert_eq!(found["error"]["code"], "usage");
-    home.ok(["vault", "init", &home.vault()]);
-    assert_eq!(error(&["vault", "init", &home.vault(), "--json"], 1)["error"]["code"], "already-exists");
+    home.ok(["rescue", "vault", "init", &home.vault()]);
+    assert_eq!(
+        error(&["rescue", "vault", "init", &home.vault(), "--json"], 1)["error"]["code"],
+        "already-exists"
+    );
 }
 
 #[test]
@@ -85,21 +116,21 @@ fn documents_have_the_fields_that_scripts_rely_on() {
         fields(&restored),
         sorted("point item disk to format size_bytes data_bytes seconds bytes_per_second")
     );
-    let list = home.json(["point", "list", "--vault", &vault]);
+    let list = home.json(["rescue", "point", "list", "--vault", &vault]);
     assert_eq!(fields(&list), sorted("points damaged"));
     let taken = list["points"][0]["taken_at"].as_str().unwrap();
     assert!(taken.ends_with('Z') && taken.contains('T'), "{taken}");
     for name in sorted("point item kind taken_at committed_at consistency disks stored_bytes") {
         assert!(list["points"][0].get(&name).is_some(), "{name}: {list}");
     }
-    let stats = home.json(["vault", "stats", &vault]);
+    let stats = home.json(["rescue", "vault", "stats", &vault]);
     for name in
         sorted("vault location points items logical_bytes deduplicated_bytes compressed_bytes stored_bytes")
     {
         assert!(stats.get(&name).is_some(), "{name}: {stats}");
     }
     // Local time for people.
-    let table = home.ok(["point", "list", "--vault", &vault]);
+    let table = home.ok(["rescue", "point", "list", "--vault", &vault]);
     assert!(table.contains("+01:00") || table.contains("+02:00"), "{table}");
 }
 

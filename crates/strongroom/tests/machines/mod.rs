@@ -168,7 +168,7 @@ impl Drop for Storage {
     }
 }
 
-/// A vault, and a user's directories for the command: keys, catalog, cache.
+/// A vault, and a user's directories for the command: keys, cache.
 pub struct Lab {
     directory: tempfile::TempDir,
     pub vault: PathBuf,
@@ -179,16 +179,12 @@ impl Lab {
         start_libvirt();
         let directory = directory_in(Path::new(fast_directory()));
         let lab = Self { vault: directory.path().join("vault"), directory };
-        lab.ok(&["vault", "init", text(&lab.vault)]);
+        lab.ok(&["rescue", "vault", "init", text(&lab.vault)]);
         lab
     }
 
     pub fn path(&self) -> &Path {
         self.directory.path()
-    }
-
-    pub fn catalog_path(&self) -> PathBuf {
-        self.path().join("data/strongroom/catalog.db")
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -198,7 +194,7 @@ impl Lab {
         {
             command.env(format!("XDG_{name}_HOME"), self.path().join(directory));
         }
-        for name in ["STRONGROOM_CATALOG", "STRONGROOM_VAULT", "STRONGROOM_KEY_FILE", "LIBVIRT_DEFAULT_URI"] {
+        for name in ["STRONGROOM_DATA", "STRONGROOM_VAULT", "STRONGROOM_KEY_FILE", "LIBVIRT_DEFAULT_URI"] {
             command.env_remove(name);
         }
         command.args(arguments).stdin(Stdio::null());
@@ -242,12 +238,12 @@ impl Lab {
     }
 
     pub fn back_up(&self, machine: &str) -> Backup {
-        Backup(self.ok(&self.with_vault(&["vm", "backup", machine])))
+        Backup(self.ok(&self.with_vault(&["rescue", "vm", "backup", machine])))
     }
 
     /// Begins a backup and does not wait for it.
     pub fn begin_backup(&self, machine: &str) -> Child {
-        self.command(&self.with_vault(&["vm", "backup", machine, "--json"]))
+        self.command(&self.with_vault(&["rescue", "vm", "backup", machine, "--json"]))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -255,7 +251,7 @@ impl Lab {
     }
 
     pub fn restore(&self, point: &str, new_name: &str, storage: &Path, more: &[&str]) -> Restored {
-        let arguments = ["vm", "restore", point, "--as", new_name, "--storage", text(storage)];
+        let arguments = ["rescue", "vm", "restore", point, "--as", new_name, "--storage", text(storage)];
         let document = self.ok(&self.with_vault(&[&arguments, more].concat()));
         Restored { name: new_name.to_owned(), document }
     }
@@ -271,11 +267,11 @@ impl Lab {
 
     /// The vault is sound, to the last byte.
     pub fn check(&self) {
-        self.ok(&["vault", "check", text(&self.vault), "--read-data"]);
+        self.ok(&["rescue", "vault", "check", text(&self.vault), "--read-data"]);
     }
 
     pub fn points(&self, item: &str) -> Vec<String> {
-        let document = self.ok(&self.with_vault(&["point", "list", "--item", item]));
+        let document = self.ok(&self.with_vault(&["rescue", "point", "list", "--item", item]));
         let points = document["points"].as_array().unwrap();
         points.iter().map(|p| p["point"].as_str().unwrap().to_owned()).collect()
     }
@@ -286,7 +282,7 @@ impl Lab {
 
     /// What `vm list` says of a machine.
     pub fn listed(&self, machine: &str) -> Value {
-        let list = self.ok(&["vm", "list"]);
+        let list = self.ok(&self.with_vault(&["rescue", "vm", "list"]));
         let found = list["machines"].as_array().unwrap().iter().find(|m| m["name"] == machine).cloned();
         found.unwrap_or_else(|| panic!("{machine} is not listed: {list}"))
     }

@@ -1,6 +1,6 @@
-//! `strongroom vm`: machines under libvirt.
+//! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
-use crate::cli::VaultArgs;
+use crate::cli::{KeyArgs, VaultArgs, parse_location};
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, size, table, time};
 use clap::{Args, Subcommand, ValueEnum};
@@ -13,6 +13,7 @@ use strongroom_engine::machine::record::TimingsRecord;
 use strongroom_engine::machine::{self, DiskBackup, ListedMachine, MachineBackup, MachineRestore};
 use strongroom_engine::{Result, points};
 use strongroom_hypervisor::{AgentState, DiskFormat, Libvirt, LibvirtOptions, NetworkChoice, Road};
+use strongroom_store::objects::Location;
 
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
@@ -40,13 +41,17 @@ impl HostArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The last point is what this host remembers of its own backups; no vault is opened. What a vault
-holds is shown by `strongroom point list`.
+With --vault the last point is the newest in that vault; without it no vault is opened.
 
 Examples:
-  strongroom vm list
-  strongroom vm list --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
+  strongroom rescue vm list
+  strongroom rescue vm list --vault /srv/backup/vault --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
 pub struct ListArgs {
+    /// Show last points of this vault: a directory or s3://bucket/prefix.
+    #[arg(long, value_name = "LOCATION", env = "STRONGROOM_VAULT", hide_env_values = true, value_parser = parse_location)]
+    vault: Option<Location>,
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -63,8 +68,8 @@ Elsewhere QEMU keeps what the guest overwrites meanwhile in scratch files beside
 --scratch-dir.
 
 Examples:
-  strongroom vm backup web01 --vault /srv/backup/vault
-  strongroom vm backup web01 --vault s3://backups/host1 --exclude vdb --json")]
+  strongroom rescue vm backup web01 --vault /srv/backup/vault
+  strongroom rescue vm backup web01 --vault s3://backups/host1 --exclude vdb --json")]
 pub struct BackupArgs {
     /// The machine's name.
     name: String,
@@ -88,9 +93,9 @@ libvirt's pool `default`, as NAME-DISK.FORMAT. What exists is never overwritten,
 is stopped leaves nothing.
 
 Examples:
-  strongroom vm restore web01@latest --vault /srv/backup/vault --as web01-restored
-  strongroom vm restore web01@2026-11-21 --vault /srv/vault --as test --storage /srv/vm --network lan
-  strongroom vm restore web01@latest --vault s3://b/host1 --as web01-data --disk vdb --no-network")]
+  strongroom rescue vm restore web01@latest --vault /srv/backup/vault --as web01-restored
+  strongroom rescue vm restore web01@2026-11-21 --vault /srv/vault --as test --storage /srv/vm --network lan
+  strongroom rescue vm restore web01@latest --vault s3://backups/host1 --as web01-data --disk vdb --no-network")]
 pub struct RestoreArgs {
     /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
     point: String,
@@ -144,7 +149,6 @@ pub fn run(command: VmCommand, context: &Context) -> Result<Outcome> {
 #[derive(Serialize)]
 struct ListDocument {
     machines: Vec<MachineDocument>,
-    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -178,7 +182,6 @@ struct LastPoint {
     point: PointId,
     taken_at: jiff::Timestamp,
     consistency: Consistency,
-    vault: String,
 }
 
 fn machine_document(listed: &ListedMachine) -> MachineDocument {
@@ -199,24 +202,21 @@ fn machine_document(listed: &ListedMachine) -> MachineDocument {
         agent: listed.machine.as_ref().map(|m| m.agent),
         disks: disks.collect(),
         last_point: listed.last_point.as_ref().map(|p| LastPoint {
-            point: p.point.id,
-            taken_at: p.point.taken_at,
-            consistency: p.point.consistency.clone(),
-            vault: p.location.clone(),
+            point: p.point,
+            taken_at: p.taken_at,
+            consistency: p.consistency.clone(),
         }),
         problem: listed.problem.clone(),
     }
 }
 
 fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
-    let (catalog, mut warnings) = open_catalog();
-    let found = machine::list(&arguments.host.libvirt(), catalog.as_ref().map(|c| c as _))?;
-    warnings.extend(found.warnings);
-    let machines: Vec<MachineDocument> = found.machines.iter().map(machine_document).collect();
-    let document = ListDocument { machines, warnings };
-    for warning in &document.warnings {
-        context.warn(warning);
-    }
+    let points = match &arguments.vault {
+        Some(location) => context.open(location, &arguments.key)?.points(None)?.points,
+        None => Vec::new(),
+    };
+    let found = machine::list(&arguments.host.libvirt(), &points)?;
+    let document = ListDocument { machines: found.iter().map(machine_document).collect() };
     for machine in &document.machines {
         if let Some(problem) = &machine.problem {
             context.warn(format_args!("machine {} could not be looked at: {problem}", machine.name));
@@ -226,8 +226,8 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
         if document.machines.is_empty() {
             return String::new();
         }
-        let rows: Vec<Vec<String>> = found.machines.iter().zip(&document.machines).map(list_row).collect();
-        table(&["NAME", "STATE", "AGENT", ">DISKS", ">SIZE", "LAST POINT", "CONSISTENCY", "VAULT"], &rows)
+        let rows: Vec<Vec<String>> = found.iter().zip(&document.machines).map(list_row).collect();
+        table(&["NAME", "STATE", "AGENT", ">DISKS", ">SIZE", "LAST POINT", "CONSISTENCY"], &rows)
     })?;
     if document.machines.is_empty() && !context.json {
         context.note(format_args!("no machines at {}", arguments.host.connect));
@@ -251,18 +251,9 @@ fn list_row((listed, document): (&ListedMachine, &MachineDocument)) -> Vec<Strin
         agent.to_owned(),
         taken.len().to_string(),
         size(taken.iter().filter_map(|d| d.size_bytes).sum()),
-        last.map_or_else(|| "never".into(), |p| time(p.taken_at)),
+        last.map_or_else(|| "-".into(), |p| time(p.taken_at)),
         last.map_or_else(|| "-".into(), |p| p.consistency.level.to_string()),
-        last.map_or_else(|| "-".into(), |p| p.vault.clone()),
     ]
-}
-
-/// Nothing depends on the catalog: without one there are warnings.
-fn open_catalog() -> (Option<strongroom_catalog::SqliteCatalog>, Vec<String>) {
-    match machine::open_catalog() {
-        Ok(catalog) => (Some(catalog), Vec::new()),
-        Err(why) => (None, vec![why]),
-    }
 }
 
 #[derive(Serialize)]
@@ -346,7 +337,6 @@ impl BackupDocument {
 
 fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open_vault(&arguments.vault)?;
-    let (catalog, catalog_warnings) = open_catalog();
     let options = machine::BackupOptions {
         exclude: arguments.exclude.into_iter().collect::<BTreeSet<_>>(),
         scratch_dir: arguments.scratch_dir,
@@ -354,10 +344,9 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     };
     let libvirt = arguments.host.libvirt();
     let name = &arguments.name;
-    let mut backup = context.watch(&format!("backing up {name}"), || {
-        machine::backup(&libvirt, &vault, catalog.as_ref().map(|c| c as _), name, &options, &context.progress)
+    let backup = context.watch(&format!("backing up {name}"), || {
+        machine::backup(&libvirt, &vault, name, &options, &context.progress)
     })?;
-    backup.warnings.extend(catalog_warnings);
     let document = BackupDocument::new(backup);
     for warning in &document.warnings {
         context.warn(warning);
@@ -462,7 +451,7 @@ struct DiskRestoreDocument {
 
 impl RestoreDocument {
     fn new(restored: MachineRestore) -> Self {
-        let MachineRestore { point, name, uuid, storage, disks, warnings, elapsed } = restored;
+        let MachineRestore { point, name, uuid, storage, disks, warnings, elapsed, .. } = restored;
         Self {
             size_bytes: disks.iter().map(|d| d.size_bytes).sum(),
             data_bytes: disks.iter().map(|d| d.data_bytes).sum(),

@@ -1,0 +1,408 @@
+//! `strongroom rescue vault`: making vaults, keys, figures, checking and giving space back.
+
+use crate::cli::{KeyArgs, parse_location};
+use crate::context::{Context, Outcome};
+use crate::text::{count, duration, list, size};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use strongroom_engine::{Error, Result, vaults};
+use strongroom_store::check::{CheckOptions, CheckReport};
+use strongroom_store::objects::Location;
+use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport};
+use strongroom_store::{KeyFile, Stats};
+
+#[derive(Debug, Subcommand)]
+pub enum VaultCommand {
+    /// Make a vault.
+    Init(InitArgs),
+    /// Look for damage.
+    Check(CheckArgs),
+    /// Give the space of forgotten points back.
+    Reclaim(ReclaimArgs),
+    /// Show what a vault holds and how well it does.
+    Stats(StatsArgs),
+    /// Move a vault's key.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// The vault a command is about.
+#[derive(Debug, Args)]
+pub struct LocationArg {
+    /// A directory or s3://bucket/prefix (credentials and endpoint come from AWS_* variables).
+    #[arg(value_name = "LOCATION", value_parser = parse_location)]
+    location: Location,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --key-file the key is kept under $XDG_CONFIG_HOME/strongroom/keys, named by the vault's id.
+Whoever loses the key loses the vault: keep a copy elsewhere (strongroom rescue vault key export).
+
+Examples:
+  strongroom rescue vault init /srv/backup/vault
+  strongroom rescue vault init s3://backups/host1 --key-file /root/host1.key")]
+pub struct InitArgs {
+    #[command(flatten)]
+    at: LocationArg,
+    /// Write the new key to this file, which must not exist, instead of the user's keyring.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The unit of change and deduplication: bytes, or with K or M; a power of two from 4K to 4M [default: 64K].
+    #[arg(long, value_name = "N", value_parser = parse_block_size)]
+    block_size: Option<u32>,
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    let wrong = || format!("`{text}` is no size: give bytes, or a number with K or M, as in 64K");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..].to_ascii_lowercase()[..] {
+        "" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    digits.parse::<u32>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 the vault is sound, 1 damage was found, 2 the vault could not be looked at.
+Damaged data is read again and replaced by the next backup that still finds it at its source.
+
+Examples:
+  strongroom rescue vault check /srv/backup/vault
+  strongroom rescue vault check s3://backups/host1 --read-data --json")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    at: LocationArg,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Read and verify every stored byte, not only what holds the vault together.
+    #[arg(long)]
+    read_data: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Backups and restores may go on meanwhile. What running ones may still need is kept until a later reclaim.
+
+Example:
+  strongroom rescue vault reclaim /srv/backup/vault")]
+pub struct ReclaimArgs {
+    #[command(flatten)]
+    at: LocationArg,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Look at everything again, also at what earlier runs have counted: slower, finds what crashes left behind.
+    #[arg(long)]
+    thorough: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  strongroom rescue vault stats /srv/backup/vault --json")]
+pub struct StatsArgs {
+    #[command(flatten)]
+    at: LocationArg,
+    #[command(flatten)]
+    key: KeyArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Print a vault's key, or write it to a file.
+    Export(ExportArgs),
+    /// Take a key into the user's keyring, where commands find it by themselves.
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The text can be printed on paper and typed in again: it has a checksum.
+
+Examples:
+  strongroom rescue vault key export /srv/backup/vault
+  strongroom rescue vault key export /srv/backup/vault --to /media/stick/vault.key")]
+pub struct ExportArgs {
+    #[command(flatten)]
+    at: LocationArg,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Write it to this file, which must not exist, readable for its owner only.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom rescue vault key import /media/stick/vault.key
+  strongroom rescue vault key import -          (type or paste it, then Ctrl-D)")]
+pub struct ImportArgs {
+    /// The file with the key, or - for standard input.
+    #[arg(value_name = "FILE")]
+    from: PathBuf,
+}
+
+pub fn run(command: VaultCommand, context: &Context) -> Result<Outcome> {
+    match command {
+        VaultCommand::Init(arguments) => init(&arguments, context),
+        VaultCommand::Check(arguments) => check(&arguments, context),
+        VaultCommand::Reclaim(arguments) => reclaim(&arguments, context),
+        VaultCommand::Stats(arguments) => stats(&arguments, context),
+        VaultCommand::Key(KeyCommand::Export(arguments)) => export(&arguments, context),
+        VaultCommand::Key(KeyCommand::Import(arguments)) => import(&arguments, context),
+    }
+}
+
+#[derive(Serialize)]
+struct InitDocument {
+    vault: String,
+    location: String,
+    block_size_bytes: u32,
+    key_file: String,
+    key_id: String,
+}
+
+fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
+    let made = vaults::init(&arguments.at.location, arguments.key_file.as_deref(), arguments.block_size)?;
+    let key = KeyFile::load(&made.key_path)?;
+    let document = InitDocument {
+        vault: made.vault.id().to_string(),
+        location: made.vault.location().to_owned(),
+        block_size_bytes: made.vault.block_size_bytes(),
+        key_file: made.key_path.display().to_string(),
+        key_id: key.key_id(),
+    };
+    context.print(&document, || {
+        list(&[
+            ("vault", document.vault.clone()),
+            ("location", document.location.clone()),
+            ("block size", size(document.block_size_bytes.into())),
+            ("key", document.key_file.clone()),
+        ])
+    })?;
+    let found = match made.key_in_ring {
+        true => "Commands of this user find it by themselves.",
+        false => "Name it with --key-file.",
+    };
+    context.note(format_args!(
+        "The key of this vault is in {}. {found}\nKeep a copy elsewhere: without the key nothing in the vault can ever be read. To print it:\n  strongroom rescue vault key export {}",
+        document.key_file, document.location
+    ));
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct StatsDocument {
+    vault: String,
+    location: String,
+    #[serde(flatten)]
+    stats: Stats,
+}
+
+fn stats(arguments: &StatsArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let stats = vault.stats()?;
+    let document =
+        StatsDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), stats };
+    context.print(&document, || {
+        let s = &document.stats;
+        let ratio = |of: u64, by: u64| match by {
+            0 => String::new(),
+            _ => format!("  ({:.1} : 1)", of as f64 / by as f64),
+        };
+        let mut entries = vec![
+            ("vault", document.vault.clone()),
+            ("location", document.location.clone()),
+            ("points", format!("{} of {}", s.points, count(s.items, "item"))),
+        ];
+        if s.damaged_points > 0 {
+            entries.push(("damaged points", s.damaged_points.to_string()));
+        }
+        entries.extend([
+            ("logical", size(s.logical_bytes)),
+            ("deduplicated", size(s.deduplicated_bytes) + &ratio(s.logical_bytes, s.deduplicated_bytes)),
+            ("compressed", size(s.compressed_bytes) + &ratio(s.deduplicated_bytes, s.compressed_bytes)),
+            ("stored", size(s.stored_bytes) + &ratio(s.logical_bytes, s.stored_bytes)),
+        ]);
+        if s.condemned_bytes > 0 {
+            entries.push(("to be freed", format!("{} by the next reclaim", size(s.condemned_bytes))));
+        }
+        list(&entries)
+    })?;
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize)]
+struct KeyDocument {
+    vault: String,
+    key_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+fn export(arguments: &ExportArgs, context: &Context) -> Result<Outcome> {
+    let key = vaults::export_key(&arguments.at.location, arguments.key.key_file.as_deref())?;
+    let mut document =
+        KeyDocument { vault: key.vault.to_string(), key_id: key.key_id(), key_file: None, key: None };
+    match &arguments.to {
+        Some(path) => {
+            key.save_new(path)?;
+            document.key_file = Some(path.display().to_string());
+            context.print(&document, || {
+                format!("The key of vault {} is in {}.\n", document.vault, path.display())
+            })?;
+        }
+        None => {
+            document.key = Some(key.to_text());
+            context.print(&document, || key.to_text())?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// A key is a few lines.
+const KEY_MAX_BYTES: u64 = 64 << 10;
+
+fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
+    let (key, path) = vaults::import_key(&read_text(&arguments.from)?)?;
+    let document = KeyDocument {
+        vault: key.vault.to_string(),
+        key_id: key.key_id(),
+        key_file: Some(path.display().to_string()),
+        key: None,
+    };
+    context.print(&document, || {
+        format!("The key of vault {} is kept in {}.\n", document.vault, path.display())
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn read_text(from: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = match from.as_os_str() == "-" {
+        true => io::stdin().lock().take(KEY_MAX_BYTES).read_to_string(&mut text),
+        false => File::open(from).and_then(|file| file.take(KEY_MAX_BYTES).read_to_string(&mut text)),
+    };
+    match read {
+        Ok(_) => Ok(text),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Err(Error::invalid(format!("{} holds no Strongroom key: it is not text", from.display())))
+        }
+        Err(e) => Err(Error::io(format!("reading the key in {}", from.display()), e)),
+    }
+}
+
+#[derive(Serialize)]
+struct CheckDocument {
+    vault: String,
+    location: String,
+    sound: bool,
+    #[serde(flatten)]
+    report: CheckReport,
+}
+
+fn check(arguments: &CheckArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let options = CheckOptions { read_data: arguments.read_data };
+    let report =
+        context.watch("checking", || strongroom_store::check::check(&vault, &options, &context.progress))?;
+    let document = CheckDocument {
+        vault: vault.id().to_string(),
+        location: vault.location().to_owned(),
+        sound: report.is_sound(),
+        report,
+    };
+    context.print(&document, || check_text(&document, arguments.read_data))?;
+    Ok(if document.sound { Outcome::Done } else { Outcome::Damage })
+}
+
+fn check_text(document: &CheckDocument, read_data: bool) -> String {
+    let report = &document.report;
+    let mut text = String::new();
+    for finding in &report.findings {
+        text.push_str(&format!("damaged: {}: {}\n", finding.object, finding.detail));
+        for touched in &finding.points {
+            let item = touched.item.as_ref().map_or_else(String::new, |item| format!(" of {item}"));
+            text.push_str(&format!("  touches point {}{item}\n", touched.point));
+        }
+        if finding.points.is_empty() {
+            text.push_str("  touches no point\n");
+        }
+    }
+    let read = match read_data {
+        true => format!("{} of data read", size(report.read_bytes)),
+        false => "data not read (--read-data does)".into(),
+    };
+    let looked_at = format!(
+        "{}, {}, {}, {}; {read}; {}",
+        count(report.points, "point"),
+        count(report.objects, "object"),
+        count(report.packs, "pack"),
+        count(report.nodes, "tree node"),
+        duration(Duration::from_secs_f64(report.seconds.max(0.0)))
+    );
+    if document.sound {
+        text.push_str(&format!("sound: {looked_at}\n"));
+    } else {
+        let findings = count(report.findings.len() as u64, "damaged object");
+        text.push_str(&format!(
+            "{findings}: {looked_at}\nData that its source still has is healed by the next backup; points that stay \
+             damaged can be forgotten.\n"
+        ));
+    }
+    text
+}
+
+#[derive(Serialize)]
+struct ReclaimDocument {
+    vault: String,
+    location: String,
+    #[serde(flatten)]
+    report: ReclaimReport,
+}
+
+fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
+    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let options = ReclaimOptions { cache_dir: vaults::cache_directory(), thorough: arguments.thorough };
+    let report = context
+        .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
+    let document =
+        ReclaimDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), report };
+    context.print(&document, || {
+        let r = &document.report;
+        let mut entries = vec![
+            ("freed", size(r.freed_bytes)),
+            (
+                "packs",
+                format!(
+                    "{} deleted, {} rewritten ({} moved)",
+                    r.packs_deleted,
+                    r.packs_rewritten,
+                    size(r.rewritten_bytes)
+                ),
+            ),
+            ("time", duration(Duration::from_secs_f64(r.seconds.max(0.0)))),
+        ];
+        if r.waiting_bytes > 0 {
+            let waiting = format!(
+                "{} until {} that may need it ended; reclaim again then",
+                size(r.waiting_bytes),
+                count(r.waiting_for.len() as u64, "session")
+            );
+            entries.push(("waiting", waiting));
+            entries.extend(r.waiting_for.iter().map(|session| ("  for", session.clone())));
+        }
+        list(&entries)
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,206 @@
+//! Restoring a machine's point: as a new machine, or its disks alone.
+
+use super::backup::no_job;
+use crate::client::{Client, part_of_id};
+use crate::commands::common::{InVault, Item, find_item, find_vault, needs_service, shown_time, text};
+use crate::commands::jobs::{JobDocument, JobRef, outcome, wait};
+use crate::commands::point::{PointDocument, find_point};
+use crate::context::{Context, Outcome};
+use crate::failure::Result;
+use crate::text::list;
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+use serde_json::{Value, json};
+use strongroom_engine::Error;
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["new_name", "disks_to"]))]
+#[command(after_help = "\
+The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to --place, else to where
+the machine's disks were. What exists is never overwritten. With --disks-to the disks become files of a new
+directory in that place, with the machine's definition beside them.
+
+Without the service a point is restored by `strongroom rescue vm restore`.
+
+Examples:
+  strongroom vm restore web01 --as web01-restored
+  strongroom vm restore web01 --point 2026-11-21T20:30 --as test --place default --network lan
+  strongroom vm restore web01 --point latest --disks-to restores --disk vdb")]
+pub struct RestoreArgs {
+    /// The machine; GROUP/NAME where two groups have one of that name.
+    machine: String,
+    #[command(flatten)]
+    vault: InVault,
+    /// `latest`, a point's name, or a time: the last point taken at or before it.
+    #[arg(long, value_name = "POINT", default_value = "latest")]
+    point: String,
+    /// Make a new machine of this name.
+    #[arg(long = "as", value_name = "NEW_NAME")]
+    new_name: Option<String>,
+    /// Restore the disks alone, to this place (see `strongroom host places`).
+    #[arg(long, value_name = "PLACE")]
+    disks_to: Option<String>,
+    /// The place the new machine's disks go to (see `strongroom host places`).
+    #[arg(long, value_name = "PLACE", conflicts_with = "disks_to")]
+    place: Option<String>,
+    /// Connect all its interfaces to this network (see `strongroom host networks`); default: as they were.
+    #[arg(long, value_name = "NETWORK", conflicts_with = "disks_to")]
+    network: Option<String>,
+    /// The new machine's resource group; default: the machine's own.
+    #[arg(long, value_name = "GROUP", conflicts_with = "disks_to")]
+    to_group: Option<String>,
+    /// Only this disk; may be given several times.
+    #[arg(long = "disk", value_name = "DISK")]
+    disks: Vec<String>,
+    /// Do not wait: the job's id is printed.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Serialize)]
+struct RestoreDocument {
+    point: PointDocument,
+    job: JobDocument,
+}
+
+pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    if arguments.no_wait && client.is_in_process() {
+        return Err(needs_service("--no-wait"));
+    }
+    let vault = find_vault(&client, &arguments.vault)?;
+    let item = find_item(&client, &vault, &arguments.machine)?;
+    let point = find_point(&client, &item, &arguments.point)?;
+    client.run_jobs()?;
+    let properties = request(&client, arguments, &item, &vault.document, &point)?;
+    let name = text(&point, "/name");
+    let path = format!("{}/recoveryPoints/{}/restore", item.path, crate::client::segment(&name));
+    let answer = client.post(&path, Some(&json!({ "properties": properties })))?;
+    let id = client.follow(&answer)?.ok_or_else(no_job)?;
+    let job = JobRef { vault: vault.path.clone(), id };
+    let done = match arguments.no_wait {
+        true => vec![job.look(&client)?],
+        false => wait(&client, context, &[job])?,
+    };
+    let point = PointDocument::of(&point, &vault, &item.name);
+    for job in &done {
+        let document = RestoreDocument { point: point.clone(), job: job.clone() };
+        context.print(&document, || shown(&document))?;
+    }
+    let outcome = outcome(&done, context);
+    if let (Some(name), true, Outcome::Done) = (&arguments.new_name, !arguments.no_wait, outcome) {
+        context.note(format_args!("`virsh start {name}` starts it"));
+    }
+    Ok(outcome)
+}
+
+fn shown(document: &RestoreDocument) -> String {
+    let mut entries = document.job.entries();
+    entries.push(("point", document.point.point.clone()));
+    entries.push(("taken", shown_time(document.point.taken_at)));
+    for (name, value) in &document.job.details {
+        entries.push((name.trim(), text(value, "")));
+    }
+    list(&entries)
+}
+
+/// The body, as Azure has it.
+fn request(
+    client: &Client,
+    arguments: &RestoreArgs,
+    item: &Item,
+    vault: &Value,
+    point: &Value,
+) -> Result<Value> {
+    let mut p = json!({
+        "objectType": "IaasVMRestoreRequest",
+        "recoveryPointId": text(point, "/name"),
+        "sourceResourceId": text(&item.document, "/properties/virtualMachineId"),
+        "region": text(vault, "/location"),
+    });
+    if !arguments.disks.is_empty() {
+        p["restoreDiskLunList"] = luns(client, arguments, item, point)?.into();
+    }
+    if let Some(place) = &arguments.disks_to {
+        p["recoveryType"] = "RestoreDisks".into();
+        p["storageAccountId"] =
+            find(client, place, "Microsoft.Storage/storageAccounts", "place", "places")?.into();
+        return Ok(p);
+    }
+    let name = arguments.new_name.as_deref().unwrap_or_default();
+    let group = arguments.to_group.as_deref().unwrap_or(&item.group);
+    p["recoveryType"] = "AlternateLocation".into();
+    p["targetResourceGroupId"] = client.group_id(group).into();
+    p["targetVirtualMachineId"] =
+        format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", client.group_id(group)).into();
+    if let Some(place) = &arguments.place {
+        p["storageAccountId"] =
+            find(client, place, "Microsoft.Storage/storageAccounts", "place", "places")?.into();
+    }
+    if let Some(network) = &arguments.network {
+        p["virtualNetworkId"] =
+            find(client, network, "Microsoft.Network/virtualNetworks", "network", "networks")?.into();
+    }
+    Ok(p)
+}
+
+/// The id of a place or network by its name, or `GROUP/NAME`.
+fn find(client: &Client, named: &str, kind: &str, what: &str, command: &str) -> Result<String> {
+    let (group, name) = match named.split_once('/') {
+        Some((group, name)) => (Some(group), name),
+        None => (None, named),
+    };
+    let all = client.list(&client.path(&format!("/providers/{kind}")), None)?;
+    let group_of = |id: &str| part_of_id(id, "resourceGroups").unwrap_or_default().to_owned();
+    let found: Vec<String> = all
+        .iter()
+        .filter(|d| text(d, "/name").eq_ignore_ascii_case(name))
+        .map(|d| text(d, "/id"))
+        .filter(|id| group.is_none_or(|group| group_of(id).eq_ignore_ascii_case(group)))
+        .collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => {
+            let message = format!("there is no {what} `{named}`; see `strongroom host {command}`");
+            Err(Error::not_found(message).into())
+        }
+        _ => {
+            let groups: Vec<String> = found.iter().map(|id| format!("{}/{name}", group_of(id))).collect();
+            let message = format!("there are several {command} `{named}`: say which ({})", groups.join(", "));
+            Err(Error::invalid(message).into())
+        }
+    }
+}
+
+/// Disks by name, as LUNs: from the point, if it says them, else from the machine as it is.
+fn luns(client: &Client, arguments: &RestoreArgs, item: &Item, point: &Value) -> Result<Vec<i64>> {
+    let configured = &point["properties"]["recoveryPointDiskConfiguration"]["includedDiskList"];
+    let mut known: Vec<(i64, String)> = configured
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|d| Some((d["lun"].as_i64()?, text(d, "/name"))))
+        .collect();
+    if known.is_empty() {
+        let machines = crate::commands::common::machines(client)?;
+        let id = text(&item.document, "/properties/virtualMachineId");
+        let machine = machines.iter().find(|m| m.id.eq_ignore_ascii_case(&id));
+        known = machine.map(|m| m.disks()).unwrap_or_default();
+    }
+    let mut luns = Vec::new();
+    for name in &arguments.disks {
+        // Of a machine that is gone, a LUN can be given.
+        let lun = known.iter().find(|(_, known)| known == name).map(|(lun, _)| *lun);
+        match lun.or_else(|| name.parse().ok()) {
+            Some(lun) => luns.push(lun),
+            None => {
+                let there: Vec<&str> = known.iter().map(|(_, name)| name.as_str()).collect();
+                let there =
+                    if there.is_empty() { "none are known: give its LUN".into() } else { there.join(", ") };
+                let message = format!("the point has no disk `{name}`; it has: {there}");
+                return Err(Error::not_found(message).into());
+            }
+        }
+    }
+    Ok(luns)
+}

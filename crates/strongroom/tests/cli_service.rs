@@ -1,0 +1,500 @@
+//! The commands on the service, as a user runs them: in their own process, through a running service's socket, and over
+//! HTTPS. No libvirt: what needs a machine is made of a store with a machine's points.
+
+#[path = "cli/common.rs"]
+#[allow(dead_code)]
+mod common;
+
+use common::{Home, MIB, random, same, send};
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strongroom_domain::{Consistency, ConsistencyLevel, TypedExtent};
+use strongroom_store::objects::Location;
+use strongroom_store::{BlockSource, Disk, DiskRequest, PointDraft, PointKind, Progress, Session};
+
+const CONFIGURATION: &str = "\
+hosts = []
+
+[[restore_directories]]
+name = \"restores\"
+path = \"RESTORES\"
+";
+
+/// A data directory without hosts, and a place to restore to.
+fn home() -> Home {
+    let mut home = Home::new();
+    std::fs::create_dir(home.path("restores")).unwrap();
+    let configuration = CONFIGURATION.replace("RESTORES", &home.text("restores"));
+    std::fs::write(home.path("strongroom.toml"), configuration).unwrap();
+    home.environment = vec![
+        ("STRONGROOM_DATA".into(), home.text("data")),
+        ("STRONGROOM_CONFIG".into(), home.text("strongroom.toml")),
+    ];
+    home
+}
+
+/// A service on that directory, ended when it is dropped.
+struct Service(Child);
+
+impl Service {
+    fn start(home: &Home) -> Self {
+        let mut child = home
+            .command(["serve", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(home.path("serve.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while std::os::unix::net::UnixStream::connect(home.path("data/strongroom.sock")).is_err() {
+            let ended = child.try_wait().unwrap();
+            let log = || std::fs::read_to_string(home.path("serve.log")).unwrap();
+            assert!(ended.is_none() && Instant::now() < until, "{ended:?}: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self(child)
+    }
+
+    fn stop(mut self) {
+        send(&self.0, libc::SIGTERM);
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Memory(Vec<u8>);
+
+impl BlockSource for Memory {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        let from = offset as usize;
+        buffer.copy_from_slice(&self.0[from..from + buffer.len()]);
+        Ok(())
+    }
+}
+
+/// Puts a point of a machine of two disks into the vault at `home.vault()`.
+fn machine_point(home: &Home, name: &str, seed: u64, taken_at: jiff::Timestamp) {
+    let location = Location::parse(&home.vault()).unwrap();
+    let key = std::fs::read_dir(home.keys()).unwrap().next().unwrap().unwrap().path();
+    let vault = strongroom_engine::vaults::open(&location, Some(&key)).unwrap();
+    let session = Session::begin(&vault, "test").unwrap();
+    let disks = ["vda", "vdb"].into_iter().zip(seed..).map(|(target, seed)| {
+        let written = session
+            .write_disk(DiskRequest {
+                source: Arc::new(Memory(random(MIB, seed))),
+                name: target.into(),
+                size_bytes: MIB,
+                extents: vec![TypedExtent::data(0, MIB)],
+                parent: None,
+                progress: Arc::new(Progress::default()),
+            })
+            .unwrap();
+        let mut disk = Disk::new(target, &written);
+        disk.attributes.insert("format".into(), "raw".into());
+        disk
+    });
+    let disks = disks.collect();
+    let draft = PointDraft {
+        item: name.parse().unwrap(),
+        kind: PointKind::Machine,
+        taken_at,
+        parent: None,
+        consistency: Consistency::new(ConsistencyLevel::FileSystem, "3 file systems frozen"),
+        disks,
+        definition: None,
+        warnings: Vec::new(),
+        attributes: serde_json::Map::new(),
+    };
+    session.commit(draft).unwrap();
+}
+
+/// A home whose vault `main` protects `web01`, with a point of two hours and one of two months ago.
+fn home_with_machine() -> Home {
+    let home = home();
+    home.ok(["rescue", "vault", "init", &home.vault()]);
+    let hours_ago = |hours| jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+    machine_point(&home, "web01", 1, hours_ago(24 * 60));
+    machine_point(&home, "web01", 11, hours_ago(2));
+    let imported = home.json(["vault", "import", &home.vault(), "--name", "main"]);
+    assert_eq!((&imported["machines"], &imported["recovery_points"]), (&1.into(), &2.into()), "{imported}");
+    home
+}
+
+fn names(list: &Value, of: &str) -> Vec<String> {
+    list[of].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn fields(value: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+fn words(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    words.sort_unstable();
+    words
+}
+
+/// Vaults and policies from the first to the last, whichever way leads to the service.
+fn vaults_and_policies(home: &Home) {
+    home.fails(1, &["no vault", "vault create"], ["vault", "show"]);
+    let made = home.json(["vault", "create", "main", "--redundancy", "local"]);
+    let all = "id immutability location name redundancy resource_group soft_delete soft_delete_days";
+    assert_eq!(fields(&made), words(all));
+    assert_eq!((&made["location"], &made["resource_group"]), (&"local".into(), &"strongroom".into()));
+    home.fails(1, &["main", "already"], ["vault", "create", "main"]);
+    home.fails(1, &["InvalidResourceName"], ["vault", "create", "1-vault"]);
+    home.fails(1, &["InvalidResourceGroupName"], ["vault", "create", "v2", "-g", "a%b"]);
+
+    // The only one need not be named; of two, one must be.
+    assert_eq!(home.json(["policy", "list"])["policies"].as_array().unwrap().len(), 2);
+    home.ok(["vault", "create", "main", "-g", "office"]);
+    assert_eq!(names(&home.json(["vault", "list"]), "vaults"), ["main", "main"]);
+    assert_eq!(names(&home.json(["vault", "list", "-g", "OFFICE"]), "vaults"), ["main"]);
+    home.fails(1, &["several vaults", "--vault"], ["policy", "list"]);
+    home.fails(1, &["several vaults", "-g", "office", "strongroom"], ["policy", "list", "--vault", "MAIN"]);
+    let shown = home.json(["vault", "show", "main", "-g", "office"]);
+    assert_eq!((&shown["items"], &shown["store"]["recovery_points"]), (&0.into(), &0.into()), "{shown}");
+    let table = home.ok(["vault", "list"]);
+    assert!(table.starts_with("NAME  GROUP") && table.lines().count() == 3, "{table}");
+    home.ok(["vault", "delete", "main", "-g", "office"]);
+    home.fails(1, &["no vault `gone`"], ["vault", "delete", "gone"]);
+
+    let create =
+        ["policy", "create", "Long", "--daily", "20:30", "--zone", "Europe/Berlin", "--weekly", "sun:12"];
+    let policy = home.json(create);
+    assert_eq!(policy["properties"]["timeZone"], "Europe/Berlin");
+    home.fails(1, &["Long", "policy set"], create);
+    let text = home.ok(["policy", "set", "Long", "--keep-days", "90", "--monthly", "first-sunday:24"]);
+    for word in ["daily at 20:30", "90 days", "12 weeks (Sun)", "24 months (first Sun)", "Europe/Berlin"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    home.fails(1, &["nothing is to be changed"], ["policy", "set", "Long"]);
+    home.fails(1, &["BMSUserError"], ["policy", "set", "Long", "--keep-days", "10000"]);
+    home.fails(
+        1,
+        &["BMSUserErrorInvalidPolicyInput", "Mordor"],
+        ["policy", "set", "Long", "--zone", "Mordor"],
+    );
+    home.fails(1, &["Nothing"], ["policy", "show", "Nothing"]);
+    // What is shown can be given back.
+    let shown = home.ok(["policy", "show", "Long", "--json"]);
+    std::fs::write(home.path("policy.json"), &shown).unwrap();
+    let copy = home.json(["policy", "create", "Copy", "--file", &home.text("policy.json")]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(copy["properties"], shown["properties"]);
+    std::fs::write(home.path("other.json"), "{\"a\": 1}").unwrap();
+    home.fails(
+        1,
+        &["other.json", "schedulePolicy"],
+        ["policy", "create", "X-1", "--file", &home.text("other.json")],
+    );
+    home.ok(["policy", "delete", "Copy"]);
+    home.fails(1, &["Copy"], ["policy", "delete", "Copy"]);
+    let table = home.ok(["policy", "list"]);
+    assert!(table.contains("DefaultPolicy") && table.contains("every 4 h from 08:00 for 12 h"), "{table}");
+}
+
+#[test]
+fn vaults_and_policies_without_a_service() {
+    let home = home();
+    vaults_and_policies(&home);
+    let mode = |path: &str| home.path(path).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("data"), mode("data/catalog.db")), (0o700, 0o600));
+}
+
+#[test]
+fn vaults_and_policies_through_the_socket() {
+    let home = home();
+    let service = Service::start(&home);
+    vaults_and_policies(&home);
+    service.stop();
+    // What was done is there without it.
+    assert_eq!(names(&home.json(["vault", "list"]), "vaults"), ["main"]);
+}
+
+#[test]
+fn a_machine_that_is_not_there() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    let output = home.run(["vm", "list"]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no machines"));
+    assert_eq!(home.json(["vm", "list"])["machines"].as_array().unwrap().len(), 0);
+    home.fails(1, &["no machine `web01`", "vm list"], ["vm", "protect", "web01"]);
+    home.fails(1, &["web01", "not protected", "vm protect"], ["vm", "backup", "web01"]);
+    home.fails(1, &["not protected"], ["point", "list", "web01"]);
+    home.fails(1, &["no vault `other`"], ["vm", "list", "--vault", "other"]);
+    home.fails(2, &["--yes"], ["vm", "delete", "web01"]);
+    home.fails(2, &["--as"], ["vm", "restore", "web01"]);
+    home.fails(2, &["MACHINE"], ["vm", "backup"]);
+    home.fails(1, &["no job"], ["job", "show", "6f2b8c54-6e0e-4d28-a2d7-8f6f9f3a5a10"]);
+    // Of several each is told, and the others are done.
+    let told = home.run(["vm", "backup", "web01", "web02", "--json"]);
+    assert_eq!(told.status.code(), Some(1));
+    let lines = String::from_utf8(told.stderr).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    let error: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], "not-found");
+}
+
+/// Disks of a point are restored, and are what they were.
+fn restores(home: &Home) {
+    let restored = home.json(["vm", "restore", "web01", "--disks-to", "restores"]);
+    let job = &restored["job"];
+    assert_eq!((&job["status"], &job["operation"]), (&"Completed".into(), &"Restore".into()), "{restored}");
+    let config = job["details"]["Config Blob Uri"].as_str().unwrap().strip_prefix("file://").unwrap();
+    let directory: PathBuf = PathBuf::from(config).parent().unwrap().to_owned();
+    for (disk, seed) in [("vda", 11), ("vdb", 12)] {
+        std::fs::write(home.path("expected"), random(MIB, seed)).unwrap();
+        same(&home.path("expected"), &directory.join(format!("web01-{disk}.raw")));
+    }
+    // By its id, whichever vault it is of.
+    let id = job["job"].as_str().unwrap();
+    let shown = home.json(["job", "show", id]);
+    assert_eq!((&shown["status"], &shown["machine"]), (&"Completed".into(), &"web01".into()), "{shown}");
+    assert!(!shown["tasks"].as_array().unwrap().is_empty());
+    let watched = home.ok(["job", "watch", id]);
+    assert!(watched.contains("Completed") && watched.contains("TASK"), "{watched}");
+    home.fails(1, &["UserErrorJobAlreadyCompleted"], ["job", "cancel", id]);
+    // An old point, one disk.
+    let one = home.json(["vm", "restore", "web01", "--point", "30d", "--disks-to", "restores", "--disk=-1"]);
+    let config = one["job"]["details"]["Config Blob Uri"].as_str().unwrap().strip_prefix("file://").unwrap();
+    let directory = PathBuf::from(config).parent().unwrap().to_owned();
+    std::fs::write(home.path("expected"), random(MIB, 1)).unwrap();
+    same(&home.path("expected"), &directory.join("web01-vda.raw"));
+    assert!(!directory.join("web01-vdb.raw").exists());
+
+    let jobs = home.json(["job", "list", "--operation", "restore", "--status", "completed"]);
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 2, "{jobs}");
+    let all = "asked_for ended_at errors job machine operation resource_group seconds started_at status vault warnings";
+    assert_eq!(fields(&jobs["jobs"][0]), words(all));
+    assert_eq!(home.json(["job", "list", "--last", "1"])["jobs"].as_array().unwrap().len(), 1);
+    assert!(home.json(["job", "list", "--machine", "other"])["jobs"].as_array().unwrap().is_empty());
+    assert!(home.json(["job", "list", "--status", "failed"])["jobs"].as_array().unwrap().is_empty());
+    let table = home.ok(["job", "list"]);
+    assert!(table.starts_with("JOB ") && table.contains("Restore") && table.contains(id), "{table}");
+
+    home.fails(
+        1,
+        &["no place `nowhere`", "host places"],
+        ["vm", "restore", "web01", "--disks-to", "nowhere"],
+    );
+    home.fails(1, &["no disk `vdz`"], ["vm", "restore", "web01", "--disks-to", "restores", "--disk", "vdz"]);
+    home.fails(
+        1,
+        &["UserErrorDiskNotFoundInRecoveryPoint"],
+        ["vm", "restore", "web01", "--disks-to", "restores", "--disk", "7"],
+    );
+    home.fails(1, &["UserErrorNoHost"], ["vm", "restore", "web01", "--as", "web02"]);
+    home.fails(1, &["no network `lan`"], ["vm", "restore", "web01", "--as", "web02", "--network", "lan"]);
+}
+
+#[test]
+fn points_are_listed_and_restored_without_a_service() {
+    let home = home_with_machine();
+    let all = home.json(["point", "list", "web01", "--from", "52w"]);
+    let all = all["points"].as_array().unwrap();
+    assert_eq!(all.len(), 2);
+    let recent = home.json(["point", "list", "web01"]);
+    assert_eq!(recent["points"].as_array().unwrap(), &all[..1], "the newest first, of 30 days");
+    let output = home.run(["point", "list", "web01"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("last 30 days"));
+    let old = home.json(["point", "list", "web01", "--to", "7d"]);
+    assert_eq!(old["points"].as_array().unwrap(), &all[1..]);
+    let crash = ["point", "list", "web01", "--from", "52w", "--consistency"];
+    assert!(home.json(crash.into_iter().chain(["crash"]))["points"].as_array().unwrap().is_empty());
+    assert_eq!(home.json(crash.into_iter().chain(["file-system"]))["points"].as_array().unwrap().len(), 2);
+
+    let name = |p: &Value| p["point"].as_str().unwrap().to_owned();
+    assert_eq!(home.json(["point", "show", "web01", "latest"])["point"], all[0]["point"]);
+    assert_eq!(home.json(["point", "show", "web01", "30d"])["point"], all[1]["point"]);
+    assert_eq!(home.json(["point", "show", "web01", &name(&all[1])])["point"], all[1]["point"]);
+    // A time as it is shown names the point.
+    let table = home.ok(["point", "list", "web01"]);
+    let shown = table.lines().nth(1).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    assert_eq!(home.json(["point", "show", "web01", &shown])["point"], all[0]["point"], "{shown}");
+    home.fails(1, &["12345678901234", "RecoveryPointNotFound"], ["point", "show", "web01", "12345678901234"]);
+    home.fails(1, &["no recovery point as old"], ["point", "show", "web01", "2001-01-01"]);
+    home.fails(1, &["yesterday", "latest"], ["point", "show", "web01", "yesterday"]);
+
+    restores(&home);
+    home.fails(1, &["--no-wait", "serve"], ["vm", "restore", "web01", "--disks-to", "restores", "--no-wait"]);
+    home.fails(1, &["--no-wait", "serve"], ["vm", "backup", "web01", "--no-wait"]);
+}
+
+#[test]
+fn points_are_restored_by_a_service() {
+    let home = home_with_machine();
+    let service = Service::start(&home);
+    restores(&home);
+    let begun = home.json(["vm", "restore", "web01", "--disks-to", "restores", "--no-wait"]);
+    let done = home.json(["job", "watch", begun["job"]["job"].as_str().unwrap()]);
+    assert_eq!(done["status"], "Completed", "{done}");
+    service.stop();
+}
+
+#[test]
+fn an_item_is_deleted_and_comes_back() {
+    let home = home_with_machine();
+    let state = |home: &Home| home.json(["vm", "list"])["machines"][0].clone();
+    assert_eq!((&state(&home)["state"], &state(&home)["power"]), (&"ProtectionStopped".into(), &Value::Null));
+    assert!(home.ok(["vm", "list"]).contains("gone"));
+    assert!(home.json(["vm", "list", "--unprotected"])["machines"].as_array().unwrap().is_empty());
+    assert!(home.json(["vm", "list", "--name", "db"])["machines"].as_array().unwrap().is_empty());
+    home.fails(1, &["UserErrorItemProtectionStopped"], ["vm", "backup", "web01"]);
+    // Its machine is not there.
+    home.fails(1, &["ResourceNotFound"], ["vm", "resume", "web01"]);
+    home.fails(1, &["not deleted"], ["vm", "undelete", "web01"]);
+    home.fails(1, &["main"], ["vault", "delete", "main"]);
+
+    let deleted = home.json(["vm", "delete", "strongroom/web01", "--yes"]);
+    assert_eq!(deleted["machines"][0]["state"], "Deleted", "{deleted}");
+    assert_eq!(home.json(["vault", "show"])["deleted_items"], 1);
+    home.fails(1, &["web01"], ["vm", "restore", "web01", "--disks-to", "restores"]);
+    // A vault that holds nothing else goes, and comes back with what it holds.
+    home.ok(["vault", "delete", "main"]);
+    assert!(names(&home.json(["vault", "list"]), "vaults").is_empty());
+    home.fails(1, &["no deleted vault `other`"], ["vault", "undelete", "other"]);
+    assert_eq!(home.json(["vault", "undelete", "main"])["name"], "main");
+    let back = home.json(["vm", "undelete", "web01"]);
+    let back = &back["machines"][0];
+    assert_eq!(back["state"], "ProtectionStopped");
+    assert_eq!(
+        fields(back),
+        words("last_backup_at last_backup_status last_point machine policy resource_group state vault")
+    );
+    assert_eq!(home.json(["point", "list", "web01", "--from", "52w"])["points"].as_array().unwrap().len(), 2);
+}
+
+/// `access principal create` and `assign`; the principal's id and secret.
+fn principal(home: &Home, name: &str, role: &str) -> (String, String) {
+    let made = home.json(["access", "principal", "create", name]);
+    home.ok(["access", "assign", name, role]);
+    let text = |field: &str| made[field].as_str().unwrap().to_owned();
+    (text("app_id"), text("secret"))
+}
+
+#[test]
+fn over_https_a_principal_may_do_what_its_role_says() {
+    let home = home_with_machine();
+    let service = Service::start(&home);
+    let server = std::fs::read_to_string(home.path("data/url")).unwrap().trim().to_owned();
+    let ca = home.text("data/tls/authority.pem");
+    let (reader, reader_secret) = principal(&home, "reader", "Backup Reader");
+    let (operator, operator_secret) = principal(&home, "operator", "Backup Operator");
+    let as_one = |id: &str, secret: &str, arguments: &[&str]| {
+        let all = arguments.iter().copied().chain(["--server", &server, "--ca", &ca]);
+        home.command(all)
+            .env_remove("STRONGROOM_DATA")
+            .env("STRONGROOM_CLIENT_ID", id)
+            .env("STRONGROOM_CLIENT_SECRET", secret)
+            .output()
+            .unwrap()
+    };
+    let refused = |output: std::process::Output, words: &[&str]| {
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for word in words {
+            assert!(told.contains(word), "`{word}` is not in: {told}");
+        }
+    };
+    let listed = as_one(&reader, &reader_secret, &["vault", "list", "--json"]);
+    assert!(listed.status.success(), "{listed:?}");
+    assert_eq!(names(&serde_json::from_slice(&listed.stdout).unwrap(), "vaults"), ["main"]);
+    refused(
+        as_one(&reader, &reader_secret, &["policy", "delete", "DefaultPolicy"]),
+        &["AuthorizationFailed"],
+    );
+    let stopped = as_one(&reader, &reader_secret, &["vm", "stop", "web01"]);
+    refused(stopped, &["AuthorizationFailed", "protectedItems/write"]);
+    let restore = ["vm", "restore", "web01", "--disks-to", "restores", "--json"];
+    refused(as_one(&reader, &reader_secret, &restore), &["AuthorizationFailed"]);
+    let restored = as_one(&operator, &operator_secret, &restore);
+    assert!(restored.status.success(), "{restored:?}");
+    refused(
+        as_one(&operator, &operator_secret, &["vm", "delete", "web01", "--yes"]),
+        &["AuthorizationFailed"],
+    );
+    refused(as_one(&operator, "wrong", &["vault", "list"]), &["invalid_client", "signing in"]);
+    // Root over the socket may.
+    home.ok(["vm", "delete", "web01", "--yes"]);
+
+    let without = |arguments: &[&str]| home.command(arguments).output().unwrap();
+    refused(without(&["vault", "list", "--server", &server, "--ca", &ca]), &["STRONGROOM_CLIENT_ID"]);
+    let untrusted = home
+        .command(["vault", "list", "--server", &server])
+        .env("STRONGROOM_CLIENT_ID", &reader)
+        .env("STRONGROOM_CLIENT_SECRET", &reader_secret)
+        .output()
+        .unwrap();
+    refused(untrusted, &["--ca"]);
+    service.stop();
+    refused(as_one(&reader, &reader_secret, &["vault", "list"]), &["cannot be reached"]);
+}
+
+#[test]
+fn errors_of_the_api_keep_their_codes() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    let output = home.run(["policy", "show", "Nothing", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let code = error["error"]["code"].as_str().unwrap();
+    assert!(code.starts_with("BMSUserError") || code.starts_with("UserError"), "{error}");
+    assert!(!error["error"]["message"].as_str().unwrap().contains(code), "{error}");
+}
+
+#[test]
+fn a_command_waits_for_another_and_says_so() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    let lock = std::fs::File::options().write(true).open(home.path("data/lock")).unwrap();
+    lock.lock().unwrap();
+    let waiting =
+        home.command(["vault", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    lock.unlock().unwrap();
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("waiting for another command"), "{output:?}");
+    lock.lock().unwrap();
+    home.fails(1, &["another strongroom", "strongroom serve"], ["vault", "list"]);
+}
+
+#[test]
+fn what_cannot_be_a_server_or_a_configuration_is_refused() {
+    let home = home();
+    let with = |server: &str| {
+        let output = home
+            .command(["vault", "list", "--server", server])
+            .env("STRONGROOM_CLIENT_ID", "a")
+            .env("STRONGROOM_CLIENT_SECRET", "b")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(with("http://localhost:1").contains("https://"));
+    std::fs::write(home.path("empty.pem"), "nothing").unwrap();
+    let output = home
+        .command(["vault", "list", "--server", "https://localhost:1", "--ca", &home.text("empty.pem")])
+        .env("STRONGROOM_CLIENT_ID", "a")
+        .env("STRONGROOM_CLIENT_SECRET", "b")
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no certificate in PEM"), "{output:?}");
+    std::fs::write(home.path("strongroom.toml"), "host = 1").unwrap();
+    home.fails(1, &["strongroom.toml", "host"], ["vault", "list"]);
+    home.fails(1, &["missing.toml"], ["vault", "list", "--config", &home.text("missing.toml")]);
+}
