@@ -152,7 +152,7 @@ class OurMachines:
     def backup(self):
         us = self.us
         before = stored_bytes(us.vault)
-        figures, text = us.measured("vm", "backup", NAME, "--vault", us.vault)
+        figures, text = us.measured("rescue", "vm", "backup", NAME, "--vault", us.vault)
         figures["stored_bytes"] = stored_bytes(us.vault) - before
         answer = json.loads(text)
         for key in ("frozen_ms", "suspended_ms", "snapshot_ms", "consistency"):

@@ -50,7 +50,7 @@ class Strongroom:
         return figures
 
     def init(self, vault):
-        self.measured("vault", "init", vault)
+        self.measured("rescue", "vault", "init", vault)
 
     def restore(self, vault, point, target, *options):
         figures, _ = self.measured("image", "restore", point, "--vault", vault, "--to", target, "--format", "raw", *options)
@@ -86,7 +86,7 @@ class Strongroom:
         socket.unlink(missing_ok=True)
         settle(self.out)
         start = time.monotonic()
-        server = subprocess.Popen([self.binary, "point", "serve", "disk@latest", "--vault", self.vault, "--socket",
+        server = subprocess.Popen([self.binary, "rescue", "point", "serve", "disk@latest", "--vault", self.vault, "--socket",
                                    socket], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL)
         try:
@@ -146,18 +146,18 @@ class Strongroom:
                                 "--data-seed", str(1000 + n)], check=True)
                 given = extents
             self.backup(disk, self.vault, "disk", given)
-        _, text = self.measured("point", "list", "--vault", self.vault, "--item", "disk")
+        _, text = self.measured("rescue", "point", "list", "--vault", self.vault, "--item", "disk")
         ids = point_ids(text)
         if len(ids) != points:
             raise SystemExit(f"{points} points were made, {len(ids)} are listed:\n{text}")
         for what, forget in (("one", ids[4:5]), ("three", ids[5:8])):
             for point in forget:
-                self.measured("point", "forget", point, "--vault", self.vault)
+                self.measured("rescue", "point", "forget", point, "--vault", self.vault)
             before = stored_bytes(self.vault)
-            figures, _ = self.measured("vault", "reclaim", self.vault)
+            figures, _ = self.measured("rescue", "vault", "reclaim", self.vault)
             figures["freed_bytes"] = before - stored_bytes(self.vault)
             record(f"reclaim_{what}_of_ten_{logical_gib}gib", figures)
-        self.measured("vault", "check", self.vault)
+        self.measured("rescue", "vault", "check", self.vault)
         shutil.rmtree(self.out)
 
 
