@@ -180,9 +180,9 @@ impl Run<'_> {
         for damaged in list.damaged {
             let fault = self.faults.entry(damaged.object).or_default();
             if let StoreError::Corrupt { detail, .. } = damaged.error {
-                fault
-                    .details
-                    .insert(format!("{detail}; this point is lost: `strongroom rescue point forget` removes it"));
+                fault.details.insert(format!(
+                    "{detail}; this point is lost: `strongroom rescue point forget` removes it"
+                ));
             }
             fault.points.extend(damaged.point.map(|point| TouchedPoint { point, item: None }));
         }

@@ -54,7 +54,9 @@ impl Drop for ReadSession {
             tracing::warn!("the lease of this reader could not be removed; it runs out by itself: {e}");
         }
         if let Err(e) = self.vault.record_damage() {
-            tracing::warn!("damage that was found could not be recorded; run `strongroom rescue vault check`: {e}");
+            tracing::warn!(
+                "damage that was found could not be recorded; run `strongroom rescue vault check`: {e}"
+            );
         }
     }
 }

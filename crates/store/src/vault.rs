@@ -257,9 +257,9 @@ impl Vault {
                 }
                 match list.points.pop() {
                     Some(manifest) => Ok(manifest),
-                    None if list.damaged.is_empty() => {
-                        Err(not_found(": the item's first point is later (see `strongroom rescue point list`)"))
-                    }
+                    None if list.damaged.is_empty() => Err(not_found(
+                        ": the item's first point is later (see `strongroom rescue point list`)",
+                    )),
                     None => Err(list.damaged.swap_remove(0).error),
                 }
             }
@@ -349,7 +349,10 @@ impl Vault {
 }
 
 fn point_not_found(id: &PointId) -> StoreError {
-    StoreError::NotFound { what: format!("recovery point {id}"), hint: " (see `strongroom rescue point list`)" }
+    StoreError::NotFound {
+        what: format!("recovery point {id}"),
+        hint: " (see `strongroom rescue point list`)",
+    }
 }
 
 impl NodeSource for Vault {

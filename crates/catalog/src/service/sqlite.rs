@@ -38,7 +38,8 @@ fn make_private_file(path: &Path) -> io::Result<()> {
 }
 
 impl SqliteServiceCatalog {
-    /// Opens the catalog, or begins one; its directory must be there. Looks the whole file over first.
+    /// Opens the catalog, or begins one; its directory must be there. A file that is no catalog is refused; what is
+    /// damaged further in is found by what reads it, or by [`check`](Self::check).
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |detail: String| ServiceError::Failed { path: path.to_owned(), detail };
         let runtime = tokio::runtime::Builder::new_current_thread()

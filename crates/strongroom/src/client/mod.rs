@@ -52,7 +52,7 @@ pub struct ServiceArgs {
 }
 
 enum Transport {
-    Http(Http),
+    Http(Box<Http>),
     InProcess(Box<InProcess>),
 }
 
@@ -75,7 +75,7 @@ impl Client {
     /// Finds the service, or brings it up in this process.
     pub fn connect(args: &ServiceArgs, context: &Context) -> Result<Self> {
         let transport = match &args.server {
-            Some(url) => Transport::Http(Http::server(url, args.ca.as_deref(), credentials()?)?),
+            Some(url) => Transport::Http(Box::new(Http::server(url, args.ca.as_deref(), credentials()?)?)),
             None => local(args, context)?,
         };
         let mut client =
@@ -298,7 +298,7 @@ fn local(args: &ServiceArgs, context: &Context) -> Result<Transport> {
     let mut told = false;
     loop {
         if is_listening(&socket)? {
-            return Ok(Transport::Http(Http::socket(&socket)?));
+            return Ok(Transport::Http(Box::new(Http::socket(&socket)?)));
         }
         match InProcess::open(&data, args.config.as_deref(), context) {
             Ok(service) => return Ok(Transport::InProcess(Box::new(service))),

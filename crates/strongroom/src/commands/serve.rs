@@ -58,7 +58,8 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
         Certificates::open(source, opened.service.now())
             .map_err(|e| Error::new(ErrorKind::Failed, e.to_string()).caused_by(e))?,
     );
-    let listen = if arguments.listen.is_empty() { opened.config.listen.clone() } else { arguments.listen.clone() };
+    let listen =
+        if arguments.listen.is_empty() { opened.config.listen.clone() } else { arguments.listen.clone() };
     let server = Server::bind(ServerConfig {
         listen,
         socket: Some(parts.socket()),
@@ -125,5 +126,7 @@ fn say(context: &Context, url: &str, data: &std::path::Path, opened: &serve::Ope
         true => String::new(),
         false => format!(" --data {}", data.display()),
     };
-    context.note(format_args!("sign in: eval \"$(strongroom az env{option})\", then the `az login` that it prints"));
+    context.note(format_args!(
+        "sign in: eval \"$(strongroom az env{option})\", then the `az login` that it prints"
+    ));
 }

@@ -46,8 +46,8 @@ impl Default for FileConfig {
 impl FileConfig {
     /// What the service is told of it.
     pub fn service(&self, data: &Path) -> Result<ServiceConfig> {
-        let data = std::path::absolute(data)
-            .map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
+        let data =
+            std::path::absolute(data).map_err(|e| Error::io(format!("looking at {}", data.display()), e))?;
         Ok(ServiceConfig {
             data,
             hosts: self.hosts.clone(),
@@ -94,21 +94,25 @@ fn read(path: &Path) -> Result<FileConfig> {
         .take(FILE_MAX_BYTES)
         .read_to_string(&mut text)
         .map_err(failed)?;
-    toml::from_str(&text).map_err(|e| {
-        Error::invalid(format!("the configuration {} is not right:\n{e}", path.display()))
-    })
+    toml::from_str(&text)
+        .map_err(|e| Error::invalid(format!("the configuration {} is not right:\n{e}", path.display())))
 }
 
 fn check(config: &FileConfig) -> Result<()> {
     let mut names = std::collections::BTreeSet::new();
     for host in &config.hosts {
         if !names.insert(host.name.to_lowercase()) {
-            return Err(Error::invalid(format!("the configuration has two hosts of the name `{}`", host.name)));
+            return Err(Error::invalid(format!(
+                "the configuration has two hosts of the name `{}`",
+                host.name
+            )));
         }
     }
     let limits = &config.limits;
     if [limits.jobs, limits.jobs_per_host, limits.jobs_per_vault].contains(&0) {
-        return Err(Error::invalid("the configuration's limits must be 1 or more: with 0 nothing would ever run"));
+        return Err(Error::invalid(
+            "the configuration's limits must be 1 or more: with 0 nothing would ever run",
+        ));
     }
     if config.tls.certificate.is_some() != config.tls.key.is_some() {
         return Err(Error::new(
@@ -128,10 +132,8 @@ mod tests {
         let example: FileConfig = toml::from_str(EXAMPLE).unwrap();
         assert_eq!(example.hosts.len(), 1);
         // With every commented line in force it is right as well.
-        let all: String = EXAMPLE
-            .lines()
-            .map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n")
-            .collect();
+        let all: String =
+            EXAMPLE.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         let all: FileConfig = toml::from_str(&all).unwrap();
         check(&all).unwrap();
         assert_eq!(all.listen, ["127.0.0.1:8443".parse().unwrap()]);

@@ -37,7 +37,8 @@ pub fn ensure_administrator(service: &Service) -> Result<Option<Administrator>> 
     let path = secret_file(&service.data());
     let failed = |e| Error::io(format!("writing {}", path.display()), e);
     let _ = fs::remove_file(&path);
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut file =
+        fs::File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     writeln!(file, "{secret}").and_then(|()| file.sync_all()).map_err(failed)?;
     let principal = Principal {
         id: Uuid::new_v4(),
