@@ -17,6 +17,7 @@ test: ## all tests, with real machines under libvirt (root, Debian 12; installs 
 bench: ## the benchmarks against peers; writes bench/results.md and bench/results.json
 	scripts/install-deps --build --bench
 	bench/run
+	bench/service.py --strongroom $(or $(CARGO_TARGET_DIR),target)/release/strongroom | tee bench/service.txt
 
 demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing)
 	scripts/demo
