@@ -229,7 +229,7 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             ("vault", format!("{} (group {})", shown.vault, shown.resource_group)),
             ("taken", super::common::shown_time(shown.taken_at)),
             ("consistency", consistency(&shown)),
-            ("expires", shown.expires_at.map_or_else(|| "by no rule".into(), time)),
+            ("expires", shown.expires_at.map_or_else(|| "not by itself".into(), time)),
         ];
         if !shown.disks.is_empty() {
             entries.push(("disks", shown.disks.join(", ")));
