@@ -156,7 +156,9 @@ class Bench:
     def __exit__(self, kind, *_):
         if kind is not None and (self.directory / "serve.log").exists():
             say("what the service said last:")
-            for line in (self.directory / "serve.log").read_text().splitlines()[-15:]:
+            lines = (self.directory / "serve.log").read_text().splitlines()
+            # Of others' machines, which come and go.
+            for line in [l for l in lines if "srtest-" not in l or self.tag in l][-15:]:
                 say(f"    {line}")
         self.last.close()
 
@@ -310,6 +312,6 @@ def main(description, word, body):
         if not isinstance(why, Failed):
             import traceback
             traceback.print_exc()
-        say(f"{word}: FAILED: {why}")
+        say(f"{word}: FAILED: " + str(why)[:3000])
         sys.exit(1)
     say(f"{word}: {last}, in {time.monotonic() - began:.0f} s")

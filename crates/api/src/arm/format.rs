@@ -1,6 +1,8 @@
-//! Times and durations in Azure's spelling.
+//! Times and durations in Azure's spelling, and disk numbers in its clients'.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// `2026-09-09T13:20:14.3509918Z`: seven digits of a second, without zeros at the end.
 pub fn time(at: Timestamp) -> String {
@@ -52,6 +54,27 @@ pub fn remaining(length: SignedDuration) -> String {
         seconds % 60,
         length.subsec_nanos() / 100
     )
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lun {
+    Number(i32),
+    /// What `az` was given on its command line it sends as text.
+    Text(String),
+}
+
+/// Disk numbers in a body: numbers, or text that is one.
+pub(super) fn luns<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<i32>>, D::Error> {
+    let Some(luns) = Option::<Vec<Lun>>::deserialize(from)? else { return Ok(None) };
+    let number = |lun| match lun {
+        Lun::Number(number) => Ok(number),
+        Lun::Text(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| D::Error::custom(format!("'{}' is not a disk's LUN", crate::error::shorten(&text)))),
+    };
+    luns.into_iter().map(number).collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]

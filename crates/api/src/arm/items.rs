@@ -64,7 +64,13 @@ fn status_name(status: JobStatus) -> &'static str {
     }
 }
 
-fn show(app: &App, request: &Request, vault: &Vault, item: &Item, policy: Option<&Policy>) -> Value {
+pub(super) fn show(
+    app: &App,
+    request: &Request,
+    vault: &Vault,
+    item: &Item,
+    policy: Option<&Policy>,
+) -> Value {
     let tier = policy
         .map(|p| p.rules.tier)
         .or_else(|| item.last_rules.as_ref().map(|r| r.tier))
@@ -218,6 +224,7 @@ struct ExtendedProperties {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct DiskExclusion {
+    #[serde(deserialize_with = "super::format::luns")]
     disk_lun_list: Option<Vec<i32>>,
     is_inclusion_list: Option<bool>,
 }

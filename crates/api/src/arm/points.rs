@@ -161,6 +161,7 @@ struct Properties {
     storage_account_id: Option<String>,
     virtual_network_id: Option<String>,
     region: Option<String>,
+    #[serde(deserialize_with = "super::format::luns")]
     restore_disk_lun_list: Option<Vec<i32>>,
 }
 

@@ -29,6 +29,7 @@ refused! {
     archive: "Moving recovery points to the archive tier";
     intents: "Automatic protection";
     validate: "Validating an operation beforehand";
+    scan: "Scanning protected machines for threats";
 }
 
 pub fn routes() -> Vec<Route<App>> {
@@ -93,6 +94,10 @@ pub fn routes() -> Vec<Route<App>> {
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/move/action")
             .summary("Not available yet.")
             .tag(TAG),
+        Route::post(item_path!("/configureSourceScan"), "ProtectedItems_ConfigureSourceScan", scan)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")
+            .summary("Not available yet.")
+            .tag(TAG),
         Route::put(
             vault_path!("/backupFabrics/{fabric}/backupProtectionIntent/{intent}"),
             "ProtectionIntent_CreateOrUpdate",
@@ -136,7 +141,7 @@ fn no_guard(app: &App, _: &Request, params: &Params) -> Answer {
     vault_of(app, params)?;
     Err(ArmError::not_found(
         "ResourceNotFound",
-        "This vault has no resource guard; they are not available on this server.",
+        "This vault has no resource guard: multi-user authorisation with resource guards is not available on this server.",
     ))
 }
 
@@ -152,7 +157,8 @@ fn undelete_by_put(app: &App, _: &Request, params: &Params) -> Answer {
     ))
 }
 
-/// Deleted vaults, which is what clients look for there.
+/// Deleted vaults, and the items in them, which is what clients look for there. Of the query's own language only
+/// `contains "…"` is understood, which narrows by id.
 fn resource_graph(app: &App, request: &Request, _: &Params) -> Answer {
     let body: Value = request.json()?;
     let query = body["query"].as_str().unwrap_or_default().to_lowercase();
@@ -162,10 +168,16 @@ fn resource_graph(app: &App, request: &Request, _: &Params) -> Answer {
         "Microsoft.RecoveryServices/locations/deletedVaults/read",
         &scope,
     )?;
-    let found = match query.contains("deletedvaults") && may {
+    let mut found = match query.contains("deletedvaults") && may {
+        true if query.contains("/protecteditems") => super::vaults::items_of_deleted(app, request)?,
         true => super::vaults::all_deleted(app)?,
         false => Vec::new(),
     };
+    let wanted: Vec<&str> = query.split("contains \"").skip(1).filter_map(|s| s.split('"').next()).collect();
+    found.retain(|row| {
+        let id = row["id"].as_str().unwrap_or_default().to_lowercase();
+        wanted.iter().all(|w| id.contains(w))
+    });
     Response::ok(json!({
         "totalRecords": found.len(), "count": found.len(), "data": found, "facets": [], "resultTruncated": "false",
     }))

@@ -162,6 +162,9 @@ fn store(app: &App, request: &Request, params: &Params) -> Result<Vault, ArmErro
     let vault = vault_of(app, params)?;
     let body: StorageBody = request.json()?;
     let p = body.properties;
+    if p.cross_region_restore_flag == Some(true) {
+        return Err(super::unavailable::not_available("Cross-region restore"));
+    }
     let settings = VaultSettings {
         redundancy: p.storage_model_type.or(p.storage_type).as_deref().map(redundancy_of).transpose()?,
         cross_region_restore: p.cross_region_restore_flag,

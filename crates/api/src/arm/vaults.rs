@@ -236,7 +236,8 @@ struct Properties {
 #[serde(default, rename_all = "camelCase")]
 struct SecuritySettings {
     soft_delete_settings: Option<SoftDeleteSettings>,
-    immutability_settings: Option<ImmutabilitySettings>,
+    immutability_settings: Option<StateOnly>,
+    source_scan_configuration: Option<StateOnly>,
 }
 
 #[derive(Default, Deserialize)]
@@ -249,7 +250,7 @@ struct SoftDeleteSettings {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct ImmutabilitySettings {
+struct StateOnly {
     state: Option<String>,
 }
 
@@ -260,12 +261,35 @@ struct RedundancySettings {
     cross_region_restore: Option<String>,
 }
 
+impl Properties {
+    /// What would be shown as set, and would protect nothing.
+    fn check_available(&self) -> Result<(), ArmError> {
+        let scan = self.security_settings.as_ref().and_then(|s| s.source_scan_configuration.as_ref());
+        let across = self.redundancy_settings.as_ref().and_then(|r| r.cross_region_restore.as_deref());
+        for (state, off, what) in [
+            (scan.and_then(|s| s.state.as_deref()), "Disabled", "Scanning protected machines for threats"),
+            (across, "Disabled", "Cross-region restore"),
+            (
+                self.public_network_access.as_ref().and_then(Value::as_str),
+                "Enabled",
+                "Closing a vault to public networks",
+            ),
+        ] {
+            if state.is_some_and(|state| !state.eq_ignore_ascii_case(off)) {
+                return Err(super::unavailable::not_available(what));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Body {
     fn settings(self, app: &App, before: Option<&Vault>) -> Result<VaultSettings, ArmError> {
         let properties = self.properties.unwrap_or_default();
         if properties.encryption.as_ref().is_some_and(|e| !e.is_null()) {
             return Err(super::unavailable::not_available("Encryption with customer-managed keys"));
         }
+        properties.check_available()?;
         let mut settings = VaultSettings {
             tags: self.tags,
             sku: self.sku.filter(Value::is_object),
@@ -460,6 +484,33 @@ fn show_deleted(app: &App, vault: &Vault) -> Value {
 
 pub(super) fn all_deleted(app: &App) -> Result<Vec<Value>, ArmError> {
     Ok(vaults::list_all_deleted(&app.service)?.iter().map(|v| show_deleted(app, v)).collect())
+}
+
+/// The items in all deleted vaults, as the resource graph shows them.
+pub(super) fn items_of_deleted(app: &App, request: &Request) -> Result<Vec<Value>, ArmError> {
+    let mut found = Vec::new();
+    for vault in vaults::list_all_deleted(&app.service)? {
+        let base = show_deleted(app, &vault)["id"].as_str().unwrap_or_default().to_owned();
+        for item in strongroom_engine::service::items::list(&app.service, &vault)? {
+            let shown = super::items::show(app, request, &vault, &item, None);
+            found.push(json!({
+                "id": format!(
+                    "{base}/backupFabrics/Azure/protectionContainers/{}/protectedItems/{}",
+                    item.container(),
+                    item.name()
+                ),
+                "type": "microsoft.recoveryservices/locations/deletedvaults/backupfabrics/protectioncontainers/protecteditems",
+                "name": item.name(),
+                "location": vault.location,
+                "resourceGroup": vault.group,
+                "subscriptionId": app.service.subscription().to_string(),
+                "dataSourceType": "AzureIaasVM/VM",
+                "properties": shown["properties"],
+                "tags": null,
+            }));
+        }
+    }
+    Ok(found)
 }
 
 fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
