@@ -1,10 +1,10 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, clock, items, retention, vaults};
+use super::{Service, clock, items, jobs, retention, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL};
 use std::time::Instant;
-use strongroom_catalog::service::{Change, Item, Operation, Query, Vault};
+use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault};
 use strongroom_domain::item::ItemState;
 use strongroom_store::Progress;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
@@ -58,6 +58,8 @@ pub fn purge(service: &Service) -> Result<()> {
         let at_once = item.purge_at == item.deleted_at;
         if item.purge_at.is_some_and(|at| at <= now)
             && (may_expire || at_once)
+            // A backup that is being cancelled may commit its point yet.
+            && jobs::open_of(service, item.id)?.is_none()
             && let Some(vault) = service.catalog.get::<Vault>(item.vault)?
         {
             items::purge(service, &vault, &item)?;
@@ -65,7 +67,10 @@ pub fn purge(service: &Service) -> Result<()> {
     }
     for vault in service.catalog.find::<Vault>(&Query::all().eq("deleted", true))? {
         let at_once = vault.purge_at == vault.deleted_at;
-        if vault.purge_at.is_some_and(|at| at <= now) && (may_expire || at_once) {
+        let is_idle = || -> Result<bool> {
+            Ok(service.catalog.first::<Job>(Query::all().eq("vault", vault.id).eq("open", true))?.is_none())
+        };
+        if vault.purge_at.is_some_and(|at| at <= now) && (may_expire || at_once) && is_idle()? {
             vaults::purge(service, &vault)?;
         }
     }

@@ -24,11 +24,11 @@ pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Opti
 
 /// Removes the expired points of an item, unless the clock cannot be trusted for it. Returns how many.
 pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
-    service.watch_clock();
+    // The very time that was looked at: one that jumps after this expires nothing.
+    let now = service.watch_clock().wall;
     if !service.guard.lock().may_expire() {
         return Ok(0);
     }
-    let now = service.now();
     let Some(item) = service.catalog.get::<Item>(item)? else { return Ok(0) };
     if item.state.retention_mode() == RetentionMode::KeepAll {
         return Ok(0);

@@ -3,6 +3,7 @@
 use super::backup::{self, BackupRequest};
 use super::{Service, jobs};
 use crate::error::{Error, Result};
+use jiff::Timestamp;
 use std::collections::HashMap;
 use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError};
 use strongroom_domain::decide::{Decision, Situation, decide};
@@ -12,6 +13,8 @@ use uuid::Uuid;
 
 /// Looks at all schedules once.
 pub fn tick(service: &Service) -> Result<()> {
+    // A clock that jumped is found out before anything is decided by it.
+    let now = service.watch_clock().wall;
     let states = [ItemState::IrPending.arm_name(), ItemState::Protected.arm_name()];
     let items: Vec<Item> = service.catalog.find(&Query::all().any_of("state", states))?;
     let mut policies: HashMap<Uuid, Option<Policy>> = HashMap::new();
@@ -26,15 +29,14 @@ pub fn tick(service: &Service) -> Result<()> {
         };
         let Some(policy) = policy else { continue };
         let name = item.machine_name.clone();
-        if let Err(error) = look(service, item, policy) {
+        if let Err(error) = look(service, item, policy, now) {
             tracing::error!(item = name, %error, "the item's schedule could not be looked at");
         }
     }
     Ok(())
 }
 
-fn look(service: &Service, mut item: Item, policy: &Policy) -> Result<()> {
-    let now = service.now();
+fn look(service: &Service, mut item: Item, policy: &Policy, now: Timestamp) -> Result<()> {
     let mut situation = Situation {
         policy: &policy.rules,
         considered_until: item.considered_until,
