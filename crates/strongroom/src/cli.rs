@@ -13,8 +13,9 @@ use strongroom_store::objects::Location;
     arg_required_else_help = true,
     subcommand_required = true,
     after_help = "\
-Commands find the service of this host by themselves; where none runs they do its work. `rescue` and `image` need
-neither service nor catalog: a vault's location and its key are enough.
+Commands find the service of this host by themselves; where none runs they do its work.
+`rescue` and `image` need neither service nor catalog: a vault's location and its key are
+enough.
 
 Examples:
   strongroom vault create main
@@ -25,7 +26,8 @@ Examples:
   strongroom rescue vault check /srv/backup/vault
   strongroom image backup /dev/vg0/data --vault /srv/backup/vault --item data
 
-Exit status: 0 on success, 1 on failure, 2 for a wrong command line, 130 or 143 when stopped by a signal.
+Exit status: 0 on success, 1 on failure, 2 for a wrong command line, 130 or 143 when stopped
+by a signal.
 `rescue vault check` has its own: see `strongroom rescue vault check --help`."
 )]
 pub struct Cli {

@@ -34,20 +34,43 @@ const API_VERSION: &str = "2026-07-01";
 
 /// Which service.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Service options")]
 pub struct ServiceArgs {
     /// The service's data directory; default: /var/lib/strongroom for root, else $XDG_DATA_HOME/strongroom.
-    #[arg(long, value_name = "DIR", env = "STRONGROOM_DATA", hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Service options",
+        value_name = "DIR",
+        env = "STRONGROOM_DATA",
+        hide_env_values = true
+    )]
     pub data: Option<PathBuf>,
     /// The configuration, where no service runs; default: /etc/strongroom/strongroom.toml, if it is there.
-    #[arg(long, value_name = "FILE", env = "STRONGROOM_CONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Service options",
+        value_name = "FILE",
+        env = "STRONGROOM_CONFIG",
+        hide_env_values = true
+    )]
     pub config: Option<PathBuf>,
     /// A server, as in https://backup.example.org:8443; sign in with STRONGROOM_CLIENT_ID and
     /// STRONGROOM_CLIENT_SECRET.
-    #[arg(long, value_name = "URL", env = "STRONGROOM_SERVER", hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Service options",
+        value_name = "URL",
+        env = "STRONGROOM_SERVER",
+        hide_env_values = true
+    )]
     pub server: Option<String>,
     /// Certificate authorities to trust, in PEM; default: those of the system.
-    #[arg(long, value_name = "FILE", env = "STRONGROOM_CA", hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Service options",
+        value_name = "FILE",
+        env = "STRONGROOM_CA",
+        hide_env_values = true
+    )]
     pub ca: Option<PathBuf>,
 }
 

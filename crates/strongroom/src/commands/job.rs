@@ -95,7 +95,8 @@ pub struct WatchArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A backup or restore that is cancelled leaves nothing behind. The command returns when it has stopped.
+A backup or restore that is cancelled leaves nothing behind. The command returns when it has
+stopped.
 
 Example:
   strongroom job cancel 6f2b8c54-6e0e-4d28-a2d7-8f6f9f3a5a10")]

@@ -51,12 +51,13 @@ pub struct ShowArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A point is kept by the longest rule that it falls under. Without --keep-days those of daily and hourly policies are
-kept 30 days.
+A point is kept by the longest rule that it falls under. Without --keep-days those of daily
+and hourly policies are kept 30 days.
 
 Examples:
   strongroom policy create Nightly --daily 20:30 --keep-days 180 --zone Europe/Berlin
-  strongroom policy create Long --daily 20:30 --weekly sun:12 --monthly first-sunday:12 --yearly jan/first-sunday:10
+  strongroom policy create Long --daily 20:30 --weekly sun:12 --yearly jan/first-sunday:10
+  strongroom policy create Months --daily 20:30 --keep-days 14 --monthly first-sunday:12
   strongroom policy create Weekly --on sat@23:00 --weekly sat:26
   strongroom policy create Busy --hourly 4 --window 08:00+12 --keep-days 30
   strongroom policy create Copied --file policy.json")]
@@ -71,8 +72,8 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What is not named stays as it is. New rules hold for the points that are there, too: what they keep no longer
-expires.
+What is not named stays as it is. New rules hold for the points that are there, too: what they
+keep no longer expires.
 
 Examples:
   strongroom policy set Nightly --keep-days 365

@@ -23,7 +23,7 @@ pub struct PolicyOptions {
     /// When hourly backups begin, and for how many hours [default: 08:00+12].
     #[arg(long, value_name = "HH:MM+HOURS")]
     window: Option<Window>,
-    /// The time zone of all these times, as in Europe/Berlin [default: this host's].
+    /// The time zone of all these times, as in Europe/Berlin [default: of a new policy this host's].
     #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
     /// Keep each day's points so many days; `none` for not.

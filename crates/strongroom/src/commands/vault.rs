@@ -47,8 +47,9 @@ enum SoftDelete {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Its bytes go where the configuration says, else into the data directory; the key is kept by the
-service, in DATA/keys. Keep a copy of it elsewhere: without it nothing in the vault can be read.
+Its bytes go where the configuration says, else into the data directory; the key is kept by
+the service, in DATA/keys. Keep a copy of it elsewhere: without it nothing in the vault can be
+read.
 
 Examples:
   strongroom vault create main
@@ -123,8 +124,8 @@ pub struct ShowArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A vault that still protects machines, or keeps points of them, is not deleted: see `strongroom vm delete`. One
-that holds only what was deleted can be brought back as long as that could be.
+A vault that still protects machines, or keeps points of them, is not deleted: see `strongroom
+vm delete`. One that holds only what was deleted can be brought back as long as that could be.
 
 Example:
   strongroom vault delete main")]
@@ -157,8 +158,9 @@ pub struct UndeleteArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a vault whose catalog was lost, or that another service made. All machines that it holds come back with
-their points; their protection is stopped until somebody resumes it (`strongroom vm resume`).
+For a vault whose catalog was lost, or that another service made. All machines that it holds
+come back with their points; their protection is stopped until somebody resumes it
+(`strongroom vm resume`).
 
 Examples:
   strongroom vault import /srv/backup/vault --name main

@@ -45,7 +45,7 @@ With --vault the last point is the newest in that vault; without it no vault is 
 
 Examples:
   strongroom rescue vm list
-  strongroom rescue vm list --vault /srv/backup/vault --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
+  strongroom rescue vm list --vault /srv/backup/vault --json")]
 pub struct ListArgs {
     /// Show last points of this vault: a directory or s3://bucket/prefix.
     #[arg(long, value_name = "LOCATION", env = "STRONGROOM_VAULT", hide_env_values = true, value_parser = parse_location)]
@@ -94,8 +94,8 @@ is stopped leaves nothing.
 
 Examples:
   strongroom rescue vm restore web01@latest --vault /srv/backup/vault --as web01-restored
-  strongroom rescue vm restore web01@2026-11-21 --vault /srv/vault --as test --storage /srv/vm --network lan
-  strongroom rescue vm restore web01@latest --vault s3://backups/host1 --as web01-data --disk vdb --no-network")]
+  strongroom rescue vm restore web01@2026-11-21 --vault /srv/vault --as test --network lan
+  strongroom rescue vm restore web01@latest --vault s3://backups/host1 --as data --disk vdb")]
 pub struct RestoreArgs {
     /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
     point: String,

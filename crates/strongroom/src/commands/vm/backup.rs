@@ -18,8 +18,9 @@ use strongroom_engine::{Error, ErrorKind};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-All machines are backed up at once, as far as the service's limits allow. The command waits until all are done;
-where no service runs it does the work itself, and Ctrl-C cancels it. Else the jobs go on without it.
+All machines are backed up at once, as far as the service's limits allow. The command waits
+until all are done; where no service runs it does the work itself, and Ctrl-C cancels it. Else
+the jobs go on without it.
 
 Examples:
   strongroom vm backup web01

@@ -37,12 +37,13 @@ pub enum VmCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Machines of all hosts appear by themselves. A deleted one is listed as long as a vault has points of it.
+Machines of all hosts appear by themselves. A deleted one is listed as long as a vault has
+points of it.
 
 Examples:
   strongroom vm list
   strongroom vm list --unprotected
-  strongroom vm list --vault main --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
+  strongroom vm list --json | jq -r '.machines[] | select(.last_point == null) | .name'")]
 pub struct ListArgs {
     /// Protected in this vault alone.
     #[arg(long, value_name = "NAME")]

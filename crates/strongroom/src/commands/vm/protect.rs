@@ -14,8 +14,9 @@ use strongroom_engine::Error;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The first backup is made at the policy's next time, or now with `strongroom vm backup`. A machine that is
-protected already gets the policy and the disks that are named. Its first disk is always backed up.
+The first backup is made at the policy's next time, or now with `strongroom vm backup`. A
+machine that is protected already gets the policy and the disks that are named. Its first disk
+is always backed up.
 
 Examples:
   strongroom vm protect web01 web02
@@ -80,7 +81,8 @@ pub struct ResumeArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With soft delete, which vaults have unless it was switched off, they can be brought back for some days.
+With soft delete, which vaults have unless it was switched off, they can be brought back for
+some days.
 
 Example:
   strongroom vm delete web01 --yes")]

@@ -16,9 +16,10 @@ use strongroom_engine::Error;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true).args(["new_name", "disks_to"]))]
 #[command(after_help = "\
-The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to --place, else to where
-the machine's disks were. What exists is never overwritten. With --disks-to the disks become files of a new
-directory in that place, with the machine's definition beside them.
+The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to
+--place, else to where the machine's disks were. What exists is never overwritten. With
+--disks-to the disks become files of a new directory in that place, with the machine's
+definition beside them.
 
 Without the service a point is restored by `strongroom rescue vm restore`.
 
