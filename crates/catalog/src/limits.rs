@@ -7,4 +7,4 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections to the service's state that are kept open.
 pub const CONNECTIONS_MAX: usize = 4;
 /// How often a change is made anew because somebody else was faster.
-pub const UPDATE_ATTEMPTS: usize = 64;
+pub const UPDATE_ATTEMPTS: usize = 256;

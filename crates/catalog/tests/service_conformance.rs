@@ -404,10 +404,12 @@ mod suite {
                 }
                 looks
             });
-            for writer in writers {
-                writer.join().unwrap();
-            }
+            let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+            // Also when one has failed: the reader must end.
             over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for writer in ended {
+                writer.unwrap();
+            }
             assert!(reader.join().unwrap() > 0);
         });
         let all = CHANGES * catalogs.len() as i64;

@@ -52,7 +52,14 @@ impl dyn ServiceCatalog + '_ {
         id: impl std::fmt::Display,
         mut change: impl FnMut(&mut R) -> Result<Vec<Change>, E>,
     ) -> Result<Option<R>, E> {
-        for _ in 0..crate::limits::UPDATE_ATTEMPTS {
+        for attempt in 0..crate::limits::UPDATE_ATTEMPTS {
+            if attempt > 2 {
+                // Many want this row: those that came late wait a little longer each time, and by different times.
+                let spread = std::process::id().wrapping_mul(31).wrapping_add(thread_number()) % 7 + 1;
+                std::thread::sleep(std::time::Duration::from_micros(
+                    100 * u64::from(spread) * attempt.min(20) as u64,
+                ));
+            }
             let Some(mut row) = self.get::<R>(&id)? else { return Ok(None) };
             let mut changes = change(&mut row)?;
             changes.insert(0, Change::put(&row));
@@ -67,4 +74,14 @@ impl dyn ServiceCatalog + '_ {
         }
         Err(ServiceError::Conflict { table: R::TABLE, id: id.to_string() }.into())
     }
+}
+
+/// Tells threads apart.
+fn thread_number() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: u32 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|n| *n)
 }
