@@ -1,0 +1,41 @@
+//! What the service must stand, by the scripts of tests/service, each against the program that was just built: kills, load,
+//! hostile input, and who may do what.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs a script; what it prints is the test's own word, seeds and figures included.
+fn stands(script: &str, arguments: &[&str]) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/service");
+    let status = Command::new("python3")
+        .arg(directory.join(script))
+        .arg(env!("CARGO_BIN_EXE_strongroom"))
+        .args(arguments)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(&directory)
+        .status()
+        .expect("python3 is needed: run scripts/install-deps --test");
+    assert!(status.success(), "{script}: {status}");
+}
+
+/// SIGKILL in 50 random moments; STRONGROOM_KILL_SEED repeats those of a run before.
+#[test]
+fn libvirt_service_kill() {
+    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
+    stands("kill.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn libvirt_service_load() {
+    stands("load.py", &[]);
+}
+
+#[test]
+fn service_hostile() {
+    stands("hostile.py", &[]);
+}
+
+#[test]
+fn service_access() {
+    stands("access.py", &[]);
+}
