@@ -54,3 +54,6 @@ pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const DISCOVERY_ON_DEMAND_INTERVAL: Duration = Duration::from_secs(3);
 /// How long what is known of a machine's disks counts, unless somebody asks for a close look.
 pub const INSPECTION_INTERVAL: Duration = Duration::from_secs(600);
+/// How long a start waits for the data directory's lock: a process that a killed service was just forking has it for an
+/// instant more, until it is another program.
+pub const DATA_LOCK_WAIT: Duration = Duration::from_secs(1);

@@ -36,6 +36,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{HostConfig, Limits, ServiceConfig};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::DATA_LOCK_WAIT;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
@@ -44,6 +45,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog};
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
 use strongroom_hypervisor::{Hypervisor, Libvirt, LibvirtOptions};
@@ -140,13 +142,21 @@ impl DataDirectory {
             .mode(0o600)
             .open(&path)
             .map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
-                ErrorKind::Busy,
-                format!("another strongroom is using {}: stop it, or talk to it", self.0.display()),
-            )),
-            Err(e) => Err(Error::io(format!("locking {}", path.display()), e.into())),
+        let until = Instant::now() + DATA_LOCK_WAIT;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        format!("another strongroom is using {}: stop it, or talk to it", self.0.display()),
+                    ));
+                }
+                Err(e) => return Err(Error::io(format!("locking {}", path.display()), e.into())),
+            }
         }
     }
 }
