@@ -146,7 +146,8 @@ class Cycle:
         shown = json.dumps(self.read(f"backup vault backup-properties show {n}"))
         check("LocallyRedundant" in shown, f"the redundancy was not set: {shown}")
         self.do("backup vault identity assign", f"{n} --system-assigned")
-        self.shows("backup vault identity show", n, "SystemAssigned")
+        self.do("backup vault identity show", n)
+        equal(self.read(f"backup vault identity show {n}")["type"], "SystemAssigned", "the vault's identity")
         self.do("backup vault encryption show", n)
         self.do("backup vault update", f"{n} --source-scan-state Enabled", later=True)
         self.do("backup vault update", f"{n} --public-network-access Disable", later=True)
@@ -235,7 +236,8 @@ class Cycle:
         self.do("backup protection undelete", self.item)
         equal(self.state()["protectionState"], "ProtectionStopped", "the undeleted item's state")
         self.do("backup protection reconfigure",
-                f"{self.item} --new-vault-name {self.other} --new-vault-resource-group {G} "
+                f"{self.on} -c {self.m} -i {self.m} --backup-management-type AzureIaasVM "
+                f"--new-vault-name {self.other} --new-vault-resource-group {G} "
                 f"--new-policy-name DefaultPolicy")
         moved = self.read(f"backup item list -g {G} -v {self.other}")
         equal([i["properties"]["friendlyName"] for i in moved], [self.m], "the other vault's items")

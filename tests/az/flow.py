@@ -52,6 +52,7 @@ class Flow:
             "access", "principal", "create", "alice", "--kind", "user", "--data", self.bench.data, "--json"))
         self.bench.strongroom("access", "assign", "alice", "Backup Reader", "--data", self.bench.data)
         password = made["secret"]
+        self.bench.secrets.append(password)
         user = f"login -u alice --tenant {about['tenant']}"
         self.refused(f"{user} -p wrong", "")
         accounts = self.az(*user.split(), "-p", password)

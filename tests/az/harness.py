@@ -141,6 +141,8 @@ class Bench:
         self.last = contextlib.ExitStack()
         self.transcript = open(given.transcript, "w") if given.transcript else None
         self.env = None
+        # What transcripts and logs do not show.
+        self.secrets = []
 
     def __enter__(self):
         # With a signal too, what was made goes away.
@@ -206,6 +208,7 @@ class Bench:
               lambda: "sign in" in (self.directory / "serve.log").read_text())
         self.about = json.loads(self.strongroom("az", "env", "--data", self.data, "--json"))
         self.secret = Path(self.about["secret_file"]).read_text().strip()
+        self.secrets.append(self.secret)
 
     def stop(self):
         self.service.terminate()
@@ -250,7 +253,9 @@ class Bench:
         began = time.monotonic()
         done = subprocess.run([self.given.home / "az/bin/az", *words, "-o", output], env=self.env,
                               capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=AZ_SECONDS)
-        shown = shlex.join(words).replace(self.secret, "SECRET")
+        shown = shlex.join(words)
+        for secret in self.secrets:
+            shown = shown.replace(secret, "SECRET")
         say(f"  az {shown}" + ("" if output == "json" else f" -o {output}")
             + f"  [{done.returncode}, {time.monotonic() - began:.1f} s]")
         form = "" if output == "json" else f" -o {output}"

@@ -223,6 +223,9 @@ class Sdk:
         for verb, state in (("start", "running"), ("stop", "shut off"), ("start", "running"),
                             ("deallocate", "shut off")):
             az(f"vm {verb} -g {G} -n {self.m}")
+            # A guest that has not booted does not hear that it is to shut down.
+            if verb == "start":
+                self.machine.ready()
             equal(virsh("domstate", self.m).strip(), state, f"the machine after {verb}")
         az(f"group create -n {self.m}-group -l {LOCATION}")
         groups = {g["name"] for g in az("group list")}
