@@ -142,8 +142,10 @@ impl Request {
     }
 
     /// An absolute URL for a path of ours, with the caller's api-version: what `Location` and
-    /// `Azure-AsyncOperation` hold. `path` begins with a slash and is encoded already.
+    /// `Azure-AsyncOperation` hold. `path` begins with a slash; what no URL can have in it is encoded, what is encoded
+    /// already stays.
     pub fn url_of(&self, path: &str) -> String {
+        let path = target::encode_path(path);
         format!("{}{path}?api-version={}", self.base_url, target::encode_query(self.api_version()))
     }
 

@@ -120,6 +120,24 @@ pub fn encode_segment(segment: &str) -> String {
     encode(segment, b"-._~;:@!$'()*,=")
 }
 
+/// Encodes what a path cannot have in it, such as spaces and letters beyond ASCII. What is encoded already stays.
+pub fn encode_path(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let is_code =
+        |at: usize| bytes.get(at + 1..at + 3).is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit));
+    let mut out = String::with_capacity(path.len());
+    for (at, byte) in path.bytes().enumerate() {
+        let bare = byte.is_ascii_alphanumeric()
+            || b"/-._~;:@!$&'()*+,=".contains(&byte)
+            || byte == b'%' && is_code(at);
+        match bare {
+            true => out.push(char::from(byte)),
+            false => out += &format!("%{byte:02X}"),
+        }
+    }
+    out
+}
+
 /// Encodes a query parameter's name or value.
 pub fn encode_query(text: &str) -> String {
     encode(text, b"-._~")
@@ -162,6 +180,12 @@ pub fn is_host_and_port(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_become_urls() {
+        assert_eq!(encode_path("/a b/ü;x%3By%"), "/a%20b/%C3%BC;x%3By%25");
+        assert_eq!(encode_path(&encode_path("/a b")), "/a%20b");
+    }
     use proptest::prelude::*;
 
     fn path(text: &str) -> Result<Vec<String>, TargetError> {
