@@ -89,16 +89,21 @@ fn http_2_as_well() {
                 (parts, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
             }
         };
-        let many: Vec<_> =
-            (0..100).map(|n| tokio::spawn(ask(Method::POST, format!("/a/{n}"), n * 1000))).collect();
-        for (n, one) in many.into_iter().enumerate() {
-            let (parts, body) = one.await.unwrap();
-            assert_eq!(parts.status, 200);
-            assert_eq!(body["path"], json!(["a", n.to_string()]));
-            assert_eq!(
-                (body["body"].as_u64(), body["base"].as_str()),
-                (Some(n as u64 * 1000), Some("https://box:8443"))
-            );
+        // Fewer at once than the server takes streams: a client that has not heard its limit yet may not know.
+        for batch in (0..100usize).collect::<Vec<_>>().chunks(25) {
+            let many: Vec<_> = batch
+                .iter()
+                .map(|&n| (n, tokio::spawn(ask(Method::POST, format!("/a/{n}"), n * 1000))))
+                .collect();
+            for (n, one) in many {
+                let (parts, body) = one.await.unwrap();
+                assert_eq!(parts.status, 200);
+                assert_eq!(body["path"], json!(["a", n.to_string()]));
+                assert_eq!(
+                    (body["body"].as_u64(), body["base"].as_str()),
+                    (Some(n as u64 * 1000), Some("https://box:8443"))
+                );
+            }
         }
         let (parts, body) = ask(Method::PUT, "/x".into(), limits::BODY_MAX_BYTES + 1).await;
         assert_eq!(

@@ -15,7 +15,8 @@ use strongroom_store::objects::Location;
     after_help = "\
 Commands find the service of this host by themselves; where none runs they do its work.
 `rescue` and `image` need neither service nor catalog: a vault's location and its key are
-enough.
+enough. A location where a vault's name is expected means `rescue`, and so do `vault init`,
+`check`, `reclaim`, `stats` and `key`.
 
 Examples:
   strongroom vault create main

@@ -8,6 +8,7 @@ mod failure;
 mod progress;
 mod report;
 mod serve;
+mod shorthand;
 mod signals;
 mod text;
 mod when;
@@ -24,7 +25,8 @@ use strongroom_store::Progress;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let line = shorthand::expand(std::env::args_os(), std::env::var_os("STRONGROOM_VAULT").as_deref());
+    let cli = match Cli::try_parse_from(line) {
         Ok(cli) => cli,
         Err(error) => {
             // Before the command line is understood, whether JSON is wanted can only be guessed from it.
