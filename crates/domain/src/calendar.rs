@@ -1,50 +1,21 @@
 //! Days of the week, months, and days of a month picked by date or by position, with the names that Azure gives them.
 
+use crate::arm_enum::arm_enum;
 use jiff::civil::{self, Date};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fmt;
 
-macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($variant),* }
-
-        impl $name {
-            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
-
-            /// As Azure spells it.
-            pub fn arm_name(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant)),* }
-            }
-
-            /// Reads Azure's spelling, whatever its case.
-            pub fn from_arm(text: &str) -> Option<Self> {
-                Self::ALL.into_iter().find(|one| one.arm_name().eq_ignore_ascii_case(text))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.arm_name())
-            }
-        }
-    };
-}
-
-named!(
+arm_enum!(
     /// A day of the week. Ordered from Sunday, as Azure lists them.
     Weekday { Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday }
 );
-named!(
+arm_enum!(
     /// A month of the year.
     Month {
         January, February, March, April, May, June, July, August, September, October, November, December
     }
 );
-named!(
+arm_enum!(
     /// Which of a month's Sundays (Mondays, …) is meant.
     WeekOfMonth { First, Second, Third, Fourth, Last }
 );

@@ -1,39 +1,10 @@
 //! Jobs: what they are called, the statuses they go through, their tasks and errors, and how far they have come.
 
+use crate::arm_enum::arm_enum;
 use crate::limits::{BACKUP_MAX, ESTIMATE_AFTER, ESTIMATE_AFTER_SHARE};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::time::Duration;
-
-macro_rules! arm_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant),* }
-
-        impl $name {
-            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
-
-            /// As Azure spells it.
-            pub fn arm_name(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($variant)),* }
-            }
-
-            /// Reads Azure's spelling, whatever its case.
-            pub fn from_arm(text: &str) -> Option<Self> {
-                Self::ALL.into_iter().find(|one| one.arm_name().eq_ignore_ascii_case(text))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.arm_name())
-            }
-        }
-    };
-}
 
 arm_enum!(
     /// What a job does.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+mod arm_enum;
 pub mod arm_names;
 pub mod calendar;
 pub mod clock;

@@ -16,7 +16,7 @@ use strongroom_domain::access::ItemWrite;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::JobStatus;
 use strongroom_engine::service::items::{self, Changed};
-use strongroom_engine::service::{backup, points, policies};
+use strongroom_engine::service::{backup, operations, points, policies};
 use uuid::Uuid;
 
 const WRITE: &str =
@@ -400,7 +400,7 @@ fn backup_now(app: &App, request: &Request, params: &Params) -> Answer {
         })?),
     };
     let job = backup::backup_now(&app.service, &item, keep_until, &caller(request))?;
-    let operation = super::jobs::operation_of(app, &job, false)?;
+    let operation = operations::begun(&app.service, &job, false)?;
     let base = item_id(app, &vault, &item);
     let status = format!("{base}/operationsStatus/{operation}");
     let result = format!("{base}/operationResults/{operation}");

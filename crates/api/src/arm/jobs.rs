@@ -6,8 +6,8 @@ use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use strongroom_catalog::service::{Change, Job, Operation, Vault};
-use strongroom_domain::job::{JobOperation, JobStatus, JobTask, TaskStatus};
+use strongroom_catalog::service::{Job, Vault};
+use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
 use strongroom_engine::service::jobs::{self, JobFilter};
 use strongroom_engine::service::operations::{self, OperationState};
 use uuid::Uuid;
@@ -96,27 +96,6 @@ pub(super) fn parse_id(text: &str, what: &str) -> Result<Uuid, ArmError> {
     })
 }
 
-/// An operation that follows a job, or is over once the job has begun. For restores its id is the job's.
-pub(super) fn operation_of(app: &App, job: &Job, id_is_jobs: bool) -> Result<Uuid, ArmError> {
-    let id = if id_is_jobs { job.id } else { Uuid::new_v4() };
-    let now = app.service.now();
-    let operation = Operation {
-        id,
-        version: 0,
-        vault: Some(job.vault),
-        started_at: now,
-        ended_at: Some(now),
-        job: Some(job.id),
-        follows_job: false,
-        error: None,
-    };
-    app.service
-        .catalog()
-        .apply(&[Change::put(&operation)])
-        .map_err(|e| ArmError::from(strongroom_engine::Error::from(e)))?;
-    Ok(id)
-}
-
 pub(super) fn show_operation(state: &OperationState) -> Value {
     let status = match (&state.error, state.ended_at) {
         (Some(_), _) => "Failed",
@@ -159,14 +138,10 @@ fn result(app: &App, request: &Request, params: &Params) -> Answer {
     })
 }
 
-fn task_status(status: TaskStatus) -> &'static str {
-    status.arm_name()
-}
-
 fn show_task(task: &JobTask, now: Timestamp, with_times: bool) -> Value {
     let mut shown = json!({
         "taskId": task.id,
-        "status": task_status(task.status),
+        "status": task.status.arm_name(),
         "taskType": "Normal",
         "duration": super::duration(if with_times { task.duration(now) } else { SignedDuration::ZERO }),
     });
@@ -349,7 +324,7 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
 fn cancel(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
     let job = jobs::cancel(&app.service, &vault, parse_id(&params["job"], "job")?)?;
-    let operation = operation_of(app, &job, false)?;
+    let operation = operations::begun(&app.service, &job, false)?;
     let base = format!("{}/backupJobs/{}", vault_id(app, &vault), job.id);
     let status = format!("{base}/operationsStatus/{operation}");
     let result = format!("{base}/operationResults/{operation}");

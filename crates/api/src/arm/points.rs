@@ -9,7 +9,7 @@ use strongroom_catalog::service::{Item, Machine, Point, PointDisk, Vault};
 use strongroom_domain::ConsistencyLevel;
 use strongroom_domain::retention::Verdict;
 use strongroom_engine::service::restore::{self, Target};
-use strongroom_engine::service::{groups, places, points, retention};
+use strongroom_engine::service::{groups, operations, places, points, retention};
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Recovery points";
@@ -239,7 +239,7 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
         &caller(request),
     )?;
     // Of restores the operation's id is the job's.
-    let operation = super::jobs::operation_of(app, &job, true)?;
+    let operation = operations::begun(&app.service, &job, true)?;
     let base = item_id(app, &vault, &item);
     let status = format!("{base}/operationsStatus/{operation}");
     let result = format!("{base}/operationResults/{operation}");

@@ -34,9 +34,6 @@ refused! {
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Not available yet";
-    const POINT: &str =
-        "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints";
-    const _: &str = POINT;
     vec![
         Route::get(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Get", no_guard)
             .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/read")

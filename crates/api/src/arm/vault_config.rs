@@ -1,6 +1,6 @@
 //! A vault's older settings objects, which clients still read and write.
 
-use super::vaults::{redundancy_name, redundancy_of, soft_delete_of};
+use super::vaults::{redundancy_name, redundancy_of, soft_delete_name, soft_delete_of};
 use super::{Answer, App, vault_id, vault_of, vault_path};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
@@ -72,18 +72,13 @@ pub fn routes() -> Vec<Route<App>> {
 }
 
 fn show_config(app: &App, vault: &Vault) -> Value {
-    let name = |state: SoftDelete| match state {
-        SoftDelete::Enabled => "Enabled",
-        SoftDelete::Disabled => "Disabled",
-        SoftDelete::AlwaysOn => "AlwaysON",
-    };
     json!({
         "id": format!("{}/backupconfig/vaultconfig", vault_id(app, vault)),
         "name": "vaultconfig",
         "type": "Microsoft.RecoveryServices/vaults/backupconfig",
         "properties": {
-            "enhancedSecurityState": name(vault.enhanced_security),
-            "softDeleteFeatureState": name(vault.soft_delete),
+            "enhancedSecurityState": soft_delete_name(vault.enhanced_security),
+            "softDeleteFeatureState": soft_delete_name(vault.soft_delete),
             "softDeleteRetentionPeriodInDays": vault.soft_delete_days,
             "isSoftDeleteFeatureStateEditable": vault.soft_delete != SoftDelete::AlwaysOn,
         },

@@ -99,7 +99,7 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
-fn soft_delete_name(state: SoftDelete) -> &'static str {
+pub(super) fn soft_delete_name(state: SoftDelete) -> &'static str {
     match state {
         SoftDelete::Enabled => "Enabled",
         SoftDelete::Disabled => "Disabled",

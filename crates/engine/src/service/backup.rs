@@ -65,15 +65,11 @@ struct Parts {
 }
 
 fn parts(service: &Service, job: &Job) -> Result<Parts> {
-    let gone = |what: &str| Error::not_found(format!("The job's {what} is no longer known."));
-    let item: Item = match job.item {
-        Some(id) => service.catalog.get(id)?.ok_or_else(|| gone("item"))?,
-        None => return Err(gone("item")),
-    };
-    let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
-    let machine = service.catalog.get(item.machine)?.ok_or_else(|| gone("machine"))?;
-    let request = serde_json::from_value(job.request.clone())
-        .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
+    let (vault, item, request): (_, Item, _) = jobs::parts(service, job)?;
+    let machine = service
+        .catalog
+        .get(item.machine)?
+        .ok_or_else(|| Error::not_found("The job's machine is no longer known."))?;
     Ok(Parts { item, vault, machine, request })
 }
 

@@ -102,10 +102,7 @@ fn reclaim_space(service: &Service) -> Result<()> {
             }
             Err(error) => tracing::warn!(vault = vault.name, %error, "space could not be reclaimed"),
         }
-        service.catalog.update::<Vault, Error>(vault.id, |row| {
-            row.reclaim_due = true;
-            Ok(Vec::new())
-        })?;
+        vaults::reclaim_later(service, vault.id)?;
     }
     Ok(())
 }

@@ -7,9 +7,7 @@ use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
 use std::collections::BTreeMap;
 use std::path::Path;
-use strongroom_catalog::service::{
-    Change, Immutability, Item, Machine, Point, Query, Redundancy, SoftDelete, Vault,
-};
+use strongroom_catalog::service::{Change, Item, Machine, Point, Query, Redundancy, Vault};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::{ItemName, arm_names};
@@ -53,8 +51,8 @@ pub fn import(
             other.name
         )));
     }
-    let now = service.now();
-    let id = Uuid::new_v4();
+    let mut vault = vaults::draft(service, group, name, vault_location);
+    let id = vault.id;
     let key_file = match key_file {
         Some(path) => Some(
             std::path::absolute(path)
@@ -70,32 +68,10 @@ pub fn import(
             Some(path.display().to_string())
         }
     };
-    let vault = Vault {
-        id,
-        version: 0,
-        group,
-        name: name.into(),
-        location: vault_location.to_lowercase(),
-        tags: BTreeMap::new(),
-        sku: serde_json::json!({"name": "Standard"}),
-        identity: None,
-        redundancy: Redundancy::Local,
-        cross_region_restore: false,
-        soft_delete: SoftDelete::Enabled,
-        soft_delete_days: vaults::SOFT_DELETE_DAYS as u32,
-        enhanced_security: SoftDelete::Enabled,
-        immutability: Immutability::Disabled,
-        kept: BTreeMap::new(),
-        store_location: location.into(),
-        store_id: store.id(),
-        key_file,
-        created_at: now,
-        changed_at: now,
-        deleted_at: None,
-        purge_at: None,
-        reclaim_due: false,
-        reclaimed_at: None,
-    };
+    vault.redundancy = Redundancy::Local;
+    vault.store_location = location.into();
+    vault.store_id = store.id();
+    vault.key_file = key_file;
     let list = store.points(None)?;
     let mut passed_over: Vec<String> =
         list.damaged.iter().map(|d| format!("{}: {}", d.object, d.error)).collect();

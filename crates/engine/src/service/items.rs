@@ -332,10 +332,7 @@ pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()>
     for point in &points {
         super::retention::forget(service, &store, point)?;
     }
-    service.catalog.update::<Vault, Error>(vault.id, |row| {
-        row.reclaim_due = true;
-        Ok(Vec::new())
-    })?;
+    vaults::reclaim_later(service, vault.id)?;
     match service.catalog.apply(&[Change::delete(item)]) {
         // Brought back at this moment, or changed otherwise: it is looked at again.
         Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),

@@ -3,6 +3,7 @@
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use strongroom_catalog::service::{Change, Item, Job, JobProgress, Query, Vault};
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
 use uuid::Uuid;
@@ -195,6 +196,16 @@ pub(super) fn job_error(error: &Error) -> JobError {
         message: error.message.clone(),
         recommendation: recommendation.into(),
     }
+}
+
+/// What a job is about, and what is to be done.
+pub(super) fn parts<R: DeserializeOwned>(service: &Service, job: &Job) -> Result<(Vault, Item, R)> {
+    let gone = |what: &str| Error::not_found(format!("The job's {what} is no longer known."));
+    let item = job.item.map(|id| service.catalog.get(id)).transpose()?.flatten();
+    let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
+    let request = serde_json::from_value(job.request.clone())
+        .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
+    Ok((vault, item.ok_or_else(|| gone("item"))?, request))
 }
 
 /// Jobs that are not over, the oldest first.

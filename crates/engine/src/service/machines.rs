@@ -1,6 +1,6 @@
 //! Machines, as they are discovered on the hosts.
 
-use super::{Host, Service, groups};
+use super::{Host, Service, groups, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL};
 use crate::machine::definition;
@@ -28,10 +28,7 @@ pub struct HostSeen {
 }
 
 pub fn not_found(group: &str, name: &str) -> Error {
-    Error::not_found(format!(
-        "The Resource 'Microsoft.Compute/virtualMachines/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
-    ))
-    .coded("ResourceNotFound")
+    super::resource_not_found(&format!("Microsoft.Compute/virtualMachines/{name}"), group)
 }
 
 pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Machine>> {
@@ -233,7 +230,7 @@ pub fn place(service: &Service, machine: &Machine, group: &str, location: &str) 
         .catalog
         .update::<Machine, Error>(machine.id, |row| {
             row.group.clone_from(&group);
-            row.location = location.to_lowercase().replace(' ', "");
+            row.location = vaults::plain_location(location);
             row.placed = true;
             Ok(Vec::new())
         })?

@@ -288,6 +288,14 @@ impl Service {
     }
 }
 
+/// What Azure's front door says of a resource that is not there.
+pub(crate) fn resource_not_found(kind_and_name: &str, group: &str) -> Error {
+    Error::not_found(format!(
+        "The Resource '{kind_and_name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
+    ))
+    .coded("ResourceNotFound")
+}
+
 impl From<ServiceError> for Error {
     fn from(error: ServiceError) -> Self {
         let kind = match &error {

@@ -3,7 +3,7 @@
 use super::Service;
 use crate::error::{Error, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Job, Operation};
+use strongroom_catalog::service::{Change, Job, Operation};
 use uuid::Uuid;
 
 /// How an operation stands.
@@ -33,6 +33,13 @@ pub(super) fn of_job(service: &Service, id: Uuid, job: &Job, follows_job: bool) 
     }
 }
 
+/// One that is over as soon as its job has begun. Of restores its id is the job's.
+pub fn begun(service: &Service, job: &Job, id_is_jobs: bool) -> Result<Uuid> {
+    let id = if id_is_jobs { job.id } else { Uuid::new_v4() };
+    service.catalog.apply(&[Change::put(&of_job(service, id, job, false))])?;
+    Ok(id)
+}
+
 /// One that is over already.
 pub fn done(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
     let now = service.now();
@@ -46,7 +53,7 @@ pub fn done(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
         follows_job: false,
         error: None,
     };
-    service.catalog.apply(&[strongroom_catalog::service::Change::put(&operation)])?;
+    service.catalog.apply(&[Change::put(&operation)])?;
     Ok(operation)
 }
 

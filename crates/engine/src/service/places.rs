@@ -1,7 +1,7 @@
 //! Places: directories that disks can be restored to, shown as storage accounts, and virtual networks.
 
 use super::Service;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::path::PathBuf;
 use strongroom_catalog::service::key;
 
@@ -71,12 +71,7 @@ pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
     list(service)
         .into_iter()
         .find(|p| key(&p.group) == key(group) && key(&p.name) == key(name))
-        .ok_or_else(|| {
-            Error::not_found(format!(
-                "The Resource 'Microsoft.Storage/storageAccounts/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
-            ))
-            .coded("ResourceNotFound")
-        })
+        .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Storage/storageAccounts/{name}"), group))
 }
 
 /// The virtual networks of all hosts.
@@ -101,10 +96,5 @@ pub fn network(service: &Service, group: &str, name: &str) -> Result<VirtualNetw
     networks(service)
         .into_iter()
         .find(|n| key(&n.group) == key(group) && key(&n.name) == key(name))
-        .ok_or_else(|| {
-            Error::not_found(format!(
-                "The Resource 'Microsoft.Network/virtualNetworks/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
-            ))
-            .coded("ResourceNotFound")
-        })
+        .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Network/virtualNetworks/{name}"), group))
 }

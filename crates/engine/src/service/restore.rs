@@ -200,14 +200,7 @@ struct Parts {
 }
 
 fn parts(service: &Service, job: &Job) -> Result<Parts> {
-    let gone = |what: &str| Error::not_found(format!("The job's {what} is no longer known."));
-    let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
-    let request = serde_json::from_value(job.request.clone())
-        .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
-    let item: Item = match job.item {
-        Some(id) => service.catalog.get(id)?.ok_or_else(|| gone("item"))?,
-        None => return Err(gone("item")),
-    };
+    let (vault, item, request) = jobs::parts(service, job)?;
     Ok(Parts { vault, item, request })
 }
 

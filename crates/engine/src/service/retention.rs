@@ -1,7 +1,7 @@
 //! Expired recovery points go.
 
 use super::Service;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Vault};
 use strongroom_domain::retention::{PointFacts, RetentionMode, Verdict, retain};
 use strongroom_store::StoreError;
@@ -50,10 +50,7 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
         tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
         forget(service, &store, point)?;
     }
-    service.catalog.update::<Vault, Error>(vault.id, |row| {
-        row.reclaim_due = true;
-        Ok(Vec::new())
-    })?;
+    super::vaults::reclaim_later(service, vault.id)?;
     Ok(expired.len())
 }
 

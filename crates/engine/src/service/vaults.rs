@@ -35,10 +35,7 @@ pub struct VaultSettings {
 }
 
 pub fn not_found(group: &str, name: &str) -> Error {
-    Error::not_found(format!(
-        "The Resource 'Microsoft.RecoveryServices/vaults/{name}' under resource group '{group}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
-    ))
-    .coded("ResourceNotFound")
+    super::resource_not_found(&format!("Microsoft.RecoveryServices/vaults/{name}"), group)
 }
 
 pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Vault>> {
@@ -69,11 +66,53 @@ pub fn list_all_deleted(service: &Service) -> Result<Vec<Vault>> {
     Ok(service.catalog.find(&Query::all().eq("deleted", true).ascending("name_key"))?)
 }
 
-/// Azure writes locations with blanks, or without.
+/// A location as it is kept and compared: Azure writes them with blanks and capitals, or without.
+pub fn plain_location(location: &str) -> String {
+    location.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect()
+}
+
 pub fn same_location(a: &str, b: &str) -> bool {
-    let plain =
-        |s: &str| s.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect::<String>();
-    plain(a) == plain(b)
+    plain_location(a) == plain_location(b)
+}
+
+/// A new vault with Azure's defaults, not written yet, and without a store.
+pub(super) fn draft(service: &Service, group: String, name: &str, location: &str) -> Vault {
+    let now = service.now();
+    Vault {
+        id: Uuid::new_v4(),
+        version: 0,
+        group,
+        name: name.into(),
+        location: plain_location(location),
+        tags: BTreeMap::new(),
+        sku: json!({"name": "Standard"}),
+        identity: None,
+        redundancy: Redundancy::Geo,
+        cross_region_restore: false,
+        soft_delete: SoftDelete::Enabled,
+        soft_delete_days: SOFT_DELETE_DAYS as u32,
+        enhanced_security: SoftDelete::Enabled,
+        immutability: Immutability::Disabled,
+        kept: BTreeMap::new(),
+        store_location: String::new(),
+        store_id: strongroom_domain::VaultId::from_uuid(Uuid::nil()),
+        key_file: None,
+        created_at: now,
+        changed_at: now,
+        deleted_at: None,
+        purge_at: None,
+        reclaim_due: false,
+        reclaimed_at: None,
+    }
+}
+
+/// Points went: their space is to be reclaimed.
+pub(super) fn reclaim_later(service: &Service, vault: Uuid) -> Result<()> {
+    service.catalog.update::<Vault, Error>(vault, |row| {
+        row.reclaim_due = true;
+        Ok(Vec::new())
+    })?;
+    Ok(())
 }
 
 /// Makes a vault, or changes the settings of one. The commit is its row; the store is there before it.
@@ -101,35 +140,8 @@ pub fn put(
         .map_err(|e| Error::invalid(e.to_string()).coded("InvalidResourceName"))?;
     let group = groups::get(service, group)?.name;
     groups::check_location(location)?;
-    let now = service.now();
-    let id = Uuid::new_v4();
-    let mut vault = Vault {
-        id,
-        version: 0,
-        group,
-        name: name.into(),
-        location: location.to_lowercase().replace(' ', ""),
-        tags: BTreeMap::new(),
-        sku: json!({"name": "Standard"}),
-        identity: None,
-        redundancy: Redundancy::Geo,
-        cross_region_restore: false,
-        soft_delete: SoftDelete::Enabled,
-        soft_delete_days: SOFT_DELETE_DAYS as u32,
-        enhanced_security: SoftDelete::Enabled,
-        immutability: Immutability::Disabled,
-        kept: BTreeMap::new(),
-        store_location: String::new(),
-        // Not made yet.
-        store_id: strongroom_domain::VaultId::from_uuid(Uuid::nil()),
-        key_file: None,
-        created_at: now,
-        changed_at: now,
-        deleted_at: None,
-        purge_at: None,
-        reclaim_due: false,
-        reclaimed_at: None,
-    };
+    let mut vault = draft(service, group, name, location);
+    let id = vault.id;
     change(service, &mut vault, settings)?;
     make_store(service, &mut vault)?;
     let result = service.catalog.apply(&[

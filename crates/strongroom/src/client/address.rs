@@ -1,26 +1,6 @@
 //! Paths and queries: encoding what goes into them, and taking apart what answers refer to.
 
-/// Encodes one segment of a path. `;` stays bare, as Azure's ids have it.
-pub fn segment(text: &str) -> String {
-    encode(text, b"-._~;:@!$'()*,=")
-}
-
-/// Encodes a query's value.
-pub fn query(text: &str) -> String {
-    encode(text, b"-._~")
-}
-
-fn encode(text: &str, bare: &[u8]) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || bare.contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
+pub use strongroom_api::http::target::{encode_query as query, encode_segment as segment};
 
 /// The path of a resource's id, which is not encoded.
 pub fn of_id(id: &str) -> String {

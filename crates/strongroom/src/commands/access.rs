@@ -1,18 +1,17 @@
 //! `strongroom access`: who may sign in, and what they may do. Works on the service's catalog directly, for root.
 
 use crate::context::{Context, Outcome};
-use crate::serve::{self, directory};
+use crate::serve::{self, directory, first};
 use crate::text::{table, time};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
-use strongroom_api::auth::{generate_secret, hash_secret};
 use strongroom_catalog::service::{
     AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, ServiceError,
     Setting, SqliteServiceCatalog, key,
 };
 use strongroom_domain::access::{Role, Scope};
-use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_engine::{Error, Result};
 use uuid::Uuid;
 
 #[derive(Debug, Subcommand)]
@@ -205,21 +204,11 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
         return Err(Error::invalid("a principal's name has 1 to 200 bytes and no control characters"));
     }
     let catalog = Catalog::open(&arguments.data)?;
-    let unavailable = |e: strongroom_api::auth::Unavailable| Error::new(ErrorKind::Failed, e.0);
-    let secret = generate_secret().map_err(unavailable)?;
-    let principal = Principal {
-        id: Uuid::new_v4(),
-        version: 0,
-        kind: match arguments.kind {
-            KindArg::Service => PrincipalKind::Service,
-            KindArg::User => PrincipalKind::User,
-        },
-        app_id: Uuid::new_v4(),
-        name: name.to_owned(),
-        secret_hash: hash_secret(&secret).map_err(unavailable)?,
-        created_at: jiff::Timestamp::now(),
-        disabled: false,
+    let kind = match arguments.kind {
+        KindArg::Service => PrincipalKind::Service,
+        KindArg::User => PrincipalKind::User,
     };
+    let (principal, secret) = first::new_principal(kind, name, jiff::Timestamp::now())?;
     match catalog.rows().apply(&[Change::put(&principal)]) {
         Ok(()) => {}
         Err(ServiceError::Taken { .. }) => {
