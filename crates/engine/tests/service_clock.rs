@@ -104,6 +104,7 @@ impl Lab {
             location: "local".into(),
             placed: false,
             power: "running".into(),
+            agent: "connected".into(),
             disks: Vec::new(),
             networks: Vec::new(),
             vcpus: 1,

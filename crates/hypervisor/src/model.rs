@@ -119,6 +119,16 @@ pub enum AgentState {
     NoChannel,
 }
 
+impl AgentState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::NotConnected => "not-connected",
+            Self::NoChannel => "no-channel",
+        }
+    }
+}
+
 /// Everything about one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {

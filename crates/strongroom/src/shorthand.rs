@@ -3,11 +3,11 @@
 
 use std::ffi::{OsStr, OsString};
 
-/// Of `vault`: what works on a location alone.
-const ON_LOCATIONS: [&str; 5] = ["init", "check", "reclaim", "stats", "key"];
+/// What works on a location alone.
+const ON_LOCATIONS: [(&str, &[&str]); 2] =
+    [("vault", &["init", "check", "reclaim", "stats", "key"]), ("point", &["forget", "serve"])];
 /// What `rescue` has as well, by its first word.
-const ON_BOTH: [(&str, &[&str]); 2] =
-    [("vm", &["list", "backup", "restore"]), ("point", &["list", "show", "forget", "serve"])];
+const ON_BOTH: [(&str, &[&str]); 2] = [("vm", &["list", "backup", "restore"]), ("point", &["list", "show"])];
 
 /// The command line as it is to be read. `vault`: what the environment says of the vault.
 pub fn expand(arguments: impl IntoIterator<Item = OsString>, vault: Option<&OsStr>) -> Vec<OsString> {
@@ -18,13 +18,11 @@ pub fn expand(arguments: impl IntoIterator<Item = OsString>, vault: Option<&OsSt
     let second =
         arguments.iter().skip(first + 1).find(|a| is_word(a)).map(|a| a.to_string_lossy().into_owned());
     let (command, second) = (arguments[first].to_string_lossy().into_owned(), second.unwrap_or_default());
-    let rescues = if command == "vault" {
-        ON_LOCATIONS.contains(&&*second)
-    } else {
-        let known = ON_BOTH.iter().find(|(name, _)| *name == command);
-        known.is_some_and(|(_, seconds)| seconds.contains(&&*second))
-            && given_vault(&arguments[first..]).as_deref().or(vault).is_some_and(is_location)
+    let listed = |list: &[(&str, &[&str])]| {
+        list.iter().any(|(name, seconds)| *name == command && seconds.contains(&&*second))
     };
+    let rescues = listed(&ON_LOCATIONS)
+        || listed(&ON_BOTH) && given_vault(&arguments[first..]).as_deref().or(vault).is_some_and(is_location);
     if rescues {
         arguments.insert(first, "rescue".into());
     }
@@ -71,7 +69,9 @@ mod tests {
             ("s vm backup web01 --vault /srv/v", None),
             ("s -q vm restore web01@latest --vault=s3://b/v --as x", None),
             ("s point list --vault ./v --json", None),
-            ("s point forget ID", Some("/srv/v")),
+            ("s point list", Some("/srv/v")),
+            ("s point forget ID", None),
+            ("s point serve --help", None),
         ] {
             let command = if line.contains(" vault ") {
                 " vault "

@@ -138,6 +138,25 @@ fn statuses(machine: &Machine) -> Value {
     ])
 }
 
+fn view(machine: &Machine) -> Value {
+    let (code, level, shown, message) = match machine.agent.as_str() {
+        "connected" => ("succeeded", "Info", "Ready", "The guest agent is connected."),
+        "not-connected" => {
+            ("Unavailable", "Warning", "Not Ready", "The guest agent is not running in the machine.")
+        }
+        "no-channel" => {
+            ("Unavailable", "Warning", "No channel", "The machine has no channel for a guest agent.")
+        }
+        _ => ("Unavailable", "Warning", "Unknown", "The machine was not looked at yet."),
+    };
+    json!({
+        "statuses": statuses(machine),
+        "vmAgent": {"vmAgentVersion": "Unknown", "statuses": [{
+            "code": format!("ProvisioningState/{code}"), "level": level, "displayStatus": shown, "message": message,
+        }]},
+    })
+}
+
 pub fn show(app: &App, machine: &Machine, with_view: bool) -> Value {
     let data_disks: Vec<Value> = machine
         .disks
@@ -169,7 +188,7 @@ pub fn show(app: &App, machine: &Machine, with_view: bool) -> Value {
         properties["storageProfile"]["osDisk"] = os_disk;
     }
     if with_view {
-        properties["instanceView"] = json!({"statuses": statuses(machine)});
+        properties["instanceView"] = view(machine);
     }
     json!({
         "id": id_of_machine(app, machine),
@@ -202,7 +221,7 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
 }
 
 fn instance_view(app: &App, _: &Request, params: &Params) -> Answer {
-    Response::ok(json!({"statuses": statuses(&found(app, params)?)}))
+    Response::ok(view(&found(app, params)?))
 }
 
 #[derive(Deserialize)]

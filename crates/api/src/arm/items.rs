@@ -139,12 +139,12 @@ pub(super) fn show(
     } else {
         set("softDeleteRetentionPeriod", 0.into());
     }
-    json!({
-        "id": item_id(app, vault, item),
-        "name": item.name(),
-        "type": "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectedItems",
-        "properties": p,
-    })
+    super::resource(
+        item_id(app, vault, item),
+        item.name(),
+        "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectedItems",
+        p,
+    )
 }
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {

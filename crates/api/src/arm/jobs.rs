@@ -191,12 +191,12 @@ fn show(app: &App, vault: &Vault, job: &Job, now: Timestamp, with_details: bool)
         set("errorDetails", errors.chain(warnings).collect());
     }
     set("activityId", job.activity_id.to_string().into());
-    json!({
-        "id": format!("{}/backupJobs/{}", vault_id(app, vault), job.id),
-        "name": job.id.to_string(),
-        "type": "Microsoft.RecoveryServices/vaults/backupJobs",
-        "properties": p,
-    })
+    super::resource(
+        format!("{}/backupJobs/{}", vault_id(app, vault), job.id),
+        job.id.to_string(),
+        "Microsoft.RecoveryServices/vaults/backupJobs",
+        p,
+    )
 }
 
 fn extended(job: &Job, now: Timestamp) -> Value {

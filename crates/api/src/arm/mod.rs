@@ -222,6 +222,22 @@ pub(crate) fn check_fabric(params: &Params) -> Result<(), ArmError> {
     }
 }
 
+/// A resource as ARM shows it. Lists hold thousands: everything moves into place, which `json!` would copy.
+pub(crate) fn resource(
+    id: String,
+    name: String,
+    kind: &str,
+    properties: serde_json::Map<String, serde_json::Value>,
+) -> serde_json::Value {
+    serde_json::Map::from_iter([
+        ("id".to_owned(), id.into()),
+        ("name".to_owned(), name.into()),
+        ("type".to_owned(), kind.into()),
+        ("properties".to_owned(), properties.into()),
+    ])
+    .into()
+}
+
 /// ARM ids.
 pub(crate) fn group_id(app: &App, group: &str) -> String {
     format!("{}/resourceGroups/{group}", subscription_id(app))

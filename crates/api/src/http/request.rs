@@ -187,11 +187,12 @@ impl Request {
     /// A list's answer: `{"value":[…]}`, with `nextLink` if there is more after `next`, the last item's cursor (any text that the
     /// handler gets back in [`Page::after`]).
     pub fn list(&self, values: Vec<Value>, next: Option<&str>) -> Result<Response, ArmError> {
-        let mut body = serde_json::json!({ "value": values });
+        // Not `json!`: that would copy what may be thousands of rows.
+        let mut body = serde_json::Map::from_iter([("value".to_owned(), Value::Array(values))]);
         if let Some(cursor) = next {
-            body["nextLink"] = Value::String(self.next_link(cursor)?);
+            body.insert("nextLink".into(), Value::String(self.next_link(cursor)?));
         }
-        Ok(Response::json(http::StatusCode::OK, body))
+        Ok(Response::json(http::StatusCode::OK, Value::Object(body)))
     }
 
     /// The URL of the page after `cursor`: this request's own, with `$skipToken`.

@@ -278,6 +278,9 @@ pub struct Machine {
     pub placed: bool,
     /// The hypervisor's word: `running`, `shut off`, …
     pub power: String,
+    /// The hypervisor's word of its guest agent: `connected`, `not-connected`, `no-channel`; empty: not looked at yet.
+    #[serde(default)]
+    pub agent: String,
     pub disks: Vec<MachineDisk>,
     #[serde(default)]
     pub networks: Vec<String>,

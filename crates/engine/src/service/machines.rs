@@ -155,6 +155,7 @@ fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option
         location: host.location.clone(),
         placed: false,
         power: String::new(),
+        agent: String::new(),
         disks: Vec::new(),
         networks: Vec::new(),
         vcpus: 0,
@@ -167,6 +168,7 @@ fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option
     machine.name.clone_from(&summary.name);
     machine.gone_at = None;
     machine.power = summary.state.to_string();
+    machine.agent = inspected.agent.name().into();
     machine.disks = disks;
     machine.networks = facts.networks.into_iter().collect();
     machine.vcpus = facts.vcpus;

@@ -165,6 +165,17 @@ impl Machine {
         first.into_iter().chain(others.map(|d| (d["lun"].as_i64().unwrap_or(0), name(d)))).collect()
     }
 
+    /// Size of a disk in GiB, rounded up, as Azure tells it.
+    pub fn disk_gib(&self, lun: i64) -> u64 {
+        let storage = &self.document["properties"]["storageProfile"];
+        let others = storage["dataDisks"].as_array().into_iter().flatten();
+        let found = match lun {
+            -1 => storage.get("osDisk"),
+            lun => others.into_iter().find(|d| d["lun"].as_i64() == Some(lun)),
+        };
+        found.and_then(|d| d["diskSizeGB"].as_u64()).unwrap_or(0)
+    }
+
     /// As the backup plane names it below a vault.
     pub fn item_path(&self) -> String {
         item_path(&self.group, &self.name)

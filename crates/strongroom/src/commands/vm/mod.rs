@@ -124,6 +124,8 @@ struct MachineDocument {
     location: String,
     /// Null of a machine that is gone.
     power: Option<String>,
+    /// Azure's words: Ready, Not Ready.
+    agent: Option<String>,
     disks: Vec<DiskDocument>,
     vault: Option<String>,
     state: String,
@@ -140,6 +142,8 @@ struct MachineDocument {
 struct DiskDocument {
     lun: i64,
     name: String,
+    /// Rounded up.
+    size_gib: u64,
 }
 
 fn power(machine: &Machine) -> String {
@@ -167,8 +171,16 @@ fn row(machine: Option<&Machine>, item: Option<(&Item, &Vault)>) -> MachineDocum
             (None, None) => String::new(),
         },
         power: machine.map(power),
+        agent: machine.and_then(|m| {
+            some_text(&m.document, "/properties/instanceView/vmAgent/statuses/0/displayStatus")
+        }),
         disks: machine
-            .map(|m| m.disks().into_iter().map(|(lun, name)| DiskDocument { lun, name }).collect())
+            .map(|m| {
+                m.disks()
+                    .into_iter()
+                    .map(|(lun, name)| DiskDocument { lun, name, size_gib: m.disk_gib(lun) })
+                    .collect()
+            })
             .unwrap_or_default(),
         id: machine.map_or_else(|| of_item("/properties/virtualMachineId"), |m| m.id.clone()),
         vault: protection.as_ref().map(|p| p.vault.clone()),
@@ -200,6 +212,8 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
                     m.name.clone(),
                     m.resource_group.clone(),
                     m.power.clone().unwrap_or_else(|| "gone".into()),
+                    or_dash(agent(m).to_owned()),
+                    format!("{} ({} GiB)", m.disks.len(), m.disks.iter().map(|d| d.size_gib).sum::<u64>()),
                     state(m).to_owned(),
                     or_dash(m.vault.clone().unwrap_or_default()),
                     or_dash(m.policy.clone().unwrap_or_default()),
@@ -209,7 +223,18 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
             })
             .collect();
         table(
-            &["NAME", "GROUP", "POWER", "PROTECTION", "VAULT", "POLICY", "LAST POINT", "LAST BACKUP"],
+            &[
+                "NAME",
+                "GROUP",
+                "POWER",
+                "AGENT",
+                "DISKS",
+                "PROTECTION",
+                "VAULT",
+                "POLICY",
+                "LAST POINT",
+                "LAST BACKUP",
+            ],
             &rows,
         )
     })?;
@@ -220,6 +245,15 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
         context.note("no machines");
     }
     Ok(Outcome::Done)
+}
+
+fn agent(machine: &MachineDocument) -> &str {
+    match (machine.power.as_deref(), machine.agent.as_deref()) {
+        (Some("running"), Some("Ready")) => "on",
+        (Some("running"), Some("No channel")) => "no channel",
+        (Some("running"), Some("Not Ready")) => "off",
+        _ => "",
+    }
 }
 
 fn state(machine: &MachineDocument) -> &str {
