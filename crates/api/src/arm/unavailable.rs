@@ -13,6 +13,29 @@ pub(super) fn not_available(what: &str) -> ArmError {
     )
 }
 
+/// Made elsewhere: this server shows what it finds.
+fn made_elsewhere(what: &str) -> Answer {
+    Err(ArmError::new(StatusCode::BAD_REQUEST, "OperationNotAllowed", what))
+}
+
+fn machine(_: &App, _: &Request, _: &Params) -> Answer {
+    made_elsewhere(
+        "Virtual machines are not made or deleted through this server: define them with libvirt (`virt-install`, `virsh define`), and they are discovered. `az backup restore restore-disks` makes a machine of a recovery point.",
+    )
+}
+
+fn network(_: &App, _: &Request, _: &Params) -> Answer {
+    made_elsewhere(
+        "Virtual networks are the hosts' libvirt networks: make and remove them there (`virsh net-define`).",
+    )
+}
+
+fn account(_: &App, _: &Request, _: &Params) -> Answer {
+    made_elsewhere(
+        "Storage accounts are the places that disks can be restored to: libvirt's storage pools (`virsh pool-define`), and what the service's configuration lists.",
+    )
+}
+
 macro_rules! refused {
     ($($name:ident: $what:literal;)*) => { $(
         fn $name(app: &App, _: &Request, params: &Params) -> Answer {
@@ -30,6 +53,12 @@ refused! {
     intents: "Automatic protection";
     validate: "Validating an operation beforehand";
     scan: "Scanning protected machines for threats";
+}
+
+macro_rules! elsewhere {
+    ($rest:literal) => {
+        concat!("/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.", $rest)
+    };
 }
 
 pub fn routes() -> Vec<Route<App>> {
@@ -126,6 +155,38 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.Storage/storageAccounts/read")
         .summary("There are no classic storage accounts.")
+        .tag("Storage accounts"),
+        Route::put(elsewhere!("Compute/virtualMachines/{machine}"), "VirtualMachines_CreateOrUpdate", machine)
+            .action("Microsoft.Compute/virtualMachines/write")
+            .summary("Refused: machines are made with libvirt.")
+            .tag("Virtual machines"),
+        Route::delete(elsewhere!("Compute/virtualMachines/{machine}"), "VirtualMachines_Delete", machine)
+            .action("Microsoft.Compute/virtualMachines/delete")
+            .summary("Refused: machines are removed with libvirt.")
+            .tag("Virtual machines"),
+        Route::put(elsewhere!("Network/virtualNetworks/{network}"), "VirtualNetworks_CreateOrUpdate", network)
+            .action("Microsoft.Network/virtualNetworks/write")
+            .summary("Refused: networks are made with libvirt.")
+            .tag("Virtual networks"),
+        Route::delete(elsewhere!("Network/virtualNetworks/{network}"), "VirtualNetworks_Delete", network)
+            .action("Microsoft.Network/virtualNetworks/delete")
+            .summary("Refused: networks are removed with libvirt.")
+            .tag("Virtual networks"),
+        Route::put(elsewhere!("Storage/storageAccounts/{account}"), "StorageAccounts_Create", account)
+            .action("Microsoft.Storage/storageAccounts/write")
+            .summary("Refused: places are configured.")
+            .tag("Storage accounts"),
+        Route::delete(elsewhere!("Storage/storageAccounts/{account}"), "StorageAccounts_Delete", account)
+            .action("Microsoft.Storage/storageAccounts/delete")
+            .summary("Refused: places are configured.")
+            .tag("Storage accounts"),
+        Route::post(
+            "/subscriptions/{subscription}/providers/Microsoft.Storage/checkNameAvailability",
+            "StorageAccounts_CheckNameAvailability",
+            account,
+        )
+        .action("Microsoft.Storage/checkNameAvailability/read")
+        .summary("Refused: places are configured.")
         .tag("Storage accounts"),
         Route::post(item_path!("/undelete"), "ProtectedItems_Undelete", undelete_by_put)
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")

@@ -40,7 +40,10 @@ pub(super) fn draft(service: &Service, item: &Item, request: &BackupRequest, ask
     let mut job = jobs::draft(service, item, JobOperation::Backup, asked_by);
     job.tasks = [TAKE_SNAPSHOT, TRANSFER, VALIDATE].map(JobTask::new).into();
     if let Some(until) = request.keep_until {
-        job.properties.push(("Recovery Point Expiry Time in UTC".into(), until.to_string()));
+        job.properties.push((
+            "Recovery Point Expiry Time in UTC".into(),
+            until.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string(),
+        ));
     }
     job.properties.push(("VM Subscription ID".into(), service.subscription.to_string()));
     job.internal.push(("IsInstantRpJob".into(), "False".into()));

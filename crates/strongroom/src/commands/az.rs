@@ -50,7 +50,9 @@ struct EnvDocument {
 
 /// What a running service says of itself over its socket, and files of the data directory.
 fn env(arguments: &EnvArgs, context: &Context) -> Result<Outcome> {
+    // The shell that reads the lines may go elsewhere.
     let data = arguments.data.clone().unwrap_or_else(serve::default_data_directory);
+    let data = std::path::absolute(&data).map_err(|e| Error::io(format!("finding {}", data.display()), e))?;
     let parts = directory(&data);
     let url = std::fs::read_to_string(parts.0.join("url")).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::new(
