@@ -161,6 +161,8 @@ struct Properties {
     storage_account_id: Option<String>,
     virtual_network_id: Option<String>,
     region: Option<String>,
+    /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
+    disk_format: Option<String>,
     #[serde(deserialize_with = "super::format::luns")]
     restore_disk_lun_list: Option<Vec<i32>>,
 }
@@ -220,7 +222,8 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
     let target = match kind.to_lowercase().as_str() {
         "restoredisks" => {
             let place = place.ok_or_else(|| invalid("storageAccountId is missing."))?;
-            Target::Disks { place: place.name, directory: place.path }
+            let format = p.disk_format.as_deref().map(str::parse).transpose()?.or(place.format);
+            Target::Disks { place: place.name, directory: place.path, pool: place.pool, format }
         }
         "alternatelocation" => new_machine(app, &p, &item, place, &target_group)?,
         "originallocation" => Target::Replace,

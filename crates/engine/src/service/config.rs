@@ -1,5 +1,6 @@
 //! What the service is told from outside.
 
+use crate::target::DiskFormat;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -36,6 +37,8 @@ pub struct RestoreDirectory {
     /// Like a storage account's: 3 to 24 letters and digits.
     pub name: String,
     pub path: PathBuf,
+    /// What disks are restored as; default: as each was.
+    pub format: Option<DiskFormat>,
     #[serde(default = "default_group")]
     pub group: String,
     #[serde(default = "default_location")]

@@ -2,8 +2,17 @@
 
 use super::Service;
 use crate::error::Result;
-use std::path::PathBuf;
+use crate::target::DiskFormat;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use strongroom_catalog::service::key;
+
+/// A libvirt storage pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub host: String,
+    pub name: String,
+}
 
 /// A directory that disks can be restored to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +24,10 @@ pub struct Place {
     pub path: PathBuf,
     /// `directory`, or `pool NAME on HOST`.
     pub kind: String,
+    /// The pool whose directory it is.
+    pub pool: Option<Pool>,
+    /// What disks are restored as; none: as each was.
+    pub format: Option<DiskFormat>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +51,8 @@ pub fn list(service: &Service) -> Vec<Place> {
             location: d.location.clone(),
             path: d.path.clone(),
             kind: "directory".into(),
+            pool: None,
+            format: d.format,
         })
         .collect();
     for host in &service.hosts {
@@ -61,6 +76,8 @@ pub fn list(service: &Service) -> Vec<Place> {
                 location: host.location.clone(),
                 path,
                 kind: format!("pool {} on {}", pool.name, host.name),
+                pool: Some(Pool { host: host.name.clone(), name: pool.name }),
+                format: None,
             });
         }
     }
@@ -72,6 +89,17 @@ pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
         .into_iter()
         .find(|p| key(&p.group) == key(group) && key(&p.name) == key(name))
         .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Storage/storageAccounts/{name}"), group))
+}
+
+/// Lets the pools of a directory see what was put into it.
+pub(super) fn refresh_pools(service: &Service, host: &str, directory: &Path) {
+    let Ok(host) = service.host(host) else { return };
+    let pools = host.hypervisor.storage_pools().unwrap_or_default();
+    for pool in pools.into_iter().filter(|p| p.active && p.path.as_deref() == Some(directory)) {
+        if let Err(error) = host.hypervisor.refresh_pool(&pool.name) {
+            tracing::warn!(pool = pool.name, %error, "the storage pool could not be refreshed");
+        }
+    }
 }
 
 /// The virtual networks of all hosts.
