@@ -75,9 +75,9 @@ class Refusals:
         for seconds in (2, 86400):
             until_time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
             request = {"objectType": "IaasVMBackupRequest", "recoveryPointExpiryTimeInUTC": until_time}
-            count = len(points())
+            before = set(points())
             self.api("POST", f"{self.item_path}/backup", {"properties": request})
-            until("the backup", 120, lambda: len(points()) > count)
+            until("the backup", 120, lambda: set(points()) - before)
             if seconds == 2:
                 self.expired = points()[0]
                 time.sleep(3)
@@ -155,7 +155,7 @@ class Refusals:
         self.refused(f"backup protection backup-now {self.item} --retain-until 01-01-2020",
                      "(UserErrorInvalidRecoveryPointExpiryTime)")
         self.refused(f"backup job show {self.on} -n 00000000-0000-0000-0000-000000000000", "(JobNotFound)")
-        self.refused(f"backup protection resume {self.on} -c nosuch -i nosuch -p DefaultPolicy {VM}", "nosuch")
+        self.refused(f"backup protection resume {self.on} -c nosuch -i nosuch -p DefaultPolicy {VM}", "not found")
         equal(len(self.az(f"backup recoverypoint list {self.item}")), 1, "the number of points")
         equal(list(self.bench.places.iterdir()), [], "what was restored")
 

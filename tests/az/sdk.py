@@ -157,10 +157,12 @@ class Sdk:
         """the same bytes in a storage pool"""
         job = self.restore(self.points()[0], recovery_type="RestoreDisks",
                            storage_account_id=self.place(self.bench.pool))
-        container = self.bench.pool_path / job.extended_info.property_bag["Config Blob Container Name"]
-        images = sorted(container.glob("*.qcow2"))
-        equal(len(images), 1, f"the number of images in {container}")
-        check(same_disk(self.machine.disk, images[0]), f"{images[0]} differs from the machine's disk")
+        bag = job.extended_info.property_bag
+        container = self.bench.pool_path / bag["Config Blob Container Name"]
+        config = json.loads((container / bag["Config Blob Name"]).read_text())
+        equal([d["target"] for d in config["disks"]], ["vda"], "the restored disks")
+        image = self.bench.pool_path / config["disks"][0]["file"]
+        check(same_disk(self.machine.disk, image), f"{image} differs from the machine's disk")
 
     def restore_machine(self):
         """a new machine with the bytes of the first point; refused under a name that is taken"""

@@ -23,7 +23,7 @@ from lab import Failure, Machines, Service, Vault, binary, check, main, run, say
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
-KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", "10"))
+KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", "5"))
 CANCELS = int(os.environ.get("STRONGROOM_RESTORE_CANCELS", "4"))
 MIB = 1 << 20
 

@@ -65,17 +65,25 @@ pub struct Error {
     pub message: String,
     /// Azure's name for it, where it has one.
     pub code: Option<&'static str>,
+    /// Azure's number for it, and what to do, where they are not those of its kind.
+    pub number: Option<(i64, &'static str)>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), code: None, source: None }
+        Self { kind, message: message.into(), code: None, number: None, source: None }
     }
 
     /// With Azure's name for it.
     pub fn coded(mut self, code: &'static str) -> Self {
         self.code = Some(code);
+        self
+    }
+
+    /// With Azure's number for it, and what to do about it.
+    pub fn numbered(mut self, number: i64, advice: &'static str) -> Self {
+        self.number = Some((number, advice));
         self
     }
 

@@ -104,7 +104,7 @@ mod tests {
             assert!(cylinders > 0 && heads > 0 && track > 0, "{mib} MiB");
             assert!(u64::from(cylinders) * u64::from(heads) * u64::from(track) <= sectors, "{mib} MiB");
         }
-        assert_eq!(geometry(40 << 11), (1204, 4, 17));
+        assert_eq!(geometry(40 << 11), (963, 5, 17));
     }
 
     #[test]

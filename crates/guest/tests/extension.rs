@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// Makes something of a sound laboratory that is not to be followed.
+type Spoil = dyn Fn(&Lab);
+
 #[test]
 fn scripts_run_around_a_snapshot() {
     let lab = Lab::new();
@@ -49,7 +52,7 @@ fn without_a_configuration_nothing_is_run() {
 
 #[test]
 fn configurations_that_are_not_followed() {
-    let cases: &[(&str, &dyn Fn(&Lab))] = &[
+    let cases: &[(&str, &Spoil)] = &[
         ("config-unreadable", &|l| l.write("config.json", "{not json", 0o600)),
         ("config-unreadable", &|l| l.write("config.json", &" ".repeat(70_000), 0o600)),
         ("config-unreadable", &|l| l.write("config.json", "\u{0}\u{1}", 0o600)),
@@ -104,7 +107,7 @@ fn the_host_file_is_read() {
 
 #[test]
 fn scripts_that_are_not_run() {
-    let cases: &[(&str, &dyn Fn(&Lab))] = &[
+    let cases: &[(&str, &Spoil)] = &[
         ("pre-script-not-found", &|l| std::fs::remove_file(l.path().join("pre.sh")).unwrap()),
         ("post-script-not-found", &|l| std::fs::remove_file(l.path().join("post.sh")).unwrap()),
         ("pre-script-permissions", &|l| chmod(&l.path().join("pre.sh"), 0o777)),
@@ -438,11 +441,7 @@ fn over_its_own_port() {
     lab.script("post.sh", "echo post >> log");
     lab.configure("");
     let mut port = Port::new();
-    let mut server = lab
-        .command("serve", "unused")
-        .args(["--only", disk.mount(), "--port", port.path.to_str().unwrap()])
-        .spawn()
-        .unwrap();
+    let server = Server::start(&lab, &disk, &port);
     // Nobody's requests have no answer.
     port.send("garbage\n\u{1}\n{\"id\":\"x\"}\n{}\n");
     port.send(&format!("{}\n", "y".repeat(100_000)));
@@ -460,17 +459,11 @@ fn over_its_own_port() {
     assert_eq!(port.call(r#"{"id":8,"do":"freeze"}"#)["value"]["count"], 1);
     drop(port);
     wait_until("it is thawed when the host is gone", || !disk.is_frozen());
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     let mut port = Port::new();
-    let mut server = lab
-        .command("serve", "unused")
-        .args(["--only", disk.mount(), "--port", port.path.to_str().unwrap()])
-        .spawn()
-        .unwrap();
+    let server = Server::start(&lab, &disk, &port);
     assert_eq!(port.call(r#"{"id":9,"do":"freeze"}"#)["value"]["count"], 1);
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     wait_until("it is thawed when the server is gone", || !disk.is_frozen());
 }
 

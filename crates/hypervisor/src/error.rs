@@ -27,6 +27,15 @@ pub enum Error {
     /// The virtualisation service cannot be reached.
     #[error("{what} is not available: {hint}")]
     Unavailable { what: String, hint: String },
+    /// A script in the guest failed, and the guest's configuration says that the backup then fails too.
+    #[error("{what}: {why} ({}, {}); {}{}", code.name(), code.number(), code.advice(), said(output))]
+    Script {
+        what: String,
+        code: strongroom_guest::wire::Code,
+        why: String,
+        /// The end of what it printed.
+        output: String,
+    },
     /// Anything else: what was being done, to what, and the cause.
     #[error("{doing} {what} failed: {cause}")]
     Failed { doing: &'static str, what: String, cause: String },
@@ -54,4 +63,8 @@ impl Error {
     pub(crate) fn unsupported(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into(), why: why.into() }
     }
+}
+
+fn said(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!(". It said: {output}") }
 }

@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod extents;
 mod files;
+mod guest;
 mod instant;
 mod libvirt;
 pub mod limits;
@@ -26,6 +27,7 @@ mod text;
 mod tools;
 
 pub use error::{Error, Result};
+pub use guest::{GuestReport, GuestVia, GuestWork, ScriptCode, ScriptRun};
 pub use instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
 pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;

@@ -55,3 +55,22 @@ pub const SCREEN_SIDE_MAX: u32 = 8192;
 
 /// Output of a program run in a guest, each of stdout and stderr, at most (bytes).
 pub const GUEST_OUTPUT_BYTES_MAX: usize = 8 << 20;
+
+/// What the guest agent is given of a file in one call (bytes). With much more an emulated guest's agent does not answer in time.
+pub const GUEST_WRITE_BYTES: usize = 64 << 10;
+/// An answer of the extension in the guest, at most (bytes).
+pub const GUEST_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// All that is read from its port while one answer is waited for, at most (bytes).
+pub const GUEST_PORT_BYTES_MAX: usize = 4 << 20;
+/// How long the extension may take to prepare: two scripts' longest time (the second is of a session that was left), and some.
+pub const GUEST_PREPARE_TIMEOUT: Duration = Duration::from_secs(2 * 1800 + 120);
+/// How long the extension may take to finish: a script's longest time, and some.
+pub const GUEST_FINISH_TIMEOUT: Duration = Duration::from_secs(1800 + 60);
+/// How long installing the extension may take, step by step.
+pub const GUEST_INSTALL_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long thawing is tried again while the agent does not answer: it may be starting anew.
+pub const THAW_RETRY: Duration = Duration::from_secs(12);
+/// Warnings taken over from the extension, at most.
+pub const GUEST_WARNINGS_MAX: usize = 16;
+/// What is passed on of a script's output: its end (bytes).
+pub const GUEST_TOLD_BYTES_MAX: usize = 2048;

@@ -2,6 +2,7 @@
 //! the parent, and readers for the bytes.
 
 use crate::error::Result;
+use crate::guest::{GuestReport, GuestWork};
 use crate::model::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,7 @@ pub struct SnapshotRequest {
     /// Targets that are left out.
     pub exclude: BTreeSet<String>,
     pub quiesce: Quiesce,
+    pub guest: GuestWork,
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites. Default: beside each disk, and
     /// `/var/tmp` for block devices. QEMU's user must be able to enter it.
@@ -181,6 +183,8 @@ pub struct MachineSnapshot {
     /// A sentence each: what the user should know.
     pub warnings: Vec<String>,
     pub timings: Timings,
+    /// What the extension in the guest did. `None`: there was none.
+    pub guest: Option<GuestReport>,
     pub(crate) backend: Option<Box<dyn SnapshotBackend>>,
 }
 

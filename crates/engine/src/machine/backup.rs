@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::{ExtentKind, ItemName};
 use strongroom_hypervisor::{
-    Disk as MachineDisk, DiskSnapshot, DiskSource, Hypervisor, Machine, MachineSnapshot, Outcome, Quiesce,
-    ReadDisk, Road, SnapshotRequest, Timings, UseClones,
+    Disk as MachineDisk, DiskSnapshot, DiskSource, GuestWork, Hypervisor, Machine, MachineSnapshot, Outcome,
+    Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones,
 };
 use strongroom_store::{
     BlockSource, Definition, Disk, DiskRequest, DiskWritten, Manifest, PointDraft, PointKind, Progress,
@@ -111,6 +111,7 @@ pub fn backup(
         parents: parent.disks(),
         exclude: options.exclude.clone(),
         quiesce: options.quiesce,
+        guest: GuestWork::Auto,
         clones: options.clones,
         scratch_dir: options.scratch_dir.clone(),
         scratch_limit_bytes: options.scratch_limit_bytes,

@@ -39,6 +39,14 @@ impl From<strongroom_hypervisor::Error> for Error {
             Hypervisor::Denied { .. } => ErrorKind::Denied,
             Hypervisor::Unavailable { .. } => ErrorKind::Unavailable,
             Hypervisor::Failed { .. } => ErrorKind::Failed,
+            // Azure's number and name, and what to do, as they are.
+            Hypervisor::Script { code, .. } => {
+                let code = *code;
+                return Self::new(ErrorKind::Failed, error.to_string())
+                    .coded(code.name())
+                    .numbered(code.number().into(), code.advice())
+                    .caused_by(error);
+            }
         };
         Self::new(kind, error.to_string()).caused_by(error)
     }

@@ -44,12 +44,15 @@ pub struct RestoreOptions {
     pub planned: Option<Planned>,
 }
 
+/// Writes a plan down before it is carried out.
+pub type KeepPlan = dyn Fn(&RestorePlan) -> Result<()> + Send + Sync;
+
 /// Somebody who keeps what a restore has planned, for the case that it is killed.
 #[derive(Clone)]
 pub struct Planned {
     /// Part of the hidden files' names.
     pub tag: String,
-    pub keep: Arc<dyn Fn(&RestorePlan) -> Result<()> + Send + Sync>,
+    pub keep: Arc<KeepPlan>,
 }
 
 impl std::fmt::Debug for Planned {
@@ -160,8 +163,10 @@ pub fn restore(
     check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, total_bytes)?;
     progress.add_total(total_bytes);
 
-    let mut plan = RestorePlan::default();
-    plan.tag = options.planned.as_ref().map_or_else(new_tag, |p| p.tag.clone());
+    let mut plan = RestorePlan {
+        tag: options.planned.as_ref().map_or_else(new_tag, |p| p.tag.clone()),
+        ..RestorePlan::default()
+    };
     let paths = planned.iter().map(|(_, d)| &d.path).chain(&nvram_path);
     plan.files = paths.map(|path| PlannedFile { path: path.clone(), identity: None }).collect();
     if let Some(planned) = &options.planned {

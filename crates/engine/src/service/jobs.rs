@@ -200,6 +200,7 @@ pub(super) fn job_error(error: &Error) -> JobError {
             (400999, "InternalError", "Run the job again; if it fails again, look at the service's log.")
         }
     };
+    let (code, recommendation) = error.number.unwrap_or((code, recommendation));
     JobError {
         code,
         name: error.code.unwrap_or(name).into(),

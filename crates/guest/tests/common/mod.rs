@@ -1,4 +1,5 @@
 //! A directory that is root's, the binary, a file system to be frozen, and a port.
+#![allow(dead_code)]
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -151,26 +152,45 @@ pub struct Disk {
 
 impl Disk {
     pub fn new() -> Self {
+        Self::sized(16)
+    }
+
+    pub fn sized(mib: u64) -> Self {
         let directory = directory();
         let image = directory.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         run("mkfs.ext4", &["-q", image.to_str().unwrap()]);
+        Self::mounted(directory, &image)
+    }
+
+    /// Of an image that is there.
+    pub fn of(image: &Path) -> Self {
+        Self::mounted(directory(), image)
+    }
+
+    fn mounted(directory: tempfile::TempDir, image: &Path) -> Self {
         let mount = directory.path().join("fs");
         std::fs::create_dir(&mount).unwrap();
         run("mount", &["-o", "loop", image.to_str().unwrap(), mount.to_str().unwrap()]);
         Self { mount: mount.to_str().unwrap().into(), directory }
     }
 
+    pub fn image(&self) -> PathBuf {
+        self.directory.path().join("image")
+    }
+
     pub fn mount(&self) -> &str {
         &self.mount
     }
 
-    /// Whether a write waits. The writer that waits ends when it is thawed.
+    /// Whether a write waits. The writer that waits ends when it is thawed, and is nobody's then.
     pub fn is_frozen(&self) -> bool {
-        let mut writer = Command::new("touch").arg(format!("{}/x", self.mount)).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_millis(300);
+        let write = format!("(touch {}/x; echo > \"$0\") & :", self.mount);
+        let done = self.directory.path().join(format!("done-{:?}", Instant::now()));
+        assert!(Command::new("sh").args(["-c", &write]).arg(&done).status().unwrap().success());
+        let deadline = Instant::now() + Duration::from_millis(400);
         while Instant::now() < deadline {
-            if writer.try_wait().unwrap().is_some() {
+            if done.exists() {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -269,5 +289,23 @@ impl Port {
             assert_eq!(answer["id"], asked["id"]);
             return answer;
         }
+    }
+}
+
+/// `strongroom-guest serve`, killed by its drop.
+pub struct Server(Child);
+
+impl Server {
+    pub fn start(lab: &Lab, disk: &Disk, port: &Port) -> Self {
+        let mut command = lab.command("serve", "unused");
+        command.args(["--only", disk.mount(), "--port"]).arg(&port.path);
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

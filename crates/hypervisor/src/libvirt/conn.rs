@@ -22,7 +22,7 @@ impl std::fmt::Display for VirtError {
 }
 
 impl VirtError {
-    fn own(message: &str) -> Self {
+    pub(super) fn own(message: &str) -> Self {
         Self { code: 0, message: message.into() }
     }
 

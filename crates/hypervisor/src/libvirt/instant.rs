@@ -214,7 +214,7 @@ fn isolate(root: Node<'_, '_>, devices: Node<'_, '_>, edits: &mut Edits) {
         }
     }
     if child(devices, "video").is_none()
-        && let Some(last) = devices.children().filter(Node::is_element).next_back()
+        && let Some(last) = devices.children().rfind(Node::is_element)
     {
         edits.insert(last.range().end, "<video><model type=\"vga\"/></video>".into());
     }

@@ -155,7 +155,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         let xml = job(taking, &socket, &scratch, &tracked.since);
         // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
         reconcile::end_leftover_job(&session, &mut taking.warnings)?;
-        let (window, mut consistency) = taking.open_window(false);
+        let (window, mut consistency) = taking.open_window(false)?;
         let begun = session.dom.backup_begin(&xml, checkpoint_xml.as_deref());
         let taken_at = SystemTime::now();
         taking.close_window(window, &mut consistency);

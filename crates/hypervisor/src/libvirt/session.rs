@@ -63,6 +63,11 @@ impl Session {
         machine(&self.name)
     }
 
+    /// There while a guest may be frozen by us.
+    pub fn frozen_mark(&self) -> PathBuf {
+        self.run_directory.with_extension("frozen")
+    }
+
     pub fn disk(&self, target: &str) -> String {
         format!("disk `{target}` of {}", self.what())
     }

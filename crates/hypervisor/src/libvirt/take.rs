@@ -2,9 +2,9 @@
 
 use super::backend::{Backend, Clone, Spoiled, Watched};
 use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
+use super::inside::Inside;
 use super::reconcile::{self, Tracked};
 use super::session::Session;
-use super::window::{Closed, Window, agent_answers};
 use super::{LibvirtOptions, definition, job_xml, offline, pull, state};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use strongroom_domain::{Consistency, ConsistencyLevel, Extent};
+use strongroom_domain::{Consistency, Extent};
 
 /// A disk that is taken.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub struct Taking<'r> {
     pub state: MachineState,
     pub state_reason: i32,
     pub agent: AgentState,
+    /// The extension in the guest.
+    pub inside: Inside,
     pub warnings: Vec<String>,
     pub timings: Timings,
     /// Set when the snapshot cannot be read any more.
@@ -97,6 +99,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         state,
         state_reason,
         agent: definition::agent(&document),
+        inside: Inside::of(&document),
         warnings: Vec::new(),
         timings: Timings::default(),
         spoiled: Arc::default(),
@@ -119,6 +122,13 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         let tracked = reconcile::running(&session, &taking.disks, &mut taking.warnings)?;
         if cloneable { taking.clone_running(tracked)? } else { pull::take(&mut taking, tracked)? }
     };
+    if let Some(failure) = taking.inside.failure.take() {
+        let Taken { disks, mut backend, .. } = taken;
+        // Readers first, as always.
+        drop(disks);
+        backend.finish(Outcome::Abandoned)?;
+        return Err(failure);
+    }
     taking.timings.total = started.elapsed();
     tracing::info!(
         machine = session.name,
@@ -137,6 +147,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         skipped,
         warnings: taking.warnings,
         timings: taking.timings,
+        guest: taking.inside.report,
         backend: Some(Box::new(taken.backend)),
     })
 }
@@ -242,52 +253,6 @@ impl Taking<'_> {
         }
     }
 
-    /// Opens the window, and freezes if that can be done; answers the consistency that is earned if
-    /// the window stays open for the instant.
-    pub fn open_window(&mut self, suspends: bool) -> (Window, Consistency) {
-        let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
-        let mut cannot = self.cannot_freeze();
-        if cannot.is_none()
-            && let Err(why) = agent_answers(&self.session.dom)
-        {
-            self.warnings.push(format!("the guest could not be frozen: {why}"));
-            cannot = Some(format!("its guest agent does not answer: {why}"));
-        }
-        let window = Window::new(self.session.dom.clone(), &self.session.uri, cannot.is_none(), suspends);
-        let consistency = match cannot {
-            Some(why) => crash(why),
-            None => match window.freeze() {
-                Ok(0) => crash("the guest agent found no file system to freeze".into()),
-                Ok(1) => Consistency::new(ConsistencyLevel::FileSystem, "the guest's file system was frozen"),
-                Ok(count) => Consistency::new(
-                    ConsistencyLevel::FileSystem,
-                    format!("the guest's {count} file systems were frozen"),
-                ),
-                Err(why) => {
-                    self.warnings.push(format!("the guest could not be frozen: {why}"));
-                    crash(format!("freezing failed: {why}"))
-                }
-            },
-        };
-        (window, consistency)
-    }
-
-    /// Takes over what the window says at its end; answers whether the machine was held until now.
-    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) -> bool {
-        let Closed { frozen, freezing, suspended, expired, problems } = window.close();
-        self.timings.frozen = frozen;
-        self.timings.freezing = freezing;
-        self.timings.suspended = suspended;
-        if expired {
-            *consistency = Consistency::new(
-                ConsistencyLevel::Crash,
-                "the guest was thawed by its time limit before the instant was over",
-            );
-        }
-        self.warnings.extend(problems);
-        !expired
-    }
-
     /// What a disk's extents will cover, before sizes are known. `since` is the usable parent.
     pub fn full_reason(&mut self, disk: &PlannedDisk, lost: Option<String>) -> String {
         match (&disk.parent, lost) {
@@ -326,7 +291,7 @@ impl Taking<'_> {
         let chains = self.chain_fingerprints()?;
 
         let running = self.state == MachineState::Running;
-        let (window, mut consistency) = self.open_window(running);
+        let (window, mut consistency) = self.open_window(running)?;
         if running {
             window.suspend().map_err(|e| e.about("suspending", &session.what()))?;
         }

@@ -2,12 +2,18 @@
 //! guard's drop, by a timer in this process, or by a helper process when this one is killed.
 
 use super::conn::Dom;
-use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, WINDOW_LIMIT};
+use super::guest_port::Port;
+use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use strongroom_guest::wire::{Frozen, Verb};
+
+/// How long the extension may take to freeze or thaw.
+const PORT_TIMEOUT: Duration = Duration::from_secs(AGENT_FREEZE_TIMEOUT_SECONDS as u64);
 
 /// libvirt's default: agent commands wait as long as it takes.
 const AGENT_TIMEOUT_BLOCK: i32 = -2;
@@ -24,8 +30,20 @@ struct Held {
     problems: Vec<String>,
 }
 
+/// Who freezes and thaws.
+#[derive(Clone)]
+pub enum Freezer {
+    Nobody,
+    Agent,
+    /// The extension, over its own port. It thaws by itself when the port is closed.
+    Port(Arc<Mutex<Port>>),
+}
+
 struct Shared {
     dom: Arc<Dom>,
+    freezer: Freezer,
+    /// There while the guest may be frozen by us: the next snapshot may thaw it then.
+    mark: PathBuf,
     held: Mutex<Held>,
     changed: Condvar,
 }
@@ -45,12 +63,41 @@ impl Shared {
             held.suspended_for = Some(since.elapsed());
         }
         if let Some(since) = held.frozen_at.take() {
-            if let Err(e) = retry(|| self.dom.thaw().map(drop)) {
-                held.problems.push(format!(
-                    "the guest's file systems could not be thawed: {e}; run `virsh domfsthaw`"
-                ));
+            match self.thaw() {
+                Ok(in_time) => {
+                    held.expired |= !in_time;
+                    let _ = std::fs::remove_file(&self.mark);
+                }
+                Err(why) => held.problems.push(format!(
+                    "the guest's file systems could not be thawed: {why}; run `virsh domfsthaw`"
+                )),
             }
             held.frozen_for = Some(since.elapsed());
+        }
+    }
+}
+
+impl Shared {
+    /// Thaws; answers whether it was frozen until then, as far as that is known. An agent that is gone is waited for: it may be
+    /// starting anew.
+    fn thaw(&self) -> Result<bool, String> {
+        match &self.freezer {
+            Freezer::Nobody => Ok(true),
+            Freezer::Agent => {
+                let until = Instant::now() + THAW_RETRY;
+                loop {
+                    match self.dom.thaw() {
+                        Ok(_) => return Ok(true),
+                        Err(e) if Instant::now() > until || !self.dom.is_active() => return Err(e.message),
+                        Err(_) => std::thread::sleep(Duration::from_millis(300)),
+                    }
+                }
+            }
+            Freezer::Port(port) => {
+                let mut port = port.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let thawed: Frozen = port.call(Verb::Thaw, "", PORT_TIMEOUT)?;
+                Ok(!thawed.expired)
+            }
         }
     }
 }
@@ -98,9 +145,13 @@ pub struct Closed {
 
 impl Window {
     /// Prepares to hold a machine; nothing is held yet.
-    pub fn new(dom: Arc<Dom>, uri: &str, freezes: bool, suspends: bool) -> Self {
-        let helper = if freezes || suspends { helper(&dom, uri, freezes, suspends) } else { None };
-        let shared = Arc::new(Shared { dom, held: Mutex::new(Held::default()), changed: Condvar::new() });
+    pub fn new(dom: Arc<Dom>, uri: &str, freezer: Freezer, suspends: bool, mark: PathBuf) -> Self {
+        let freezes = !matches!(freezer, Freezer::Nobody);
+        let through_agent = matches!(freezer, Freezer::Agent);
+        let helper =
+            if through_agent || suspends { helper(&dom, uri, through_agent, suspends) } else { None };
+        let held = Mutex::new(Held::default());
+        let shared = Arc::new(Shared { dom, freezer, mark, held, changed: Condvar::new() });
         if freezes || suspends {
             let timer = shared.clone();
             std::thread::spawn(move || {
@@ -120,8 +171,26 @@ impl Window {
 
     /// Freezes the guest's file systems; returns how many.
     pub fn freeze(&self) -> Result<u32, String> {
-        let _ = self.shared.dom.set_agent_timeout(AGENT_FREEZE_TIMEOUT_SECONDS);
+        let port = match &self.shared.freezer {
+            Freezer::Nobody => return Ok(0),
+            Freezer::Agent => None,
+            Freezer::Port(port) => Some(port.clone()),
+        };
         self.shared.lock().frozen_at = Some(Instant::now());
+        if let Some(port) = port {
+            let mut port = port.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let frozen: Result<Frozen, String> = port.call(Verb::Freeze, "", PORT_TIMEOUT);
+            let mut held = self.shared.lock();
+            held.freezing = held.frozen_at.map(|since| since.elapsed());
+            if frozen.is_err() {
+                held.frozen_at = None;
+                // It may still do it.
+                let _ = port.call::<Frozen>(Verb::Thaw, "", PORT_TIMEOUT);
+            }
+            return frozen.map(|f| f.count);
+        }
+        let _ = self.shared.dom.set_agent_timeout(AGENT_FREEZE_TIMEOUT_SECONDS);
+        let _ = std::fs::write(&self.shared.mark, "");
         match self.shared.dom.freeze() {
             Ok(count) => {
                 let mut held = self.shared.lock();
@@ -130,12 +199,16 @@ impl Window {
             }
             Err(e) => {
                 let mut held = self.shared.lock();
-                // An agent that did not answer may still do it. One that refused did not: then what
-                // is frozen is somebody else's (it undoes a freeze that fails half way itself).
-                if e.is_agent_silence() {
-                    let _ = self.shared.dom.thaw();
-                }
+                // An agent that did not answer may still do it, or have been killed in the middle. One that refused did
+                // not: then what is frozen is somebody else's (it undoes a freeze that fails half way itself).
+                let undone = if e.is_agent_silence() { self.shared.thaw().map(drop) } else { Ok(()) };
                 held.frozen_at = None;
+                match undone {
+                    Ok(()) => drop(std::fs::remove_file(&self.shared.mark)),
+                    Err(why) => held.problems.push(format!(
+                        "whether the guest's file systems are frozen is not known, and they could not be thawed: {why}; run `virsh domfsthaw`"
+                    )),
+                }
                 let _ = self.shared.dom.set_agent_timeout(AGENT_TIMEOUT_BLOCK);
                 Err(e.message)
             }

@@ -2,6 +2,8 @@
 //! A machine here needs no system inside: its disks are written through QEMU's monitor.
 #![allow(dead_code)]
 
+pub mod tiny;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
