@@ -5,6 +5,7 @@
 //! - [`image`]: backing up disk images and block devices.
 //! - [`target`]: files and devices that disks are restored to.
 //! - [`restore`]: restoring one disk.
+//! - [`source`]: reading a point, from the vault or from its snapshot.
 //! - [`serve`]: exporting a point over NBD.
 //! - [`machine`]: machines under libvirt.
 //! - [`service`]: what a server does with all of these: vaults with policies, protected items, jobs, schedules.
@@ -20,6 +21,7 @@ mod qemu_nbd;
 pub mod restore;
 pub mod serve;
 pub mod service;
+pub mod source;
 pub mod target;
 pub mod vaults;
 

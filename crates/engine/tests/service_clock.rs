@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Vault, key,
+    Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Transfer, Vault, key,
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
@@ -217,6 +217,12 @@ impl Lab {
             keep_until: None,
             policy_type: "V1".into(),
             job: None,
+            transfer: Transfer::Done,
+            vaulted_at: Some(run),
+            snapshot: None,
+            checkpoints: BTreeMap::new(),
+            snapshot_ended_at: None,
+            no_snapshot: String::new(),
         };
         self.service.catalog().apply(&[Change::put(&point)]).unwrap();
         point

@@ -31,6 +31,7 @@ pub struct ReadSession {
 impl ReadSession {
     /// Begins reading. Works without a lease where the location cannot be written.
     pub fn begin(vault: &Vault, purpose: &str) -> Result<Arc<Self>> {
+        vault.check_there()?;
         let session = vault.environment().new_session_id();
         let lease = Lease::acquire(vault, session, purpose, true)?;
         vault.reload();

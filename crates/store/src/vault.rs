@@ -189,6 +189,19 @@ impl Vault {
         *self.0.index.lock() = None;
     }
 
+    /// Fails when the location no longer has this vault: its file system is not mounted, say. Whoever writes asks first, or it
+    /// would write into whatever is there instead.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        let missing = |name| matches!(self.0.objects.head(name), Ok(None));
+        if missing(HEADER_NAME) && missing(HEADER_COPY_NAME) {
+            return Err(StoreError::NotAVault {
+                location: self.location().to_owned(),
+                detail: "the vault that was there is gone; mount its file system, or put it back".into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Puts both copies of the header right, if one is missing or damaged.
     pub(crate) fn heal_header(&self) -> Result<()> {
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
@@ -269,6 +282,19 @@ impl Vault {
     pub fn point(&self, id: &PointId) -> Result<Manifest> {
         let object = self.point_object(id)?;
         self.load_manifest(&object)?.ok_or_else(|| point_not_found(id))
+    }
+
+    /// The point of an item with this id, if it is there.
+    pub fn point_of(&self, item: &ItemName, id: &PointId) -> Result<Option<Manifest>> {
+        let name = manifest::object_name(&self.0.keys.item_key(item), id);
+        match self.0.objects.get_bounded(&name, MANIFEST_MAX_BYTES) {
+            Ok(bytes) => manifest::open(&self.0.keys, &name, &bytes).map(Some),
+            Err(e) if e.kind == Kind::NotFound => Ok(None),
+            Err(e) if e.kind == Kind::TooLarge => {
+                Err(StoreError::corrupt(&name, "it is larger than a manifest can be"))
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {

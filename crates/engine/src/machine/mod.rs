@@ -10,15 +10,20 @@
 
 mod backup;
 pub(crate) mod definition;
+mod kept;
 mod list;
 mod parent;
 pub mod record;
 mod restore;
 mod storage;
 
-pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
+pub use backup::{
+    BackupOptions, DiskBackup, Facts, MachineBackup, SPOILED, SnapshotTaken, TakenMachine, backup, take,
+    transfer_kept,
+};
+pub use kept::manifest_of_kept;
 pub use list::{ListedMachine, list};
-pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
+pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore, restore_from};
 pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};
@@ -33,8 +38,11 @@ impl From<strongroom_hypervisor::Error> for Error {
             Hypervisor::Unsupported { .. } => ErrorKind::Unsupported,
             Hypervisor::Denied { .. } => ErrorKind::Denied,
             Hypervisor::Unavailable { .. } => ErrorKind::Unavailable,
+            Hypervisor::Spoiled { .. } => ErrorKind::Corrupt,
             Hypervisor::Failed { .. } => ErrorKind::Failed,
         };
-        Self::new(kind, error.to_string()).caused_by(error)
+        let is_spoiled = matches!(error, Hypervisor::Spoiled { .. });
+        let made = Self::new(kind, error.to_string()).caused_by(error);
+        if is_spoiled { made.coded(SPOILED) } else { made }
     }
 }

@@ -1,5 +1,6 @@
 //! What the service is told from outside.
 
+use crate::limits::{SNAPSHOT_RESERVE_PERCENT, TRANSFER_RETRY_FIRST};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub struct ServiceConfig {
     /// Directories that disks can be restored to, shown as storage accounts beside libvirt's storage pools.
     pub restore_directories: Vec<RestoreDirectory>,
     pub limits: Limits,
+    pub snapshots: SnapshotConfig,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -57,6 +59,28 @@ impl Default for Limits {
     }
 }
 
+/// How snapshots are kept beside machines' disks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// Whether they are, where the storage can.
+    pub keep: bool,
+    /// What of a file system stays free of them (per cent of its size).
+    pub reserve_percent: u32,
+    /// How long a transfer into the vault waits after it failed once (seconds); twice as long after each further failure.
+    pub retry_seconds: u64,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            keep: true,
+            reserve_percent: SNAPSHOT_RESERVE_PERCENT,
+            retry_seconds: TRANSFER_RETRY_FIRST.as_secs(),
+        }
+    }
+}
+
 impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
@@ -70,6 +94,7 @@ impl Default for ServiceConfig {
             vault_storage: None,
             restore_directories: Vec::new(),
             limits: Limits::default(),
+            snapshots: SnapshotConfig::default(),
         }
     }
 }

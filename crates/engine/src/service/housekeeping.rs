@@ -1,6 +1,6 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, clock, items, jobs, retention, vaults};
+use super::{Service, clock, items, jobs, retention, snapshots, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL};
 use std::time::Instant;
@@ -15,10 +15,16 @@ pub(super) fn run(service: &Service) {
         if let Err(error) = purge(service) {
             tracing::error!(%error, "what was deleted could not be purged");
         }
+        if let Err(error) = snapshots::keep_reserve(service) {
+            tracing::error!(%error, "the space that is to stay free of snapshots");
+        }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
             if let Err(error) = sweep(service) {
                 tracing::error!(%error, "housekeeping");
+            }
+            if let Err(error) = snapshots::remove_orphans(service) {
+                tracing::error!(%error, "snapshots that no point has");
             }
         }
         service.runner.wait_quietly();
@@ -42,6 +48,7 @@ pub fn sweep(service: &Service) -> Result<()> {
             tracing::error!(item = item.machine_name, %error, "expired points could not be removed");
         }
     }
+    snapshots::expire(service)?;
     reclaim_space(service)?;
     forget_operations(service)
 }

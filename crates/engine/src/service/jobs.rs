@@ -73,6 +73,7 @@ pub(super) fn draft(service: &Service, item: &Item, operation: JobOperation, ask
         lease: None,
         cancel_requested: false,
         attempts: 0,
+        not_before: None,
         activity_id: Uuid::new_v4(),
         asked_by: asked_by.to_owned(),
     }
@@ -118,6 +119,7 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         ))
         .coded("UserErrorJobCancellationNotSupported"));
     }
+    let is_kept = super::snapshots::pending(service, &job)?.is_some();
     let cancelled = service.catalog.update::<Job, Error>(id, |job| {
         if job.status.is_over() {
             return Err(Error::new(
@@ -128,13 +130,15 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         }
         job.cancel_requested = true;
         job.status = JobStatus::Cancelling;
-        if job.lease.is_none() {
+        // One whose snapshot is there is ended by the runner, which removes it.
+        if job.lease.is_none() && !is_kept {
             note_cancelled(job);
             end(job, JobStatus::Cancelled, service.now());
         }
         Ok(Vec::new())
     })?;
     service.runner.cancel(id);
+    service.runner.wake();
     cancelled.ok_or_else(|| Error::not_found(format!("Job '{id}' is gone.")))
 }
 

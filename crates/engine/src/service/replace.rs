@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Job, Machine, Vault};
 use strongroom_hypervisor::DiskSource;
-use strongroom_store::{Disk, Manifest, Progress, ReadSession};
+use strongroom_store::{Disk, Manifest, Progress};
 
 /// A restored disk that is complete, and the one whose place it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,14 +41,12 @@ pub(super) fn run(
 ) -> Result<Vec<String>> {
     let machine = machine_of(service, item)?;
     super::restore::check_replace(service, &machine)?;
-    let store = service.store(vault)?;
-    let session = Arc::new(ReadSession::begin(&store, &format!("replace job {}", job.id))?);
-    let manifest = store.point(&super::restore::point_id(request))?;
-    let mut warnings = Vec::new();
+    let super::snapshots::OpenPoint { source, manifest, mut warnings } =
+        super::restore::open_of(service, job, vault, item, request)?;
     let places = places(service, &machine, &manifest, request, &mut warnings)?;
     // The way back: nothing of what is there now is lost.
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
-    backup::take_point(service, vault, item, &machine, keep_until, progress)?;
+    backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, progress)?;
     progress.check()?;
 
     let mut made = Made::default();
@@ -57,7 +55,7 @@ pub(super) fn run(
         let _ = fs::remove_file(&new);
         made.0.push(ReadyDisk { new: new.clone(), disk: old.clone() });
         let options = RestoreOptions { to: new.clone(), format, force: false, durable: true };
-        restore_disk(&session, disk, &options, progress)?;
+        restore_disk(&source, disk, &options, progress)?;
         like(&new, &old)?;
     }
     progress.check()?;

@@ -5,11 +5,13 @@
 
 use super::backup::task;
 use super::replace::{self, ReadyDisk};
+use super::snapshots::{self, OpenPoint};
 use super::{Service, jobs, machines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::{DEFINITION_KIND, DiskRecord};
 use crate::machine::{self, RestoreOptions as MachineRestoreOptions};
 use crate::restore::{RestoreOptions, restore_disk};
+use crate::source::PointSource;
 use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,10 +21,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
-use strongroom_domain::PointSelector;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
-use strongroom_store::{Manifest, Progress, ReadSession};
+use strongroom_store::{Manifest, Progress};
 use uuid::Uuid;
 
 pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
@@ -207,17 +208,15 @@ fn parts(service: &Service, job: &Job) -> Result<Parts> {
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
     let parts = parts(service, job)?;
     task(service, job.id, TRANSFER)?;
-    let store = service.store(&parts.vault)?;
     match &parts.request.target {
         Target::Replace => {
             let warnings = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
             complete(service, job.id, Vec::new(), warnings)
         }
         Target::Disks { directory, .. } => {
-            let session = Arc::new(ReadSession::begin(&store, &format!("restore job {}", job.id))?);
-            let manifest = store.point(&point_id(&parts.request))?;
-            let made = restore_disks(job, &parts, &session, &manifest, directory, progress)?;
-            complete(service, job.id, made, Vec::new())
+            let open = open(service, job, &parts)?;
+            let made = restore_disks(job, &parts, &open.source, &open.manifest, directory, progress)?;
+            complete(service, job.id, made, open.warnings)
         }
         Target::Machine { name, host, directory, network, .. } => {
             let hypervisor = service.host(host)?.hypervisor.clone();
@@ -231,13 +230,14 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 disks: parts.request.disks.clone(),
                 format: None,
             };
-            let selector = PointSelector::Id(point_id(&parts.request));
-            let restored = machine::restore(&*hypervisor, &store, &selector, &options, progress)?;
+            let open = open(service, job, &parts)?;
+            let restored =
+                machine::restore_from(&*hypervisor, &open.source, open.manifest, &options, progress)?;
             task(service, job.id, CREATE)?;
             if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
                 tracing::warn!(%error, "the restored machine will be discovered later");
             }
-            let mut warnings = restored.warnings;
+            let mut warnings = [open.warnings, restored.warnings].concat();
             warnings.retain(|w| !restored.notes.contains(w));
             let notes = match restored.notes.is_empty() {
                 true => Vec::new(),
@@ -246,6 +246,32 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             complete(service, job.id, notes, warnings)
         }
     }
+}
+
+/// Opens the job's point, and tells from where it is read.
+pub(super) fn open_of(
+    service: &Service,
+    job: &Job,
+    vault: &Vault,
+    item: &Item,
+    request: &RestoreRequest,
+) -> Result<OpenPoint> {
+    let purpose = format!("restore job {}", job.id);
+    let open = snapshots::open_point(service, vault, &item.machine_name, point_id(request), &purpose)?;
+    let from = open.source.name();
+    service.catalog.update::<Job, Error>(job.id, |row| {
+        row.properties.retain(|(name, _)| name != RESTORED_FROM);
+        let at = row.properties.len().saturating_sub(1);
+        row.properties.insert(at, (RESTORED_FROM.into(), from.into()));
+        Ok(Vec::new())
+    })?;
+    Ok(open)
+}
+
+const RESTORED_FROM: &str = "Restored from";
+
+fn open(service: &Service, job: &Job, parts: &Parts) -> Result<OpenPoint> {
+    open_of(service, job, &parts.vault, &parts.item, &parts.request)
 }
 
 pub(super) fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {
@@ -274,7 +300,7 @@ fn container(job: &Job) -> String {
 fn restore_disks(
     job: &Job,
     parts: &Parts,
-    session: &Arc<ReadSession>,
+    source: &PointSource,
     manifest: &Manifest,
     place: &Path,
     progress: &Arc<Progress>,
@@ -299,7 +325,7 @@ fn restore_disks(
         };
         let name = format!("{}-{}.{}", job.entity, disk.name, format.name());
         let options = RestoreOptions { to: hidden.0.join(&name), format, force: false, durable: true };
-        restore_disk(session, disk, &options, progress)?;
+        restore_disk(source, disk, &options, progress)?;
         restored.push((disk.name.clone(), name, format));
     }
     progress.check()?;

@@ -5,6 +5,7 @@ mod backend;
 mod conn;
 mod definition;
 mod job_xml;
+mod kept;
 mod offline;
 mod pull;
 mod reconcile;
@@ -16,11 +17,12 @@ mod window;
 
 use crate::Hypervisor;
 use crate::error::{Error, Result};
+use crate::kept::KeptSnapshot;
 use crate::model::*;
-use crate::snapshot::{MachineSnapshot, SnapshotRequest};
+use crate::snapshot::{MachineSnapshot, Outcome, SnapshotRequest};
 use conn::{Conn, Dom, XML_INACTIVE};
 pub use rewrite::new_definition;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -152,6 +154,22 @@ impl Hypervisor for Libvirt {
 
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {
         take::snapshot(&self.options, self.domain(name)?, request)
+    }
+
+    fn open_kept(&self, record: &Path) -> Result<(MachineSnapshot, KeptSnapshot)> {
+        kept::open(&self.options, record)
+    }
+
+    fn conclude_kept(&self, record: &Path, outcome: Outcome) -> Result<Vec<String>> {
+        kept::conclude(&self.options, || self.connect(), record, outcome)
+    }
+
+    fn remove_kept(&self, record: &Path) -> Result<()> {
+        crate::kept::remove(record)
+    }
+
+    fn kept_in(&self, directory: &Path) -> Result<Vec<KeptSnapshot>> {
+        crate::kept::list(directory)
     }
 
     fn networks(&self) -> Result<Vec<Network>> {

@@ -87,6 +87,16 @@ pub struct PointDocument {
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// `snapshot`, `snapshot+vault` or `vault`.
+    pub tier: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_expires_at: Option<Timestamp>,
+    /// Why there is no snapshot, or no more.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub no_snapshot: String,
+    /// Why it is not in the vault, where it never will be.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub transfer_error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -101,6 +111,9 @@ impl PointDocument {
             list.as_array().into_iter().flatten().map(|d| text(d, "/name")).collect()
         };
         let level = text(document, "/properties/recoveryPointType");
+        let tiers = document["properties"]["recoveryPointTierDetails"].as_array();
+        let is_in =
+            |tier: &str| tiers.into_iter().flatten().any(|t| t["type"] == tier && t["status"] == "Valid");
         Self {
             point: text(document, "/name"),
             machine: machine.to_owned(),
@@ -115,6 +128,15 @@ impl PointDocument {
             },
             reason: text(document, "/properties/recoveryPointAdditionalInfo"),
             expires_at: some_time(document, "/properties/recoveryPointProperties/expiryTime"),
+            tier: match (is_in("InstantRP"), is_in("HardenedRP")) {
+                (true, true) => "snapshot+vault",
+                (true, false) => "snapshot",
+                _ => "vault",
+            }
+            .into(),
+            snapshot_expires_at: some_time(document, "/properties/strongroomTier/snapshotExpiryTime"),
+            no_snapshot: text(document, "/properties/strongroomTier/noSnapshotReason"),
+            transfer_error: text(document, "/properties/strongroomTier/transferError"),
             disks: disks("includedDiskList"),
             excluded_disks: disks("excludedDiskList"),
             id: text(document, "/id"),
@@ -199,11 +221,12 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
                     p.point.clone(),
                     super::common::shown_time(p.taken_at),
                     p.consistency.clone(),
+                    p.tier.clone(),
                     p.expires_at.map_or_else(|| "-".into(), time),
                 ]
             })
             .collect();
-        table(&["POINT", "TAKEN", "CONSISTENCY", "EXPIRES"], &rows)
+        table(&["POINT", "TAKEN", "CONSISTENCY", "TIER", "EXPIRES"], &rows)
     })?;
     if !context.json {
         if found.is_empty() {
@@ -231,6 +254,7 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             ("consistency", consistency(&shown)),
             ("expires", shown.expires_at.map_or_else(|| "not by itself".into(), time)),
         ];
+        entries.push(("tier", tier(&shown)));
         if !shown.disks.is_empty() {
             entries.push(("disks", shown.disks.join(", ")));
         }
@@ -240,6 +264,19 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         list(&entries)
     })?;
     Ok(Outcome::Done)
+}
+
+fn tier(point: &PointDocument) -> String {
+    let mut told = point.tier.clone();
+    if let Some(until) = point.snapshot_expires_at {
+        told += &format!(" (the snapshot until {})", time(until));
+    } else if !point.no_snapshot.is_empty() {
+        told += &format!(" (no snapshot: {})", point.no_snapshot);
+    }
+    if !point.transfer_error.is_empty() {
+        told += &format!("; it never came into the vault: {}", point.transfer_error);
+    }
+    told
 }
 
 pub fn consistency(point: &PointDocument) -> String {

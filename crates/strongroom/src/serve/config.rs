@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use strongroom_engine::service::config::RestoreDirectory;
-use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
+use strongroom_engine::service::{HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
 
 /// Where the file is looked for.
@@ -26,6 +26,7 @@ pub struct FileConfig {
     pub vault_storage: Option<String>,
     pub restore_directories: Vec<RestoreDirectory>,
     pub limits: Limits,
+    pub snapshots: SnapshotConfig,
 }
 
 impl Default for FileConfig {
@@ -39,6 +40,7 @@ impl Default for FileConfig {
             vault_storage: service.vault_storage,
             restore_directories: service.restore_directories,
             limits: service.limits,
+            snapshots: service.snapshots,
         }
     }
 }
@@ -54,6 +56,7 @@ impl FileConfig {
             vault_storage: self.vault_storage.clone(),
             restore_directories: self.restore_directories.clone(),
             limits: self.limits.clone(),
+            snapshots: self.snapshots.clone(),
         })
     }
 }
@@ -112,6 +115,12 @@ fn check(config: &FileConfig) -> Result<()> {
     if [limits.jobs, limits.jobs_per_host, limits.jobs_per_vault].contains(&0) {
         return Err(Error::invalid(
             "the configuration's limits must be 1 or more: with 0 nothing would ever run",
+        ));
+    }
+    let snapshots = &config.snapshots;
+    if snapshots.reserve_percent > 90 || snapshots.retry_seconds == 0 {
+        return Err(Error::invalid(
+            "the configuration's snapshots must have a reserve_percent of 90 or less, and retry_seconds of 1 or more",
         ));
     }
     if config.tls.certificate.is_some() != config.tls.key.is_some() {
