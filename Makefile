@@ -18,6 +18,7 @@ bench: ## the benchmarks against peers; writes bench/results.md and bench/result
 	scripts/install-deps --build --bench
 	bench/run
 	bench/service.py --strongroom $(or $(CARGO_TARGET_DIR),target)/release/strongroom | tee bench/service.txt
+	bench/instant.py --strongroom $(or $(CARGO_TARGET_DIR),target)/release/strongroom | tee bench/instant.txt
 
 demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing)
 	scripts/demo

@@ -16,6 +16,8 @@ arm_enum!(
         DisableBackup,
         DeleteBackupData,
         Undelete,
+        /// Proving that a point can be restored. Ours; Azure has no such thing.
+        Drill,
     }
 );
 
@@ -43,6 +45,8 @@ pub mod task {
     pub const TAKE_SNAPSHOT: &str = "Take Snapshot";
     pub const TRANSFER_TO_VAULT: &str = "Transfer data to vault";
     pub const TRANSFER_FROM_VAULT: &str = "Transfer data from vault";
+    pub const START_MACHINE: &str = "Start machine";
+    pub const CHECK_MACHINE: &str = "Check machine";
     pub const CREATE_MACHINE: &str = "Create the restored virtual machine";
     pub const UPDATE_MACHINE: &str = "Update the virtual machine";
 }
@@ -50,7 +54,7 @@ pub mod task {
 impl JobOperation {
     /// Whether a running one can be cancelled.
     pub fn is_cancellable(self) -> bool {
-        matches!(self, Self::Backup | Self::Restore)
+        matches!(self, Self::Backup | Self::Restore | Self::Drill)
     }
 }
 

@@ -57,3 +57,42 @@ pub const INSPECTION_INTERVAL: Duration = Duration::from_secs(600);
 /// How long a start waits for the data directory's lock: a process that a killed service was just forking has it for an
 /// instant more, until it is another program.
 pub const DATA_LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections to the exports that a machine runs from: QEMU has one for each disk, and a new one after each interruption.
+pub const EXPORT_CONNECTIONS: usize = 64;
+/// How long a machine that runs from the vault waits for exports that went away before it is paused.
+pub const EXPORT_RECONNECT: Duration = Duration::from_secs(120);
+/// Read ahead at once of what is read in a row; a frame of the vault is as large.
+pub const READ_AHEAD_BYTES: u64 = 1 << 20;
+/// Pieces that wait to be read ahead.
+pub const READ_AHEAD_QUEUE: usize = 4;
+/// Reads in a row that are followed side by side in a disk.
+pub const READ_AHEAD_STREAMS: usize = 4;
+/// How long a machine may boot by itself before its data is moved in behind it.
+pub const INSTANT_BOOT: Duration = Duration::from_secs(90);
+/// The same of one without a guest agent.
+pub const INSTANT_BOOT_BLIND: Duration = Duration::from_secs(30);
+/// A transfer that ended early is begun again after this.
+pub const PULL_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How often a machine whose data is being moved is looked at.
+pub const INSTANT_LOOK_INTERVAL: Duration = Duration::from_millis(300);
+/// How long to wait before something is tried again for a machine that runs from the vault, at most.
+pub const INSTANT_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long a drill may take until the machine has answered and its check is over, unless somebody says otherwise.
+pub const DRILL_TIMEOUT: Duration = Duration::from_secs(600);
+/// The longest and the shortest that can be asked for.
+pub const DRILL_TIMEOUT_MAX: Duration = Duration::from_secs(6 * 3600);
+pub const DRILL_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+/// A screen that shows the same for so long has settled.
+pub const DRILL_SETTLED: Duration = Duration::from_secs(15);
+/// How often the screen is looked at.
+pub const DRILL_SCREEN_INTERVAL: Duration = Duration::from_secs(3);
+/// A system that has booted has read so much of its disks; a firmware or loader that shows an error has not.
+pub const DRILL_READ_MIN_BYTES: u64 = 8 << 20;
+/// What is kept of a check's output, each of both.
+pub const DRILL_OUTPUT_MAX_BYTES: usize = 4096;
+/// A check's command, at most.
+pub const DRILL_CHECK_MAX_BYTES: usize = 4096;
+/// Screenshots that are kept; the oldest go first.
+pub const SCREENSHOTS_KEPT: usize = 100;

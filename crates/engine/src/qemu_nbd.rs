@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use strongroom_domain::{Extent, TypedExtent};
 use strongroom_nbd::{BASE_ALLOCATION, Client, ConnectOptions, Endpoint, STATE_ZERO};
+use strongroom_store::Progress;
 use tempfile::TempDir;
 
 const EXPORT: &str = "disk";
@@ -252,6 +253,39 @@ fn missing(program: &str, cause: io::Error) -> Error {
         ),
         _ => Error::io(format!("starting {program}"), cause),
     }
+}
+
+/// Moves everything that a qcow2 image has from its backing store into it, and cuts it loose. Takes as long as it takes;
+/// cancelled, what was moved stays.
+pub fn flatten(image: &Path, progress: &Progress) -> Result<()> {
+    let failed = |e| Error::io("running qemu-img", e);
+    let mut messages = tempfile::tempfile().map_err(failed)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["rebase", "-q", "-f", "qcow2", "-b", ""]).arg("--").arg(absolute(image)?);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);
+    end_with_us(&mut command);
+    let mut child = command.spawn().map_err(|e| missing("qemu-img", e))?;
+    let status = loop {
+        match wait(&mut child, Duration::from_millis(200)).map_err(failed)? {
+            Some(status) => break status,
+            None => {
+                if let Err(cancelled) = progress.check() {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(cancelled.into());
+                }
+            }
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    let _ = messages
+        .rewind()
+        .and_then(|()| (&mut messages).take(TOOL_OUTPUT_MAX_BYTES).read_to_string(&mut said));
+    let error = Error::new(ErrorKind::Failed, format!("moving data into {} failed", image.display()));
+    Err(explain_tool(said.trim(), image, error))
 }
 
 /// Waits for a child's end, at most `time`.

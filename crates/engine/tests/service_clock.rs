@@ -217,6 +217,7 @@ impl Lab {
             keep_until: None,
             policy_type: "V1".into(),
             job: None,
+            drill: None,
         };
         self.service.catalog().apply(&[Change::put(&point)]).unwrap();
         point

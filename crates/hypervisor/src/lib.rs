@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod extents;
 mod files;
+mod instant;
 mod libvirt;
 pub mod limits;
 mod model;
@@ -25,6 +26,7 @@ mod text;
 mod tools;
 
 pub use error::{Error, Result};
+pub use instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
 pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
 pub use snapshot::{
@@ -32,6 +34,7 @@ pub use snapshot::{
     Timings, UseClones,
 };
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A host of virtual machines. Blocking; callers put it on threads.
@@ -77,4 +80,54 @@ pub trait Hypervisor: Send + Sync {
         arguments: &[&str],
         timeout: Duration,
     ) -> Result<GuestOutput>;
+
+    /// Where exports that machines are to run from listen: a path that their hypervisor's user can reach, the same for
+    /// the same `id` (letters, digits, hyphens).
+    fn export_socket(&self, _id: &str) -> Result<PathBuf> {
+        Err(no_instant())
+    }
+
+    /// Gives a socket, and nothing else, to the hypervisor's user.
+    fn hand_over_socket(&self, _path: &Path) -> Result<()> {
+        Err(no_instant())
+    }
+
+    /// Defines a machine over exports, and starts it. Never replaces one.
+    fn start_over_exports(&self, _wanted: &OverlayMachine) -> Result<CreatedMachine> {
+        Err(no_instant())
+    }
+
+    /// Starts such a machine again that is defined and off.
+    fn start_over_exports_again(&self, _wanted: &OverlayMachine) -> Result<()> {
+        Err(no_instant())
+    }
+
+    /// Starts a machine over exports that ends when the answer is dropped or this process ends. It is isolated: without
+    /// networks, host devices, shared directories. [`list`](Self::list) does not show it.
+    fn start_throw_away(&self, _wanted: &OverlayMachine) -> Result<ThrowAway> {
+        Err(no_instant())
+    }
+
+    /// Whether a running machine's disk still needs its export.
+    fn pull_state(&self, _name: &str, _target: &str) -> Result<PullState> {
+        Err(no_instant())
+    }
+
+    /// Begins to move all of a disk's data into its own image; it ends by itself.
+    fn begin_pull(&self, _name: &str, _target: &str) -> Result<()> {
+        Err(no_instant())
+    }
+
+    /// Lets a machine go on that was paused because its disks could not be read or written; says whether it was.
+    fn resume_after_io_error(&self, _name: &str) -> Result<bool> {
+        Err(no_instant())
+    }
+
+    fn screenshot(&self, _name: &str) -> Result<Screenshot> {
+        Err(no_instant())
+    }
+}
+
+fn no_instant() -> Error {
+    Error::unsupported("this hypervisor", "it cannot run machines before their disks are there")
 }

@@ -7,6 +7,9 @@ pub const OWN_PREFIX: &str = "strongroom-";
 /// Clone files beside disks start with this.
 pub const CLONE_PREFIX: &str = ".strongroom-";
 
+/// Names of machines that are thrown away start with this.
+pub const DRILL_PREFIX: &str = "strongroom-drill-";
+
 /// A frozen guest is thawed, and a suspended one resumed, at the latest after this time.
 pub const WINDOW_LIMIT: Duration = Duration::from_secs(30);
 /// How long to wait for another backup of the same machine to end.
@@ -45,6 +48,10 @@ pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
 pub const JOB_BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a cancelled job to be gone.
 pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A picture of a screen, at most (bytes), and its sides (pixels).
+pub const SCREEN_BYTES_MAX: usize = 128 << 20;
+pub const SCREEN_SIDE_MAX: u32 = 8192;
 
 /// Output of a program run in a guest, each of stdout and stderr, at most (bytes).
 pub const GUEST_OUTPUT_BYTES_MAX: usize = 8 << 20;

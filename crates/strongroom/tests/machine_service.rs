@@ -3,128 +3,9 @@
 mod machines;
 
 use machines::bare::{Bare, same};
+use machines::office::{Made, Office, Service};
 use machines::*;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-
-/// A data directory with the local libvirt, a place to restore to, and a vault.
-struct Office {
-    directory: tempfile::TempDir,
-}
-
-impl Office {
-    fn new(place: &Path) -> Self {
-        start_libvirt();
-        let office = Self { directory: directory_in(Path::new("/var/tmp")) };
-        let configuration = format!(
-            "[[hosts]]\nname = \"local\"\n\n[[restore_directories]]\nname = \"place\"\npath = \"{}\"\n",
-            place.display()
-        );
-        std::fs::write(office.path("strongroom.toml"), configuration).unwrap();
-        office.ok(&["vault", "create", "main"]);
-        office
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-        for name in ["STRONGROOM_SERVER", "STRONGROOM_VAULT", "STRONGROOM_KEY_FILE"] {
-            command.env_remove(name);
-        }
-        command
-            .env("STRONGROOM_DATA", self.path("data"))
-            .env("STRONGROOM_CONFIG", self.path("strongroom.toml"))
-            .env("XDG_CONFIG_HOME", self.path("config"))
-            .args(arguments)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn ok(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "strongroom {arguments:?}: {}", told(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn fails(&self, arguments: &[&str], words: &[&str]) {
-        let output = self.run(arguments);
-        let shown = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", told(&output));
-        assert!(words.iter().all(|w| shown.contains(w)), "{arguments:?}: {words:?}: {shown}");
-    }
-
-    fn state(&self, machine: &str) -> Value {
-        let list = self.ok(&["vm", "list", "--name", machine]);
-        list["machines"][0].clone()
-    }
-
-    fn packs(&self) -> usize {
-        let mut open = vec![self.path("data/vaults")];
-        let mut found = 0;
-        while let Some(directory) = open.pop() {
-            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-                match entry.path().is_dir() {
-                    true => open.push(entry.path()),
-                    false => found += usize::from(entry.path().to_string_lossy().contains("/packs/")),
-                }
-            }
-        }
-        found
-    }
-
-    /// Begins a backup and sends SIGINT once data has been written.
-    fn interrupt_backup(&self, machine: &str) -> Output {
-        let before = self.packs();
-        let mut child = self
-            .command(&["vm", "backup", machine])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        wait_until("data is written", Duration::from_secs(60), || {
-            self.packs() > before || child.try_wait().unwrap().is_some()
-        });
-        run("kill", &["-INT", &child.id().to_string()]);
-        child.wait_with_output().unwrap()
-    }
-}
-
-/// Ended when it is dropped.
-struct Service(Child);
-
-impl Service {
-    fn start(office: &Office) -> Self {
-        let log = std::fs::File::create(office.path("serve.log")).unwrap();
-        let child = office
-            .command(&["serve", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let service = Self(child);
-        let socket = office.path("data/strongroom.sock");
-        wait_until("the service listens", Duration::from_secs(30), || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
-        service
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = try_run("kill", &[&self.0.id().to_string()]);
-        let _ = self.0.wait();
-    }
-}
+use std::path::Path;
 
 /// A restored disk is what the model says.
 fn verify(directory: &Path, machine: &str, bare: &Bare) {
@@ -137,15 +18,6 @@ fn verify(directory: &Path, machine: &str, bare: &Bare) {
         let raw = tempfile::NamedTempFile::new_in(directory).unwrap();
         run("qemu-img", &["convert", "-O", "raw", text(&found), text(raw.path())]);
         same(&std::fs::read(raw.path()).unwrap(), bytes, target);
-    }
-}
-
-/// Removes the restored machine, also when the test fails.
-struct Made(String);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        remove_machine(&self.0);
     }
 }
 

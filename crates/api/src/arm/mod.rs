@@ -12,6 +12,7 @@ mod own;
 mod places;
 mod points;
 mod policies;
+mod proof;
 mod schemas;
 mod status;
 mod subscriptions;
@@ -78,6 +79,7 @@ pub fn routes() -> Vec<Route<App>> {
         containers::routes,
         items::routes,
         points::routes,
+        proof::routes,
         jobs::routes,
         status::routes,
         unavailable::routes,

@@ -82,6 +82,9 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
             "excludedDiskList": point.excluded.iter().map(disk).collect::<Vec<_>>(),
         });
     }
+    if let Some(drill) = &point.drill {
+        p["drill"] = super::proof::show(drill);
+    }
     if let Some(expires_at) = verdict.and_then(Verdict::expires_at) {
         p["recoveryPointProperties"] = json!({"expiryTime": super::time(expires_at), "isSoftDeleted": false});
     }
@@ -146,33 +149,33 @@ fn recommended(app: &App, request: &Request, params: &Params) -> Answer {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Body {
-    properties: Properties,
+pub(super) struct Body {
+    pub(super) properties: Properties,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Properties {
+pub(super) struct Properties {
     object_type: Option<String>,
     recovery_type: Option<String>,
     recovery_point_id: Option<String>,
     target_virtual_machine_id: Option<String>,
-    target_resource_group_id: Option<String>,
-    storage_account_id: Option<String>,
+    pub(super) target_resource_group_id: Option<String>,
+    pub(super) storage_account_id: Option<String>,
     virtual_network_id: Option<String>,
     region: Option<String>,
     #[serde(deserialize_with = "super::format::luns")]
-    restore_disk_lun_list: Option<Vec<i32>>,
+    pub(super) restore_disk_lun_list: Option<Vec<i32>>,
 }
 
 /// The last segment of an ARM id, and the group it is in.
-fn group_and_name(id: &str) -> Option<(String, String)> {
+pub(super) fn group_and_name(id: &str) -> Option<(String, String)> {
     let parts: Vec<&str> = id.split('/').filter(|p| !p.is_empty()).collect();
     let at = parts.iter().position(|p| p.eq_ignore_ascii_case("resourceGroups"))?;
     Some(((*parts.get(at + 1)?).to_owned(), (*parts.last()?).to_owned()))
 }
 
-fn invalid(message: impl Into<String>) -> ArmError {
+pub(super) fn invalid(message: impl Into<String>) -> ArmError {
     ArmError::bad_request("BMSUserErrorInvalidInput", message)
 }
 
@@ -250,7 +253,7 @@ fn machine_of(app: &App, item: &Item) -> Result<Machine, ArmError> {
     Ok(strongroom_engine::service::machines::get(&app.service, &item.group, &item.machine_name)?)
 }
 
-fn new_machine(
+pub(super) fn new_machine(
     app: &App,
     p: &Properties,
     item: &Item,

@@ -104,6 +104,19 @@ pub fn schemas() -> Map<String, Value> {
             "subnetId": text(), "region": text(),
             "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
         }), json!(["recoveryType"]))),
+        "InstantRestoreRequest": properties(object(json!({
+            "targetVirtualMachineId": text(), "targetResourceGroupId": text(), "storageAccountId": text(),
+            "virtualNetworkId": text(), "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+        }), json!(["targetVirtualMachineId"]))),
+        "DrillRequest": properties(object(json!({
+            "check": text(), "timeoutSeconds": {"type": "integer", "minimum": 5, "maximum": 21600},
+        }), json!([]))),
+        "Drill": object(json!({
+            "passed": {"type": "boolean"}, "time": {"type": "string", "format": "date-time"}, "jobId": text(),
+            "answeredBy": {"enum": ["agent", "screen", null]}, "seconds": {"type": "number"}, "message": text(),
+            "check": {"type": ["object", "null"]}, "hasScreenshot": {"type": "boolean"},
+            "screenshot": {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
+        }), json!(["passed", "time", "jobId", "seconds", "hasScreenshot"])),
         "BackupStatusRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
         "FeatureRequest": object(json!({"featureType": text()}), json!([])),
         "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),

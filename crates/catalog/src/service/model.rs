@@ -370,6 +370,38 @@ pub struct PointDisk {
     pub size_bytes: u64,
 }
 
+/// How a drill of a point came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drill {
+    pub job: Uuid,
+    pub at: Timestamp,
+    pub passed: bool,
+    /// `agent` or `screen`: by what it was seen to have booted. None: it was not.
+    #[serde(default)]
+    pub answered: Option<String>,
+    /// From the machine's start until then, or until it was given up.
+    pub seconds: f64,
+    #[serde(default)]
+    pub check: Option<DrillCheck>,
+    /// There is a picture of its screen.
+    #[serde(default)]
+    pub screenshot: bool,
+    /// Why it has not passed.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// What a drill's check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillCheck {
+    pub command: String,
+    /// None: a signal ended it.
+    pub exit_code: Option<i32>,
+    /// The last of its output, as text.
+    pub stdout: String,
+    pub stderr: String,
+}
+
 /// A recovery point in a vault.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Point {
@@ -397,6 +429,9 @@ pub struct Point {
     /// `V1` or `V2`: the kind of policy it was made under.
     pub policy_type: String,
     pub job: Option<Uuid>,
+    /// The last proof that it can be restored, or that it cannot.
+    #[serde(default)]
+    pub drill: Option<Drill>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

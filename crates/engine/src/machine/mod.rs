@@ -10,6 +10,8 @@
 
 mod backup;
 pub(crate) mod definition;
+mod exports;
+pub(crate) mod instant;
 mod list;
 mod parent;
 pub mod record;

@@ -167,7 +167,7 @@ pub fn restore(
     })
 }
 
-fn definition_of(point: &Manifest) -> Result<&Definition> {
+pub(super) fn definition_of(point: &Manifest) -> Result<&Definition> {
     if point.kind != PointKind::Machine {
         return Err(Error::invalid(format!(
             "recovery point {} is of an {}, not of a machine: restore it with `strongroom image restore`",
@@ -184,7 +184,7 @@ fn definition_of(point: &Manifest) -> Result<&Definition> {
     })
 }
 
-fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Disk>> {
+pub(super) fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Disk>> {
     let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     if let Some(unknown) = names.iter().find(|name| !point.disks.iter().any(|d| d.name == **name)) {
         let known: Vec<&str> = point.disks.iter().map(|d| d.name.as_str()).collect();
@@ -209,7 +209,7 @@ fn choose_disks<'p>(point: &'p Manifest, names: &[String]) -> Result<Vec<&'p Dis
 }
 
 /// A machine whose network is missing could not be started.
-fn check_networks(
+pub(super) fn check_networks(
     hypervisor: &dyn Hypervisor,
     definition: &Definition,
     choice: &NetworkChoice,
@@ -239,7 +239,7 @@ fn check_networks(
     )))
 }
 
-fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+pub(super) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     let text = MachineRecord::of(point).nvram?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
     let sound = bytes.filter(|b| b.len() as u64 <= NVRAM_MAX_BYTES);

@@ -254,6 +254,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         keep_until: None,
         policy_type: "V1".into(),
         job: None,
+        drill: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the service is told from outside.
 
+use super::drill::DrillSchedule;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -14,6 +15,8 @@ pub struct ServiceConfig {
     /// Directories that disks can be restored to, shown as storage accounts beside libvirt's storage pools.
     pub restore_directories: Vec<RestoreDirectory>,
     pub limits: Limits,
+    /// Points that prove by themselves that they can be restored.
+    pub drills: Vec<DrillSchedule>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -70,6 +73,7 @@ impl Default for ServiceConfig {
             vault_storage: None,
             restore_directories: Vec::new(),
             limits: Limits::default(),
+            drills: Vec::new(),
         }
     }
 }

@@ -58,8 +58,8 @@ pub fn purge(service: &Service) -> Result<()> {
         let at_once = item.purge_at == item.deleted_at;
         if item.purge_at.is_some_and(|at| at <= now)
             && (may_expire || at_once)
-            // A backup that is being cancelled may commit its point yet.
-            && jobs::open_of(service, item.id)?.is_none()
+            // A backup that is being cancelled may commit its point yet; a machine may run from one.
+            && !jobs::has_open(service, item.id)?
             && let Some(vault) = service.catalog.get::<Vault>(item.vault)?
         {
             items::purge(service, &vault, &item)?;

@@ -45,9 +45,17 @@ pub fn get(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
     })
 }
 
-/// The job of an item that is not over, if any.
+/// Whether any job of an item is not over.
+pub(super) fn has_open(service: &Service, item: Uuid) -> Result<bool> {
+    Ok(service.catalog.first::<Job>(Query::all().eq("item", item).eq("open", true))?.is_some())
+}
+
+/// The job of an item that is not over and stands in the way of others, if any.
 pub fn open_of(service: &Service, item: Uuid) -> Result<Option<Job>> {
-    Ok(service.catalog.first(Query::all().eq("item", item).eq("open", true).descending("started_us"))?)
+    let open: Vec<Job> =
+        service.catalog.find(&Query::all().eq("item", item).eq("open", true).descending("started_us"))?;
+    // Those only read a point, some of them for long.
+    Ok(open.into_iter().find(|job| job.operation != JobOperation::Drill && !super::instant::is_one(job)))
 }
 
 /// A new job about an item, not written yet.
@@ -128,13 +136,15 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         }
         job.cancel_requested = true;
         job.status = JobStatus::Cancelling;
-        if job.lease.is_none() {
+        // One that has made something is begun once more, to take it away.
+        if job.lease.is_none() && !super::instant::has_begun(job) {
             note_cancelled(job);
             end(job, JobStatus::Cancelled, service.now());
         }
         Ok(Vec::new())
     })?;
     service.runner.cancel(id);
+    service.runner.wake();
     cancelled.ok_or_else(|| Error::not_found(format!("Job '{id}' is gone.")))
 }
 

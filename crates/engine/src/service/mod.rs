@@ -7,7 +7,7 @@
 //!
 //! - [`groups`], [`vaults`], [`policies`], [`machines`], [`items`], [`points`], [`places`]: the resources.
 //! - [`jobs`], [`operations`]: what is being done, and following it.
-//! - [`runner`], [`backup`], [`restore`]: doing it.
+//! - [`runner`], [`backup`], [`restore`], [`instant`], [`drill`]: doing it.
 //! - [`schedule`], [`retention`], [`housekeeping`]: what happens without anyone.
 //!
 //! All calls block.
@@ -15,9 +15,11 @@
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod drill;
 pub mod groups;
 pub mod housekeeping;
 pub mod import;
+pub mod instant;
 pub mod items;
 pub mod jobs;
 pub mod machines;
@@ -98,7 +100,7 @@ pub struct DataDirectory(pub PathBuf);
 impl DataDirectory {
     /// Makes it, for its owner only, if it is missing.
     pub fn make(&self) -> Result<()> {
-        for directory in [self.0.clone(), self.vaults(), self.keys(), self.tls()] {
+        for directory in [self.0.clone(), self.vaults(), self.keys(), self.tls(), self.screenshots()] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -130,6 +132,11 @@ impl DataDirectory {
 
     pub fn cache(&self) -> PathBuf {
         self.0.join("cache")
+    }
+
+    /// Pictures of machines' screens that drills took.
+    pub fn screenshots(&self) -> PathBuf {
+        self.0.join("screenshots")
     }
 
     /// One process at a time.

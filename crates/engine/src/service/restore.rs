@@ -154,7 +154,7 @@ pub fn check_replace(service: &Service, machine: &Machine) -> Result<()> {
     }
 }
 
-fn exists(name: &str, group: &str) -> Error {
+pub(super) fn exists(name: &str, group: &str) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,
         format!("A virtual machine '{name}' already exists in resource group '{group}', or on its host. Choose a name that is free."),
@@ -162,7 +162,7 @@ fn exists(name: &str, group: &str) -> Error {
     .coded("UserErrorVmWithSameNameAlreadyExists")
 }
 
-fn choose(point: &Point, luns: &[i32]) -> Result<Vec<String>> {
+pub(super) fn choose(point: &Point, luns: &[i32]) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for lun in luns {
         let disk = point.disks.iter().find(|d| d.lun == *lun).ok_or_else(|| {
@@ -253,7 +253,7 @@ pub(super) fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {
 }
 
 /// The restored machine is known at once, in the group that was asked for.
-fn note_machine(service: &Service, target: &Target, uuid: &str) -> Result<()> {
+pub(super) fn note_machine(service: &Service, target: &Target, uuid: &str) -> Result<()> {
     let Target::Machine { name, group, host, .. } = target else { return Ok(()) };
     machines::discover(service)?;
     let query = strongroom_catalog::service::Query::all().eq("host", host.as_str()).eq("host_uuid", uuid);
@@ -393,7 +393,12 @@ impl Drop for Hidden {
     }
 }
 
-fn complete(service: &Service, job: Uuid, made: Vec<(String, String)>, warnings: Vec<String>) -> Result<()> {
+pub(super) fn complete(
+    service: &Service,
+    job: Uuid,
+    made: Vec<(String, String)>,
+    warnings: Vec<String>,
+) -> Result<()> {
     service.catalog.update::<Job, Error>(job, |job| {
         let last = job.properties.pop();
         job.properties.extend(made.clone());

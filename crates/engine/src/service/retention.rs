@@ -47,6 +47,10 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     let store = service.store(&vault)?;
     for point in &expired {
+        if super::instant::needs(service, point)? {
+            // A machine runs from it: it expires when that is over.
+            continue;
+        }
         tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
         forget(service, &store, point)?;
     }

@@ -1,7 +1,9 @@
 //! Runs jobs: leases them, does them on threads of their own within the limits, keeps their progress, and lets go of them
 //! when the service stops.
 
-use super::{Service, backup, clock, housekeeping, jobs, machines, restore, schedule, vaults};
+use super::{
+    Service, backup, clock, drill, housekeeping, instant, jobs, machines, restore, schedule, vaults,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKUP_DURATION_MAX, DISCOVERY_INTERVAL, HEARTBEAT_INTERVAL, JOB_ATTEMPTS_MAX, LEASE_DURATION,
@@ -32,6 +34,8 @@ struct Running {
     host: String,
     vault: Uuid,
     began: Instant,
+    /// A machine may depend on it: it takes as long as it takes.
+    is_unlimited: bool,
     reason: Arc<Mutex<Option<Reason>>>,
 }
 
@@ -163,7 +167,9 @@ impl Service {
             let id = job.id;
             let done = match job.operation {
                 JobOperation::Backup => backup::recover(self, &job),
+                JobOperation::Restore if instant::is_one(&job) => instant::recover(self, &job),
                 JobOperation::Restore => restore::recover(self, &job),
+                JobOperation::Drill => drill::recover(self, &job),
                 _ => Ok(false),
             };
             let outcome = match done {
@@ -262,6 +268,7 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
         host,
         vault: job.vault,
         began: Instant::now(),
+        is_unlimited: instant::is_one(&job),
         reason: reason.clone(),
     };
     let id = job.id;
@@ -290,7 +297,9 @@ fn run_one(service: &Service, job: &Job, progress: &Arc<Progress>, reason: &Mute
     tracing::info!("begins");
     let work = || match job.operation {
         JobOperation::Backup => backup::run(service, job, progress),
+        JobOperation::Restore if instant::is_one(job) => instant::run(service, job, progress),
         JobOperation::Restore => restore::run(service, job, progress),
+        JobOperation::Drill => drill::run(service, job, progress),
         other => Err(Error::new(ErrorKind::Failed, format!("{} is not a job to be run", other.arm_name()))),
     };
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -381,7 +390,8 @@ fn keep_leases(service: &Service) {
         service.runner.pause(HEARTBEAT_INTERVAL);
         let running: Vec<(Uuid, JobProgress)> = {
             let running = service.runner.running.lock();
-            for job in running.values().filter(|r| r.began.elapsed() > BACKUP_DURATION_MAX) {
+            for job in running.values().filter(|r| !r.is_unlimited && r.began.elapsed() > BACKUP_DURATION_MAX)
+            {
                 job.stop(Reason::TooLong);
             }
             running.iter().map(|(id, r)| (*id, progress_of(r))).collect()
@@ -421,6 +431,9 @@ fn run_schedule(service: &Service) {
     while !service.runner.is_stopping() {
         if let Err(error) = schedule::tick(service) {
             tracing::error!(%error, "schedules could not be looked at");
+        }
+        if let Err(error) = drill::tick(service) {
+            tracing::error!(%error, "the drills' schedule could not be looked at");
         }
         service.runner.pause(SCHEDULE_INTERVAL);
     }

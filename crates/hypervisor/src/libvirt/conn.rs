@@ -1,7 +1,7 @@
 //! Safe handles for a connection to libvirt, a machine and its checkpoints. One method a C call;
 //! no decisions are taken here.
 
-use super::sys::{self, BlockInfo, Functions, JobInfo, Ptr};
+use super::sys::{self, BlockInfo, BlockJobInfo, Functions, JobInfo, Ptr};
 use crate::error::{Error, Result};
 use crate::limits::DEFINITION_BYTES_MAX;
 use libc::{c_char, c_int, c_uint};
@@ -176,6 +176,17 @@ impl Conn {
         if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
     }
 
+    /// Starts a machine of this definition: one that is defined under its name and UUID, else one that vanishes when it
+    /// stops. `ends_with_us`: libvirt ends it when this connection is closed, however that comes.
+    pub fn create(self: &Arc<Self>, xml: &str, ends_with_us: bool) -> VirtResult<Dom> {
+        const AUTODESTROY: c_uint = 1 << 1;
+        let c_xml = c_string(xml)?;
+        let flags = if ends_with_us { AUTODESTROY } else { 0 };
+        // SAFETY: valid pointers; the result is checked.
+        let ptr = unsafe { (self.f.virDomainCreateXML)(self.ptr, c_xml.as_ptr(), flags) };
+        if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
+    }
+
     /// Names of the virtual networks, and whether each is active.
     pub fn networks(&self) -> VirtResult<Vec<(String, bool)>> {
         // SAFETY: valid pointers; each item is read and then freed once.
@@ -299,6 +310,58 @@ impl Dom {
         self.conn
             .check(unsafe { (self.conn.f.virDomainGetBlockInfo)(self.ptr, target.as_ptr(), &mut info, 0) })?;
         Ok(info)
+    }
+
+    /// Begins to move all that a disk's image still has from its backing store into it.
+    pub fn block_pull(&self, target: &str) -> VirtResult<()> {
+        let target = c_string(target)?;
+        self.conn
+            .check(unsafe { (self.conn.f.virDomainBlockPull)(self.ptr, target.as_ptr(), 0, 0) })
+            .map(drop)
+    }
+
+    /// How far the job on a disk is, and how far it has to go; `None`: there is none.
+    pub fn block_job(&self, target: &str) -> VirtResult<Option<(u64, u64)>> {
+        let target = c_string(target)?;
+        let mut info = BlockJobInfo::default();
+        let found = self.conn.check(unsafe {
+            (self.conn.f.virDomainGetBlockJobInfo)(self.ptr, target.as_ptr(), &mut info, 0)
+        })?;
+        Ok((found > 0).then_some((info.done, info.total)))
+    }
+
+    /// A picture of the first screen, of at most so many bytes.
+    pub fn screenshot(&self, limit: usize) -> VirtResult<Vec<u8>> {
+        let f = self.conn.f;
+        let stream = unsafe { (f.virStreamNew)(self.conn.ptr, 0) };
+        if stream.is_null() {
+            return self.conn.fail();
+        }
+        let read = || -> VirtResult<Vec<u8>> {
+            self.conn.string(unsafe { (f.virDomainScreenshot)(self.ptr, stream, 0, 0) })?;
+            let mut bytes = Vec::new();
+            let mut piece = vec![0u8; 256 << 10];
+            loop {
+                let got = unsafe { (f.virStreamRecv)(stream, piece.as_mut_ptr().cast(), piece.len()) };
+                match self.conn.check(got)? as usize {
+                    0 => break,
+                    got if bytes.len() + got > limit => {
+                        return Err(VirtError::own("the picture is larger than is accepted"));
+                    }
+                    got => bytes.extend_from_slice(&piece[..got.min(piece.len())]),
+                }
+            }
+            self.conn.check(unsafe { (f.virStreamFinish)(stream) })?;
+            Ok(bytes)
+        };
+        let bytes = read();
+        unsafe {
+            if bytes.is_err() {
+                (f.virStreamAbort)(stream);
+            }
+            (f.virStreamFree)(stream);
+        }
+        bytes
     }
 
     pub fn create(&self) -> VirtResult<()> {

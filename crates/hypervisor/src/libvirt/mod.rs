@@ -4,11 +4,13 @@ mod agent;
 mod backend;
 mod conn;
 mod definition;
+mod instant;
 mod job_xml;
 mod offline;
 mod pull;
 mod reconcile;
 mod rewrite;
+mod screen;
 mod session;
 mod sys;
 mod take;
@@ -16,11 +18,12 @@ mod window;
 
 use crate::Hypervisor;
 use crate::error::{Error, Result};
+use crate::instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
 use crate::model::*;
 use crate::snapshot::{MachineSnapshot, SnapshotRequest};
 use conn::{Conn, Dom, XML_INACTIVE};
 pub use rewrite::new_definition;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -88,6 +91,8 @@ mod state {
     pub const SHUTOFF_DESTROYED: c_int = 2;
     pub const SHUTOFF_CRASHED: c_int = 3;
     pub const SHUTOFF_SAVED: c_int = 5;
+    pub const PAUSED: c_int = 3;
+    pub const PAUSED_IO_ERROR: c_int = 5;
     const PAUSED_CRASHED: c_int = 10;
 
     pub fn from_numbers(state: c_int, reason: c_int) -> MachineState {
@@ -119,6 +124,7 @@ impl Hypervisor for Libvirt {
         let domains = connection.domains().map_err(|e| e.about("listing", "machines"))?;
         // One that vanished since is left out.
         let mut found: Vec<_> = domains.iter().filter_map(|d| summary(d).ok()).collect();
+        found.retain(|m| !instant::is_throw_away(m));
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
@@ -265,5 +271,63 @@ impl Hypervisor for Libvirt {
         timeout: Duration,
     ) -> Result<GuestOutput> {
         agent::exec(&self.domain(name)?, program, arguments, timeout)
+    }
+
+    fn export_socket(&self, id: &str) -> Result<PathBuf> {
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(Error::unsupported(crate::text::shorten(id), "it cannot be a socket's name"));
+        }
+        session::make_directory(&self.options.run_dir, 0o711)?;
+        Ok(self.options.run_dir.join(format!("{id}.sock")))
+    }
+
+    fn hand_over_socket(&self, path: &Path) -> Result<()> {
+        use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+        let failed = |e| Error::io("handing over", path, e);
+        if !std::fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+            return Err(Error::unsupported(path.display().to_string(), "it is no socket"));
+        }
+        // Who runs machines is seen at the directory that they are run in.
+        let owner = match std::fs::metadata(&self.options.qemu_dir) {
+            Ok(owner) => owner,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io("looking at", &self.options.qemu_dir, e)),
+        };
+        std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed)
+    }
+
+    fn start_over_exports(&self, wanted: &OverlayMachine) -> Result<CreatedMachine> {
+        self.name_is_free(&wanted.machine.new_name)?;
+        instant::start(&self.connect()?, wanted)
+    }
+
+    fn start_over_exports_again(&self, wanted: &OverlayMachine) -> Result<()> {
+        instant::start_again(&self.connect()?, wanted)
+    }
+
+    fn start_throw_away(&self, wanted: &OverlayMachine) -> Result<ThrowAway> {
+        instant::start_throw_away(&self.connect()?, wanted)
+    }
+
+    fn pull_state(&self, name: &str, target: &str) -> Result<PullState> {
+        instant::pull_state(&self.domain(name)?, target)
+    }
+
+    fn begin_pull(&self, name: &str, target: &str) -> Result<()> {
+        instant::begin_pull(&self.domain(name)?, target)
+    }
+
+    fn resume_after_io_error(&self, name: &str) -> Result<bool> {
+        let dom = self.domain(name)?;
+        let failed = |e: conn::VirtError| e.about("resuming", &machine(name));
+        if dom.state().map_err(failed)? != (state::PAUSED, state::PAUSED_IO_ERROR) {
+            return Ok(false);
+        }
+        dom.resume().map_err(failed)?;
+        Ok(true)
+    }
+
+    fn screenshot(&self, name: &str) -> Result<Screenshot> {
+        screen::take(&self.domain(name)?)
     }
 }

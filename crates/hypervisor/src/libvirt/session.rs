@@ -187,7 +187,7 @@ fn lock(path: &Path, name: &str) -> Result<File> {
     }
 }
 
-fn make_directory(path: &Path, mode: u32) -> Result<()> {
+pub(super) fn make_directory(path: &Path, mode: u32) -> Result<()> {
     match DirBuilder::new().recursive(true).mode(mode).create(path) {
         Ok(()) => Ok(()),
         Err(e) => Err(Error::io("creating", path, e)),

@@ -4,7 +4,7 @@
 //! hosts that have no libvirt, and where it is missing a message can say so.
 
 use crate::error::{Error, Result};
-use libc::{c_char, c_int, c_uint, c_ulonglong, c_void};
+use libc::{c_char, c_int, c_uint, c_ulong, c_ulonglong, c_void, size_t};
 use libloading::Library;
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -25,6 +25,16 @@ pub struct BlockInfo {
     pub capacity: c_ulonglong,
     pub allocation: c_ulonglong,
     pub physical: c_ulonglong,
+}
+
+/// `virDomainBlockJobInfo`.
+#[repr(C)]
+#[derive(Default)]
+pub struct BlockJobInfo {
+    pub kind: c_int,
+    pub bandwidth: c_ulong,
+    pub done: c_ulonglong,
+    pub total: c_ulonglong,
 }
 
 /// `virDomainJobInfo`: the type, then figures which are not used here.
@@ -103,6 +113,15 @@ mod table {
             virDomainShutdown(Ptr) -> c_int;
             virDomainDestroyFlags(Ptr, c_uint) -> c_int;
             virDomainUndefineFlags(Ptr, c_uint) -> c_int;
+            virDomainCreateXML(Ptr, *const c_char, c_uint) -> Ptr;
+            virDomainBlockPull(Ptr, *const c_char, c_ulong, c_uint) -> c_int;
+            virDomainGetBlockJobInfo(Ptr, *const c_char, *mut BlockJobInfo, c_uint) -> c_int;
+            virDomainScreenshot(Ptr, Ptr, c_uint, c_uint) -> *mut c_char;
+            virStreamNew(Ptr, c_uint) -> Ptr;
+            virStreamRecv(Ptr, *mut c_char, size_t) -> c_int;
+            virStreamFinish(Ptr) -> c_int;
+            virStreamAbort(Ptr) -> c_int;
+            virStreamFree(Ptr) -> c_int;
             virDomainSuspend(Ptr) -> c_int;
             virDomainResume(Ptr) -> c_int;
             virDomainFSFreeze(Ptr, *const *const c_char, c_uint, c_uint) -> c_int;

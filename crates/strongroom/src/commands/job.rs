@@ -43,6 +43,7 @@ enum Operation {
     DisableBackup,
     DeleteBackupData,
     Undelete,
+    Drill,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +164,7 @@ fn filter(arguments: &ListArgs, since: Timestamp) -> String {
             Operation::DisableBackup => "DisableBackup",
             Operation::DeleteBackupData => "DeleteBackupData",
             Operation::Undelete => "Undelete",
+            Operation::Drill => "Drill",
         };
         terms.push(literal_filter("operation", name));
     }

@@ -1,6 +1,7 @@
 //! `strongroom point`: the recovery points of protected machines.
 
 use super::common::{InVault, Item, Vault, find_item, find_vault, literal_filter, some_time, text};
+use super::vm::drill::ResultDocument;
 use crate::client::{Client, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
@@ -91,6 +92,9 @@ pub struct PointDocument {
     pub disks: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_disks: Vec<String>,
+    /// How its last drill came out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<ResultDocument>,
     pub id: String,
 }
 
@@ -117,6 +121,7 @@ impl PointDocument {
             expires_at: some_time(document, "/properties/recoveryPointProperties/expiryTime"),
             disks: disks("includedDiskList"),
             excluded_disks: disks("excludedDiskList"),
+            drill: ResultDocument::of(&document["properties"]["drill"]),
             id: text(document, "/id"),
         }
     }
@@ -200,10 +205,11 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
                     super::common::shown_time(p.taken_at),
                     p.consistency.clone(),
                     p.expires_at.map_or_else(|| "-".into(), time),
+                    p.drill.as_ref().map_or("-", |d| if d.passed { "passed" } else { "failed" }).into(),
                 ]
             })
             .collect();
-        table(&["POINT", "TAKEN", "CONSISTENCY", "EXPIRES"], &rows)
+        table(&["POINT", "TAKEN", "CONSISTENCY", "EXPIRES", "DRILL"], &rows)
     })?;
     if !context.json {
         if found.is_empty() {
@@ -231,6 +237,9 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             ("consistency", consistency(&shown)),
             ("expires", shown.expires_at.map_or_else(|| "not by itself".into(), time)),
         ];
+        if let Some(drill) = &shown.drill {
+            entries.push(("drill", drill.shown()));
+        }
         if !shown.disks.is_empty() {
             entries.push(("disks", shown.disks.join(", ")));
         }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use strongroom_engine::service::config::RestoreDirectory;
+use strongroom_engine::service::drill::DrillSchedule;
 use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
 
@@ -26,6 +27,7 @@ pub struct FileConfig {
     pub vault_storage: Option<String>,
     pub restore_directories: Vec<RestoreDirectory>,
     pub limits: Limits,
+    pub drills: Vec<DrillSchedule>,
 }
 
 impl Default for FileConfig {
@@ -39,6 +41,7 @@ impl Default for FileConfig {
             vault_storage: service.vault_storage,
             restore_directories: service.restore_directories,
             limits: service.limits,
+            drills: service.drills,
         }
     }
 }
@@ -54,6 +57,7 @@ impl FileConfig {
             vault_storage: self.vault_storage.clone(),
             restore_directories: self.restore_directories.clone(),
             limits: self.limits.clone(),
+            drills: self.drills.clone(),
         })
     }
 }
@@ -105,6 +109,14 @@ fn check(config: &FileConfig) -> Result<()> {
             return Err(Error::invalid(format!(
                 "the configuration has two hosts of the name `{}`",
                 host.name
+            )));
+        }
+    }
+    for drill in &config.drills {
+        if let Some(problem) = drill.problem() {
+            return Err(Error::invalid(format!(
+                "the configuration's drills of `{}` are not right: {problem}",
+                drill.machine
             )));
         }
     }

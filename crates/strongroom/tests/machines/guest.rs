@@ -53,7 +53,12 @@ impl Guest {
 
     /// One that is defined already, and removed by whoever has defined it.
     pub fn of_restored(restored: &Restored) -> Self {
-        Self { name: restored.name.clone(), libvirt: Libvirt::default(), is_ours_to_remove: false }
+        Self::called(&restored.name)
+    }
+
+    /// The same, by its name.
+    pub fn called(name: &str) -> Self {
+        Self { name: name.to_owned(), libvirt: Libvirt::default(), is_ours_to_remove: false }
     }
 
     pub fn boot(&self) {

@@ -4,6 +4,7 @@
 
 pub mod bare;
 pub mod guest;
+pub mod office;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

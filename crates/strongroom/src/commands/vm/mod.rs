@@ -1,6 +1,7 @@
 //! `strongroom vm`: machines and their protection by the service.
 
 mod backup;
+pub mod drill;
 mod protect;
 mod restore;
 
@@ -25,6 +26,8 @@ pub enum VmCommand {
     Backup(backup::BackupArgs),
     /// Restore a machine's point: as a new machine, or its disks alone.
     Restore(restore::RestoreArgs),
+    /// Prove that a machine's point can be restored: boot it in isolation, look at it, throw it away.
+    Drill(drill::DrillArgs),
     /// Stop protecting machines, and keep their points.
     Stop(protect::StopArgs),
     /// Protect machines again whose protection is stopped.
@@ -70,6 +73,7 @@ pub fn run(command: VmCommand, context: &Context) -> Result<Outcome> {
         VmCommand::Protect(arguments) => protect::protect(&arguments, context),
         VmCommand::Backup(arguments) => backup::backup(&arguments, context),
         VmCommand::Restore(arguments) => restore::restore(&arguments, context),
+        VmCommand::Drill(arguments) => drill::drill(&arguments, context),
         VmCommand::Stop(arguments) => protect::stop(&arguments, context),
         VmCommand::Resume(arguments) => protect::resume(&arguments, context),
         VmCommand::Delete(arguments) => protect::delete(&arguments, context),

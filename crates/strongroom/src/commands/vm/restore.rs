@@ -21,11 +21,19 @@ The new machine has a UUID and MAC addresses of its own, and is not started. Its
 --disks-to the disks become files of a new directory in that place, with the machine's
 definition beside them.
 
+With --instant the new machine is started at once: it runs from the vault, over disks that hold
+what it writes, while all its data is moved in behind it, until it needs the vault no longer. Its
+disks are qcow2. If the service stops meanwhile the machine waits for it, two minutes by itself,
+then paused, and nothing is lost. `strongroom job cancel` throws it away, with all that was
+written in it. Where no service runs this command moves the data: Ctrl-C lets go of the machine,
+and `strongroom job watch` goes on.
+
 Without the service a point is restored by `strongroom rescue vm restore`.
 
 Examples:
   strongroom vm restore web01 --as web01-restored
   strongroom vm restore web01 --point 2026-11-21T20:30 --as test --place default --network lan
+  strongroom vm restore web01 --instant --as web01-now
   strongroom vm restore web01 --point latest --disks-to restores --disk vdb")]
 pub struct RestoreArgs {
     /// The machine; GROUP/NAME where two groups have one of that name.
@@ -50,6 +58,9 @@ pub struct RestoreArgs {
     /// The new machine's resource group; default: the machine's own.
     #[arg(long, value_name = "GROUP", conflicts_with = "disks_to")]
     to_group: Option<String>,
+    /// Start the new machine from the vault at once, and move its data in behind it.
+    #[arg(long, requires = "new_name", conflicts_with = "disks_to")]
+    instant: bool,
     /// Only this disk; may be given several times.
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<String>,
@@ -75,7 +86,8 @@ pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
     client.run_jobs()?;
     let properties = request(&client, arguments, &item, &vault.document, &point)?;
     let name = text(&point, "/name");
-    let path = format!("{}/recoveryPoints/{}/restore", item.path, crate::client::segment(&name));
+    let verb = if arguments.instant { "providers/Strongroom.Backup/instantRestore" } else { "restore" };
+    let path = format!("{}/recoveryPoints/{}/{verb}", item.path, crate::client::segment(&name));
     let answer = client.post(&path, Some(&json!({ "properties": properties })))?;
     let id = client.follow(&answer)?.ok_or_else(no_job)?;
     let job = JobRef { vault: vault.path.clone(), id };
@@ -89,7 +101,9 @@ pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
         context.print(&document, || shown(&document))?;
     }
     let outcome = outcome(&done, context);
-    if let (Some(name), true, Outcome::Done) = (&arguments.new_name, !arguments.no_wait, outcome) {
+    if let (Some(name), true, Outcome::Done) =
+        (&arguments.new_name, !arguments.no_wait && !arguments.instant, outcome)
+    {
         context.note(format_args!("`virsh start {name}` starts it"));
     }
     Ok(outcome)

@@ -1,0 +1,483 @@
+//! Drills: a recovery point proves that it can be restored. It is booted in isolation, looked at, and thrown away.
+//!
+//! The machine lies over the vault with overlays that are hidden files, has no network, and is not defined: libvirt ends it
+//! when this process ends, however that comes. What it leaves in files is in the job's row before it is made; the next start
+//! removes it. The commit is the transaction that writes the result to the point and ends the job.
+//!
+//! A point has passed when the guest agent answered, or, where the machine had none, when a screen has settled after
+//! the guest has read what a booted system has read; and when the check, if there is one, ended with 0. A machine whose
+//! file systems were frozen through its agent must answer by its agent.
+
+use super::backup::task;
+use super::{Service, jobs, points};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::*;
+use crate::machine::definition;
+use crate::machine::instant::{self, Exports, Network, Plan, Wanted};
+use crate::machine::record::MachineRecord;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strongroom_catalog::service::{Change, Drill, DrillCheck, Item, Job, Machine, Point, Query, Vault, key};
+use strongroom_domain::PointId;
+use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, task as tasks};
+use strongroom_hypervisor::{AgentState, Hypervisor, MachineState, Screenshot};
+use strongroom_store::{Manifest, Progress, ReadSession};
+use uuid::Uuid;
+
+/// What is asked of a drill.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DrillOptions {
+    /// Run in the guest by its shell, through its agent; it has to end with 0.
+    pub check: Option<String>,
+    /// Until the machine has answered and its check is over. Default: [`DRILL_TIMEOUT`].
+    pub timeout: Option<Duration>,
+}
+
+/// Drills that happen by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillSchedule {
+    /// The machine's name, or `GROUP/NAME`; `*`: every machine that is protected.
+    pub machine: String,
+    pub every_days: u32,
+    #[serde(default)]
+    pub check: Option<String>,
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+}
+
+impl DrillSchedule {
+    fn is_for(&self, item: &Item) -> bool {
+        match self.machine.split_once('/') {
+            _ if self.machine == "*" => true,
+            Some((group, name)) => key(group) == key(&item.group) && key(name) == key(&item.machine_name),
+            None => key(&self.machine) == key(&item.machine_name),
+        }
+    }
+
+    fn options(&self) -> DrillOptions {
+        DrillOptions { check: self.check.clone(), timeout: self.timeout_seconds.map(Duration::from_secs) }
+    }
+
+    /// What is wrong with it, if anything.
+    pub fn problem(&self) -> Option<String> {
+        if self.every_days == 0 {
+            return Some("every_days must be 1 or more".into());
+        }
+        check_options(&self.options()).err().map(|e| e.message)
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DrillRequest {
+    point: Uuid,
+    host: String,
+    check: Option<String>,
+    timeout_seconds: u64,
+    /// What is being made; from here on something may have to be removed.
+    #[serde(default)]
+    plan: Option<Plan>,
+}
+
+fn check_options(options: &DrillOptions) -> Result<Duration> {
+    let timeout = options.timeout.unwrap_or(DRILL_TIMEOUT);
+    if !(DRILL_TIMEOUT_MIN..=DRILL_TIMEOUT_MAX).contains(&timeout) {
+        return Err(Error::invalid(format!(
+            "a drill's time-out is between {} seconds and {} hours",
+            DRILL_TIMEOUT_MIN.as_secs(),
+            DRILL_TIMEOUT_MAX.as_secs() / 3600
+        ))
+        .coded("UserErrorInvalidTimeout"));
+    }
+    let bad = |c: &String| c.trim().is_empty() || c.len() > DRILL_CHECK_MAX_BYTES || c.contains('\0');
+    if options.check.as_ref().is_some_and(bad) {
+        return Err(Error::invalid(format!("a check has 1 to {DRILL_CHECK_MAX_BYTES} bytes"))
+            .coded("UserErrorInvalidCheck"));
+    }
+    Ok(timeout)
+}
+
+/// Checks a request and writes its job.
+pub fn begin(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    point: &Point,
+    options: &DrillOptions,
+    asked_by: &str,
+) -> Result<Job> {
+    let timeout = check_options(options)?;
+    let known = service.catalog.get::<Machine>(item.machine)?.map(|m| m.host);
+    let host = known.filter(|name| service.host(name).is_ok());
+    let host = host.or_else(|| service.hosts.first().map(|h| h.name.clone())).ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "There is no host to boot it on: add one to the configuration.")
+            .coded("UserErrorNoHost")
+    })?;
+    let mut job = jobs::draft(service, item, JobOperation::Drill, asked_by);
+    job.tasks = vec![JobTask::new(tasks::START_MACHINE), JobTask::new(tasks::CHECK_MACHINE)];
+    let time = point.taken_at.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string();
+    job.properties.push(("Recovery point".into(), point.name.clone()));
+    job.properties.push(("Recovery point time ".into(), time));
+    job.vault = vault.id;
+    let request = DrillRequest {
+        point: Uuid::from_bytes(*point.id.as_bytes()),
+        host,
+        check: options.check.clone(),
+        timeout_seconds: timeout.as_secs(),
+        plan: None,
+    };
+    job.request = serde_json::to_value(&request).unwrap_or_default();
+    jobs::put(service, &job, Vec::new())?;
+    service.runner.wake();
+    Ok(job)
+}
+
+/// Begins the drill that is due the longest, one at a time.
+pub fn tick(service: &Service) -> Result<()> {
+    if service.config.drills.is_empty() {
+        return Ok(());
+    }
+    let open = Query::all().eq("operation", JobOperation::Drill.arm_name()).eq("open", true);
+    if service.catalog.first::<Job>(open)?.is_some() {
+        return Ok(());
+    }
+    for item in service.catalog.find::<Item>(&Query::all())? {
+        let Some(schedule) = service.config.drills.iter().find(|s| s.is_for(&item)) else { continue };
+        if item.state.check_restore().is_err() {
+            continue;
+        }
+        let last = Query::all()
+            .eq("item", item.id)
+            .eq("operation", JobOperation::Drill.arm_name())
+            .descending("started_us");
+        let last: Option<Job> = service.catalog.first(last)?;
+        let every_hours = i64::from(schedule.every_days) * 24;
+        if last.is_some_and(|job| service.now().duration_since(job.started_at).as_hours() < every_hours) {
+            continue;
+        }
+        let Some(point) = points::list(service, &item, None, None)?.into_iter().next() else { continue };
+        let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { continue };
+        begin(service, &vault, &item, &point, &schedule.options(), "")?;
+        return Ok(());
+    }
+    Ok(())
+}
+
+pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+    let (vault, _, mut request) = jobs::parts::<DrillRequest>(service, job)?;
+    let hypervisor = service.host(&request.host)?.hypervisor.clone();
+    // Of a run that was stopped.
+    if let Some(plan) = request.plan.take() {
+        instant::abandon(&*hypervisor, &plan)?;
+    }
+    let store = service.store(&vault)?;
+    let session = ReadSession::begin(&store, &format!("drill job {}", job.id))?;
+    let point = store.point(&PointId::from_uuid(request.point))?;
+    task(service, job.id, tasks::START_MACHINE)?;
+    let name = format!("strongroom-drill-{}", &job.id.simple().to_string()[..12]);
+    let wanted = Wanted {
+        name: &name,
+        uuid: job.id,
+        directory: None,
+        network: Network::None,
+        disks: &[],
+        is_thrown_away: true,
+    };
+    let plan = instant::plan(&*hypervisor, &session, &point, &wanted)?;
+    request.plan = Some(plan.clone());
+    let value = serde_json::to_value(&request).unwrap_or_default();
+    service.catalog.update::<Job, Error>(job.id, |job| {
+        job.request = value.clone();
+        Ok(Vec::new())
+    })?;
+    let seen = boot(service, job, &*hypervisor, &session, &point, &plan, &request, progress);
+    let removed = instant::abandon(&*hypervisor, &plan);
+    let seen = seen?;
+    removed?;
+    let has_screenshot = match seen.screen.as_ref().map(|screen| keep(service, job.id, screen)) {
+        None => false,
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a screenshot could not be kept");
+            false
+        }
+    };
+    record(service, job.id, &request, seen, has_screenshot)
+}
+
+/// What came of it.
+struct Seen {
+    answered: Option<&'static str>,
+    seconds: f64,
+    check: Option<DrillCheck>,
+    screen: Option<Screenshot>,
+    /// Why it has not passed; empty: it has.
+    problem: String,
+}
+
+#[allow(clippy::too_many_arguments)]
+fn boot(
+    service: &Service,
+    job: &Job,
+    hypervisor: &dyn Hypervisor,
+    session: &Arc<ReadSession>,
+    point: &Manifest,
+    plan: &Plan,
+    request: &DrillRequest,
+    progress: &Progress,
+) -> Result<Seen> {
+    let exports = instant::serve(hypervisor, session, point, plan)?;
+    instant::make_files(point, plan)?;
+    progress.check()?;
+    // Ends before its exports, in whatever way this is left.
+    let machine = instant::start_throw_away(hypervisor, point, plan)?;
+    task(service, job.id, tasks::CHECK_MACHINE)?;
+    let deadline = Instant::now() + Duration::from_secs(request.timeout_seconds);
+    let must_answer = MachineRecord::of(point).timings.frozen_ms.is_some();
+    let mut seen = watch(hypervisor, &machine.name, &exports, must_answer, deadline, progress)?;
+    if seen.problem.is_empty()
+        && let Some(command) = &request.check
+    {
+        check(hypervisor, &machine.name, point, command, deadline, &mut seen);
+    }
+    if let Ok(screen) = hypervisor.screenshot(&machine.name) {
+        seen.screen = Some(screen);
+    }
+    drop(machine);
+    drop(exports);
+    Ok(seen)
+}
+
+/// Until it answers, or it is clear that it does not.
+fn watch(
+    hypervisor: &dyn Hypervisor,
+    name: &str,
+    exports: &Exports,
+    must_answer: bool,
+    deadline: Instant,
+    progress: &Progress,
+) -> Result<Seen> {
+    let began = Instant::now();
+    let mut seen = Seen { answered: None, seconds: 0.0, check: None, screen: None, problem: String::new() };
+    let mut settled_since = began;
+    let mut looked: Option<Instant> = None;
+    loop {
+        progress.check()?;
+        seen.seconds = began.elapsed().as_secs_f64();
+        let machine = match hypervisor.inspect(name) {
+            Ok(machine) if machine.summary.state == MachineState::Crashed => {
+                seen.problem = format!("The machine crashed after {:.0} s.", seen.seconds);
+                return Ok(seen);
+            }
+            Ok(machine) if machine.summary.state.is_active() => machine,
+            Ok(_) | Err(strongroom_hypervisor::Error::NotFound { .. }) => {
+                seen.problem = format!("The machine ended by itself after {:.0} s.", seen.seconds);
+                return Ok(seen);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if machine.agent == AgentState::Connected
+            && hypervisor.wait_for_agent(name, Duration::from_millis(500)).is_ok()
+        {
+            seen.seconds = began.elapsed().as_secs_f64();
+            seen.answered = Some("agent");
+            return Ok(seen);
+        }
+        if looked.is_none_or(|at| at.elapsed() >= DRILL_SCREEN_INTERVAL) {
+            looked = Some(Instant::now());
+            if let Ok(screen) = hypervisor.screenshot(name) {
+                if !seen.screen.as_ref().is_some_and(|before| before.is_like(&screen)) {
+                    settled_since = Instant::now();
+                }
+                seen.screen = Some(screen);
+            }
+        }
+        let shows = seen.screen.as_ref().is_some_and(|s| !s.is_blank());
+        let has_booted = exports.read_bytes() >= DRILL_READ_MIN_BYTES;
+        if !must_answer && shows && has_booted && settled_since.elapsed() >= DRILL_SETTLED {
+            seen.answered = Some("screen");
+            return Ok(seen);
+        }
+        if Instant::now() >= deadline {
+            let read = format!("it read {} KiB of its disks", exports.read_bytes() >> 10);
+            let damaged = exports
+                .last_failure()
+                .map(|f| format!(" The vault could not be read: {f}."))
+                .unwrap_or_default();
+            seen.problem = match must_answer {
+                true => format!(
+                    "The guest agent, which the machine had, did not answer within {:.0} s ({read}).{damaged}",
+                    seen.seconds
+                ),
+                false => format!(
+                    "Neither did a guest agent answer nor did the screen of a booted system appear within {:.0} s ({read}).{damaged}",
+                    seen.seconds
+                ),
+            };
+            return Ok(seen);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+fn check(
+    hypervisor: &dyn Hypervisor,
+    name: &str,
+    point: &Manifest,
+    command: &str,
+    deadline: Instant,
+    seen: &mut Seen,
+) {
+    if seen.answered != Some("agent") {
+        seen.problem = "The check could not be run: no guest agent answered.".into();
+        return;
+    }
+    let is_windows = point.definition.as_ref().is_some_and(|d| definition::facts(&d.text).os == "Windows");
+    let (shell, option) = if is_windows { ("cmd.exe", "/c") } else { ("/bin/sh", "-c") };
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+    match hypervisor.guest_exec(name, shell, &[option, command], left) {
+        Ok(output) => {
+            if output.exit_code != Some(0) {
+                seen.problem = match output.exit_code {
+                    Some(code) => format!("The check ended with exit status {code}."),
+                    None => "The check was ended by a signal.".into(),
+                };
+            }
+            seen.check = Some(DrillCheck {
+                command: command.to_owned(),
+                exit_code: output.exit_code,
+                stdout: tail(&output.stdout),
+                stderr: tail(&output.stderr),
+            });
+        }
+        Err(error) => seen.problem = format!("The check could not be run to its end: {error}."),
+    }
+}
+
+/// A guest's words: the last of them, as text.
+fn tail(bytes: &[u8]) -> String {
+    let text =
+        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(DRILL_OUTPUT_MAX_BYTES)..]).into_owned();
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// The commit.
+fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, screenshot: bool) -> Result<()> {
+    let passed = seen.problem.is_empty();
+    let at = service.now();
+    let drill = Drill {
+        job,
+        at,
+        passed,
+        answered: seen.answered.map(str::to_owned),
+        seconds: (seen.seconds * 10.0).round() / 10.0,
+        check: seen.check,
+        screenshot,
+        message: seen.problem,
+    };
+    let point = PointId::from_uuid(request.point);
+    service.catalog.update::<Job, Error>(job, |job| {
+        if job.status.is_over() {
+            return Ok(Vec::new());
+        }
+        if let Some(by) = &drill.answered {
+            job.properties.push(("Answered by".into(), by.clone()));
+            job.properties.push(("Answered after".into(), format!("{:.1} s", drill.seconds)));
+        }
+        if let Some(check) = &drill.check {
+            let code = check.exit_code.map_or_else(|| "a signal".into(), |c| c.to_string());
+            job.properties.push(("Check ended with".into(), code));
+            for (name, text) in [("Check output", &check.stdout), ("Check errors", &check.stderr)] {
+                if !text.is_empty() {
+                    job.properties.push((name.into(), text.clone()));
+                }
+            }
+        }
+        let status = match passed {
+            true => JobStatus::Completed,
+            false => {
+                job.errors = vec![JobError::new(
+                    400_400,
+                    "UserErrorDrillFailed",
+                    drill.message.clone(),
+                    "Look at the screenshot (`strongroom vm drill --show NAME --screenshot FILE`), try an older point, and back the machine up again.",
+                )];
+                JobStatus::Failed
+            }
+        };
+        jobs::end(job, status, at);
+        // A point that expired meanwhile has no row to write to.
+        let row = service.catalog.get::<Point>(point)?;
+        Ok(row
+            .map(|mut row| {
+                row.drill = Some(drill.clone());
+                Change::put(&row)
+            })
+            .into_iter()
+            .collect())
+    })?;
+    Ok(())
+}
+
+fn path_of(service: &Service, job: Uuid) -> PathBuf {
+    service.data().screenshots().join(format!("{job}.png"))
+}
+
+/// Writes a screenshot down; of too many the oldest go.
+fn keep(service: &Service, job: Uuid, screen: &Screenshot) -> Result<()> {
+    let directory = service.data().screenshots();
+    let png =
+        screen.png().map_err(|e| Error::new(ErrorKind::Failed, format!("making a PNG picture: {e}")))?;
+    let path = path_of(service, job);
+    let failed = |e| Error::io(format!("writing {}", path.display()), e);
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    file.write_all(&png).map_err(failed)?;
+    let mut all: Vec<_> = fs::read_dir(&directory)
+        .map_err(|e| Error::io(format!("reading {}", directory.display()), e))?
+        .flatten()
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    all.sort();
+    for (_, old) in &all[..all.len().saturating_sub(SCREENSHOTS_KEPT)] {
+        let _ = fs::remove_file(old);
+    }
+    Ok(())
+}
+
+/// The picture of a point's last drill, a PNG file.
+pub fn screenshot(service: &Service, point: &Point) -> Result<Vec<u8>> {
+    let none = |why: &str| {
+        Error::not_found(format!("There is no screenshot of recovery point '{}': {why}.", point.name))
+            .coded("UserErrorScreenshotNotFound")
+    };
+    let Some(drill) = &point.drill else { return Err(none("it had no drill")) };
+    if !drill.screenshot {
+        return Err(none("none could be taken at its last drill"));
+    }
+    let path = path_of(service, drill.job);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(bytes),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(none("newer ones have taken its place")),
+        Err(e) => Err(Error::io(format!("reading {}", path.display()), e)),
+    }
+}
+
+/// After a crash: whatever there may be is removed. The job is not begun anew: that is for whoever wants it to decide.
+pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
+    let (_, _, request) = jobs::parts::<DrillRequest>(service, job)?;
+    if let Some(plan) = &request.plan {
+        instant::abandon(&*service.host(&request.host)?.hypervisor, plan)?;
+    }
+    Ok(false)
+}

@@ -1,0 +1,414 @@
+//! The job that starts a machine from the vault at once, and moves its data in behind it until it stands on its own.
+//!
+//! First the plan is written into the job's row, then files are made, then the machine is started: that is the commit.
+//! Before it, whatever goes wrong leaves nothing. After it, nothing but an explicit cancellation takes the machine away:
+//! failures are waited out, a stop of the service lets go of the machine, and its next start takes it up again, under the
+//! same socket, before the machine's requests have waited too long; one that was paused meanwhile is resumed.
+
+use super::backup::task;
+use super::{Service, jobs, machines, restore};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{INSTANT_BOOT, INSTANT_BOOT_BLIND, INSTANT_LOOK_INTERVAL, INSTANT_RETRY_MAX};
+use crate::machine::instant::{self, Exports, Network, Plan, Wanted};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strongroom_catalog::service::{Item, Job, Point, Query, Vault};
+use strongroom_domain::job::{JobOperation, JobTask, task as tasks};
+use strongroom_hypervisor::{AgentState, Hypervisor};
+use strongroom_store::{Progress, ReadSession};
+use uuid::Uuid;
+
+/// What to make of a point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMachine {
+    pub name: String,
+    pub group: String,
+    pub host: String,
+    /// Where its disks go. None: where the machine's were.
+    pub directory: Option<PathBuf>,
+    /// None: as it was.
+    pub network: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct InstantRequest {
+    /// Tells it from other restores.
+    instant: bool,
+    point: Uuid,
+    target: NewMachine,
+    #[serde(default)]
+    disks: Vec<String>,
+    /// What is being made; from here on something may have to be removed.
+    #[serde(default)]
+    plan: Option<Plan>,
+    /// The machine was started: it is somebody's.
+    #[serde(default)]
+    started: bool,
+}
+
+/// Whether a job starts a machine from the vault.
+pub fn is_one(job: &Job) -> bool {
+    job.operation == JobOperation::Restore && job.request["instant"] == serde_json::Value::Bool(true)
+}
+
+/// Whether a job has made something that somebody has to see to.
+pub(super) fn has_begun(job: &Job) -> bool {
+    is_one(job) && !job.request["plan"].is_null()
+}
+
+/// Whether a machine still runs from this point: it must not go then.
+pub(super) fn needs(service: &Service, point: &Point) -> Result<bool> {
+    let open: Vec<Job> = service.catalog.find(&Query::all().eq("item", point.item).eq("open", true))?;
+    Ok(open.iter().any(|job| {
+        is_one(job)
+            && job.request["point"].as_str() == Some(&Uuid::from_bytes(*point.id.as_bytes()).to_string())
+    }))
+}
+
+/// Checks a request and writes its job. `luns`: these disks alone.
+pub fn begin(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    point: &Point,
+    target: NewMachine,
+    luns: Option<&[i32]>,
+    asked_by: &str,
+) -> Result<Job> {
+    let disks = match luns {
+        None => Vec::new(),
+        Some(luns) => restore::choose(point, luns)?,
+    };
+    crate::machine::check_name(&target.name)?;
+    if machines::find(service, &target.group, &target.name)?.is_some() {
+        return Err(restore::exists(&target.name, &target.group));
+    }
+    match service.host(&target.host)?.hypervisor.name_is_free(&target.name) {
+        Ok(()) => {}
+        Err(strongroom_hypervisor::Error::AlreadyExists { .. }) => {
+            return Err(restore::exists(&target.name, &target.group));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let mut job = jobs::draft(service, item, JobOperation::Restore, asked_by);
+    job.tasks = vec![JobTask::new(tasks::START_MACHINE), JobTask::new(tasks::TRANSFER_FROM_VAULT)];
+    let time = point.taken_at.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string();
+    let bag = [
+        ("Job Type", "Instant restore".to_owned()),
+        ("Original VM Name", item.machine_name.clone()),
+        ("Target VM Name", target.name.clone()),
+        ("Recovery point time ", time),
+        ("Target resource group", target.group.clone()),
+        ("VM Subscription ID", service.subscription.to_string()),
+    ];
+    job.properties = bag.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    job.internal.push(("restoreLocationType".into(), "AlternateLocation".into()));
+    job.vault = vault.id;
+    let request = InstantRequest {
+        instant: true,
+        point: Uuid::from_bytes(*point.id.as_bytes()),
+        target,
+        disks,
+        plan: None,
+        started: false,
+    };
+    job.request = serde_json::to_value(&request).unwrap_or_default();
+    jobs::put(service, &job, Vec::new())?;
+    service.runner.wake();
+    Ok(job)
+}
+
+/// A job with this property has a machine that runs, and is somebody's.
+pub const STARTED: &str = "Started VM";
+
+fn save(service: &Service, job: Uuid, request: &InstantRequest) -> Result<()> {
+    let value = serde_json::to_value(request).unwrap_or_default();
+    service.catalog.update::<Job, Error>(job, |job| {
+        job.request = value.clone();
+        Ok(Vec::new())
+    })?;
+    Ok(())
+}
+
+fn is_cancelled_by_somebody(service: &Service, job: Uuid) -> Result<bool> {
+    Ok(service.catalog.get::<Job>(job)?.is_none_or(|job| job.cancel_requested))
+}
+
+pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+    let (vault, _, mut request) = jobs::parts::<InstantRequest>(service, job)?;
+    let hypervisor = service.host(&request.target.host)?.hypervisor.clone();
+    let work =
+        Work { service, job, vault: &vault, hypervisor: &*hypervisor, progress, exports: Mutex::default() };
+    // The exports are there until the machine is gone: one that waits for its disk takes long to end.
+    let done = work.all(&mut request);
+    let Err(error) = done else { return Ok(()) };
+    let Some(plan) = &request.plan else { return Err(error) };
+    if request.started && !is_cancelled_by_somebody(service, job.id)? {
+        // The service stops: the machine runs on.
+        return Err(error);
+    }
+    // Tried for a while: libvirt may be restarting.
+    let mut left = 5;
+    loop {
+        match instant::abandon(&*hypervisor, plan) {
+            Ok(()) => return Err(error),
+            Err(gone) if left == 0 => {
+                return Err(Error::new(
+                    gone.kind,
+                    format!(
+                        "{error}; and what was made could not be removed ({gone}): machine `{}`",
+                        plan.machine
+                    ),
+                ));
+            }
+            Err(gone) => {
+                tracing::warn!(error = %gone, "a machine that was cancelled could not be removed yet")
+            }
+        }
+        left -= 1;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+struct Work<'a> {
+    service: &'a Service,
+    job: &'a Job,
+    vault: &'a Vault,
+    hypervisor: &'a dyn Hypervisor,
+    progress: &'a Arc<Progress>,
+    exports: Mutex<Option<Exports>>,
+}
+
+impl Work<'_> {
+    fn all(&self, request: &mut InstantRequest) -> Result<()> {
+        self.progress.check()?;
+        if !request.started {
+            task(self.service, self.job.id, tasks::START_MACHINE)?;
+        }
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let error = match self.attempt(request) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(error) if !request.started => return Err(error),
+                Err(error) => error,
+            };
+            // A machine runs from the vault: giving up would take its disks away. It is tried again until it works, or
+            // somebody cancels it.
+            tracing::warn!(machine = request.target.name, %error, "moving a machine's data does not go on");
+            self.warn(&format!("It does not go on for now, and is tried again: {error}"))?;
+            self.wait(pause)?;
+            pause = (pause * 2).min(INSTANT_RETRY_MAX);
+        }
+    }
+
+    /// Once for each text.
+    fn warn(&self, text: &str) -> Result<()> {
+        self.service.catalog.update::<Job, Error>(self.job.id, |job| {
+            if !job.warnings.iter().any(|w| w == text) && job.warnings.len() < WARNINGS_MAX {
+                job.warnings.push(text.to_owned());
+            }
+            Ok(Vec::new())
+        })?;
+        Ok(())
+    }
+
+    fn note(&self, name: &str, value: String) -> Result<()> {
+        self.service.catalog.update::<Job, Error>(self.job.id, |job| {
+            job.properties.retain(|(n, _)| n != name);
+            job.properties.push((name.to_owned(), value.clone()));
+            Ok(Vec::new())
+        })?;
+        Ok(())
+    }
+
+    fn wait(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            self.progress.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+    }
+
+    fn attempt(&self, request: &mut InstantRequest) -> Result<()> {
+        let store = self.service.store(self.vault)?;
+        let session = ReadSession::begin(&store, &format!("instant restore job {}", self.job.id))?;
+        let point = store.point(&strongroom_domain::PointId::from_uuid(request.point))?;
+        if request.plan.is_none() {
+            let target = &request.target;
+            let wanted = Wanted {
+                name: &target.name,
+                uuid: self.job.id,
+                directory: target.directory.as_deref(),
+                network: target.network.clone().map_or(Network::AsItWas, Network::To),
+                disks: &request.disks,
+                is_thrown_away: false,
+            };
+            request.plan = Some(instant::plan(self.hypervisor, &session, &point, &wanted)?);
+            save(self.service, self.job.id, request)?;
+        }
+        let Some(plan) = request.plan.clone() else { return Err(Error::cancelled()) };
+        // Of the attempt before: its socket is taken over.
+        drop(self.exports.lock().take());
+        *self.exports.lock() = Some(instant::serve(self.hypervisor, &session, &point, &plan)?);
+        let found = instant::find(self.hypervisor, &plan)?;
+        let mut is_new = false;
+        if !request.started {
+            match &found {
+                Some(machine) if machine.state.is_active() => {}
+                Some(_) => instant::start_again(self.hypervisor, &point, &plan)?,
+                None => {
+                    // Of an attempt that came to nothing.
+                    instant::remove_files(&plan);
+                    instant::make_files(&point, &plan)?;
+                    self.progress.check()?;
+                    let made = instant::start(self.hypervisor, &point, &plan)?;
+                    if !made.warnings.is_empty() {
+                        self.note("Notes", made.warnings.join("; "))?;
+                    }
+                }
+            }
+            is_new = true;
+            request.started = true;
+            save(self.service, self.job.id, request)?;
+            self.note(STARTED, plan.machine.clone())?;
+            if let Err(error) = self.place(request) {
+                tracing::warn!(%error, "the machine will be discovered later");
+            }
+        }
+        task(self.service, self.job.id, tasks::TRANSFER_FROM_VAULT)?;
+        let began = Instant::now();
+        if is_new {
+            self.let_boot(&plan)?;
+        }
+        self.move_in(&plan)?;
+        self.note("Moved in", format!("{:.0} s", began.elapsed().as_secs_f64()))?;
+        if !instant::stands_alone(&plan)? {
+            return Err(Error::new(
+                ErrorKind::Failed,
+                "an image still names the vault, though all was moved",
+            ));
+        }
+        restore::complete(self.service, self.job.id, Vec::new(), Vec::new())
+    }
+
+    /// The restored machine is known at once, in the group that was asked for.
+    fn place(&self, request: &InstantRequest) -> Result<()> {
+        let target = &request.target;
+        let uuid = self.job.id.hyphenated().to_string();
+        let made = restore::Target::Machine {
+            name: target.name.clone(),
+            group: target.group.clone(),
+            host: target.host.clone(),
+            directory: None,
+            network: None,
+        };
+        restore::note_machine(self.service, &made, &uuid)
+    }
+
+    /// The machine boots by itself first: what it reads it needs now, the rest has time.
+    fn let_boot(&self, plan: &Plan) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let machine = self.hypervisor.inspect(&plan.machine)?;
+            let limit = match machine.agent {
+                AgentState::Connected => {
+                    if self.hypervisor.wait_for_agent(&plan.machine, Duration::from_millis(500)).is_ok() {
+                        return self.note(
+                            "Guest agent answered after",
+                            format!("{:.1} s, with nothing moved yet", began.elapsed().as_secs_f64()),
+                        );
+                    }
+                    INSTANT_BOOT
+                }
+                AgentState::NotConnected => INSTANT_BOOT,
+                AgentState::NoChannel => INSTANT_BOOT_BLIND,
+            };
+            if !machine.summary.state.is_active() || began.elapsed() > limit {
+                return Ok(());
+            }
+            self.wait(Duration::from_millis(200))?;
+        }
+    }
+
+    fn move_in(&self, plan: &Plan) -> Result<()> {
+        let total: u64 = plan.disks.iter().map(|d| d.size_bytes).sum();
+        let mut shown = self.progress.done_bytes();
+        if self.progress.total_bytes() == 0 {
+            self.progress.add_total(total);
+        }
+        let mut begun = HashMap::new();
+        loop {
+            self.progress.check()?;
+            let found = instant::find(self.hypervisor, plan)?;
+            let Some(machine) = found.filter(|m| m.state.is_active()) else {
+                return self.move_offline(plan);
+            };
+            if self.hypervisor.resume_after_io_error(&machine.name)? {
+                tracing::info!(machine = machine.name, "resumed: its disks can be read again");
+                self.warn("The machine was paused until its disks could be read again.")?;
+                let failure = self.exports.lock().as_ref().and_then(Exports::last_failure);
+                if let Some(failure) = failure {
+                    self.warn(&format!("The vault could not be read: {failure}"))?;
+                }
+            }
+            let Some(done) = instant::advance(self.hypervisor, &machine.name, plan, &mut begun)? else {
+                break;
+            };
+            if done > shown {
+                self.progress.add_done(done - shown);
+                shown = done;
+            }
+            self.wait(INSTANT_LOOK_INTERVAL)?;
+        }
+        self.progress.add_done(total.saturating_sub(shown));
+        Ok(())
+    }
+
+    /// Somebody shut it down, or removed it: its images are completed all the same.
+    fn move_offline(&self, plan: &Plan) -> Result<()> {
+        if !plan.disks.iter().any(|d| d.path.exists()) {
+            return Err(Error::not_found(format!(
+                "machine `{}` and its disks were removed meanwhile; cancel the job",
+                plan.machine
+            )));
+        }
+        instant::move_offline(plan, self.progress)?;
+        if instant::find(self.hypervisor, plan)?.is_none() {
+            self.warn(&format!(
+                "Machine `{}` was removed meanwhile; its disks are complete, in {}.",
+                plan.machine,
+                plan.directory.display()
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+const WARNINGS_MAX: usize = 20;
+
+/// After a crash or a stop: a machine that was started is taken up again; what was not leaves nothing. True: the job goes on.
+pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
+    let (_, _, request) = jobs::parts::<InstantRequest>(service, job)?;
+    let Some(plan) = &request.plan else { return Ok(false) };
+    let hypervisor = service.host(&request.target.host)?.hypervisor.clone();
+    let is_there = instant::find(&*hypervisor, plan);
+    let was_started = request.started || !matches!(is_there, Ok(None));
+    if job.cancel_requested || !was_started {
+        instant::abandon(&*hypervisor, plan)?;
+        return Ok(false);
+    }
+    service.catalog.update::<Job, Error>(job.id, |job| {
+        job.lease = None;
+        Ok(Vec::new())
+    })?;
+    Ok(true)
+}
