@@ -10,37 +10,12 @@ of the action that is missing; who isn't signed in gets 401 everywhere; and afte
 import json
 import urllib.parse
 
-from lab import API_VERSION, Service, Vault, binary, check, main, say
+from lab import API_VERSION, Service, Vault, binary, check, main, operations, sample, say, wanted_action
 
 GROUP = "srtest"
 PUBLIC = ("/adfs/", "/metadata/", "/openapi.json", "/tenants", "/{tenant}/")
 # Reads by what they ask, though they are POSTs.
 ASKING = {"/providers/Microsoft.ResourceGraph/resources"}
-
-
-def operations(document):
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            if method in ("get", "head", "put", "post", "patch", "delete"):
-                yield method.upper(), path, operation
-
-
-def sample(schema, schemas, depth=0):
-    """A body that a schema allows."""
-    if "$ref" in schema:
-        return sample(schemas[schema["$ref"].rsplit("/", 1)[-1]], schemas, depth)
-    if "enum" in schema:
-        return schema["enum"][0]
-    kind = schema.get("type", "object")
-    if kind == "object":
-        return {name: sample(inner, schemas, depth + 1) for name, inner in schema.get("properties", {}).items()}
-    return {"string": "local", "integer": schema.get("minimum", 1), "boolean": True, "array": []}.get(kind)
-
-
-def wanted_action(answer):
-    """The action that a refusal names."""
-    message = answer.body["error"]["message"]
-    return message.split("perform action '", 1)[-1].split("'", 1)[0]
 
 
 def body(directory):
@@ -55,17 +30,7 @@ def body(directory):
 
     tokens = {}
     for role in ("Backup Reader", "Backup Operator", "Backup Contributor", "Reader"):
-        name = role.replace(" ", "").lower()
-        made = service.run("access", "principal", "create", name)
-        service.run("access", "assign", name, role)
-        secret = next(made[key] for key in ("secret", "password") if key in made)
-        form = urllib.parse.urlencode({
-            "grant_type": "client_credentials", "client_id": made.get("app_id") or made["appId"],
-            "client_secret": secret, "scope": "https://management.azure.com/.default"})
-        answer = service.request("POST", "/adfs/oauth2/token", raw=form.encode(), version=None,
-                                 headers={"content-type": "application/x-www-form-urlencoded"})
-        check(answer.status == 200, role, answer)
-        tokens[role] = answer.body["access_token"]
+        tokens[role] = service.sign_in(role.replace(" ", "").lower(), role)
 
     def state():
         """All that a call could have changed."""

@@ -137,6 +137,19 @@ class Service:
         check(done.returncode == 0, arguments, done.stderr.decode())
         return json.loads(done.stdout)
 
+    def sign_in(self, name, role):
+        """A token of a new service principal that has this role on everything."""
+        made = self.run("access", "principal", "create", name)
+        self.run("access", "assign", name, role)
+        secret = next(made[key] for key in ("secret", "password") if key in made)
+        form = urllib.parse.urlencode({
+            "grant_type": "client_credentials", "client_id": made.get("app_id") or made["appId"],
+            "client_secret": secret, "scope": "https://management.azure.com/.default"})
+        answer = self.request("POST", "/adfs/oauth2/token", raw=form.encode(), version=None,
+                              headers={"content-type": "application/x-www-form-urlencoded"})
+        check(answer.status == 200, role, answer)
+        return answer.body["access_token"]
+
     @property
     def subscription(self):
         if self._subscription is None:
@@ -275,6 +288,31 @@ class Vault:
 
         found = wait_until("every job comes to an end", over, seconds)
         return [] if found is True else found
+
+
+def operations(document):
+    """Every operation of an OpenAPI document: method, path template, what is said of it."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if method in ("get", "head", "put", "post", "patch", "delete"):
+                yield method.upper(), path, operation
+
+
+def sample(schema, schemas):
+    """A body that a schema allows."""
+    if "$ref" in schema:
+        return sample(schemas[schema["$ref"].rsplit("/", 1)[-1]], schemas)
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "object")
+    if kind == "object":
+        return {name: sample(inner, schemas) for name, inner in schema.get("properties", {}).items()}
+    return {"string": "local", "integer": schema.get("minimum", 1), "boolean": True, "array": []}.get(kind)
+
+
+def wanted_action(answer):
+    """The action that a refusal names."""
+    return answer.body["error"]["message"].split("perform action '", 1)[-1].split("'", 1)[0]
 
 
 def run(*command, check_it=True, timeout=120):

@@ -21,6 +21,13 @@ pub const ECHO_MAX_CHARS: usize = 200;
 pub const BODY_MAX_BYTES: usize = 4 << 20;
 /// All bodies being read or waiting for a handler, in bytes: memory stays bounded however many clients send.
 pub const BODIES_TOTAL_MAX_BYTES: usize = 64 << 20;
+/// What is read into nothing of a request that is refused already, so that the connection can go on, and for how long.
+pub const DRAIN_MAX_BYTES: usize = 256 << 10;
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is read into nothing after an answer that came before the request's end, and for how long: a connection closed
+/// over unread bytes would take the answer with it.
+pub const LINGER_MAX_BYTES: usize = 32 << 20;
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Headers of one request.
 pub const HEADERS_MAX: usize = 64;
 /// Headers of one request, all together, in bytes. A bearer token takes up to two KiB.
@@ -61,8 +68,8 @@ pub const FILTER_TERMS_MAX: usize = 64;
 pub const FILTER_ARGUMENTS_MAX: usize = 8;
 /// What a page of a list holds at most; also what it holds when `$top` is absent and the handler names no other.
 pub const PAGE_MAX_ITEMS: usize = 1000;
-/// A page's cursor, in bytes.
-pub const CURSOR_MAX_BYTES: usize = 512;
+/// A page's cursor, in bytes: a machine's name of 255 bytes and a group's of 90 letters fit, whatever their alphabet.
+pub const CURSOR_MAX_BYTES: usize = 1024;
 
 /// Rows about refused anonymous requests that go to the audit at once, and how many a second after that: a flood of
 /// bad tokens must not fill the disk. What is left out is counted in the next row.

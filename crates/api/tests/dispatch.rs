@@ -217,9 +217,8 @@ fn every_answer_carries_azures_headers() {
         assert_eq!(header("x-ms-correlation-request-id").as_deref(), Some(correlation));
         assert_eq!(header("x-ms-client-request-id").as_deref(), Some("mine"));
         assert_ne!(header("x-ms-request-id").unwrap(), correlation);
-        let counted =
-            answer.headers.keys().filter(|k| k.as_str().starts_with("x-ms-ratelimit-remaining-")).count();
-        assert_eq!(counted, 1, "{method}");
+        // Nobody counts requests: no header says that somebody does.
+        assert!(!answer.headers.keys().any(|k| k.as_str().starts_with("x-ms-ratelimit-")), "{method}");
     }
 }
 

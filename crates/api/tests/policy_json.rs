@@ -293,6 +293,7 @@ fn what_is_wrong_is_said_with_azures_code() {
         (daily(), "/instantRpRetentionRangeInDays", json!(6), "5 days"),
         (hourly(), "/schedulePolicy/hourlySchedule/interval", json!(5), "every"),
         (hourly(), "/schedulePolicy/hourlySchedule/scheduleWindowDuration", json!(25), "24"),
+        (hourly(), "/schedulePolicy/hourlySchedule/scheduleWindowDuration", json!(14), "multiple"),
         (grandfathers(), "/retentionPolicy/yearlySchedule/monthsOfYear/0", json!("Brumaire"), "month"),
         (
             grandfathers(),

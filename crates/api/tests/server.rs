@@ -231,6 +231,73 @@ fn what_is_too_large_is_said_to_be() {
     assert_eq!(read_answer(&mut stream, false).unwrap().json()["body"], body);
 }
 
+/// A client that sends all that it has to say before it listens gets to hear why it was refused, every time.
+#[test]
+fn every_refusal_can_be_read() {
+    let server = start(mirror(), ServerBounds::default());
+    let host = "Host: localhost\r\n";
+    let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
+    let cases = [
+        (413, format!("PUT / HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n{}", 5 << 20, "x".repeat(5 << 20))),
+        (
+            413,
+            format!(
+                "PUT / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+                chunk.repeat(80)
+            ),
+        ),
+        (
+            400,
+            format!(
+                "PUT / HTTP/1.1\r\nHost: a b\r\nContent-Length: {}\r\n\r\n{}",
+                2 << 20,
+                "x".repeat(2 << 20)
+            ),
+        ),
+        (400, format!("PUT /a/../b HTTP/1.1\r\n{host}Content-Length: 3000\r\n\r\n{}", "x".repeat(3000))),
+        (400, format!("PUT / HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n{}", "x".repeat(1 << 20))),
+        (414, format!("PUT /{} HTTP/1.1\r\n{host}Content-Length: 9\r\n\r\n123456789", "a".repeat(9000))),
+        (
+            431,
+            format!(
+                "PUT / HTTP/1.1\r\n{host}{}Content-Length: {}\r\n\r\n{}",
+                "X: y\r\n".repeat(200),
+                1 << 20,
+                "x".repeat(1 << 20)
+            ),
+        ),
+        (431, format!("GET / HTTP/1.1\r\n{host}X: {}\r\n\r\n", "a".repeat(300_000))),
+    ];
+    for round in 0..8 {
+        for (status, raw) in &cases {
+            let what = format!("round {round}: {raw:.40}");
+            let mut stream = server.connect();
+            stream.write_all(raw.as_bytes()).unwrap_or_else(|e| panic!("TLS, {what}: {e}"));
+            let answer = read_answer(&mut stream, false).unwrap_or_else(|e| panic!("TLS, {what}: {e}"));
+            assert_eq!(answer.status, *status, "{what}");
+
+            let mut stream = UnixStream::connect(server.directory.path().join("sock")).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+            // Over the socket nobody asks for a Host header.
+            let wanted = if raw.contains("Host: a b") { 200 } else { *status };
+            stream.write_all(raw.as_bytes()).unwrap_or_else(|e| panic!("socket, {what}: {e}"));
+            let answer = read_answer(&mut stream, false).unwrap_or_else(|e| panic!("socket, {what}: {e}"));
+            assert_eq!(answer.status, wanted, "{what}");
+        }
+    }
+    // Where what was left is little, the connection goes on.
+    let mut stream = server.connect();
+    write!(stream, "PUT /a/../b HTTP/1.1\r\n{host}Content-Length: 5\r\n\r\nhello").unwrap();
+    assert_eq!(read_answer(&mut stream, false).unwrap().status, 400);
+    write!(stream, "GET /again HTTP/1.1\r\n{host}\r\n").unwrap();
+    assert_eq!(read_answer(&mut stream, false).unwrap().json()["path"], json!(["again"]));
+    // Where it is much, the answer says that it does not.
+    write!(stream, "PUT / HTTP/1.1\r\n{host}Content-Length: {}\r\n\r\n", 5 << 20).unwrap();
+    let answer = read_answer(&mut stream, false).unwrap();
+    assert_eq!((answer.status, answer.headers["connection"].as_str()), (413, "close"));
+}
+
 #[test]
 fn all_bodies_together_are_bounded() {
     let most = limits::BODIES_TOTAL_MAX_BYTES / limits::BODY_MAX_BYTES;

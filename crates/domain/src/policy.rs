@@ -56,7 +56,7 @@ pub enum Schedule {
         time: Time,
     },
     /// Every so many hours from `window_start` to the window's end, both included: 08:00, every 4 hours, for 12 hours is
-    /// 08:00, 12:00, 16:00 and 20:00. A window may go past midnight.
+    /// 08:00, 12:00, 16:00 and 20:00. A window is a multiple of the interval, and may go past midnight.
     Hourly {
         every_hours: u32,
         window_start: Time,
@@ -221,7 +221,14 @@ impl Policy {
                     ));
                 }
                 let allowed = (*every_hours, HOURLY_WINDOW_MAX_HOURS);
-                within("the window of an hourly schedule", *window_hours, allowed, "hours")
+                within("the window of an hourly schedule", *window_hours, allowed, "hours")?;
+                if window_hours % every_hours != 0 {
+                    return invalid(format!(
+                        "the window of an hourly schedule is a multiple of its interval: {window_hours} hours are none of {every_hours}; {} would be",
+                        window_hours - window_hours % every_hours
+                    ));
+                }
+                Ok(())
             }
         }
     }
@@ -352,7 +359,7 @@ mod tests {
         hourly.tier = PolicyTier::Standard;
         refused(&hourly, "Enhanced");
         for (every_hours, window_hours, words) in
-            [(5, 12, "4, 6, 8 or 12"), (6, 4, "from 6 to 24"), (4, 25, "from 4 to 24")]
+            [(5, 12, "4, 6, 8 or 12"), (6, 4, "from 6 to 24"), (4, 25, "from 4 to 24"), (8, 12, "8 would be")]
         {
             let mut hourly = Policy::default_enhanced();
             hourly.schedule = Schedule::Hourly { every_hours, window_hours, window_start: Time::midnight() };

@@ -98,8 +98,8 @@ fn schedule() -> impl Strategy<Value = Schedule> {
     prop_oneof![
         2 => time.clone().prop_map(|time| Schedule::Daily { time }),
         1 => (set(&Weekday::ALL, 1), time.clone()).prop_map(|(days, time)| Schedule::Weekly { days, time }),
-        2 => (prop::sample::select(&[4u32, 6, 8, 12][..]), time, 0u32..=12).prop_map(|(every_hours, window_start, more)| {
-            Schedule::Hourly { every_hours, window_start, window_hours: every_hours + more }
+        2 => (prop::sample::select(&[4u32, 6, 8, 12][..]), time, 1u32..=6).prop_map(|(every_hours, window_start, times)| {
+            Schedule::Hourly { every_hours, window_start, window_hours: every_hours * times.min(24 / every_hours) }
         }),
     ]
 }

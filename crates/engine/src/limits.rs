@@ -52,6 +52,8 @@ pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
 pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A machine that is asked for and not known is looked for this often at most.
 pub const DISCOVERY_ON_DEMAND_INTERVAL: Duration = Duration::from_secs(3);
+/// Machines that discovery writes down in one transaction.
+pub const MACHINES_AT_ONCE: usize = 64;
 /// How long what is known of a machine's disks counts, unless somebody asks for a close look.
 pub const INSPECTION_INTERVAL: Duration = Duration::from_secs(600);
 /// How long a start waits for the data directory's lock: a process that a killed service was just forking has it for an

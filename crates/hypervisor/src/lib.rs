@@ -41,6 +41,21 @@ pub trait Hypervisor: Send + Sync {
 
     fn inspect(&self, name: &str) -> Result<Machine>;
 
+    /// [`inspect`](Self::inspect) for many that were just listed, at less cost for each: each is given to `each` as soon as
+    /// it was looked at, with its place among `machines`. `each` answers whether to go on.
+    fn inspect_each(
+        &self,
+        machines: &[MachineSummary],
+        each: &mut dyn FnMut(usize, Result<Machine>) -> bool,
+    ) -> Result<()> {
+        for (at, machine) in machines.iter().enumerate() {
+            if !each(at, self.inspect(&machine.name)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes all supported disks of a machine at one instant.
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot>;
 

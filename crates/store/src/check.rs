@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::reclaim::condemned;
 use crate::tree::NodeSource as _;
 use crate::vault::Vault;
-use crate::{damage, record};
+use crate::{damage, note, record};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -162,6 +162,18 @@ impl Run<'_> {
                     Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
                     Err(StoreError::Corrupt { detail, .. }) => {
                         self.fault(&object.name, format!("{detail}; reclaim removes it"));
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if let Some(note) = object.name.strip_prefix(note::NOTES_PREFIX) {
+                match self.vault.read_note(note) {
+                    Ok(_) | Err(StoreError::Invalid { .. }) => {}
+                    Err(StoreError::Corrupt { detail, .. }) => {
+                        self.fault(
+                            &object.name,
+                            format!("{detail}; the service writes it anew when it starts"),
+                        );
                     }
                     Err(e) => return Err(e),
                 }

@@ -81,6 +81,7 @@ pub mod limits;
 mod manifest;
 mod memory;
 mod node;
+mod note;
 pub mod objects;
 mod pack;
 mod progress;

@@ -46,6 +46,9 @@ pub const FRAME_CACHE_BYTES: usize = 48 << 20;
 pub const FETCH_GAP_MAX_BYTES: u64 = 128 << 10;
 pub const FETCH_RANGE_MAX_BYTES: u64 = 8 << 20;
 
+/// A note, and its name.
+pub const NOTE_MAX_BYTES: u64 = 16 << 20;
+pub const NOTE_NAME_MAX_BYTES: usize = 64;
 /// Manifests and records: a machine's definition and its lists fit many times over.
 pub const MANIFEST_MAX_BYTES: u64 = 64 << 20;
 pub const RECORD_MAX_BYTES: u64 = 256 << 20;

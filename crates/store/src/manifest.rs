@@ -187,7 +187,7 @@ pub fn open(keys: &VaultKeys, name: &str, bytes: &[u8]) -> Result<Manifest> {
     Ok(manifest)
 }
 
-fn bounded_decompress(compressed: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn bounded_decompress(compressed: &[u8]) -> Result<Vec<u8>, String> {
     let size = zstd_safe::get_frame_content_size(compressed)
         .map_err(|e| e.to_string())?
         .filter(|&size| size <= MANIFEST_MAX_BYTES)

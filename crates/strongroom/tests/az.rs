@@ -34,3 +34,8 @@ fn libvirt_az_commands() {
 fn libvirt_az_sdk() {
     script("sdk.py");
 }
+
+#[test]
+fn libvirt_az_refusals() {
+    script("refusals.py");
+}

@@ -1,6 +1,6 @@
 //! Virtual machines, as discovered, and their disks.
 
-use super::{Answer, App, check_subscription, group_id, id_of_machine, page};
+use super::{Answer, App, by_name, by_shown_name, check_subscription, group_id, id_of_machine, page};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
@@ -43,7 +43,7 @@ pub fn routes() -> Vec<Route<App>> {
         .query(LIST)
         .summary("The machines of a group.")
         .tag(TAG),
-        Route::get(VM, "VirtualMachines_Get", get).action(READ).summary("A machine.").tag(TAG),
+        Route::get(VM, "VirtualMachines_Get", get).answers("Resource").action(READ).summary("A machine.").tag(TAG),
         Route::get(vm!("/instanceView"), "VirtualMachines_InstanceView", instance_view)
             .action("Microsoft.Compute/virtualMachines/instanceView/read")
             .summary("How a machine runs.")
@@ -72,7 +72,7 @@ pub fn routes() -> Vec<Route<App>> {
             "/subscriptions/{subscription}/providers/Microsoft.Compute/locations/{location}/operations/{operation}",
             "ComputeOperations_Get",
             operation,
-        )
+        ).answers("OperationStatus")
         .action("Microsoft.Compute/locations/operations/read")
         .summary("How an operation stands.")
         .tag(TAG),
@@ -98,7 +98,7 @@ pub fn routes() -> Vec<Route<App>> {
             "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/disks/{disk}",
             "Disks_Get",
             disk,
-        )
+        ).answers("Resource")
         .action("Microsoft.Compute/disks/read")
         .summary("A disk.")
         .tag(DISKS),
@@ -212,7 +212,13 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
         strongroom_engine::service::groups::get(&app.service, group)?;
     }
     let with_view = request.query.get("statusOnly").is_some() || request.query.get("$expand").is_some();
-    page(request, machines::list(&app.service, group)?, 1000, |m| show(app, m, with_view))
+    page(
+        request,
+        machines::list(&app.service, group)?,
+        1000,
+        |m| by_name(&m.name, &m.group),
+        |m| show(app, m, with_view),
+    )
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
@@ -293,7 +299,7 @@ fn all_disks(app: &App, group: Option<&str>) -> Result<Vec<Value>, ArmError> {
 
 fn disks(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    page(request, all_disks(app, params.get("group"))?, 1000, Value::clone)
+    page(request, all_disks(app, params.get("group"))?, 1000, by_shown_name, Value::clone)
 }
 
 fn disk(app: &App, _: &Request, params: &Params) -> Answer {

@@ -1,8 +1,8 @@
 //! Containers and protectable items: machines, as a vault's backup plane names them.
 
 use super::{
-    Answer, App, check_container, check_fabric, container_id, id_of_machine, machine_id, page, vault_id,
-    vault_of, vault_path,
+    Answer, App, by_name, by_shown_name, check_container, check_fabric, container_id, id_of_machine,
+    machine_id, page, vault_id, vault_of, vault_path,
 };
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use strongroom_catalog::service::{Item, Machine, Vault};
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
-use strongroom_engine::service::{items, machines, operations};
+use strongroom_engine::service::{items, machines};
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Containers";
@@ -31,7 +31,7 @@ pub fn routes() -> Vec<Route<App>> {
             refreshed,
         )
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/operationResults/read")
-        .success(&[204])
+        .success(&[204, 202])
         .summary("Whether looking for machines is over.")
         .tag(TAG),
         Route::get(vault_path!("/backupProtectableItems"), "BackupProtectableItems_List", protectable)
@@ -67,6 +67,7 @@ pub fn routes() -> Vec<Route<App>> {
             "ProtectionContainers_Get",
             get,
         )
+        .answers("Resource")
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/read")
         .summary("A machine that the vault protects.")
         .tag(TAG),
@@ -94,17 +95,40 @@ pub fn routes() -> Vec<Route<App>> {
 fn refresh(app: &App, request: &Request, params: &Params) -> Answer {
     check_fabric(params)?;
     let vault = vault_of(app, params)?;
-    machines::discover(&app.service)?;
-    let operation = operations::done(&app.service, Some(vault.id))?;
-    let path = format!("{}/backupFabrics/Azure/operationResults/{}", vault_id(app, &vault), operation.id);
-    Ok(Response::accepted(request, None, Some(&path), 1))
+    let operation = machines::refresh(&app.service, Some(vault.id))?;
+    Ok(Response::accepted(
+        request,
+        None,
+        Some(&refresh_path(app, &vault, operation.id)),
+        REFRESH_RETRY_SECONDS,
+    ))
 }
 
-fn refreshed(app: &App, _: &Request, params: &Params) -> Answer {
-    vault_of(app, params)?;
-    operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
-    Ok(Response::empty(StatusCode::NO_CONTENT))
+/// Where a refresh is followed.
+fn refresh_path(app: &App, vault: &Vault, operation: uuid::Uuid) -> String {
+    format!("{}/backupFabrics/Azure/operationResults/{operation}", vault_id(app, vault))
 }
+
+fn refreshed(app: &App, request: &Request, params: &Params) -> Answer {
+    check_fabric(params)?;
+    let vault = vault_of(app, params)?;
+    let state = super::jobs::operation_of(app, &vault, &params["operation"])?;
+    match (state.ended_at, state.error) {
+        (None, _) => Ok(Response::accepted(
+            request,
+            None,
+            Some(&refresh_path(app, &vault, state.id)),
+            REFRESH_RETRY_SECONDS,
+        )),
+        (Some(_), Some((code, message))) => {
+            Err(ArmError::new(StatusCode::INTERNAL_SERVER_ERROR, code, message))
+        }
+        (Some(_), None) => Ok(Response::empty(StatusCode::NO_CONTENT)),
+    }
+}
+
+/// How soon somebody who follows a refresh may ask again: a look takes some seconds at most.
+const REFRESH_RETRY_SECONDS: u32 = 1;
 
 /// What these lists are asked for beside machines has none here.
 pub(super) fn is_for_machines(kind: Option<&str>) -> bool {
@@ -143,7 +167,7 @@ fn protectable(app: &App, request: &Request, params: &Params) -> Answer {
         }
         found.retain(|m| wanted.passes("friendlyName", &m.name));
     }
-    page(request, found, 500, |m| show_protectable(app, &vault, m))
+    page(request, found, 500, |m| by_name(&m.name, &m.group), |m| show_protectable(app, &vault, m))
 }
 
 fn show(app: &App, vault: &Vault, item: &Item) -> Value {
@@ -181,7 +205,7 @@ fn listed(app: &App, request: &Request, params: &Params, deleted_only: bool) -> 
         }
         found.retain(|i| wanted.passes("friendlyName", &i.machine_name));
     }
-    page(request, found, 500, |i| show(app, &vault, i))
+    page(request, found, 500, |i| by_name(&i.name(), ""), |i| show(app, &vault, i))
 }
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
@@ -195,7 +219,7 @@ fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
 fn protectable_containers(app: &App, request: &Request, params: &Params) -> Answer {
     check_fabric(params)?;
     vault_of(app, params)?;
-    page(request, Vec::<Value>::new(), 500, Value::clone)
+    page(request, Vec::<Value>::new(), 500, by_shown_name, Value::clone)
 }
 
 fn found(app: &App, params: &Params) -> Result<(Vault, Item), ArmError> {

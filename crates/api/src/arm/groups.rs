@@ -1,6 +1,8 @@
 //! Resource groups and generic resources.
 
-use super::{Answer, App, check_subscription, group_id, id_of_machine, page, vault_id};
+use super::{
+    Answer, App, by_name, by_shown_name, check_subscription, group_id, id_of_machine, page, vault_id,
+};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
@@ -84,7 +86,7 @@ struct Body {
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    page(request, groups::list(&app.service)?, 1000, |g| show(app, g))
+    page(request, groups::list(&app.service)?, 1000, |g| by_name(&g.name, ""), |g| show(app, g))
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {
@@ -166,8 +168,14 @@ fn resources(app: &App, request: &Request, params: &Params) -> Answer {
             let field = |name: &str| r[name].as_str().unwrap_or_default();
             wanted.passes("resourceType", field("type"))
                 && wanted.passes("name", field("name"))
+                && wanted.get("resourceGroup").is_none_or(|g| is_in_group(field("id"), g))
                 && wanted.passes("location", field("location"))
         });
     }
-    page(request, all, 1000, Value::clone)
+    page(request, all, 1000, by_shown_name, Value::clone)
+}
+
+fn is_in_group(id: &str, group: &str) -> bool {
+    let mut parts = id.split('/').skip_while(|part| !part.eq_ignore_ascii_case("resourceGroups"));
+    parts.nth(1).is_some_and(|of| of.eq_ignore_ascii_case(group))
 }

@@ -2,8 +2,8 @@
 
 use super::containers::is_for_machines;
 use super::{
-    Answer, App, caller, check_container, item_id, item_of, item_path, machine_id, page, vault_id, vault_of,
-    vault_path,
+    Answer, App, by_name, caller, check_container, item_id, item_of, item_path, machine_id, page, vault_id,
+    vault_of, vault_path,
 };
 use crate::odata::parse_time;
 use crate::route::LIST;
@@ -32,7 +32,7 @@ pub fn routes() -> Vec<Route<App>> {
             .query(LIST)
             .summary("The vault's protected items.")
             .tag(TAG),
-        Route::get(item_path!(""), "ProtectedItems_Get", get).action(READ).summary("A protected item.").tag(TAG),
+        Route::get(item_path!(""), "ProtectedItems_Get", get).answers("Resource").action(READ).summary("A protected item.").tag(TAG),
         Route::put(item_path!(""), "ProtectedItems_CreateOrUpdate", put)
             .action(WRITE)
             .takes("ProtectedItem")
@@ -83,11 +83,11 @@ pub(super) fn show(
     };
     set("friendlyName", item.machine_name.clone().into());
     set("virtualMachineId", machine_id(app, &item.group, &item.machine_name).into());
-    let failed = item.last_backup.as_ref().is_some_and(|last| last.status == JobStatus::Failed);
+    let failed = has_failed(item);
     set("protectionStatus", if failed { "Unhealthy" } else { "Healthy" }.into());
     set("protectionState", item.state.arm_state().into());
     if let Some(last) = &item.last_backup {
-        set("healthStatus", if failed { "ActionRequired" } else { "Passed" }.into());
+        set("healthStatus", health(item).into());
         let detail = match &last.error {
             Some(error) if failed => json!({
                 "code": error.code, "title": error.name, "message": error.message,
@@ -147,6 +147,14 @@ pub(super) fn show(
     )
 }
 
+fn has_failed(item: &Item) -> bool {
+    item.last_backup.as_ref().is_some_and(|last| last.status == JobStatus::Failed)
+}
+
+fn health(item: &Item) -> &'static str {
+    if has_failed(item) { "ActionRequired" } else { "Passed" }
+}
+
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
     let policies: HashMap<Uuid, Policy> =
@@ -175,11 +183,18 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
             found.clear();
         }
         found.retain(|i| {
-            wanted.passes("friendlyName", &i.machine_name)
+            // Clients name containers in either form.
+            let container = i.container();
+            let is_in = wanted.passes("containerName", &container)
+                || wanted.passes("containerName", container.split_once(';').map_or("", |(_, short)| short));
+            is_in
+                && wanted.passes("fabricName", "Azure")
+                && wanted.passes("healthState", health(i))
+                && wanted.passes("friendlyName", &i.machine_name)
                 && wanted.passes("policyName", policy_of(i).map_or("", |p| p.name.as_str()))
         });
     }
-    page(request, found, 1000, |i| show(app, request, &vault, i, policy_of(i)))
+    page(request, found, 1000, |i| by_name(&i.name(), ""), |i| show(app, request, &vault, i, policy_of(i)))
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {

@@ -26,7 +26,7 @@ pub fn routes() -> Vec<Route<App>> {
             .query(LIST)
             .summary("The vault's jobs, the newest first.")
             .tag(TAG),
-        Route::get(vault_path!("/backupJobs/{job}"), "JobDetails_Get", get)
+        Route::get(vault_path!("/backupJobs/{job}"), "JobDetails_Get", get).answers("Resource")
             .action("Microsoft.RecoveryServices/Vaults/backupJobs/read")
             .summary("A job with its tasks and progress.")
             .tag(TAG),
@@ -39,7 +39,7 @@ pub fn routes() -> Vec<Route<App>> {
             vault_path!("/backupJobs/{job}/operationsStatus/{operation}"),
             "JobOperationStatuses_Get",
             status,
-        )
+        ).answers("OperationStatus")
         .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationsStatus/read")
         .summary("How cancelling a job stands.")
         .tag(TAG),
@@ -52,7 +52,7 @@ pub fn routes() -> Vec<Route<App>> {
         .success(&[204, 202])
         .summary("Whether cancelling a job is over.")
         .tag(TAG),
-        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status)
+        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status).answers("OperationStatus")
             .action(READ_OPERATION)
             .summary("How an operation stands.")
             .tag(FOLLOW),
@@ -61,7 +61,7 @@ pub fn routes() -> Vec<Route<App>> {
             .success(&[204, 202])
             .summary("Whether an operation is over.")
             .tag(FOLLOW),
-        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status)
+        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status).answers("OperationStatus")
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationsStatus/read")
             .summary("How an operation on an item stands.")
             .tag(FOLLOW),
@@ -74,7 +74,7 @@ pub fn routes() -> Vec<Route<App>> {
             vault_path!("/backupPolicies/{policy}/operations/{operation}"),
             "ProtectionPolicyOperationStatuses_Get",
             status,
-        )
+        ).answers("OperationStatus")
         .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operations/read")
         .summary("How an operation on a policy stands.")
         .tag(FOLLOW),
@@ -122,8 +122,21 @@ pub(super) fn show_operation(state: &OperationState) -> Value {
 
 fn state(app: &App, params: &Params) -> Result<OperationState, ArmError> {
     check_subscription(app, params)?;
-    vault_of(app, params)?;
-    Ok(operations::state(&app.service, parse_id(&params["operation"], "operation")?)?)
+    let vault = vault_of(app, params)?;
+    operation_of(app, &vault, &params["operation"])
+}
+
+/// An operation of this vault. Another vault's are as if they were not there.
+pub(super) fn operation_of(app: &App, vault: &Vault, id: &str) -> Result<OperationState, ArmError> {
+    let id = parse_id(id, "operation")?;
+    let state = operations::state(&app.service, id)?;
+    match state.vault {
+        Some(of) if of != vault.id => Err(ArmError::not_found(
+            "OperationNotFound",
+            format!("Operation {id} was not found in vault '{}'.", vault.name),
+        )),
+        _ => Ok(state),
+    }
 }
 
 fn status(app: &App, _: &Request, params: &Params) -> Answer {
@@ -246,7 +259,6 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
                 "endTime",
                 "startDate",
                 "endDate",
-                "entityFriendlyName",
             ])
             .map_err(refused)?;
         nothing = !super::containers::is_for_machines(wanted.get("backupManagementType"));
@@ -275,7 +287,13 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
         if let Some(id) = wanted.get("jobId") {
             let found = Uuid::try_parse(id).ok().map(|id| jobs::get(&app.service, &vault, id));
             let found: Vec<Job> = found.into_iter().flatten().collect();
-            return super::page(request, found, PAGE, |j| show(app, &vault, j, request.now, false));
+            return super::page(
+                request,
+                found,
+                PAGE,
+                |j| j.id.to_string(),
+                |j| show(app, &vault, j, request.now, false),
+            );
         }
     }
     let page = request.page(PAGE)?;

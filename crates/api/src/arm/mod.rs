@@ -85,6 +85,12 @@ pub fn routes() -> Vec<Route<App>> {
     ] {
         routes.extend(part());
     }
+    for route in &mut routes {
+        // Whatever is listed, it is listed in the same form.
+        if route.query == crate::route::LIST && route.response_schema.is_none() {
+            route.response_schema = Some("ResourceList");
+        }
+    }
     routes
 }
 
@@ -268,22 +274,28 @@ pub(crate) fn caller(request: &Request) -> String {
     request.caller().name.clone()
 }
 
-/// One page of what is all in memory, after the caller's `$skipToken`.
+/// One page of what is all in memory, after the caller's `$skipToken`, in ascending order of `key`, which is unique. The
+/// token holds the last key of the page before: what comes or goes meanwhile shifts nothing else into or out of sight.
 pub(crate) fn page<T>(
     request: &Request,
-    all: Vec<T>,
+    mut all: Vec<T>,
     max: usize,
+    key: impl Fn(&T) -> String,
     show: impl Fn(&T) -> serde_json::Value,
 ) -> Answer {
     let page = request.page(max)?;
-    let skip = match &page.after {
-        None => 0,
-        Some(after) => after
-            .parse::<usize>()
-            .map_err(|_| ArmError::invalid_parameter("$skipToken", "it is not one of this list's"))?,
-    };
-    let shown: Vec<_> = all.iter().skip(skip).take(page.limit).map(show).collect();
-    let next = skip + shown.len();
-    let cursor = (next < all.len() && !shown.is_empty()).then(|| next.to_string());
-    request.list(shown, cursor.as_deref())
+    all.sort_by_cached_key(&key);
+    let (shown, cursor) = page.cut(all, &key);
+    request.list(shown.iter().map(show).collect(), cursor.as_deref())
+}
+
+/// A key of [`page`]: by name without regard to case, then by what tells those of one name apart.
+pub(crate) fn by_name(name: &str, group: &str) -> String {
+    format!("{}\u{1}{}", name.to_lowercase(), group.to_lowercase())
+}
+
+/// A key of [`page`], of resources in the form that they are shown in.
+pub(crate) fn by_shown_name(shown: &serde_json::Value) -> String {
+    let field = |name: &str| shown[name].as_str().unwrap_or_default().to_lowercase();
+    format!("{}\u{1}{}", field("name"), field("id"))
 }

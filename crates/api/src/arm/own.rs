@@ -109,6 +109,7 @@ fn import_vault(app: &App, request: &Request, params: &Params) -> Answer {
         "vault": super::vaults::show(app, &done.vault)?,
         "items": done.items,
         "recoveryPoints": done.points,
+        "policies": done.policies,
         "passedOver": done.passed_over,
     }))
 }

@@ -1,6 +1,6 @@
 //! Storage accounts (places that disks can be restored to) and virtual networks.
 
-use super::{Answer, App, check_subscription, group_id, page};
+use super::{Answer, App, by_name, check_subscription, group_id, page};
 use crate::route::LIST;
 use crate::{Params, Request, Response, Route};
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ pub fn routes() -> Vec<Route<App>> {
             .summary("The virtual networks of a group.")
             .tag(NETWORKING),
         Route::get(NETWORK, "VirtualNetworks_Get", network)
+            .answers("Resource")
             .action(READ_NETWORK)
             .summary("A virtual network.")
             .tag(NETWORKING),
@@ -56,6 +57,7 @@ pub fn routes() -> Vec<Route<App>> {
             .summary("A virtual network's subnets: there is one.")
             .tag(NETWORKING),
         Route::get(SUBNET, "Subnets_Get", subnet)
+            .answers("Resource")
             .action("Microsoft.Network/virtualNetworks/subnets/read")
             .summary("A subnet.")
             .tag(NETWORKING),
@@ -95,7 +97,7 @@ fn accounts(app: &App, request: &Request, params: &Params) -> Answer {
     if let Some(group) = params.get("group") {
         all.retain(|p| p.group.eq_ignore_ascii_case(group));
     }
-    page(request, all, 1000, |p| show_account(app, p))
+    page(request, all, 1000, |p| by_name(&p.name, &p.group), |p| show_account(app, p))
 }
 
 fn account(app: &App, _: &Request, params: &Params) -> Answer {
@@ -135,7 +137,7 @@ fn networks(app: &App, request: &Request, params: &Params) -> Answer {
     if let Some(group) = params.get("group") {
         all.retain(|n| n.group.eq_ignore_ascii_case(group));
     }
-    page(request, all, 1000, |n| show_network(app, n))
+    page(request, all, 1000, |n| by_name(&n.name, &n.group), |n| show_network(app, n))
 }
 
 fn found(app: &App, params: &Params) -> Result<VirtualNetwork, crate::ArmError> {

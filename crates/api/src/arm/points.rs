@@ -20,7 +20,7 @@ pub fn routes() -> Vec<Route<App>> {
             .query(LIST)
             .summary("An item's recovery points, the newest first.")
             .tag(TAG),
-        Route::get(item_path!("/recoveryPoints/{point}"), "RecoveryPoints_Get", get)
+        Route::get(item_path!("/recoveryPoints/{point}"), "RecoveryPoints_Get", get).answers("Resource")
             .action(READ)
             .summary("A recovery point.")
             .tag(TAG),
@@ -128,7 +128,9 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
                 && wanted.passes("recoveryPointType", level_name(p.consistency.level))
         });
     }
-    super::page(request, found, 500, |(p, v)| show(app, &vault, &item, p, v.as_ref()))
+    // The newest first.
+    let key = |(p, _): &Kept| format!("{:020}\u{1}{}", i64::MAX - p.taken_at.as_microsecond().max(0), p.id);
+    super::page(request, found, 500, key, |(p, v)| show(app, &vault, &item, p, v.as_ref()))
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {
@@ -141,7 +143,7 @@ fn get(app: &App, _: &Request, params: &Params) -> Answer {
 
 fn recommended(app: &App, request: &Request, params: &Params) -> Answer {
     item_of(app, params)?;
-    super::page(request, Vec::<Value>::new(), 500, Value::clone)
+    super::page(request, Vec::<Value>::new(), 500, super::by_shown_name, Value::clone)
 }
 
 #[derive(Default, Deserialize)]

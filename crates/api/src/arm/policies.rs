@@ -2,7 +2,7 @@
 
 use super::containers::is_for_machines;
 use super::items::policy_id;
-use super::{Answer, App, page, vault_of, vault_path};
+use super::{Answer, App, by_shown_name, page, vault_of, vault_path};
 use crate::route::LIST;
 use crate::wire::policy::{self, Texts};
 use crate::{ArmError, Params, Request, Response, Route};
@@ -21,10 +21,12 @@ pub fn routes() -> Vec<Route<App>> {
             .summary("The vault's policies.")
             .tag(TAG),
         Route::get(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_Get", get)
+            .answers("Resource")
             .action(READ)
             .summary("A policy.")
             .tag(TAG),
         Route::put(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_CreateOrUpdate", put)
+            .answers("Resource")
             .action("Microsoft.RecoveryServices/Vaults/backupPolicies/write")
             .takes("Policy")
             .summary("Makes a policy, or changes one for all its items.")
@@ -64,7 +66,7 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
         found.retain(|p| wanted.passes("name", &p.name));
     }
     let shown = found.iter().map(|p| show(app, &vault, p)).collect::<Result<Vec<_>, _>>()?;
-    page(request, shown, 500, Value::clone)
+    page(request, shown, 500, by_shown_name, Value::clone)
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {

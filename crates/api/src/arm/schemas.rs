@@ -40,6 +40,18 @@ pub fn schemas() -> Map<String, Value> {
         )
     };
     let all = json!({
+        "Resource": object(json!({
+            "id": text(), "name": text(), "type": text(), "location": text(), "tags": tags(), "properties": {"type": "object"},
+        }), json!(["id", "name", "type", "properties"])),
+        "ResourceList": object(json!({
+            "value": {"type": "array", "items": {"type": "object"}}, "nextLink": {"type": "string", "minLength": 1},
+        }), json!(["value"])),
+        "OperationStatus": object(json!({
+            "id": text(), "name": text(), "status": {"enum": ["InProgress", "Succeeded", "Failed", "Canceled"]},
+            "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
+            "properties": {"type": "object"},
+            "error": object(json!({"code": text(), "message": text()}), json!(["code", "message"])),
+        }), json!(["id", "name", "status", "startTime"])),
         "ResourceGroup": object(json!({"location": text(), "tags": tags()}), json!(["location"])),
         "TagsPatch": object(json!({"tags": tags()}), json!([])),
         "Vault": object(json!({

@@ -16,6 +16,7 @@ pub fn routes() -> Vec<Route<App>> {
     const STORAGE_WRITE: &str = "Microsoft.RecoveryServices/Vaults/backupstorageconfig/write";
     vec![
         Route::get(vault_path!("/backupconfig/vaultconfig"), "BackupResourceVaultConfigs_Get", config)
+            .answers("Resource")
             .action(READ)
             .summary("Soft delete and security settings.")
             .tag(TAG),
@@ -24,11 +25,13 @@ pub fn routes() -> Vec<Route<App>> {
             "BackupResourceVaultConfigs_Update",
             set_config,
         )
+        .answers("Resource")
         .action(WRITE)
         .takes("VaultConfig")
         .summary("Changes soft delete and security settings.")
         .tag(TAG),
         Route::put(vault_path!("/backupconfig/vaultconfig"), "BackupResourceVaultConfigs_Put", set_config)
+            .answers("Resource")
             .action(WRITE)
             .takes("VaultConfig")
             .summary("Changes soft delete and security settings.")
@@ -38,6 +41,7 @@ pub fn routes() -> Vec<Route<App>> {
             "BackupResourceStorageConfigs_Get",
             storage,
         )
+        .answers("Resource")
         .action(STORAGE_READ)
         .summary("The redundancy of the vault's storage.")
         .tag(TAG),
@@ -46,6 +50,7 @@ pub fn routes() -> Vec<Route<App>> {
             "BackupResourceStorageConfigs_Update",
             set_storage,
         )
+        .answers("Resource")
         .action(STORAGE_WRITE)
         .takes("StorageConfig")
         .summary("Changes the redundancy of the vault's storage.")
@@ -65,6 +70,7 @@ pub fn routes() -> Vec<Route<App>> {
             "BackupResourceEncryptionConfigs_Get",
             encryption,
         )
+        .answers("Resource")
         .action("Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/read")
         .summary("How the vault's data is encrypted.")
         .tag(TAG),

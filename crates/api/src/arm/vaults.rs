@@ -1,6 +1,9 @@
 //! Recovery Services vaults.
 
-use super::{Answer, App, check_subscription, page, subscription_id, vault_id, vault_of, vault_path};
+use super::{
+    Answer, App, by_name, by_shown_name, check_subscription, page, subscription_id, vault_id, vault_of,
+    vault_path,
+};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
@@ -54,7 +57,7 @@ pub fn routes() -> Vec<Route<App>> {
             .success(&[202])
             .summary("Deletes a vault without protected items.")
             .tag(TAG),
-        Route::get(vault_path!("/operationStatus/{operation}"), "Operations_OperationStatusGet", status)
+        Route::get(vault_path!("/operationStatus/{operation}"), "Operations_OperationStatusGet", status).answers("OperationStatus")
             .action("Microsoft.RecoveryServices/Vaults/operationStatus/read")
             .summary("How an operation on the vault stands.")
             .tag(TAG),
@@ -68,13 +71,14 @@ pub fn routes() -> Vec<Route<App>> {
             deleted,
         )
         .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
+        .query(crate::route::LIST)
         .summary("Deleted vaults that can be brought back.")
         .tag(TAG),
         Route::get(
             "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}",
             "DeletedVaults_Get",
             deleted_one,
-        )
+        ).answers("Resource")
         .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
         .summary("A deleted vault.")
         .tag(TAG),
@@ -92,7 +96,7 @@ pub fn routes() -> Vec<Route<App>> {
             "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/operations/{operation}",
             "DeletedVaults_GetOperationStatus",
             deleted_status,
-        )
+        ).answers("OperationStatus")
         .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
         .summary("How bringing a vault back stands.")
         .tag(TAG),
@@ -390,7 +394,7 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let all = vaults::list(&app.service, params.get("group"))?;
     let shown = all.iter().map(|v| show(app, v)).collect::<Result<Vec<_>, _>>()?;
-    page(request, shown, 1000, Value::clone)
+    page(request, shown, 1000, by_shown_name, Value::clone)
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {
@@ -515,7 +519,8 @@ pub(super) fn items_of_deleted(app: &App, request: &Request) -> Result<Vec<Value
 
 fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    page(request, vaults::list_deleted(&app.service, &params["location"])?, 1000, |v| show_deleted(app, v))
+    let found = vaults::list_deleted(&app.service, &params["location"])?;
+    page(request, found, 1000, |v| by_name(&v.name, &v.id.to_string()), |v| show_deleted(app, v))
 }
 
 fn find_deleted(app: &App, params: &Params) -> Result<Vault, ArmError> {

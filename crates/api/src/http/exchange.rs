@@ -30,24 +30,38 @@ impl Exchange {
         Arc::new(Semaphore::new(limits::BODIES_TOTAL_MAX_BYTES / BODY_UNIT_BYTES))
     }
 
+    /// The answer, and whether the rest of the request was left unread for it.
     pub(super) async fn answer(
         &self,
         client: Client,
         request: http::Request<Incoming>,
-    ) -> http::Response<Full<Bytes>> {
-        let is_head = request.method() == Method::HEAD;
+    ) -> (http::Response<Full<Bytes>>, bool) {
         let began = std::time::Instant::now();
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = match self.read(client, request).await {
+        let (parts, mut body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let is_one_by_one = parts.version <= Version::HTTP_11;
+        // Who asks before it sends has sent nothing yet, and is told without being asked for it.
+        let asks_first = parts.headers.contains_key(header::EXPECT);
+        let wants_upgrade = parts.headers.contains_key(header::UPGRADE);
+        let mut left_unread = false;
+        let response = match self.read(client, parts, &mut body).await {
             Ok((request, _permits)) => self.dispatch(request).await,
             Err(refusal) => {
+                let is_late = refusal.status == StatusCode::REQUEST_TIMEOUT;
+                left_unread = is_late || !drain(&mut body, asks_first).await;
                 let mut response = Response::from(refusal);
                 response.complete(None);
                 response
             }
         };
         tracing::debug!(%client, %method, path, status = response.status.as_u16(), took_us = began.elapsed().as_micros() as u64);
-        to_wire(&response, is_head)
+        let mut answer = to_wire(&response, method == Method::HEAD);
+        // A connection that was to become something else is no good for more: the library ends it without ceremony.
+        let is_upgrade = method == Method::CONNECT || wants_upgrade;
+        if (left_unread || is_upgrade) && is_one_by_one {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        (answer, left_unread)
     }
 
     async fn dispatch(&self, request: Request) -> Response {
@@ -71,9 +85,9 @@ impl Exchange {
     async fn read(
         &self,
         client: Client,
-        request: http::Request<Incoming>,
+        parts: http::request::Parts,
+        body: &mut Incoming,
     ) -> Result<(Request, Vec<OwnedSemaphorePermit>), ArmError> {
-        let (parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", |t| t.as_str());
         let mut out = Request::new(parts.method, target, client)?;
         out.base_url = match client {
@@ -117,7 +131,7 @@ impl Exchange {
         Ok(format!("https://{host}"))
     }
 
-    async fn read_body(&self, mut body: Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), ArmError> {
+    async fn read_body(&self, body: &mut Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), ArmError> {
         let too_large = || ArmError::too_large("request body", limits::BODY_MAX_BYTES);
         // Said in advance: nothing of it is read.
         if body.size_hint().lower() > limits::BODY_MAX_BYTES as u64 {
@@ -141,6 +155,28 @@ impl Exchange {
         }
         Ok((out.freeze(), permits))
     }
+}
+
+/// Reads what is left of a refused request into nothing, if it is little. Whether that was all of it.
+async fn drain(body: &mut Incoming, asks_first: bool) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if asks_first || body.size_hint().lower() > limits::DRAIN_MAX_BYTES as u64 {
+        return false;
+    }
+    let reading = async {
+        let mut read = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > limits::DRAIN_MAX_BYTES {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(limits::DRAIN_TIMEOUT, reading).await.unwrap_or(false)
 }
 
 fn to_wire(response: &Response, is_head: bool) -> http::Response<Full<Bytes>> {

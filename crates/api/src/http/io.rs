@@ -1,11 +1,17 @@
-//! A connection that is watched: when it was last heard of, and whether its other side takes what we write.
+//! A connection that is watched: when it was last heard of, whether its other side takes what we write, and whether it is
+//! still sending what nobody will read.
+//!
+//! A connection that is closed over unread bytes is reset, and takes the answer with it that lay ready. So one that
+//! ends with something unread is shut for writing first, and then read for a while, into nothing, until the client has
+//! sent its all and sees what it was told.
 
+use crate::limits;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +22,8 @@ use tokio::time::{Instant, Sleep};
 pub(super) struct Activity {
     in_flight: AtomicUsize,
     times: Mutex<Times>,
+    /// The rest of a request was left unread.
+    unread: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -29,7 +37,11 @@ struct Times {
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
         let times = Times { quiet_since: Instant::now(), heard_at: None };
-        Arc::new(Self { in_flight: AtomicUsize::new(0), times: Mutex::new(times) })
+        Arc::new(Self {
+            in_flight: AtomicUsize::new(0),
+            times: Mutex::new(times),
+            unread: AtomicBool::new(false),
+        })
     }
 
     /// A request is being answered until the guard goes.
@@ -48,6 +60,16 @@ impl Activity {
     pub(super) fn unfinished_for(&self) -> Option<Duration> {
         let quiet = self.in_flight.load(Ordering::Acquire) == 0;
         self.times.lock().heard_at.filter(|_| quiet).map(|at| at.elapsed())
+    }
+
+    /// A request was refused before all of it was read.
+    pub(super) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Release);
+    }
+
+    /// Whether the client may be sending still: what was refused, or a head that was none.
+    fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire) || self.unfinished_for().is_some()
     }
 
     fn heard(&self) {
@@ -74,11 +96,23 @@ pub(super) struct Watched<T> {
     activity: Arc<Activity>,
     stall_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    ending: Ending,
+}
+
+/// How far the end of a connection has come.
+enum Ending {
+    Open,
+    /// Shut for writing; what still comes is read into nothing.
+    Lingering {
+        until: Pin<Box<Sleep>>,
+        left_bytes: usize,
+    },
+    Over,
 }
 
 impl<T> Watched<T> {
     pub(super) fn new(inner: T, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
-        Self { inner, activity, stall_timeout, stalled: None }
+        Self { inner, activity, stall_timeout, stalled: None, ending: Ending::Open }
     }
 
     /// What a write said, unless the time for it is up.
@@ -109,7 +143,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,7 +172,32 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_shutdown(context);
-        self.watch(context, outcome)
+        if matches!(self.ending, Ending::Open) {
+            let outcome = Pin::new(&mut self.inner).poll_shutdown(context);
+            ready!(self.watch(context, outcome))?;
+            self.ending = match self.activity.is_unread() {
+                true => Ending::Lingering {
+                    until: Box::pin(tokio::time::sleep(limits::LINGER_TIMEOUT)),
+                    left_bytes: limits::LINGER_MAX_BYTES,
+                },
+                false => Ending::Over,
+            };
+        }
+        let this = &mut *self;
+        if let Ending::Lingering { until, left_bytes } = &mut this.ending {
+            let mut nowhere = [0; 8 << 10];
+            while *left_bytes > 0 && until.as_mut().poll(context).is_pending() {
+                let mut buffer = ReadBuf::new(&mut nowhere);
+                match ready!(Pin::new(&mut this.inner).poll_read(context, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => {
+                        *left_bytes = left_bytes.saturating_sub(buffer.filled().len());
+                    }
+                    // All is read, or the client is gone.
+                    Ok(()) | Err(_) => break,
+                }
+            }
+            this.ending = Ending::Over;
+        }
+        Poll::Ready(Ok(()))
     }
 }

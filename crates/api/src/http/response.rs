@@ -3,7 +3,7 @@
 use crate::ArmError;
 use crate::http::request::Request;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -126,19 +126,6 @@ impl Response {
         set("strict-transport-security", HeaderValue::from_static("max-age=31536000; includeSubDomains"));
         set("x-content-type-options", HeaderValue::from_static("nosniff"));
         let Some(request) = request else { return };
-        // Nothing is counted: concurrency is what is limited here. Clients only look for the header.
-        match request.method {
-            Method::GET | Method::HEAD => {
-                set(
-                    "x-ms-ratelimit-remaining-subscription-resource-requests",
-                    HeaderValue::from_static("1099"),
-                );
-            }
-            Method::DELETE => {
-                set("x-ms-ratelimit-remaining-subscription-deletes", HeaderValue::from_static("799"))
-            }
-            _ => set("x-ms-ratelimit-remaining-subscription-writes", HeaderValue::from_static("799")),
-        }
         let id = |id: uuid::Uuid| HeaderValue::from_str(&id.to_string()).ok();
         if let (Some(own), Some(correlation)) = (id(request.request_id), id(request.correlation_id)) {
             set("x-ms-request-id", own);

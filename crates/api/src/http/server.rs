@@ -380,9 +380,14 @@ where
     let activity = Activity::new();
     let stream = TokioIo::new(Watched::new(stream, activity.clone(), shared.bounds.write_stall_timeout));
     let service = service_fn(|request: http::Request<Incoming>| {
-        let (shared, in_flight) = (shared.clone(), activity.request());
+        let (shared, activity, in_flight) = (shared.clone(), activity.clone(), activity.request());
         async move {
-            let response: http::Response<Full<Bytes>> = shared.exchange.answer(client, request).await;
+            let (response, left_unread): (http::Response<Full<Bytes>>, bool) =
+                shared.exchange.answer(client, request).await;
+            // Of several requests on one connection (HTTP/2), the library sees to each by itself.
+            if left_unread && !h2 {
+                activity.leave_unread();
+            }
             drop(in_flight);
             Ok::<_, Infallible>(response)
         }

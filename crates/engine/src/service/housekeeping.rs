@@ -1,8 +1,8 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, clock, items, jobs, retention, vaults};
+use super::{Service, clock, items, jobs, notes, retention, vaults};
 use crate::error::{Error, Result};
-use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL};
+use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::time::Instant;
 use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault};
 use strongroom_domain::item::ItemState;
@@ -11,9 +11,13 @@ use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 
 pub(super) fn run(service: &Service) {
     let mut last: Option<Instant> = None;
+    let mut heard = 0;
     while !service.runner.is_stopping() {
         if let Err(error) = purge(service) {
             tracing::error!(%error, "what was deleted could not be purged");
+        }
+        if let Err(error) = notes::keep(service) {
+            tracing::error!(%error, "the vaults' notes could not be looked at");
         }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
@@ -21,7 +25,8 @@ pub(super) fn run(service: &Service) {
                 tracing::error!(%error, "housekeeping");
             }
         }
-        service.runner.wait_quietly();
+        // What is deleted without a grace goes as soon as the bell rings.
+        service.runner.wait(&mut heard, SCHEDULE_INTERVAL);
     }
 }
 

@@ -1,13 +1,13 @@
 //! A vault whose catalog was lost, or that another service made, is brought back: with its location and its key alone.
 
 use super::backup::{free_name, point_row};
-use super::{Service, groups, policies, vaults};
+use super::{Service, groups, notes, policies, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
 use std::collections::BTreeMap;
 use std::path::Path;
-use strongroom_catalog::service::{Change, Item, Machine, Point, Query, Redundancy, Vault};
+use strongroom_catalog::service::{Change, Item, Machine, Point, Policy, Query, Redundancy, Vault, key};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::{ItemName, arm_names};
@@ -21,12 +21,14 @@ pub struct Imported {
     pub vault: Vault,
     pub items: usize,
     pub points: usize,
+    /// Policies that the vault named; without any it has the two default ones.
+    pub policies: usize,
     /// Points that cannot be read, or are not of machines.
     pub passed_over: Vec<String>,
 }
 
-/// Makes a vault of the store at `location`, with all its machines' points. Their protection is stopped: nothing expires
-/// until somebody says by which policy.
+/// Makes a vault of the store at `location`, with all its machines' points and its policies. Protection is stopped: nothing
+/// expires until somebody says by which policy.
 pub fn import(
     service: &Service,
     location: &str,
@@ -82,11 +84,9 @@ pub fn import(
             PointKind::Image => passed_over.push(format!("{} of image {}", point.point, point.item)),
         }
     }
-    let mut changes = vec![
-        Change::put(&vault),
-        Change::put(&policies::draft(service, id, policies::DEFAULT, Rules::default_standard())),
-        Change::put(&policies::draft(service, id, policies::ENHANCED, Rules::default_enhanced())),
-    ];
+    let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
+    let mut changes = vec![Change::put(&vault)];
+    changes.extend(drafts.iter().map(Change::put));
     let (items, mut points) = (by_item.len(), 0);
     for (store_item, manifests) in by_item {
         let item = item_of(service, &vault, &store_item, &manifests)?;
@@ -106,7 +106,37 @@ pub fn import(
     }
     // The commit: all of it, or nothing.
     service.catalog.apply(&changes)?;
-    Ok(Imported { vault, items, points, passed_over })
+    Ok(Imported { vault, items, points, policies: named, passed_over })
+}
+
+/// The policies that a store names, or where it names none, the default ones; and how many it named.
+fn policies_of(
+    service: &Service,
+    vault: Uuid,
+    store: &strongroom_store::Vault,
+    passed_over: &mut Vec<String>,
+) -> Result<(Vec<Policy>, usize)> {
+    let (found, problems) = notes::policies_in(store)?;
+    passed_over.extend(problems);
+    let mut drafts: BTreeMap<String, Policy> = BTreeMap::new();
+    for noted in found.into_iter().flatten() {
+        if let Err(error) = arm_names::check_policy_name(&noted.name) {
+            passed_over.push(format!("policy {}: {error}", noted.name.escape_debug()));
+            continue;
+        }
+        let mut policy = policies::draft(service, vault, &noted.name, noted.rules);
+        policy.wire = noted.wire;
+        policy.changed_at = noted.changed_at;
+        drafts.entry(key(&noted.name)).or_insert(policy);
+    }
+    let named = drafts.len();
+    if named == 0 {
+        let defaults =
+            [(policies::DEFAULT, Rules::default_standard()), (policies::ENHANCED, Rules::default_enhanced())];
+        drafts
+            .extend(defaults.map(|(name, rules)| (key(name), policies::draft(service, vault, name, rules))));
+    }
+    Ok((drafts.into_values().collect(), named))
 }
 
 fn item_of(service: &Service, vault: &Vault, store_item: &ItemName, manifests: &[&Manifest]) -> Result<Item> {

@@ -1,23 +1,41 @@
 //! Machines, as they are discovered on the hosts.
 
-use super::{Host, Service, groups, vaults};
+use super::{Host, Service, groups, operations, vaults};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL};
+use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL, MACHINES_AT_ONCE};
 use crate::machine::definition;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Machine, MachineDisk, Query, ServiceError, key};
+use strongroom_catalog::service::{Change, Item, Machine, MachineDisk, Operation, Query, ServiceError, key};
 use strongroom_hypervisor::MachineSummary;
 use uuid::Uuid;
 
 /// What discovery remembers between its runs.
 #[derive(Default)]
 pub struct Discovery {
+    /// Held while one goes on.
+    turn: Mutex<()>,
+    seen: Mutex<Seen>,
+    refreshes: Mutex<Refreshes>,
+}
+
+#[derive(Default)]
+struct Seen {
     /// When each host was looked at last, and what went wrong then.
-    pub hosts: BTreeMap<String, HostSeen>,
+    hosts: BTreeMap<String, HostSeen>,
     /// When each machine was looked at closely.
     inspected: HashMap<Uuid, Instant>,
     last: Option<Instant>,
+}
+
+/// Looks at everything that somebody asked for.
+#[derive(Default)]
+struct Refreshes {
+    /// Operations whose look has not begun: the next one is all of theirs.
+    waiting: Vec<Uuid>,
+    /// A thread sees to them.
+    running: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,7 +59,7 @@ pub fn get(service: &Service, group: &str, name: &str) -> Result<Machine> {
     if let Some(machine) = find(service, group, name)? {
         return Ok(machine);
     }
-    let looked = service.discovery.lock().last;
+    let looked = service.discovery.seen.lock().last;
     if looked.is_none_or(|at| at.elapsed() >= DISCOVERY_ON_DEMAND_INTERVAL) {
         look_around(service, false)?;
     }
@@ -59,7 +77,7 @@ pub fn list(service: &Service, group: Option<&str>) -> Result<Vec<Machine>> {
 
 /// What was seen of each host when it was looked at last.
 pub fn hosts_seen(service: &Service) -> BTreeMap<String, HostSeen> {
-    service.discovery.lock().hosts.clone()
+    service.discovery.seen.lock().hosts.clone()
 }
 
 /// Looks at all hosts, and closely at every machine. One that does not answer changes nothing about its machines.
@@ -67,13 +85,77 @@ pub fn discover(service: &Service) -> Result<()> {
     look_around(service, true)
 }
 
+/// [`discover`] as an operation that can be followed. Those that ask while a look goes on share the next one, which
+/// begins after they asked, so that nothing that was there then is missed.
+pub fn refresh(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
+    let operation = Operation {
+        id: Uuid::new_v4(),
+        version: 0,
+        vault,
+        started_at: service.now(),
+        ended_at: None,
+        job: None,
+        follows_job: false,
+        error: None,
+    };
+    service.catalog.apply(&[Change::put(&operation)])?;
+    let mut refreshes = service.discovery.refreshes.lock();
+    refreshes.waiting.push(operation.id);
+    if !refreshes.running {
+        let worker = service.clone();
+        let thread = std::thread::Builder::new()
+            .name("refresh".into())
+            .spawn(move || run_refreshes(&worker))
+            .map_err(|e| Error::io("starting the thread for discovery", e))?;
+        refreshes.running = true;
+        service.runner.keep(thread);
+    }
+    Ok(operation)
+}
+
+fn run_refreshes(service: &Service) {
+    loop {
+        let asked = {
+            let mut refreshes = service.discovery.refreshes.lock();
+            if refreshes.waiting.is_empty() {
+                refreshes.running = false;
+                return;
+            }
+            std::mem::take(&mut refreshes.waiting)
+        };
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| discover(service)))
+            .unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Failed, "discovery ended by itself; this is a bug, see the log"))
+            });
+        let problem = looked.err().or_else(|| {
+            service.runner.is_stopping().then(|| operations::interrupted("machines were being discovered"))
+        });
+        for id in asked {
+            if let Err(error) = operations::end(service, id, problem.as_ref()) {
+                tracing::error!(operation = %id, %error, "the end of an operation could not be written");
+            }
+        }
+    }
+}
+
+/// Looks closely at one machine.
+pub fn look_at(service: &Service, machine: &Machine) -> Result<()> {
+    let host = service.host(&machine.host)?;
+    let _turn = service.discovery.turn.lock();
+    let inspected = host.hypervisor.inspect(&machine.name)?;
+    if let Some(row) = noted(service, host, &inspected, service.catalog.get::<Machine>(machine.id)?) {
+        write(service, vec![row])?;
+    }
+    Ok(())
+}
+
 /// Looks at all hosts; without `closely` only at machines that are new, that changed their power, or whose last close look
 /// was a while ago.
 pub(super) fn look_around(service: &Service, closely: bool) -> Result<()> {
     // One at a time; who waits sees what the one before found.
-    let mut seen = service.discovery.lock();
+    let _turn = service.discovery.turn.lock();
     for host in &service.hosts {
-        let result = discover_host(service, host, closely, &mut seen.inspected);
+        let result = discover_host(service, host, closely);
         if let Err(error) = &result {
             tracing::warn!(host = host.name, %error, "machines could not be listed");
         }
@@ -82,43 +164,82 @@ pub(super) fn look_around(service: &Service, closely: bool) -> Result<()> {
             machines: *result.as_ref().unwrap_or(&0),
             problem: result.as_ref().err().map(ToString::to_string),
         };
-        seen.hosts.insert(host.name.clone(), entry);
+        service.discovery.seen.lock().hosts.insert(host.name.clone(), entry);
     }
-    seen.last = Some(Instant::now());
+    service.discovery.seen.lock().last = Some(Instant::now());
     Ok(())
 }
 
 /// Returns how many machines there are.
-fn discover_host(
-    service: &Service,
-    host: &Host,
-    closely: bool,
-    inspected: &mut HashMap<Uuid, Instant>,
-) -> Result<usize> {
+fn discover_host(service: &Service, host: &Host, closely: bool) -> Result<usize> {
     let there = host.hypervisor.list()?;
+    let count = there.len();
     let known: Vec<Machine> = service.catalog.find(&Query::all().eq("host", host.name.as_str()))?;
     let mut known: HashMap<String, Machine> = known.into_iter().map(|m| (m.host_uuid.clone(), m)).collect();
-    for summary in &there {
-        let before = known.remove(&summary.uuid);
-        if let Some(machine) = before.as_ref().filter(|m| !closely && m.gone_at.is_none()) {
-            let fresh = inspected.get(&machine.id).is_some_and(|at| at.elapsed() < INSPECTION_INTERVAL);
-            if fresh && machine.name == summary.name && machine.power == summary.state.to_string() {
+    let mut chosen: Vec<MachineSummary> = Vec::new();
+    let mut before: Vec<Option<Machine>> = Vec::new();
+    for summary in there {
+        let row = known.remove(&summary.uuid);
+        if let Some(machine) = row.as_ref().filter(|m| !closely && m.gone_at.is_none()) {
+            let inspected = service.discovery.seen.lock().inspected.get(&machine.id).copied();
+            let is_fresh = inspected.is_some_and(|at| at.elapsed() < INSPECTION_INTERVAL);
+            if is_fresh && machine.name == summary.name && machine.power == summary.state.to_string() {
                 continue;
             }
         }
-        match note(service, host, summary, before) {
-            Ok(id) => drop(inspected.insert(id, Instant::now())),
+        chosen.push(summary);
+        before.push(row);
+    }
+    let mut rows = Vec::new();
+    let mut problem = None;
+    host.hypervisor.inspect_each(&chosen, &mut |at, found| {
+        match found {
+            Ok(machine) => {
+                let row = before[at].take();
+                if let Some(row) = &row {
+                    service.discovery.seen.lock().inspected.insert(row.id, Instant::now());
+                }
+                rows.extend(noted(service, host, &machine, row));
+            }
             Err(error) => {
-                tracing::warn!(host = host.name, machine = summary.name, %error, "a machine could not be looked at");
+                let machine = &chosen[at].name;
+                tracing::warn!(host = host.name, machine, %error, "a machine could not be looked at");
             }
         }
-    }
+        if rows.len() >= MACHINES_AT_ONCE {
+            problem = write(service, std::mem::take(&mut rows)).err();
+        }
+        problem.is_none() && !service.runner.is_stopping()
+    })?;
+    problem.map_or_else(|| write(service, rows), Err)?;
     // What is no longer there keeps its row: its points may be restored.
     for mut gone in known.into_values().filter(|m| m.gone_at.is_none()) {
         gone.gone_at = Some(service.now());
         apply_quietly(service, &[Change::put(&gone)])?;
     }
-    Ok(there.len())
+    Ok(count)
+}
+
+/// Writes what is new about machines, together if that goes; else each by itself.
+fn write(service: &Service, rows: Vec<Machine>) -> Result<()> {
+    let seen_at = Instant::now();
+    let changes: Vec<Change> = rows.iter().map(Change::put).collect();
+    match service.catalog.apply(&changes) {
+        Err(ServiceError::Taken { .. } | ServiceError::Conflict { .. }) => {
+            for row in &rows {
+                match service.catalog.apply(&[Change::put(row)]) {
+                    Err(ServiceError::Taken { .. }) => take_over(service, row.clone())?,
+                    // Somebody was faster: the next discovery sees to it.
+                    Err(ServiceError::Conflict { .. }) => {}
+                    other => other?,
+                }
+            }
+        }
+        other => other?,
+    }
+    let mut seen = service.discovery.seen.lock();
+    seen.inspected.extend(rows.iter().map(|row| (row.id, seen_at)));
+    Ok(())
 }
 
 /// Somebody was faster: the next discovery sees to it.
@@ -129,9 +250,14 @@ fn apply_quietly(service: &Service, changes: &[Change]) -> Result<()> {
     }
 }
 
-/// Looks at one machine closely and writes what is new about it.
-fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option<Machine>) -> Result<Uuid> {
-    let inspected = host.hypervisor.inspect(&summary.name)?;
+/// A machine's row, if there is anything new about it.
+fn noted(
+    service: &Service,
+    host: &Host,
+    inspected: &strongroom_hypervisor::Machine,
+    before: Option<Machine>,
+) -> Option<Machine> {
+    let summary = &inspected.summary;
     let facts = definition::facts(&inspected.definition_xml);
     // The first is what Azure calls the OS disk; data disks are numbered from 0.
     let attached = inspected.disks.iter().filter(|d| d.device == "disk" || d.device == "lun");
@@ -179,16 +305,7 @@ fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option
         machine.group.clone_from(&host.group);
         machine.location.clone_from(&host.location);
     }
-    let id = machine.id;
-    if before.as_ref() == Some(&machine) {
-        return Ok(id);
-    }
-    match service.catalog.apply(&[Change::put(&machine)]) {
-        Err(ServiceError::Taken { .. }) => take_over(service, machine)?,
-        Err(ServiceError::Conflict { .. }) => {}
-        other => other?,
-    }
-    Ok(id)
+    (before.as_ref() != Some(&machine)).then_some(machine)
 }
 
 /// Another machine has, or had, this name in this group. If it is gone from its host it gives the name up; if not,
@@ -271,7 +388,7 @@ pub fn power(service: &Service, machine: &Machine, wanted: Power) -> Result<()> 
         }
         Power::Off => hypervisor.power_off(&machine.name)?,
     }
-    discover(service)
+    look_at(service, machine)
 }
 
 /// How long a guest may take to shut down before its plug is pulled.

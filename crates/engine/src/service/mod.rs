@@ -8,7 +8,7 @@
 //! - [`groups`], [`vaults`], [`policies`], [`machines`], [`items`], [`points`], [`places`]: the resources.
 //! - [`jobs`], [`operations`]: what is being done, and following it.
 //! - [`runner`], [`backup`], [`restore`]: doing it.
-//! - [`schedule`], [`retention`], [`housekeeping`]: what happens without anyone.
+//! - [`schedule`], [`retention`], [`housekeeping`], `notes`: what happens without anyone.
 //!
 //! All calls block.
 
@@ -21,6 +21,7 @@ pub mod import;
 pub mod items;
 pub mod jobs;
 pub mod machines;
+mod notes;
 pub mod operations;
 pub mod places;
 pub mod points;
@@ -78,7 +79,8 @@ pub struct Inner {
     /// Vaults' stores that are open.
     stores: Mutex<HashMap<Uuid, strongroom_store::Vault>>,
     pub(crate) runner: runner::Runner,
-    pub(crate) discovery: Mutex<machines::Discovery>,
+    pub(crate) discovery: machines::Discovery,
+    notes: notes::Notes,
     /// Held while the data directory is in use; ends with the process.
     _lock: File,
 }
@@ -162,8 +164,8 @@ impl DataDirectory {
 }
 
 impl Service {
-    /// Opens the data directory, or makes it, with the hypervisors of the configuration. Nothing runs by itself until
-    /// [`start`](Self::start).
+    /// Opens the data directory, or makes it, with the hypervisors of the configuration. Jobs that a run before was at when
+    /// it ended are looked at, and end or wait to be done again; nothing runs by itself until [`start`](Self::start).
     pub fn open(config: ServiceConfig) -> Result<Self> {
         let hosts = config
             .hosts
@@ -201,7 +203,8 @@ impl Service {
         let guard = clock::load_guard(&*catalog, &*clock)?;
         let service = Self(Arc::new(Inner {
             runner: runner::Runner::new(),
-            discovery: Mutex::default(),
+            discovery: machines::Discovery::default(),
+            notes: notes::Notes::default(),
             config,
             catalog,
             hosts,
@@ -216,6 +219,8 @@ impl Service {
         for host in &service.hosts {
             groups::ensure(&service, &host.group, &host.location)?;
         }
+        // The directory is ours alone: whoever had jobs here is dead, and nobody may be told that they go on.
+        service.recover()?;
         Ok(service)
     }
 
@@ -225,7 +230,6 @@ impl Service {
 
     /// Begins to run what runs by itself: jobs, schedules, retention, discovery.
     pub fn start(&self) -> Result<()> {
-        self.recover()?;
         runner::start(self)
     }
 

@@ -1,15 +1,16 @@
 //! Long-running operations, as clients follow them.
 
 use super::Service;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Change, Job, Operation};
+use strongroom_catalog::service::{Change, Job, Operation, Query};
 use uuid::Uuid;
 
 /// How an operation stands.
 #[derive(Debug, Clone)]
 pub struct OperationState {
     pub id: Uuid,
+    pub vault: Option<Uuid>,
     pub started_at: Timestamp,
     /// None while it goes on.
     pub ended_at: Option<Timestamp>,
@@ -57,6 +58,32 @@ pub fn done(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
     Ok(operation)
 }
 
+/// Ends one that no job does, well or with an error.
+pub(super) fn end(service: &Service, id: Uuid, problem: Option<&Error>) -> Result<()> {
+    let error = problem.map(|e| (e.code.unwrap_or("InternalServerError").to_owned(), e.message.clone()));
+    service.catalog.update::<Operation, Error>(id, |row| {
+        row.ended_at = Some(service.now().max(row.started_at));
+        row.error.clone_from(&error);
+        Ok(Vec::new())
+    })?;
+    Ok(())
+}
+
+/// What is said of one that the service's end cut short.
+pub(super) fn interrupted(what: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("The service ended while {what}. Ask again."))
+        .coded("UserErrorServiceInterrupted")
+}
+
+/// At the start: what does not follow a job was done by a thread that is no more.
+pub(super) fn recover(service: &Service) -> Result<()> {
+    let open: Vec<Operation> = service.catalog.find(&Query::all().eq("open", true))?;
+    for operation in open.iter().filter(|o| !o.follows_job) {
+        end(service, operation.id, Some(&interrupted("this went on")))?;
+    }
+    Ok(())
+}
+
 pub fn state(service: &Service, id: Uuid) -> Result<OperationState> {
     let operation: Operation = service.catalog.get(id)?.ok_or_else(|| {
         Error::not_found(format!("Operation {id} was not found; operations are kept for some days."))
@@ -73,5 +100,6 @@ pub fn state(service: &Service, id: Uuid) -> Result<OperationState> {
             }
         }
     }
-    Ok(OperationState { id, started_at: operation.started_at, ended_at, job: operation.job, error })
+    let Operation { vault, started_at, job, .. } = operation;
+    Ok(OperationState { id, vault, started_at, ended_at, job, error })
 }

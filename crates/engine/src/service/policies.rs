@@ -1,6 +1,6 @@
 //! Backup policies of a vault.
 
-use super::Service;
+use super::{Service, notes};
 use crate::error::{Error, ErrorKind, Result};
 use serde_json::Value;
 use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, Vault, key};
@@ -80,7 +80,7 @@ pub fn put(
         match service.catalog.apply(&[Change::put(&policy)]) {
             Ok(()) => {
                 policy.version += 1;
-                service.runner.wake();
+                notes::changed(service, vault);
                 return Ok((policy, is_new));
             }
             Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {}
@@ -101,10 +101,11 @@ pub fn delete(service: &Service, vault: &Vault, name: &str) -> Result<bool> {
                 policy.name
             ),
         )
-        .coded("BMSUserErrorPolicyInUse"));
+        .coded("BMSUserErrorPolicyObjectInUse"));
     }
     // An item that comes to use it at this moment is caught by its own look at the policy's version.
     service.catalog.apply(&[Change::delete(&policy)])?;
+    notes::changed(service, vault);
     Ok(true)
 }
 

@@ -1,7 +1,7 @@
 //! Runs jobs: leases them, does them on threads of their own within the limits, keeps their progress, and lets go of them
 //! when the service stops.
 
-use super::{Service, backup, clock, housekeeping, jobs, machines, restore, schedule, vaults};
+use super::{Service, backup, clock, housekeeping, jobs, machines, operations, restore, schedule, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKUP_DURATION_MAX, DISCOVERY_INTERVAL, HEARTBEAT_INTERVAL, JOB_ATTEMPTS_MAX, LEASE_DURATION,
@@ -45,9 +45,10 @@ impl Running {
 /// What runs by itself.
 pub struct Runner {
     running: Mutex<HashMap<Uuid, Running>>,
-    /// Something happened that may give the runner work.
-    woken: Mutex<bool>,
+    /// Counts what happened that may give somebody here work.
+    rung: Mutex<u64>,
     bell: Condvar,
+    started: AtomicBool,
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -56,25 +57,39 @@ impl Runner {
     pub(super) fn new() -> Self {
         Self {
             running: Mutex::default(),
-            woken: Mutex::new(false),
+            rung: Mutex::new(0),
             bell: Condvar::new(),
+            started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             threads: Mutex::default(),
         }
     }
 
-    /// There may be something to do.
+    /// There may be something to do: jobs to begin, or something deleted to purge.
     pub fn wake(&self) {
-        *self.woken.lock() = true;
+        *self.rung.lock() += 1;
         self.bell.notify_all();
     }
 
-    fn wait(&self, at_most: Duration) {
-        let mut woken = self.woken.lock();
-        if !*woken && !self.is_stopping() {
-            self.bell.wait_for(&mut woken, at_most);
+    /// Sleeps until the bell has rung since `heard`, which is how often the caller knows that it has.
+    pub(super) fn wait(&self, heard: &mut u64, at_most: Duration) {
+        let mut rung = self.rung.lock();
+        if *rung == *heard && !self.is_stopping() {
+            self.bell.wait_for(&mut rung, at_most);
         }
-        *woken = false;
+        *heard = *rung;
+    }
+
+    /// A thread that the service's end waits for.
+    pub(super) fn keep(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads.lock();
+        threads.retain(|other| !other.is_finished());
+        threads.push(thread);
+    }
+
+    /// Whether anything runs by itself here.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::SeqCst)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -91,11 +106,6 @@ impl Runner {
     /// How many jobs run now.
     pub fn count(&self) -> usize {
         self.running.lock().len()
-    }
-
-    /// Sleeps between two looks at what has had its time.
-    pub(super) fn wait_quietly(&self) {
-        self.pause(SCHEDULE_INTERVAL);
     }
 
     /// Sleeps, but not past the end of the service.
@@ -120,6 +130,7 @@ pub(super) fn start(service: &Service) -> Result<()> {
         ("discovery", run_discovery),
         ("housekeeping", housekeeping::run),
     ];
+    service.runner.started.store(true, Ordering::SeqCst);
     let mut threads = service.runner.threads.lock();
     for (name, work) in loops {
         let service = service.clone();
@@ -159,6 +170,7 @@ impl Service {
     /// At the start: whoever had leases is dead, since the data directory is ours alone.
     pub(super) fn recover(&self) -> Result<()> {
         vaults::remove_strays(self)?;
+        operations::recover(self)?;
         for job in jobs::open(self)? {
             let id = job.id;
             let done = match job.operation {
@@ -211,11 +223,12 @@ impl Service {
 
 /// Takes jobs up as the limits allow.
 fn run_jobs(service: &Service) {
+    let mut heard = 0;
     while !service.runner.is_stopping() {
         if let Err(error) = begin_waiting(service) {
             tracing::error!(%error, "jobs could not be begun");
         }
-        service.runner.wait(Duration::from_secs(2));
+        service.runner.wait(&mut heard, Duration::from_secs(2));
     }
 }
 

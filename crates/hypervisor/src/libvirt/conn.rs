@@ -156,9 +156,11 @@ impl Conn {
         }
     }
 
-    pub fn domains(self: &Arc<Self>) -> VirtResult<Vec<Dom>> {
+    /// All machines, or those that libvirt's filter says.
+    pub fn domains(self: &Arc<Self>, filter: c_uint) -> VirtResult<Vec<Dom>> {
         // SAFETY: valid pointers.
-        let list = self.list(|array| unsafe { (self.f.virConnectListAllDomains)(self.ptr, array, 0) })?;
+        let list =
+            self.list(|array| unsafe { (self.f.virConnectListAllDomains)(self.ptr, array, filter) })?;
         Ok(list.into_iter().map(|ptr| Dom { ptr, conn: self.clone() }).collect())
     }
 

@@ -5,6 +5,7 @@ mod backend;
 mod conn;
 mod definition;
 mod job_xml;
+mod listing;
 mod offline;
 mod pull;
 mod reconcile;
@@ -18,7 +19,7 @@ use crate::Hypervisor;
 use crate::error::{Error, Result};
 use crate::model::*;
 use crate::snapshot::{MachineSnapshot, SnapshotRequest};
-use conn::{Conn, Dom, XML_INACTIVE};
+use conn::{Conn, Dom};
 pub use rewrite::new_definition;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,38 +117,37 @@ fn summary(dom: &Dom) -> conn::VirtResult<MachineSummary> {
 impl Hypervisor for Libvirt {
     fn list(&self) -> Result<Vec<MachineSummary>> {
         let connection = self.connect()?;
-        let domains = connection.domains().map_err(|e| e.about("listing", "machines"))?;
-        // One that vanished since is left out.
-        let mut found: Vec<_> = domains.iter().filter_map(|d| summary(d).ok()).collect();
+        let mut found = listing::summaries(&connection).map_err(|e| e.about("listing", "machines"))?;
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
     fn inspect(&self, name: &str) -> Result<Machine> {
         let dom = self.domain(name)?;
-        let what = machine(name);
-        let summary = summary(&dom).map_err(|e| e.about("inspecting", &what))?;
-        let live = dom.xml(0).map_err(|e| e.about("inspecting", &what))?;
-        let document = definition::parse(&what, &live)?;
-        let mut disks = definition::disks(&document);
-        for disk in &mut disks {
-            if let Ok(info) = dom.block_info(&disk.target) {
-                disk.size_bytes = Some(info.capacity);
-                disk.allocated_bytes = Some(info.allocation);
+        let summary = summary(&dom).map_err(|e| e.about("inspecting", &machine(name)))?;
+        listing::inspect(&dom, summary, false)
+    }
+
+    fn inspect_each(
+        &self,
+        machines: &[MachineSummary],
+        each: &mut dyn FnMut(usize, Result<Machine>) -> bool,
+    ) -> Result<()> {
+        let connection = self.connect()?;
+        for (at, summary) in machines.iter().enumerate() {
+            let found = connection
+                .domain(&summary.name)
+                .map_err(|e| e.about("looking up", &machine(&summary.name)))
+                // Of another machine that got the name since, what was listed does not hold.
+                .and_then(|dom| match dom.uuid() {
+                    Ok(uuid) if uuid == summary.uuid => listing::inspect(&dom, summary.clone(), true),
+                    _ => self.inspect(&summary.name),
+                });
+            if !each(at, found) {
+                break;
             }
         }
-        let definition_xml = if summary.persistent {
-            dom.xml(XML_INACTIVE).map_err(|e| e.about("inspecting", &what))?
-        } else {
-            live.clone()
-        };
-        Ok(Machine {
-            agent: definition::agent(&document),
-            nvram: definition::nvram(&document),
-            summary,
-            disks,
-            definition_xml,
-        })
+        Ok(())
     }
 
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {

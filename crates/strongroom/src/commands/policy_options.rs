@@ -20,7 +20,7 @@ pub struct PolicyOptions {
     /// Back up every 4, 6, 8 or 12 hours, within --window.
     #[arg(long, value_name = "HOURS")]
     hourly: Option<u32>,
-    /// When hourly backups begin, and for how many hours [default: 08:00+12].
+    /// When hourly backups begin, and for how many hours, a multiple of --hourly [default: 08:00+12; every 8 hours +16].
     #[arg(long, value_name = "HH:MM+HOURS")]
     window: Option<Window>,
     /// The time zone of all these times, as in Europe/Berlin [default: of a new policy this host's].
@@ -350,7 +350,9 @@ impl PolicyOptions {
             if self.hourly.is_none() && !before.is_object() {
                 return Err(Error::invalid("--window is for hourly policies: give --hourly too"));
             }
-            let default = Window { start: Time::constant(8, 0, 0, 0), hours: 12 };
+            // A multiple of the interval.
+            let hours = if self.hourly == Some(8) { 16 } else { 12 };
+            let default = Window { start: Time::constant(8, 0, 0, 0), hours };
             let mut inner = match before.is_object() {
                 true => before,
                 false => json!({}),
@@ -496,6 +498,7 @@ mod tests {
                 r#"{"hourly":{"every_hours":6,"window_start":"09:00:00","window_hours":18}}"#,
             ),
             ("--hourly 4", r#"{"hourly":{"every_hours":4,"window_start":"08:00:00","window_hours":12}}"#),
+            ("--hourly 8", r#"{"hourly":{"every_hours":8,"window_start":"08:00:00","window_hours":16}}"#),
             ("--daily 20:30 --enhanced", r#""tier":"enhanced","schedule":{"daily""#),
             ("--daily 20:30 --monthly first-sunday:12", r#""months":12"#),
             ("--daily 20:30 --monthly 1,15,last:12", r#""last":true"#),

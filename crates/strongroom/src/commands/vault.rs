@@ -487,12 +487,14 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
         "vault": document(&vault),
         "machines": count("items"),
         "recovery_points": count("recoveryPoints"),
+        "policies": count("policies"),
         "passed_over": passed_over,
     });
     context.print(&shown, || {
         let mut entries = entries(&document(&vault));
         entries.push(("machines", count("items").to_string()));
         entries.push(("points", count("recoveryPoints").to_string()));
+        entries.push(("policies", count("policies").to_string()));
         list(&entries)
     })?;
     if count("items") > 0 {

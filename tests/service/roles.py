@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""What the roles may do to a real machine that is protected and has a point: a tiny one, shut off.
+
+    roles.py STRONGROOM
+
+A reader changes nothing and an operator removes nothing, through every route that there is, though all that the routes
+name is really there; and an operator does back it up and restore it.
+"""
+
+import time
+import urllib.parse
+
+from lab import (Machines, Service, Vault, binary, check, main, operations, run, sample, say, wait_until,
+                 wanted_action)
+
+GROUP = "srtest"
+PUBLIC = ("/adfs/", "/metadata/", "/openapi.json", "/tenants", "/{tenant}/")
+DONE = {"Completed", "CompletedWithWarnings"}
+# Asked by POST; they change nothing, and Azure lets readers ask.
+ASKING = ("validatefeatures/action", "backupstatus/action", "prevalidateprotection/action", "validateoperation/action",
+          "recommendedformove/action")
+# What an operator is for, by the end of the action's name. All else that writes or deletes is refused.
+OPERATES = ("/protecteditems/backup/action", "/recoverypoints/restore/action", "/refreshcontainers/action",
+            "/jobs/cancel/action", "/protecteditems/write", "/protectioncontainers/write", "/hosts/discover/action")
+
+
+def body(directory):
+    machines = Machines("roles")
+    name, disk = machines.define("one", noise_mib=2, seed=1)
+    restores = directory / "restores"
+    restores.mkdir()
+    service = Service(binary(), directory / "data", f"""
+[[hosts]]
+name = "local"
+group = "{GROUP}"
+location = "local"
+
+[[restore_directories]]
+name = "restores"
+path = "{restores}"
+group = "{GROUP}"
+location = "local"
+""").start()
+    vault = Vault(service, GROUP, "guarded").create(soft_delete=True)
+    policy = service.get(f"{vault.path}/backupPolicies/DefaultPolicy")["properties"]
+    service.call("PUT", f"{vault.path}/backupPolicies/Other", {"properties": policy})
+    check(vault.protect(name).status in (200, 202))
+    check(vault.backup(name).status == 202)
+    vault.settle()
+    point = vault.points(name)[0]["name"]
+    job = next(j["name"] for j in vault.jobs() if j["properties"]["operation"] == "Backup")
+    operation = next(row["id"] for row in service.rows("operations"))
+    key = f"iaasvmcontainerv2;{GROUP};{name}"
+    values = {"subscription": service.subscription, "group": GROUP, "vault": "guarded", "policy": "DefaultPolicy",
+              "fabric": "Azure", "container": f"IaasVMContainer;{key}", "item": f"VM;{key}", "machine": name,
+              "point": point, "job": job, "operation": operation, "location": "local", "account": "restores",
+              "provider": "Microsoft.RecoveryServices"}
+    reader, operator = service.sign_in("watcher", "Backup Reader"), service.sign_in("operator", "Backup Operator")
+
+    def state():
+        """All that nobody here may change."""
+        items = service.list(f"{vault.path}/backupProtectedItems")
+        for item in items:
+            # These change with each backup.
+            for field in list(item["properties"]):
+                if field.startswith(("last", "kpis", "health")):
+                    del item["properties"][field]
+        return {"items": items, "points": {p["name"] for p in vault.points(name)} & {point},
+                "policies": service.list(f"{vault.path}/backupPolicies"), "vault": service.get(vault.path),
+                "config": service.get(f"{vault.path}/backupconfig/vaultconfig"),
+                "power": machines.virsh("domstate", name).strip()}
+
+    before = state()
+    document = service.get("/openapi.json", version=None)
+    schemas = document["components"]["schemas"]
+    refused = {"reader": 0, "operator": 0}
+    for method, template, said in operations(document):
+        action = (said.get("x-action") or "").lower()
+        if template.startswith(PUBLIC) or not action or action.endswith(("/read", *ASKING)):
+            continue
+        path = template
+        for part in said.get("parameters", []):
+            if part.get("in") == "path":
+                value = values.get(part["name"], "00000000-0000-0000-0000-000000000001")
+                path = path.replace("{" + part["name"] + "}", urllib.parse.quote(value, safe=""))
+        content = said.get("requestBody", {}).get("content", {})
+        schema = next((c["schema"] for c in content.values() if "schema" in c), {"type": "object"})
+        sent = sample(schema, schemas) if method in ("PUT", "POST", "PATCH") else None
+        for who, token in (("reader", reader), ("operator", operator)):
+            if who == "operator" and action.endswith(OPERATES):
+                continue
+            answer = service.request(method, path, sent, token=token)
+            if who == "operator" and answer.code in ("UserErrorFeatureNotSupportedOnThisServer",
+                                                     "UserErrorJobAlreadyCompleted"):
+                # Azure's operators may; here nobody can, or there is nothing left of it.
+                continue
+            check(answer.status == 403 and answer.code == "AuthorizationFailed", who, method, template, answer)
+            check(wanted_action(answer).lower() == action, who, method, template, answer)
+            refused[who] += 1
+    check(refused["reader"] >= 25 and refused["operator"] >= 15, refused)
+    check(state() == before, "changed:", state(), before)
+    say(f"refused: {refused}")
+
+    # What is a write to the item by its path, and more than that by what it does.
+    item = vault.item(name)
+    source = {"protectedItemType": "Microsoft.Compute/virtualMachines", "sourceResourceId": vault.machine(name)}
+    for what, properties in {
+        "stopping": source | {"policyId": "", "protectionState": "ProtectionStopped"},
+        "suspending": source | {"policyId": "", "protectionState": "BackupsSuspended"},
+        "another policy": source | {"policyId": f"{vault.path}/backupPolicies/Other"},
+    }.items():
+        for token in (reader, operator):
+            answer = service.request("PUT", item, {"properties": properties}, token=token)
+            check(answer.status == 403 and answer.code == "AuthorizationFailed", what, answer)
+        check(wanted_action(answer).lower().endswith("/protecteditems/delete"), what, answer)
+    check(vault.backup(name, token=reader).status == 403)
+    check(vault.restore_disks(name, point, "restores", token=reader).status == 403)
+    check(state() == before, "changed:", state(), before)
+    check(len(vault.points(name)) == 1 and not list(restores.iterdir()))
+
+    # And what an operator is there for.
+    began = time.monotonic()
+    answer = vault.backup(name, token=operator)
+    check(answer.status == 202, answer)
+    wait_until("the operator's backup", lambda: len(vault.points(name)) == 2, 60)
+    vault.settle()
+    answer = vault.restore_disks(name, point, "restores", token=operator)
+    check(answer.status == 202, answer)
+    jobs = [j["properties"] for j in vault.settle()]
+    check([j["status"] in DONE for j in jobs if j["operation"] == "Restore"] == [True], jobs)
+    restored = next(restores.glob("*/*-vda.qcow2"))
+    check("identical" in run("qemu-img", "compare", "-U", restored, disk), restored)
+    check(state() == before, "changed:", state(), before)
+    asked = {job["asked_by"] for job in service.rows("jobs")}
+    check("operator" in asked and "watcher" not in asked, asked)
+    say(f"the operator backed up and restored in {time.monotonic() - began:.1f} s")
+    service.stop()
+    check(not service.panics(), service.panics())
+
+
+main(body, "roles")
