@@ -165,7 +165,8 @@ class Flow:
         container = self.bench.pool_path / bag["Config Blob Container Name"]
         config = json.loads((container / bag["Config Blob Name"]).read_text())
         equal([d["target"] for d in config["disks"]], ["vda"], "the restored disks")
-        image = container / config["disks"][0]["file"]
+        image = self.bench.pool_path / config["disks"][0]["file"]
+        check(image.name in virsh("vol-list", pool), "libvirt does not list the restored disk")
         check(same_disk(self.machine.disk, image), f"{image} differs from the machine's disk")
         hidden = [p.name for p in self.bench.pool_path.iterdir() if p.name.startswith(".")]
         equal(hidden, [], "what is left of the restore")

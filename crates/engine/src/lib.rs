@@ -16,11 +16,13 @@ pub mod image;
 pub mod limits;
 pub mod machine;
 pub mod points;
+mod present;
 mod qemu_nbd;
 pub mod restore;
 pub mod serve;
 pub mod service;
 pub mod target;
 pub mod vaults;
+mod vhd;
 
 pub use error::{Error, ErrorKind, Result, kind_of_io};

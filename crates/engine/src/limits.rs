@@ -38,6 +38,11 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(120);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// A job that is interrupted this often by the service's end has failed.
 pub const JOB_ATTEMPTS_MAX: u32 = 3;
+/// How long a replacement of disks that cannot go on waits before it tries again, at first and at most.
+pub const REPLACE_RETRY_FIRST: Duration = Duration::from_secs(2);
+pub const REPLACE_RETRY_MAX: Duration = Duration::from_secs(120);
+/// A file that holds the key of a storage account.
+pub const KEY_FILE_MAX_BYTES: u64 = 64 << 10;
 /// How often schedules are looked at.
 pub const SCHEDULE_INTERVAL: Duration = Duration::from_secs(15);
 /// How often hosts are looked at by themselves.

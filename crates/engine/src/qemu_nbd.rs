@@ -23,6 +23,8 @@ pub enum Access {
     ReadOnly,
     /// Nobody else reads it before it is complete, so nothing is made durable on the way.
     Scratch,
+    /// It must be whole as an image after every crash, also one of the host.
+    InPlace,
 }
 
 /// An image opened by a `qemu-nbd` of our own. Reads and writes may come from many threads.
@@ -70,6 +72,11 @@ impl QemuImage {
 
     pub fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
         self.client().write_at(offset_bytes, data).map_err(|e| self.io_error(e))
+    }
+
+    /// Makes a range read as zeroes; the image gives the space back where it can.
+    pub fn write_zeroes(&self, offset_bytes: u64, length_bytes: u64) -> io::Result<()> {
+        self.client().write_zeroes(offset_bytes, length_bytes).map_err(|e| self.io_error(e))
     }
 
     fn io_error(&self, error: strongroom_nbd::Error) -> io::Error {
@@ -139,6 +146,7 @@ impl Server {
             Access::ReadOnly => command.arg("--read-only"),
             // Whoever writes the image makes it durable at the end, all at once.
             Access::Scratch => command.args(["--cache=unsafe", "--discard=unmap"]),
+            Access::InPlace => command.args(["--cache=writeback", "--discard=unmap"]),
         };
         command.arg("--").arg(absolute(image)?);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);

@@ -52,6 +52,7 @@ pub fn restore_disk(
             size_bytes: reader.size_bytes(),
             data_bytes,
             durable: options.durable,
+            tag: None,
         })?;
         progress.add_total(data_bytes);
         reader.export(&image, progress)?;

@@ -6,9 +6,11 @@ use crate::limits::{
     DIRECT_ALIGNMENT_BYTES, DIRECT_PIECE_BYTES, SPARE_ROOM_BYTES, WRITEBACK_STEP_BYTES, ZEROES_AT_ONCE_BYTES,
 };
 use crate::qemu_nbd::{Access, QemuImage, qemu_img};
+use crate::vhd;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -21,11 +23,14 @@ use strongroom_store::BlockTarget;
 use uuid::Uuid;
 
 /// The format of a restored image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
     #[default]
     Raw,
     Qcow2,
+    /// Fixed: as raw, padded to a whole MiB, with a footer.
+    Vhd,
 }
 
 impl DiskFormat {
@@ -34,6 +39,41 @@ impl DiskFormat {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vhd => "vpc",
+        }
+    }
+
+    /// What names of its files end with.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vhd => "vhd",
+        }
+    }
+}
+
+impl std::str::FromStr for DiskFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "raw" => Ok(Self::Raw),
+            "qcow2" => Ok(Self::Qcow2),
+            "vhd" => Ok(Self::Vhd),
+            _ => Err(Error::invalid(format!(
+                "`{}` is not a format that disks are restored in: give qcow2, raw or vhd",
+                text.chars().take(40).collect::<String>().escape_debug()
+            ))),
+        }
+    }
+}
+
+impl From<strongroom_hypervisor::DiskFormat> for DiskFormat {
+    fn from(format: strongroom_hypervisor::DiskFormat) -> Self {
+        match format {
+            strongroom_hypervisor::DiskFormat::Raw => Self::Raw,
+            strongroom_hypervisor::DiskFormat::Qcow2 => Self::Qcow2,
         }
     }
 }
@@ -50,6 +90,8 @@ pub struct NewImageOptions {
     pub data_bytes: u64,
     /// Whether it must survive power loss when [`NewImage::finish`] returns.
     pub durable: bool,
+    /// What its hidden name ends with, for whoever removes it after a crash; default: something new.
+    pub tag: Option<String>,
 }
 
 /// An image being written, next to where it will be, as `.NAME.strongroom-partial-ID`. Removed again unless finished.
@@ -71,10 +113,14 @@ impl NewImage {
         check_absent(path)?;
         check_room(path, options.format, options.data_bytes)?;
         let failed = |e| Error::io(format!("making {}", path.display()), e);
-        let (partial, file) = Partial::create(path)?;
+        let (partial, file) = Partial::create(path, options.tag.as_deref())?;
+        let file_bytes = match options.format {
+            DiskFormat::Vhd => vhd::padded(options.size_bytes) + vhd::FOOTER_BYTES as u64,
+            _ => options.size_bytes,
+        };
         let body = match options.format {
-            DiskFormat::Raw => {
-                file.set_len(options.size_bytes).map_err(|e| match e.raw_os_error() {
+            DiskFormat::Raw | DiskFormat::Vhd => {
+                file.set_len(file_bytes).map_err(|e| match e.raw_os_error() {
                     Some(libc::EFBIG) => Error::new(
                         ErrorKind::NoSpace,
                         format!(
@@ -105,10 +151,22 @@ impl NewImage {
         Ok(Self { partial, options, body })
     }
 
+    /// Device and inode of its file, which it keeps under its final name.
+    pub fn identity(&self) -> Result<FileIdentity> {
+        FileIdentity::of(&self.partial.path)
+            .map_err(|e| Error::io(format!("looking at {}", self.partial.path.display()), e))
+    }
+
     /// Makes the image complete, durable if that was asked for, and gives it its name: the commit.
     pub fn finish(self) -> Result<()> {
         let Self { partial, options, body } = self;
         let failed = |e| Error::io(format!("writing {}", options.path.display()), e);
+        if let (Body::Raw(writer), DiskFormat::Vhd) = (&body, options.format) {
+            let size_bytes = vhd::padded(options.size_bytes);
+            let made_at = jiff::Timestamp::now().as_second();
+            let footer = vhd::footer(size_bytes, Uuid::new_v4(), made_at);
+            writer.file.write_all_at(&footer, size_bytes).map_err(failed)?;
+        }
         match body {
             Body::Raw(writer) if options.durable => writer.file.sync_all().map_err(failed)?,
             Body::Raw(_) => {}
@@ -120,6 +178,21 @@ impl NewImage {
             }
         }
         partial.publish(&options.path, options.durable)
+    }
+}
+
+/// What a file is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    pub fn of(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = path.symlink_metadata()?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
@@ -230,7 +303,7 @@ pub fn check_room(path: &Path, format: DiskFormat, data_bytes: u64) -> Result<()
     let free_blocks = if rustix::process::geteuid().is_root() { room.f_bfree } else { room.f_bavail };
     let free_bytes = free_blocks.saturating_mul(room.f_frsize);
     let overhead_bytes = match format {
-        DiskFormat::Raw => 0,
+        DiskFormat::Raw | DiskFormat::Vhd => 0,
         // Tables of 8 bytes and counts of 2 for each 64 KiB.
         DiskFormat::Qcow2 => data_bytes / 4096,
     };
@@ -265,21 +338,28 @@ pub fn remove_partials() {
     }
 }
 
+/// The hidden name that an image with this tag has until it is complete.
+pub fn partial_name(target: &Path, tag: &str) -> Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| {
+        Error::invalid(format!("{} names no file: give a file that does not exist", target.display()))
+    })?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".strongroom-partial-{tag}"));
+    Ok(target.with_file_name(hidden))
+}
+
 struct Partial {
     path: PathBuf,
     published: bool,
 }
 
 impl Partial {
-    fn create(target: &Path) -> Result<(Self, File)> {
-        let name = target.file_name().ok_or_else(|| {
-            Error::invalid(format!("{} names no file: give a file that does not exist", target.display()))
-        })?;
-        let id = Uuid::new_v4().simple().to_string();
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".strongroom-partial-{}", &id[..8]));
-        let path = target.with_file_name(hidden);
+    fn create(target: &Path, tag: Option<&str>) -> Result<(Self, File)> {
+        let path = match tag {
+            Some(tag) => partial_name(target, tag)?,
+            None => partial_name(target, &Uuid::new_v4().simple().to_string()[..8])?,
+        };
         PARTIALS.lock().push(path.clone());
         let partial = Self { path, published: false };
         // Only for its owner: it holds somebody's disk.

@@ -48,6 +48,11 @@ pub trait Hypervisor: Send + Sync {
 
     fn storage_pools(&self) -> Result<Vec<StoragePool>>;
 
+    /// Lets a storage pool see what was put into it behind its back.
+    fn refresh_pool(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Fails with [`Error::AlreadyExists`] when a machine has this name.
     fn name_is_free(&self, name: &str) -> Result<()>;
 

@@ -10,6 +10,7 @@ use crate::node::{Node, block_count};
 use crate::progress::Progress;
 use crate::tree::{DiskTree, TreeReader};
 use crate::vault::Vault;
+use crate::write::plan::bits;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -73,19 +74,19 @@ impl DiskReader {
         self.tree.size_bytes
     }
 
-    fn vault(&self) -> &Vault {
+    pub(crate) fn vault(&self) -> &Vault {
         &self.session.vault
     }
 
-    fn block_size(&self) -> u64 {
+    pub(crate) fn block_size(&self) -> u64 {
         self.vault().block_size_bytes().into()
     }
 
-    fn leaf_bytes(&self) -> u64 {
+    pub(crate) fn leaf_bytes(&self) -> u64 {
         self.block_size() * NODE_FANOUT as u64
     }
 
-    fn reader(&self) -> TreeReader<'_> {
+    pub(crate) fn reader(&self) -> TreeReader<'_> {
         TreeReader::new(self.vault(), self.tree, self.vault().block_size_bytes())
     }
 
@@ -111,7 +112,7 @@ impl DiskReader {
                     let first = ((at - leaf_start) / block_size) as usize;
                     let last = ((leaf_end - leaf_start - 1) / block_size) as usize;
                     let mut filled = at;
-                    self.blocks_of(&leaf, first..last + 1, &mut |block, data| {
+                    self.blocks_of(&leaf, bits(first as u64, last as u64 + 1), &mut |block, data| {
                         let block_start = leaf_start + block as u64 * block_size;
                         let from = block_start.max(at);
                         let to = (block_start + data.len() as u64).min(leaf_end);
@@ -130,17 +131,17 @@ impl DiskReader {
         Ok(())
     }
 
-    /// Calls `each` with the data of the present blocks in `range` of a leaf, in order; neighbours that lie side by
+    /// Calls `each` with the data of the present blocks of a leaf that `mask` has, in order; neighbours that lie side by
     /// side in a frame come together.
-    fn blocks_of(
+    pub(crate) fn blocks_of(
         &self,
         leaf: &Node,
-        range: std::ops::Range<usize>,
+        mask: u128,
         each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let index = self.vault().index()?;
         let wanted: Vec<(usize, crate::crypto::Id)> =
-            leaf.present().filter(|(i, _)| range.contains(i)).collect();
+            leaf.present().filter(|(i, _)| mask >> i & 1 == 1).collect();
         let places: Vec<Option<Location>> =
             wanted.iter().map(|(_, id)| index.places(id).into_iter().next()).collect();
         // Frames, each once, in the order of their packs.
@@ -283,7 +284,7 @@ impl DiskReader {
         progress: &Progress,
     ) -> Result<()> {
         let leaf_start = index * self.leaf_bytes();
-        self.blocks_of(leaf, 0..NODE_FANOUT, &mut |block, data| {
+        self.blocks_of(leaf, u128::MAX, &mut |block, data| {
             progress.check()?;
             let offset = leaf_start + block as u64 * self.block_size();
             let keep = (self.tree.size_bytes.saturating_sub(offset)).min(data.len() as u64) as usize;

@@ -63,3 +63,6 @@ pub const REWRITE_DEAD_PERCENT: u64 = 25;
 
 /// How far the threads of a backup step back behind the machines of the host.
 pub const BACKUP_NICENESS: i32 = 10;
+
+/// A restore over a disk that is there writes pieces of this size that differ.
+pub const REWRITE_PIECE_BYTES: usize = 4096;

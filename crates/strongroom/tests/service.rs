@@ -25,6 +25,13 @@ fn libvirt_service_kill() {
     stands("kill.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// SIGKILL and cancelling in random moments of every kind of restore; STRONGROOM_KILL_SEED repeats those of a run before.
+#[test]
+fn libvirt_service_restores() {
+    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
+    stands("restores.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 #[test]
 fn libvirt_service_load() {
     stands("load.py", &[]);

@@ -161,6 +161,8 @@ struct Properties {
     storage_account_id: Option<String>,
     virtual_network_id: Option<String>,
     region: Option<String>,
+    /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
+    disk_format: Option<String>,
     #[serde(deserialize_with = "super::format::luns")]
     restore_disk_lun_list: Option<Vec<i32>>,
 }
@@ -220,7 +222,11 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
     let target = match kind.to_lowercase().as_str() {
         "restoredisks" => {
             let place = place.ok_or_else(|| invalid("storageAccountId is missing."))?;
-            Target::Disks { place: place.name, directory: place.path }
+            let format = p.disk_format.as_deref().map(str::parse).transpose()?.or(place.format);
+            match place.path {
+                Some(directory) => Target::Disks { place: place.name, directory, pool: place.pool, format },
+                None => Target::Container { place: place.name, format },
+            }
         }
         "alternatelocation" => new_machine(app, &p, &item, place, &target_group)?,
         "originallocation" => Target::Replace,
@@ -290,7 +296,15 @@ fn new_machine(
         name,
         group: target_group.to_owned(),
         host,
-        directory: place.map(|p| p.path),
+        directory: match place {
+            Some(place) if place.path.is_none() => {
+                return Err(invalid(format!(
+                    "A machine's disks cannot be in the container '{}': choose a directory or a storage pool, or restore the disks alone.",
+                    place.name
+                )));
+            }
+            place => place.and_then(|p| p.path),
+        },
         network: network.map(|n| n.name),
     })
 }

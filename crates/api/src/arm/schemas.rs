@@ -101,7 +101,7 @@ pub fn schemas() -> Map<String, Value> {
             "recoveryType": {"enum": ["RestoreDisks", "AlternateLocation", "OriginalLocation"]},
             "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
             "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
-            "subnetId": text(), "region": text(),
+            "subnetId": text(), "region": text(), "diskFormat": {"enum": ["qcow2", "raw", "vhd"]},
             "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
         }), json!(["recoveryType"]))),
         "BackupStatusRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),

@@ -18,7 +18,10 @@ mod storage;
 
 pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
 pub use list::{ListedMachine, list};
-pub use restore::{DiskRestore, MachineRestore, RestoreOptions, restore};
+pub use restore::{
+    DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
+    restore,
+};
 pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};

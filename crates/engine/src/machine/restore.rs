@@ -2,28 +2,31 @@
 //!
 //! Disks are written next to where they will be, under names of their own; when all are complete and durable they get
 //! their final names, and then the machine is defined. Whatever goes wrong or is cancelled before that takes all of it away
-//! again. Killed on the way, it leaves hidden partial files at worst, or complete disks without a machine.
+//! again. Killed on the way, it leaves files that its [`RestorePlan`] names, for [`remove_unfinished`].
 
 use super::definition::networks;
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord};
 use super::storage::{Storage, check_machine_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::limits::NVRAM_MAX_BYTES;
 use crate::points::kind_name;
-use crate::target::{self, NewImage, NewImageOptions, check_absent, check_room};
+use crate::target::{self, FileIdentity, NewImage, NewImageOptions, check_absent, check_room};
 use base64::Engine as _;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::PointSelector;
 use strongroom_hypervisor::{
     CreatedMachine, DiskFormat, Error as HypervisorError, Hypervisor, NetworkChoice, RestoreMachineRequest,
     RestoredDisk,
 };
-use strongroom_store::{Definition, Disk, Manifest, PointKind, Progress, ReadSession, Vault};
+use strongroom_store::{
+    BlockTarget as _, Definition, Disk, Manifest, PointKind, Progress, ReadSession, Vault,
+};
+use uuid::Uuid;
 
 /// What to make of a point.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +40,55 @@ pub struct RestoreOptions {
     pub disks: Vec<String>,
     /// Default: as each disk was.
     pub format: Option<DiskFormat>,
+    /// Told what will be made before anything is, and once more before anything gets its final name.
+    pub planned: Option<Planned>,
+}
+
+/// Somebody who keeps what a restore has planned, for the case that it is killed.
+#[derive(Clone)]
+pub struct Planned {
+    /// Part of the hidden files' names.
+    pub tag: String,
+    pub keep: Arc<dyn Fn(&RestorePlan) -> Result<()> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Planned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Planned").field("tag", &self.tag).finish_non_exhaustive()
+    }
+}
+
+/// The files of a restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    pub tag: String,
+    pub files: Vec<PlannedFile>,
+}
+
+impl RestorePlan {
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFile {
+    pub path: PathBuf,
+    /// Which file is to get that name, once it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<FileIdentity>,
+}
+
+/// Removes what a restore that was killed before its commit left. Files of others are left alone, whatever their names.
+pub fn remove_unfinished(plan: &RestorePlan) {
+    for file in &plan.files {
+        if let Ok(hidden) = target::partial_name(&file.path, &plan.tag) {
+            let _ = fs::remove_file(hidden);
+        }
+        if file.identity.is_some() && FileIdentity::of(&file.path).ok() == file.identity {
+            let _ = fs::remove_file(&file.path);
+        }
+    }
 }
 
 /// One disk of a restored machine.
@@ -108,6 +160,13 @@ pub fn restore(
     check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, total_bytes)?;
     progress.add_total(total_bytes);
 
+    let mut plan = RestorePlan::default();
+    plan.tag = options.planned.as_ref().map_or_else(new_tag, |p| p.tag.clone());
+    let paths = planned.iter().map(|(_, d)| &d.path).chain(&nvram_path);
+    plan.files = paths.map(|path| PlannedFile { path: path.clone(), identity: None }).collect();
+    if let Some(planned) = &options.planned {
+        (planned.keep)(&plan)?;
+    }
     let mut images = Vec::new();
     for (reader, disk) in &planned {
         let image = NewImage::create(NewImageOptions {
@@ -119,19 +178,26 @@ pub fn restore(
             size_bytes: disk.size_bytes,
             data_bytes: disk.data_bytes,
             durable: true,
+            tag: Some(plan.tag.clone()),
         })?;
         reader.export(&image, progress)?;
         progress.check()?;
         images.push(image);
     }
-    let mut files = NewFiles::default();
-    for (image, (_, disk)) in images.into_iter().zip(&planned) {
-        image.finish()?;
-        files.0.push(disk.path.clone());
-        progress.check()?;
-    }
     if let (Some(bytes), Some(path)) = (&nvram, &nvram_path) {
-        files.write(path, bytes)?;
+        images.push(small_file(path, bytes, &plan.tag)?);
+    }
+    for (image, file) in images.iter().zip(&mut plan.files) {
+        file.identity = Some(image.identity()?);
+    }
+    if let Some(planned) = &options.planned {
+        (planned.keep)(&plan)?;
+    }
+    let mut files = NewFiles::default();
+    for (image, file) in images.into_iter().zip(&plan.files) {
+        image.finish()?;
+        files.0.push(file.path.clone());
+        progress.check()?;
     }
     let disks: Vec<DiskRestore> = planned.into_iter().map(|(_, disk)| disk).collect();
     let request = RestoreMachineRequest {
@@ -268,25 +334,31 @@ fn create(
     })
 }
 
+fn new_tag() -> String {
+    let mut tag = Uuid::new_v4().simple().to_string();
+    tag.truncate(8);
+    tag
+}
+
+/// A file that is written at once.
+fn small_file(path: &Path, bytes: &[u8], tag: &str) -> Result<NewImage> {
+    let image = NewImage::create(NewImageOptions {
+        path: path.to_owned(),
+        format: target::DiskFormat::Raw,
+        size_bytes: bytes.len() as u64,
+        data_bytes: bytes.len() as u64,
+        durable: true,
+        tag: Some(tag.to_owned()),
+    })?;
+    image.write_at(0, bytes).map_err(|e| Error::io(format!("making {}", path.display()), e))?;
+    Ok(image)
+}
+
 /// Files under their final names. Removed unless kept.
 #[derive(Default)]
 struct NewFiles(Vec<PathBuf>);
 
 impl NewFiles {
-    /// Makes a small file, durable.
-    fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::new(
-                ErrorKind::AlreadyExists,
-                format!("{} already exists; it was left as it is", path.display()),
-            ),
-            _ => Error::io(format!("making {}", path.display()), e),
-        };
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        self.0.push(path.to_owned());
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
-    }
-
     fn keep(&mut self) {
         self.0.clear();
     }

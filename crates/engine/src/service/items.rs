@@ -159,6 +159,28 @@ fn taken_up(service: &Service, mut item: Item, machine: &Machine) -> Result<Item
     Ok(item)
 }
 
+/// A machine that appears under the name and group of one that is gone goes on being protected in its place, with its
+/// history.
+pub(super) fn adopt(service: &Service, machine: &Machine) -> Result<()> {
+    let name = arm_names::item_name(&machine.group, &machine.name);
+    let items: Vec<Item> = service.catalog.find(&Query::all().eq("name_key", key(&name)))?;
+    for item in items {
+        if item.machine == machine.id || item.state == ItemState::SoftDeleted {
+            continue;
+        }
+        if service.catalog.get::<Machine>(item.machine)?.is_some_and(|m| m.gone_at.is_none()) {
+            continue;
+        }
+        tracing::info!(machine = machine.name, group = machine.group, "goes on being protected");
+        service.catalog.update::<Item, Error>(item.id, |row| {
+            row.machine = machine.id;
+            row.machine_uuid.clone_from(&machine.host_uuid);
+            Ok(Vec::new())
+        })?;
+    }
+    Ok(())
+}
+
 fn new_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Item> {
     let now = service.now();
     let id = Uuid::new_v4();

@@ -183,10 +183,14 @@ fn note(service: &Service, host: &Host, summary: &MachineSummary, before: Option
     if before.as_ref() == Some(&machine) {
         return Ok(id);
     }
+    let is_new = before.is_none_or(|b| b.gone_at.is_some());
     match service.catalog.apply(&[Change::put(&machine)]) {
         Err(ServiceError::Taken { .. }) => take_over(service, machine)?,
         Err(ServiceError::Conflict { .. }) => {}
         other => other?,
+    }
+    if is_new && let Some(machine) = service.catalog.get::<Machine>(id)? {
+        super::items::adopt(service, &machine)?;
     }
     Ok(id)
 }

@@ -27,9 +27,12 @@ pub mod points;
 pub mod policies;
 pub mod replace;
 pub mod restore;
+mod restore_container;
+mod restore_disks;
 pub mod retention;
 pub mod runner;
 pub mod schedule;
+pub mod swap;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};

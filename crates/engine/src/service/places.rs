@@ -1,9 +1,18 @@
-//! Places: directories that disks can be restored to, shown as storage accounts, and virtual networks.
+//! Places: directories and containers that disks can be restored to, shown as storage accounts, and virtual networks.
 
 use super::Service;
 use crate::error::Result;
-use std::path::PathBuf;
+use crate::target::DiskFormat;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 use strongroom_catalog::service::key;
+
+/// A libvirt storage pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub host: String,
+    pub name: String,
+}
 
 /// A directory that disks can be restored to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +21,16 @@ pub struct Place {
     pub name: String,
     pub group: String,
     pub location: String,
-    pub path: PathBuf,
-    /// `directory`, or `pool NAME on HOST`.
+    /// None of a container.
+    pub path: Option<PathBuf>,
+    /// Where it is, to be shown.
+    pub url: String,
+    /// `directory`, `pool NAME on HOST`, or `container`.
     pub kind: String,
+    /// The pool whose directory it is.
+    pub pool: Option<Pool>,
+    /// What disks are restored as; none: as each was.
+    pub format: Option<DiskFormat>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +42,7 @@ pub struct VirtualNetwork {
     pub active: bool,
 }
 
-/// Configured directories, then the directories of the hosts' storage pools.
+/// Configured directories and containers, then the directories of the hosts' storage pools.
 pub fn list(service: &Service) -> Vec<Place> {
     let mut places: Vec<Place> = service
         .config
@@ -36,10 +52,23 @@ pub fn list(service: &Service) -> Vec<Place> {
             name: d.name.clone(),
             group: d.group.clone(),
             location: d.location.clone(),
-            path: d.path.clone(),
+            path: Some(d.path.clone()),
+            url: format!("file://{}/", d.path.display()),
             kind: "directory".into(),
+            pool: None,
+            format: d.format,
         })
         .collect();
+    places.extend(service.config.storage_accounts.iter().map(|a| Place {
+        name: a.name.clone(),
+        group: a.group.clone(),
+        location: a.location.clone(),
+        path: None,
+        url: a.url.clone(),
+        kind: "container".into(),
+        pool: None,
+        format: a.format,
+    }));
     for host in &service.hosts {
         let pools = match host.hypervisor.storage_pools() {
             Ok(pools) => pools,
@@ -59,8 +88,11 @@ pub fn list(service: &Service) -> Vec<Place> {
                 name,
                 group: host.group.clone(),
                 location: host.location.clone(),
-                path,
+                url: format!("file://{}/", path.display()),
+                path: Some(path),
                 kind: format!("pool {} on {}", pool.name, host.name),
+                pool: Some(Pool { host: host.name.clone(), name: pool.name }),
+                format: None,
             });
         }
     }
@@ -72,6 +104,17 @@ pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
         .into_iter()
         .find(|p| key(&p.group) == key(group) && key(&p.name) == key(name))
         .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Storage/storageAccounts/{name}"), group))
+}
+
+/// Lets the pools of a directory see what was put into it.
+pub(super) fn refresh_pools(service: &Service, host: &str, directory: &Path) {
+    let Ok(host) = service.host(host) else { return };
+    let pools = host.hypervisor.storage_pools().unwrap_or_default();
+    for pool in pools.into_iter().filter(|p| p.active && p.path.as_deref() == Some(directory)) {
+        if let Err(error) = host.hypervisor.refresh_pool(&pool.name) {
+            tracing::warn!(pool = pool.name, %error, "the storage pool could not be refreshed");
+        }
+    }
 }
 
 /// The virtual networks of all hosts.

@@ -1,36 +1,44 @@
-//! Replacing a machine's disks with those of a recovery point.
+//! Replacing a machine's disks with those of a recovery point, at the cost of what differs.
 //!
-//! The machine must be off. Its present disks are backed up first, as a point on demand that retention governs. The point's
-//! disks are written beside them under hidden names; when all are complete and durable, the job's row says so: that is the
-//! commit, and from there on it goes forward only, also after a crash. Then each takes the place of the old one.
+//! The machine must be off. Its present disks are backed up first, as a point on demand that retention governs. What each
+//! becomes is made ready beside it, under a hidden name:
+//!
+//! - where the storage clones files, a clone of the present disk, to which only what differs is written;
+//! - elsewhere, where less than half differs or there is no room for another disk: nothing yet. The disk itself will be rewritten, in
+//!   place;
+//! - else a new disk.
+//!
+//! Then the job's row says that all is ready: that is the commit, and from there on [`super::swap`] goes forward, also after a
+//! crash. Before it, nothing of the machine's has been touched.
 
 use super::backup::{self, task};
 use super::restore::{CREATE_REPLACE, RestoreRequest};
+use super::swap::{self, ReadyDisk, Swap, Way};
 use super::{Service, machines};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::present;
 use crate::restore::{RestoreOptions, restore_disk};
-use crate::target::DiskFormat;
+use crate::target::{self, DiskFormat};
 use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Job, Machine, Vault};
 use strongroom_hypervisor::DiskSource;
-use strongroom_store::{Disk, Manifest, Progress, ReadSession};
-
-/// A restored disk that is complete, and the one whose place it takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadyDisk {
-    pub new: PathBuf,
-    pub disk: PathBuf,
-}
+use strongroom_store::{Disk, Manifest, Progress, ReadSession, Rewritten};
+use uuid::Uuid;
 
 /// How long the point of the disks before is kept.
 const BEFORE_KEPT: SignedDuration = SignedDuration::from_hours(24 * 30);
 
-/// Does it all; returns warnings.
+/// What a replacement has to tell.
+pub(super) struct Replaced {
+    pub details: Vec<(String, String)>,
+    pub warnings: Vec<String>,
+}
+
+/// Does it all, or what is left of it.
 pub(super) fn run(
     service: &Service,
     job: &Job,
@@ -38,45 +46,112 @@ pub(super) fn run(
     item: &Item,
     request: &RestoreRequest,
     progress: &Arc<Progress>,
-) -> Result<Vec<String>> {
+) -> Result<Replaced> {
+    let mut request = request.clone();
+    let mut warnings = Vec::new();
+    let mut written = Rewritten::default();
+    if request.swap.is_empty() {
+        written = prepare(service, job, vault, item, &mut request, &mut warnings, progress)?;
+    }
+    task(service, job.id, CREATE_REPLACE)?;
+    let rest = swap::carry_out(service, job, vault, item, request, progress)?;
+    let details = vec![
+        ("Bytes Compared".to_owned(), (written.compared_bytes + rest.compared_bytes).to_string()),
+        ("Bytes Written".to_owned(), (written.written_bytes + rest.written_bytes).to_string()),
+    ];
+    Ok(Replaced { details, warnings })
+}
+
+/// Up to the commit.
+fn prepare(
+    service: &Service,
+    job: &Job,
+    vault: &Vault,
+    item: &Item,
+    request: &mut RestoreRequest,
+    warnings: &mut Vec<String>,
+    progress: &Arc<Progress>,
+) -> Result<Rewritten> {
     let machine = machine_of(service, item)?;
     super::restore::check_replace(service, &machine)?;
     let store = service.store(vault)?;
-    let session = Arc::new(ReadSession::begin(&store, &format!("replace job {}", job.id))?);
+    let session = ReadSession::begin(&store, &format!("replace job {}", job.id))?;
     let manifest = store.point(&super::restore::point_id(request))?;
-    let mut warnings = Vec::new();
-    let places = places(service, &machine, &manifest, request, &mut warnings)?;
+    let places = places(service, &machine, &manifest, request, warnings)?;
     // The way back: nothing of what is there now is lost.
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
-    backup::take_point(service, vault, item, &machine, keep_until, progress)?;
+    let before = backup::take_point(service, vault, item, &machine, keep_until, progress)?;
     progress.check()?;
+    super::restore::check_replace(service, &machine)?;
 
+    // In the vault: what is only in a snapshot is no way back.
+    let vaulted = store.point(&before.id).ok();
+    let mut total = Rewritten::default();
     let mut made = Made::default();
-    for (disk, old, format) in places {
-        let new = hidden_name(&old, job)?;
+    for place in places {
+        let new = hidden_name(&place.path, job)?;
         let _ = fs::remove_file(&new);
-        made.0.push(ReadyDisk { new: new.clone(), disk: old.clone() });
-        let options = RestoreOptions { to: new.clone(), format, force: false, durable: true };
-        restore_disk(&session, disk, &options, progress)?;
-        like(&new, &old)?;
+        made.0.push(ReadyDisk {
+            new,
+            disk: place.path.clone(),
+            target: place.disk.name.clone(),
+            format: place.format,
+            way: Way::Ready,
+        });
+        let Some(ready) = made.0.last_mut() else { continue };
+        let present = vaulted.iter().flat_map(|m| &m.disks).find(|d| d.name == place.disk.name);
+        let done = make_ready(&session, &place, present, ready, progress)?;
+        total.compared_bytes += done.compared_bytes;
+        total.written_bytes += done.written_bytes;
+        total.zeroed_bytes += done.zeroed_bytes;
     }
     progress.check()?;
     super::restore::check_replace(service, &machine)?;
+    request.swap = Swap {
+        disks: made.0.clone(),
+        before: Some(Uuid::from_bytes(*before.id.as_bytes())),
+        ..Swap::default()
+    };
     // The commit point.
-    let ready = std::mem::take(&mut made.0);
-    let mut request = request.clone();
-    request.ready.clone_from(&ready);
-    let kept = serde_json::to_value(&request).unwrap_or_default();
-    service.catalog.update::<Job, Error>(job.id, |row| {
-        row.request.clone_from(&kept);
-        Ok(Vec::new())
-    })?;
-    task(service, job.id, CREATE_REPLACE)?;
-    finish(service, item, &ready)?;
-    Ok(warnings)
+    swap::note(service, job.id, request)?;
+    made.0.clear();
+    Ok(total)
 }
 
-fn machine_of(service: &Service, item: &Item) -> Result<Machine> {
+/// Makes one disk ready, in the way that costs least.
+fn make_ready(
+    session: &Arc<ReadSession>,
+    place: &DiskPlace<'_>,
+    present: Option<&Disk>,
+    ready: &mut ReadyDisk,
+    progress: &Arc<Progress>,
+) -> Result<Rewritten> {
+    let reader = session.open_disk(place.disk.tree());
+    let info = present::look(&ready.disk, place.format)?;
+    let fits = info.is_self_contained && info.size_bytes == place.disk.size_bytes;
+    if fits && present::clone_file(&ready.disk, &ready.new)? {
+        let done = present::rewrite(&reader, &ready.new, place.format, true, progress)?;
+        like(&ready.new, &ready.disk)?;
+        return Ok(done);
+    }
+    let data_bytes = reader.data_bytes()?;
+    if let Some(present) = present.filter(|p| fits && p.size_bytes == place.disk.size_bytes) {
+        let differing_bytes = reader.differing_bytes(&session.open_disk(present.tree()))?;
+        if differing_bytes < info.allocated_bytes / 2
+            || target::check_room(&ready.new, place.format, data_bytes).is_err()
+        {
+            target::check_room(&ready.new, place.format, differing_bytes)?;
+            ready.way = Way::InPlace;
+            return Ok(Rewritten::default());
+        }
+    }
+    let options = RestoreOptions { to: ready.new.clone(), format: place.format, force: false, durable: true };
+    let done = restore_disk(session, place.disk, &options, progress)?;
+    like(&ready.new, &ready.disk)?;
+    Ok(Rewritten { written_bytes: done.data_bytes, ..Rewritten::default() })
+}
+
+pub(super) fn machine_of(service: &Service, item: &Item) -> Result<Machine> {
     service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none()).ok_or_else(|| {
         Error::not_found(format!(
             "The virtual machine '{}' is no longer there: restore the point as a new machine.",
@@ -86,6 +161,13 @@ fn machine_of(service: &Service, item: &Item) -> Result<Machine> {
     })
 }
 
+/// A disk of the point, and the machine's that it replaces.
+struct DiskPlace<'m> {
+    disk: &'m Disk,
+    path: PathBuf,
+    format: DiskFormat,
+}
+
 /// Which disk goes where, in which format.
 fn places<'m>(
     service: &Service,
@@ -93,7 +175,7 @@ fn places<'m>(
     manifest: &'m Manifest,
     request: &RestoreRequest,
     warnings: &mut Vec<String>,
-) -> Result<Vec<(&'m Disk, PathBuf, DiskFormat)>> {
+) -> Result<Vec<DiskPlace<'m>>> {
     let seen = machines::look(service, machine)?;
     let mut places = Vec::new();
     for disk in &manifest.disks {
@@ -126,7 +208,7 @@ fn places<'m>(
         // Through links, to the file itself.
         let path =
             fs::canonicalize(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))?;
-        places.push((disk, path, format));
+        places.push(DiskPlace { disk, path, format });
     }
     if places.is_empty() {
         return Err(Error::invalid(format!("'{}' has none of the point's disks.", machine.name))
@@ -149,46 +231,25 @@ fn like(new: &Path, old: &Path) -> Result<()> {
     fs::set_permissions(new, before.permissions()).map_err(failed)
 }
 
-/// After the commit: each restored disk takes its place. Done again after a crash.
-pub(super) fn finish(service: &Service, item: &Item, ready: &[ReadyDisk]) -> Result<()> {
-    let machine = machine_of(service, item)?;
-    if let Err(error) = super::restore::check_replace(service, &machine) {
-        let left: Vec<String> =
-            ready.iter().filter(|r| r.new.exists()).map(|r| r.new.display().to_string()).collect();
-        return Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "The machine was started while its disks were being replaced. Stop it and restore again. Not in place yet: {}. ({error})",
-                left.join(", ")
-            ),
-        )
-        .coded("UserErrorVmNotInDesirableState"));
-    }
-    for disk in ready {
-        match fs::rename(&disk.new, &disk.disk) {
-            Ok(()) => {}
-            // Done before the crash.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && disk.disk.exists() => {}
-            Err(e) => return Err(Error::io(format!("naming {}", disk.disk.display()), e)),
-        }
-        if let Some(directory) = disk.disk.parent() {
-            fs::File::open(directory)
-                .and_then(|d| d.sync_all())
-                .map_err(|e| Error::io(format!("syncing {}", directory.display()), e))?;
-        }
-    }
-    Ok(())
-}
-
 /// What a replacement that was cut short before its commit left.
 pub(super) fn remove_leftovers(service: &Service, job: &Job, item: &Item) {
-    let Ok(machine) = machine_of(service, item) else { return };
-    let Ok(seen) = machines::look(service, &machine) else { return };
-    for path in seen.disks.iter().filter_map(|d| d.source.path()) {
-        if let Ok(path) = fs::canonicalize(path)
-            && let Ok(new) = hidden_name(&path, job)
-        {
-            let _ = fs::remove_file(new);
+    for path in swap::disks_of(service, item) {
+        let Ok(new) = hidden_name(&path, job) else { continue };
+        // A new disk that was being written has one more hidden name, before it has its own.
+        let partial = new.file_name().map(|n| format!(".{}.strongroom-partial-", n.to_string_lossy()));
+        let _ = fs::remove_file(&new);
+        if let (Some(partial), Some(directory)) = (partial, new.parent()) {
+            remove_beginning_with(directory, &partial);
+        }
+    }
+}
+
+/// Files of a directory whose names begin like this.
+pub(super) fn remove_beginning_with(directory: &Path, beginning: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(beginning)) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }

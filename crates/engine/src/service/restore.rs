@@ -1,33 +1,40 @@
 //! The job that restores a recovery point: as disks in a place, or as a new machine.
 //!
-//! Disks are written into a hidden directory of the place; when all are there with the machine's definition it gets its
-//! name, which is the commit. A new machine is committed by its definition (see [`crate::machine`]).
+//! How disks come into a place is in [`super::restore_disks`], how they replace a machine's in [`super::replace`]; a new machine
+//! is committed by its definition (see [`crate::machine`]).
 
 use super::backup::task;
-use super::replace::{self, ReadyDisk};
+use super::places::{self, Pool};
+use super::config::StorageAccount;
+use super::replace;
+use super::restore_container;
+use super::restore_disks::{self, Destination};
+use super::swap::Swap;
 use super::{Service, jobs, machines};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machine::record::{DEFINITION_KIND, DiskRecord};
-use crate::machine::{self, RestoreOptions as MachineRestoreOptions};
-use crate::restore::{RestoreOptions, restore_disk};
+use crate::machine::{self, Planned, RestoreOptions as MachineRestoreOptions, RestorePlan};
 use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use std::fs::{self, DirBuilder};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::PointSelector;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
-use strongroom_hypervisor::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
-use strongroom_store::{Manifest, Progress, ReadSession};
+use strongroom_hypervisor::NetworkChoice;
+use strongroom_store::{Progress, ReadSession};
 use uuid::Uuid;
 
 pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
 pub const CREATE: &str = tasks::CREATE_MACHINE;
 pub const CREATE_REPLACE: &str = tasks::UPDATE_MACHINE;
+
+/// What whoever restored a machine is to do.
+const AFTER: [&str; 3] = [
+    "it is not started",
+    "its MAC addresses are new: give it again what was bound to the old ones, such as a fixed address",
+    "where cloud-init runs inside, it sees a new instance and may lock passwords: use an SSH key, or set a password again",
+];
 
 /// What to make of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +43,18 @@ pub enum Target {
     Disks {
         place: String,
         directory: PathBuf,
+        /// The pool whose volumes they become.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<Pool>,
+        /// None: as each was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<DiskFormat>,
+    },
+    /// A container of a storage account of the configuration.
+    Container {
+        place: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<DiskFormat>,
     },
     Machine {
         name: String,
@@ -57,9 +76,12 @@ pub struct RestoreRequest {
     /// By target name; empty: all.
     #[serde(default)]
     pub disks: Vec<String>,
-    /// Of a replacement that is committed: what takes its place.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ready: Vec<ReadyDisk>,
+    /// Of a replacement that is committed: how far it is.
+    #[serde(default, skip_serializing_if = "Swap::is_empty")]
+    pub swap: Swap,
+    /// Of a new machine: the files that it will have.
+    #[serde(default, skip_serializing_if = "RestorePlan::is_empty")]
+    pub plan: RestorePlan,
 }
 
 /// Checks a request and writes its job. `luns`: these disks alone.
@@ -83,8 +105,11 @@ pub fn restore(
     let mut bag: Vec<(&str, String)> = Vec::new();
     let time = point.taken_at.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string();
     match &target {
-        Target::Disks { place, directory } => {
-            check_directory(directory)?;
+        Target::Disks { place, .. } | Target::Container { place, .. } => {
+            match &target {
+                Target::Disks { directory, .. } => check_directory(directory)?,
+                _ => drop(super::restore_container::open(account(service, place)?)?),
+            }
             bag.push(("Job Type", "Recover disks".into()));
             bag.push(("Target Storage Account Name", place.clone()));
             bag.push(("Recovery point time ", time));
@@ -129,13 +154,26 @@ pub fn restore(
     }
     bag.push(("VM Subscription ID", service.subscription.to_string()));
     job.properties = bag.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-    let request =
-        RestoreRequest { point: Uuid::from_bytes(*point.id.as_bytes()), target, disks, ready: Vec::new() };
+    let request = RestoreRequest {
+        point: Uuid::from_bytes(*point.id.as_bytes()),
+        target,
+        disks,
+        swap: Swap::default(),
+        plan: RestorePlan::default(),
+    };
     job.request = serde_json::to_value(&request).unwrap_or_default();
     job.vault = vault.id;
     jobs::put(service, &job, Vec::new())?;
     service.runner.wake();
     Ok(job)
+}
+
+fn account<'s>(service: &'s Service, name: &str) -> Result<&'s StorageAccount> {
+    let accounts = &service.config.storage_accounts;
+    accounts.iter().find(|a| a.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+        Error::not_found(format!("Storage account '{name}' is no longer in the service's configuration."))
+            .coded("UserErrorStorageAccountNotReachable")
+    })
 }
 
 /// Whether a machine's disks could be replaced now: only while it is off.
@@ -210,14 +248,31 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
     let store = service.store(&parts.vault)?;
     match &parts.request.target {
         Target::Replace => {
-            let warnings = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
-            complete(service, job.id, Vec::new(), warnings)
+            let done = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
+            complete(service, job.id, done.details, done.warnings)
         }
-        Target::Disks { directory, .. } => {
-            let session = Arc::new(ReadSession::begin(&store, &format!("restore job {}", job.id))?);
+        Target::Disks { directory, pool, format, .. } => {
+            let session = ReadSession::begin(&store, &format!("restore job {}", job.id))?;
             let manifest = store.point(&point_id(&parts.request))?;
-            let made = restore_disks(job, &parts, &session, &manifest, directory, progress)?;
-            complete(service, job.id, made, Vec::new())
+            let to = Destination { directory, pool: pool.as_ref(), format: *format };
+            restore_disks::run(service, job, &parts.request, &session, &manifest, &to, progress)?;
+            complete(service, job.id, Vec::new(), Vec::new())
+        }
+        Target::Container { place, format } => {
+            let session = ReadSession::begin(&store, &format!("restore job {}", job.id))?;
+            let manifest = store.point(&point_id(&parts.request))?;
+            let account = account(service, place)?;
+            restore_container::run(
+                service,
+                job,
+                &parts.request,
+                &session,
+                &manifest,
+                account,
+                *format,
+                progress,
+            )?;
+            complete(service, job.id, Vec::new(), Vec::new())
         }
         Target::Machine { name, host, directory, network, .. } => {
             let hypervisor = service.host(host)?.hypervisor.clone();
@@ -230,26 +285,37 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 },
                 disks: parts.request.disks.clone(),
                 format: None,
+                planned: Some(planned(service, job, &parts.request)),
             };
             let selector = PointSelector::Id(point_id(&parts.request));
             let restored = machine::restore(&*hypervisor, &store, &selector, &options, progress)?;
             task(service, job.id, CREATE)?;
+            places::refresh_pools(service, host, &restored.storage);
             if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
                 tracing::warn!(%error, "the restored machine will be discovered later");
             }
             let mut warnings = restored.warnings;
             warnings.retain(|w| !restored.notes.contains(w));
-            let notes = match restored.notes.is_empty() {
-                true => Vec::new(),
-                false => vec![("Notes".to_owned(), restored.notes.join("; "))],
-            };
-            complete(service, job.id, notes, warnings)
+            let mut notes = restored.notes;
+            notes.extend(AFTER.iter().map(|note| (*note).to_owned()));
+            complete(service, job.id, vec![("Notes".to_owned(), notes.join("; "))], warnings)
         }
     }
 }
 
 pub(super) fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {
     strongroom_domain::PointId::from_uuid(request.point)
+}
+
+/// Keeps in the job's row which files a new machine will have.
+fn planned(service: &Service, job: &Job, request: &RestoreRequest) -> Planned {
+    let (service, id, request) = (service.clone(), job.id, request.clone());
+    let tag = id.simple().to_string()[..8].to_owned();
+    let keep = move |plan: &RestorePlan| {
+        let request = RestoreRequest { plan: plan.clone(), ..request.clone() };
+        super::swap::note(&service, id, &request)
+    };
+    Planned { tag, keep: Arc::new(keep) }
 }
 
 /// The restored machine is known at once, in the group that was asked for.
@@ -262,135 +328,8 @@ fn note_machine(service: &Service, target: &Target, uuid: &str) -> Result<()> {
         return Ok(());
     }
     tracing::info!(machine = name, group, "placing the restored machine");
-    machines::place(service, &machine, group, &machine.location).map(|_| ())
-}
-
-/// Azure's name of the container that restored disks come in: the machine's, without hyphens, and 32 digits.
-fn container(job: &Job) -> String {
-    let plain: String = job.entity.chars().filter(|c| c.is_alphanumeric()).collect();
-    format!("{}-{}", plain.to_lowercase(), job.id.simple())
-}
-
-fn restore_disks(
-    job: &Job,
-    parts: &Parts,
-    session: &Arc<ReadSession>,
-    manifest: &Manifest,
-    place: &Path,
-    progress: &Arc<Progress>,
-) -> Result<Vec<(String, String)>> {
-    let container = container(job);
-    let final_directory = place.join(&container);
-    let hidden = Hidden(place.join(format!(".{container}")));
-    // Of an attempt that was interrupted.
-    let _ = fs::remove_dir_all(&hidden.0);
-    DirBuilder::new()
-        .mode(0o711)
-        .create(&hidden.0)
-        .map_err(|e| Error::io(format!("making directory {}", hidden.0.display()), e))?;
-    let mut restored = Vec::new();
-    for disk in &manifest.disks {
-        if !parts.request.disks.is_empty() && !parts.request.disks.contains(&disk.name) {
-            continue;
-        }
-        let format = match DiskRecord::of(disk).format {
-            Some(strongroom_hypervisor::DiskFormat::Raw) => DiskFormat::Raw,
-            _ => DiskFormat::Qcow2,
-        };
-        let name = format!("{}-{}.{}", job.entity, disk.name, format.name());
-        let options = RestoreOptions { to: hidden.0.join(&name), format, force: false, durable: true };
-        restore_disk(session, disk, &options, progress)?;
-        restored.push((disk.name.clone(), name, format));
-    }
-    progress.check()?;
-    let template = template(&job.entity, manifest, &final_directory, &restored)?;
-    let template_name = format!("azuredeploy{}.json", job.id);
-    let config_name =
-        format!("config-{}-{}.json", job.entity.chars().filter(|c| *c != '-').collect::<String>(), job.id);
-    if let Some(xml) = &template {
-        write_new(&hidden.0.join(format!("{}.xml", job.entity)), xml.as_bytes())?;
-    }
-    let config = json!({
-        "machine": job.entity,
-        "recoveryPoint": manifest.point.to_string(),
-        "takenAt": manifest.taken_at.to_string(),
-        "disks": restored.iter().map(|(target, file, format)| json!({
-            "target": target, "file": file, "format": format.name(),
-        })).collect::<Vec<_>>(),
-        "definition": template.as_ref().map(|_| format!("{}.xml", job.entity)),
-    });
-    let text = serde_json::to_vec_pretty(&config).unwrap_or_default();
-    write_new(&hidden.0.join(&config_name), &text)?;
-    write_new(&hidden.0.join(&template_name), &text)?;
-    sync(&hidden.0)?;
-    progress.check()?;
-    // The commit: from here on the disks are there, under their name.
-    fs::rename(&hidden.0, &final_directory)
-        .map_err(|e| Error::io(format!("naming {}", final_directory.display()), e))?;
-    sync(place)?;
-    let at = final_directory.display();
-    let names = |disks: Vec<&str>| disks.join("; ");
-    Ok(vec![
-        ("Config Blob Name".into(), config_name.clone()),
-        ("Config Blob Container Name".into(), container),
-        ("Config Blob Uri".into(), format!("file://{at}/{config_name}")),
-        ("Create VM Template Blob Uri".into(), format!("file://{at}/{template_name}")),
-        ("Restored disk(s)".into(), names(restored.iter().map(|(t, ..)| t.as_str()).collect())),
-        ("Backed-up disk(s)".into(), names(manifest.disks.iter().map(|d| d.name.as_str()).collect())),
-    ])
-}
-
-/// The machine's definition with its disks where they were restored to, to be edited and used.
-fn template(
-    machine: &str,
-    manifest: &Manifest,
-    directory: &Path,
-    disks: &[(String, String, DiskFormat)],
-) -> Result<Option<String>> {
-    let Some(definition) = manifest.definition.as_ref().filter(|d| d.kind == DEFINITION_KIND) else {
-        return Ok(None);
-    };
-    let directory = std::path::absolute(directory)
-        .map_err(|e| Error::io(format!("looking at {}", directory.display()), e))?;
-    let request = RestoreMachineRequest {
-        definition_xml: definition.text.clone(),
-        new_name: format!("{machine}-restored"),
-        disks: disks
-            .iter()
-            .map(|(target, file, format)| RestoredDisk {
-                target: target.clone(),
-                path: directory.join(file),
-                format: match format {
-                    DiskFormat::Raw => strongroom_hypervisor::DiskFormat::Raw,
-                    DiskFormat::Qcow2 => strongroom_hypervisor::DiskFormat::Qcow2,
-                },
-            })
-            .collect(),
-        network: NetworkChoice::Keep,
-        nvram: None,
-    };
-    Ok(Some(strongroom_hypervisor::new_definition(&request)?))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |e| Error::io(format!("writing {}", path.display()), e);
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
-}
-
-fn sync(directory: &Path) -> Result<()> {
-    fs::File::open(directory)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Error::io(format!("syncing {}", directory.display()), e))
-}
-
-/// A directory that goes again unless it got its final name.
-struct Hidden(PathBuf);
-
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    let placed = machines::place(service, &machine, group, &machine.location)?;
+    super::items::adopt(service, &placed)
 }
 
 fn complete(service: &Service, job: Uuid, made: Vec<(String, String)>, warnings: Vec<String>) -> Result<()> {
@@ -416,22 +355,33 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
     }
     let parts = parts(service, job)?;
     match &parts.request.target {
-        Target::Replace if parts.request.ready.is_empty() => {
+        Target::Replace if parts.request.swap.is_empty() => {
             replace::remove_leftovers(service, job, &parts.item);
         }
         Target::Replace => {
-            replace::finish(service, &parts.item, &parts.request.ready)?;
-            complete(service, job.id, Vec::new(), Vec::new())?;
+            // It goes on, as a job that was never begun: however often that takes.
+            service.catalog.update::<Job, Error>(job.id, |job| {
+                job.lease = None;
+                job.attempts = job.attempts.saturating_sub(1);
+                Ok(Vec::new())
+            })?;
             return Ok(true);
         }
-        Target::Disks { directory, .. } => {
-            let _ = fs::remove_dir_all(directory.join(format!(".{}", container(job))));
-            if directory.join(container(job)).is_dir() {
+        Target::Disks { directory, pool, .. } => {
+            restore_disks::remove_leftovers(job, directory);
+            if directory.join(restore_disks::container(job)).is_dir() {
+                restore_disks::publish(service, job, directory, pool.as_ref())?;
                 complete(service, job.id, Vec::new(), Vec::new())?;
                 return Ok(true);
             }
         }
-        Target::Machine { name, host, directory, .. } => {
+        Target::Container { place, .. } => {
+            if restore_container::recover(service, job, account(service, place)?)? {
+                complete(service, job.id, Vec::new(), Vec::new())?;
+                return Ok(true);
+            }
+        }
+        Target::Machine { name, host, .. } => {
             // The name was free when the job began, and nobody else makes a machine of files named like this.
             if let Ok(machine) = service.host(host)?.hypervisor.inspect(name)
                 && machine.disks.iter().any(|d| is_restored_file(d.source.path(), name))
@@ -440,9 +390,7 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
                 complete(service, job.id, Vec::new(), Vec::new())?;
                 return Ok(true);
             }
-            if let Some(directory) = directory {
-                remove_leftovers(directory, name);
-            }
+            machine::remove_unfinished(&parts.request.plan);
         }
     }
     Ok(false)
@@ -452,16 +400,4 @@ fn is_restored_file(path: Option<&Path>, machine: &str) -> bool {
     path.and_then(|p| p.file_name())
         .and_then(|n| n.to_str())
         .is_some_and(|file| file.starts_with(&format!("{machine}-")))
-}
-
-/// Hidden partial files of a restore whose process is dead.
-fn remove_leftovers(directory: &Path, machine: &str) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.starts_with(&format!(".{machine}-")) && name.contains(".strongroom-partial-") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }

@@ -193,6 +193,22 @@ impl Conn {
         }
     }
 
+    /// Looks anew at what a storage pool holds.
+    pub fn refresh_pool(&self, name: &str) -> VirtResult<()> {
+        let c_name = c_string(name)?;
+        // SAFETY: valid pointers; the pool is freed once, after its last use.
+        unsafe {
+            let pool = (self.f.virStoragePoolLookupByName)(self.ptr, c_name.as_ptr());
+            if pool.is_null() {
+                return self.fail();
+            }
+            let done = (self.f.virStoragePoolRefresh)(pool, 0);
+            let result = if done < 0 { self.fail() } else { Ok(()) };
+            (self.f.virStoragePoolFree)(pool);
+            result
+        }
+    }
+
     /// Names of the storage pools, whether each is active, and its definition.
     pub fn storage_pools(&self) -> VirtResult<Vec<(String, bool, String)>> {
         // SAFETY: valid pointers; each item is read and then freed once.

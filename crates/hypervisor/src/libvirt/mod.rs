@@ -176,6 +176,11 @@ impl Hypervisor for Libvirt {
             .collect())
     }
 
+    fn refresh_pool(&self, name: &str) -> Result<()> {
+        let what = format!("storage pool `{}`", crate::text::shorten(name));
+        self.connect()?.refresh_pool(name).map_err(|e| e.about("refreshing", &what))
+    }
+
     fn name_is_free(&self, name: &str) -> Result<()> {
         match self.domain(name) {
             Ok(_) => Err(Error::AlreadyExists { what: machine(name) }),

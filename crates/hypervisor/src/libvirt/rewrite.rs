@@ -20,6 +20,10 @@ pub struct Rewritten {
 const NAME_BYTES_MAX: usize = 200;
 
 pub fn rewrite(request: &RestoreMachineRequest, uuid: Uuid) -> Result<Rewritten> {
+    rewrite_with(request, uuid, &[])
+}
+
+fn rewrite_with(request: &RestoreMachineRequest, uuid: Uuid, drivers: &[(&str, &str)]) -> Result<Rewritten> {
     check_name(&request.new_name)?;
     let what = format!("the saved definition for `{}`", request.new_name);
     let document = definition::parse(&what, &request.definition_xml)?;
@@ -39,14 +43,15 @@ pub fn rewrite(request: &RestoreMachineRequest, uuid: Uuid) -> Result<Rewritten>
             ));
         }
     }
-    let mut writer = Writer { request, uuid, xml: Xml::new(), warnings: Vec::new() };
+    let mut writer = Writer { request, drivers, uuid, xml: Xml::new(), warnings: Vec::new() };
     writer.node(root, "")?;
     Ok(Rewritten { xml: writer.xml.finish(), uuid, warnings: writer.warnings })
 }
 
-/// The definition that [`create`](crate::Hypervisor::create) would use, without making a machine of it.
-pub fn new_definition(request: &RestoreMachineRequest) -> Result<String> {
-    Ok(rewrite(request, Uuid::new_v4())?.xml)
+/// The definition that [`create`](crate::Hypervisor::create) would use, without making a machine of it. `drivers` names, by target,
+/// QEMU's drivers of disks that are in other formats than machines are made of (`vpc`).
+pub fn new_definition(request: &RestoreMachineRequest, drivers: &[(&str, &str)]) -> Result<String> {
+    Ok(rewrite_with(request, Uuid::new_v4(), drivers)?.xml)
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -66,6 +71,7 @@ fn check_name(name: &str) -> Result<()> {
 
 struct Writer<'r> {
     request: &'r RestoreMachineRequest,
+    drivers: &'r [(&'r str, &'r str)],
     uuid: Uuid,
     xml: Xml,
     warnings: Vec<String>,
@@ -125,6 +131,13 @@ impl Writer<'_> {
             }
             // The path of the agent's socket belongs to one machine; libvirt makes a new one.
             "/domain/devices/channel/source" if node.attribute("mode") == Some("bind") => return Ok(()),
+            "/domain/devices/tpm"
+                if child(node, "backend").and_then(|b| b.attribute("type")) == Some("emulator") =>
+            {
+                self.warnings.push(
+                    "its TPM begins empty: what the old one had sealed (BitLocker, disks unlocked by it) asks for its recovery key".into(),
+                );
+            }
             "/domain/devices/hostdev" => self.warnings.push(
                 "a device of the host is passed through to it; it cannot run at the same time as the original".into(),
             ),
@@ -218,7 +231,9 @@ impl Writer<'_> {
         for attribute in node.attributes().filter(|a| a.namespace().is_none() && a.name() != "type") {
             self.xml.attribute(attribute.name(), attribute.value());
         }
-        self.xml.start("driver").attribute("name", "qemu").attribute("type", restored.format.name());
+        let driver = self.drivers.iter().find(|(target, _)| *target == restored.target);
+        let driver = driver.map_or(restored.format.name(), |(_, name)| name);
+        self.xml.start("driver").attribute("name", "qemu").attribute("type", driver);
         if let Some(driver) = child(node, "driver") {
             for attribute in driver.attributes() {
                 if !matches!(attribute.name(), "name" | "type") {

@@ -85,6 +85,8 @@ mod table {
             virStoragePoolGetName(Ptr) -> *const c_char;
             virStoragePoolIsActive(Ptr) -> c_int;
             virStoragePoolGetXMLDesc(Ptr, c_uint) -> *mut c_char;
+            virStoragePoolLookupByName(Ptr, *const c_char) -> Ptr;
+            virStoragePoolRefresh(Ptr, c_uint) -> c_int;
             virStoragePoolFree(Ptr) -> c_int;
             virDomainLookupByName(Ptr, *const c_char) -> Ptr;
             virDomainFree(Ptr) -> c_int;

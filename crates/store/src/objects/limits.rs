@@ -45,5 +45,9 @@ pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Silence from an S3 endpoint in the middle of an answer.
 pub const S3_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Parts of an upload: at least this long, this many at most, and this many on their way at a time.
+pub const PART_MIN_BYTES: u64 = 8 << 20;
+pub const PARTS_MAX: u64 = 9000;
+pub const PARTS_AT_ONCE: usize = 4;
 /// Worker threads of the runtime a store starts when it is given none.
 pub const RUNTIME_THREADS: usize = 2;

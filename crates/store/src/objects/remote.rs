@@ -85,17 +85,26 @@ impl Executor {
         Ok(Executor::Own(Some(runtime)))
     }
 
-    /// Runs `future` there and waits for it here. `None` if its task died or the runtime is gone.
-    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    /// Runs `future` there; what it comes to is received here.
+    pub(super) fn begin<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> mpsc::Receiver<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let task = async move {
             let _ = sender.send(future.await);
         };
         match self {
-            Executor::Own(runtime) => drop(runtime.as_ref()?.spawn(task)),
+            Executor::Own(Some(runtime)) => drop(runtime.spawn(task)),
+            Executor::Own(None) => {}
             Executor::Given(handle) => drop(handle.spawn(task)),
         }
-        receiver.recv().ok()
+        receiver
+    }
+
+    /// Runs `future` there and waits for it here. `None` if its task died or the runtime is gone.
+    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.begin(future).recv().ok()
     }
 }
 
@@ -121,7 +130,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// One attempt; a dead task becomes an error.
-    fn attempt<T, F>(&self, future: F) -> std::result::Result<T, Error>
+    pub(super) fn attempt<T, F>(&self, future: F) -> std::result::Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = std::result::Result<T, Error>> + Send + 'static,

@@ -83,7 +83,7 @@ impl Iterator for Planner {
 }
 
 /// Bits `from` up to, not including, `to`.
-fn bits(from: u64, to: u64) -> u128 {
+pub fn bits(from: u64, to: u64) -> u128 {
     if to <= from {
         return 0;
     }

@@ -95,7 +95,7 @@ pub struct RestoreArgs {
     /// A file that does not exist, or with --force a block device.
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// The format of the file.
+    /// The format of the file; vhd is a fixed one, padded to a whole MiB.
     #[arg(long, value_enum, default_value_t = ToFormat::Raw)]
     format: ToFormat,
     /// Which disk, where the point has several.
@@ -110,9 +110,21 @@ pub struct RestoreArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ToFormat {
+pub(super) enum ToFormat {
     Raw,
     Qcow2,
+    /// Fixed, padded to a whole MiB.
+    Vhd,
+}
+
+impl ToFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vhd => "vhd",
+        }
+    }
 }
 
 impl From<ToFormat> for DiskFormat {
@@ -120,6 +132,7 @@ impl From<ToFormat> for DiskFormat {
         match format {
             ToFormat::Raw => Self::Raw,
             ToFormat::Qcow2 => Self::Qcow2,
+            ToFormat::Vhd => Self::Vhd,
         }
     }
 }
@@ -250,7 +263,7 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
         item: point.item.clone(),
         disk: disk.name.clone(),
         to: options.to.display().to_string(),
-        format: options.format.name(),
+        format: arguments.format.name(),
         size_bytes,
         data_bytes,
         seconds: elapsed.as_secs_f64(),

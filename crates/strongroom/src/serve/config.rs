@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use strongroom_engine::service::config::RestoreDirectory;
+use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
 use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
 
@@ -25,6 +25,7 @@ pub struct FileConfig {
     pub hosts: Vec<HostConfig>,
     pub vault_storage: Option<String>,
     pub restore_directories: Vec<RestoreDirectory>,
+    pub storage_accounts: Vec<StorageAccount>,
     pub limits: Limits,
 }
 
@@ -38,6 +39,7 @@ impl Default for FileConfig {
             hosts: service.hosts,
             vault_storage: service.vault_storage,
             restore_directories: service.restore_directories,
+            storage_accounts: service.storage_accounts,
             limits: service.limits,
         }
     }
@@ -53,6 +55,7 @@ impl FileConfig {
             hosts: self.hosts.clone(),
             vault_storage: self.vault_storage.clone(),
             restore_directories: self.restore_directories.clone(),
+            storage_accounts: self.storage_accounts.clone(),
             limits: self.limits.clone(),
         })
     }

@@ -490,6 +490,7 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
         },
         disks: arguments.disks,
         format: arguments.format.map(Into::into),
+        planned: None,
     };
     let libvirt = arguments.host.libvirt();
     let restored = context.watch(&format!("restoring {}", options.new_name), || {

@@ -1,8 +1,9 @@
-//! Restoring a machine's point: as a new machine, or its disks alone.
+//! Restoring a machine's point: as a new machine, its disks alone, or in place of the machine's disks.
 
 use super::backup::no_job;
 use crate::client::{Client, part_of_id};
 use crate::commands::common::{InVault, Item, find_item, find_vault, needs_service, shown_time, text};
+use crate::commands::image::ToFormat;
 use crate::commands::jobs::{JobDocument, JobRef, outcome, wait};
 use crate::commands::point::{PointDocument, find_point};
 use crate::context::{Context, Outcome};
@@ -14,19 +15,23 @@ use serde_json::{Value, json};
 use strongroom_engine::Error;
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["new_name", "disks_to"]))]
+#[command(group = ArgGroup::new("target").required(true).args(["new_name", "disks_to", "replace"]))]
 #[command(after_help = "\
 The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to
 --place, else to where the machine's disks were. What exists is never overwritten. With
---disks-to the disks become files of a new directory in that place, with the machine's
-definition beside them.
+--to the disks become files of a new directory in that place, with the machine's definition
+beside them; in a storage pool of libvirt they become its volumes. With --replace they take the
+place of the machine's own disks, which must be stopped: what it has now is backed up first, and only
+what differs is written.
 
 Without the service a point is restored by `strongroom rescue vm restore`.
 
 Examples:
   strongroom vm restore web01 --as web01-restored
   strongroom vm restore web01 --point 2026-11-21T20:30 --as test --place default --network lan
-  strongroom vm restore web01 --point latest --disks-to restores --disk vdb")]
+  strongroom vm restore web01 --point latest --to restores --disk vdb
+  strongroom vm restore web01 --to default --format vhd
+  strongroom vm restore web01 --point 2026-11-21T20:30 --replace")]
 pub struct RestoreArgs {
     /// The machine; GROUP/NAME where two groups have one of that name.
     machine: String,
@@ -39,16 +44,22 @@ pub struct RestoreArgs {
     #[arg(long = "as", value_name = "NEW_NAME")]
     new_name: Option<String>,
     /// Restore the disks alone, to this place (see `strongroom host places`).
-    #[arg(long, value_name = "PLACE")]
+    #[arg(long, visible_alias = "to", value_name = "PLACE")]
     disks_to: Option<String>,
+    /// What restored disks are: qcow2, raw or vhd (fixed); default: the place's, else as each disk was.
+    #[arg(long, value_enum, requires = "disks_to")]
+    format: Option<ToFormat>,
+    /// Put the point's disks in the place of the machine's own, which must be off.
+    #[arg(long)]
+    replace: bool,
     /// The place the new machine's disks go to (see `strongroom host places`).
-    #[arg(long, value_name = "PLACE", conflicts_with = "disks_to")]
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["disks_to", "replace"])]
     place: Option<String>,
     /// Connect all its interfaces to this network (see `strongroom host networks`); default: as they were.
-    #[arg(long, value_name = "NETWORK", conflicts_with = "disks_to")]
+    #[arg(long, value_name = "NETWORK", conflicts_with_all = ["disks_to", "replace"])]
     network: Option<String>,
     /// The new machine's resource group; default: the machine's own.
-    #[arg(long, value_name = "GROUP", conflicts_with = "disks_to")]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["disks_to", "replace"])]
     to_group: Option<String>,
     /// Only this disk; may be given several times.
     #[arg(long = "disk", value_name = "DISK")]
@@ -126,6 +137,13 @@ fn request(
         p["recoveryType"] = "RestoreDisks".into();
         p["storageAccountId"] =
             find(client, place, "Microsoft.Storage/storageAccounts", "place", "places")?.into();
+        if let Some(format) = arguments.format {
+            p["diskFormat"] = format.name().into();
+        }
+        return Ok(p);
+    }
+    if arguments.replace {
+        p["recoveryType"] = "OriginalLocation".into();
         return Ok(p);
     }
     let name = arguments.new_name.as_deref().unwrap_or_default();
