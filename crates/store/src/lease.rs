@@ -99,6 +99,7 @@ impl Lease {
         purpose: &str,
         reading_only: bool,
     ) -> Result<Option<Self>> {
+        vault.check_there()?;
         let environment = vault.environment();
         let shared = Arc::new(Shared {
             record: Mutex::new(LeaseRecord {

@@ -25,6 +25,7 @@ impl Vault {
     /// letters, digits and hyphens.
     pub fn write_note(&self, name: &str, content: &Value) -> Result<()> {
         let object = object_name(name)?;
+        self.check_there()?;
         let bytes = seal(self.keys(), &object, content)?;
         Ok(self.objects().put(&object, bytes)?)
     }

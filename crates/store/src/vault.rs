@@ -189,6 +189,19 @@ impl Vault {
         *self.0.index.lock() = None;
     }
 
+    /// Fails when the location no longer has this vault: its file system is not mounted, say. Whoever writes asks first, or it
+    /// would write into whatever is there instead.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        let missing = |name| matches!(self.0.objects.head(name), Ok(None));
+        if missing(HEADER_NAME) && missing(HEADER_COPY_NAME) {
+            return Err(StoreError::NotAVault {
+                location: self.location().to_owned(),
+                detail: "the vault that was there is gone; mount its file system, or put it back".into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Puts both copies of the header right, if one is missing or damaged.
     pub(crate) fn heal_header(&self) -> Result<()> {
         for name in [HEADER_NAME, HEADER_COPY_NAME] {

@@ -373,3 +373,32 @@ fn one_reclaim_at_a_time() {
     }
     assert!(vault.objects().list("locks/").unwrap().is_empty());
 }
+
+#[test]
+fn a_vault_that_is_gone_is_not_begun_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, elsewhere) = (dir.path().join("vault"), dir.path().join("elsewhere"));
+    std::fs::create_dir(&place).unwrap();
+    let (vault, _) = init(objects_at(&place));
+    let image = Image::new(noise(1, 50_000));
+    let point = backup(&vault, "a", &image, None).unwrap();
+    // As where its file system is not mounted.
+    std::fs::rename(&place, &elsewhere).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    let refusals = [
+        Session::begin(&vault, "test").map(drop),
+        ReadSession::begin(&vault, "test").map(drop),
+        reclaim::reclaim(&vault, &Default::default(), &Progress::default()).map(drop),
+        vault.write_note("policies", &"kept".into()),
+    ];
+    for (index, refused) in refusals.into_iter().enumerate() {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StoreError::NotAVault { .. }), "{index}: {error}");
+        assert!(error.to_string().contains("mount its file system"), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "nothing is written there");
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::rename(&elsewhere, &place).unwrap();
+    backup(&vault, "a", &image, None).unwrap();
+    assert!(restore(&vault, &point).unwrap() == image.bytes());
+}

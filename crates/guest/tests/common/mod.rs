@@ -183,12 +183,21 @@ impl Disk {
         &self.mount
     }
 
-    /// Whether a write waits. The writer that waits ends when it is thawed, and is nobody's then.
+    /// Whether a write waits, for at least this long. The writer that waits ends when it is thawed, and is nobody's then.
     pub fn is_frozen(&self) -> bool {
+        self.write_waits(Duration::from_millis(400))
+    }
+
+    /// Whether a write goes through; on a busy machine that may take a while.
+    pub fn is_thawed(&self) -> bool {
+        !self.write_waits(Duration::from_secs(15))
+    }
+
+    fn write_waits(&self, at_least: Duration) -> bool {
         let write = format!("(touch {}/x; echo > \"$0\") & :", self.mount);
         let done = self.directory.path().join(format!("done-{:?}", Instant::now()));
         assert!(Command::new("sh").args(["-c", &write]).arg(&done).status().unwrap().success());
-        let deadline = Instant::now() + Duration::from_millis(400);
+        let deadline = Instant::now() + at_least;
         while Instant::now() < deadline {
             if done.exists() {
                 return false;
