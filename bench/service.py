@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 """The service with 1,000 items and 100,000 jobs: how long its answers take, how long it takes to start, what it needs idle.
 
-    bench/service.py [--strongroom BINARY] [--items N] [--jobs N] [--requests N] [--idle SECONDS]
+    bench/service.py [--strongroom BINARY] [--items N] [--jobs N] [--requests N] [--idle SECONDS] [--backups N]
 
 The rows are written into a catalog that the service made itself (one vault through its API), as copies of what it
-writes. Requests go over its Unix socket, one after the other: what is measured is the server. Prints a table; with
---json one JSON document.
+writes. Requests go over its Unix socket, one after the other: what is measured is the server. Then, with a real
+(emulated, running) machine, how long it takes from "backup now" being accepted to the instant of the machine that the
+point is of, everything included: the job's beginning, the vault's session, the machine's snapshot (root and libvirt are
+needed; --no-machine leaves it out). Prints a table, and with which build; with --json one JSON document.
 """
 
 import argparse
@@ -24,6 +26,8 @@ import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/service"))
 CONFIG = "hosts = []\n"
 
 
@@ -135,6 +139,44 @@ def fill(data, vault, policy, items, jobs):
     return middle
 
 
+def snapshots(binary, directory, backups):
+    """Seconds from the answer to "backup now" until the point's instant, and of the job's snapshot task, for each."""
+    import lab  # Starts libvirt where nothing else does.
+
+    machines = lab.Machines("bench")
+    name, _ = machines.define("on", noise_mib=16, seed=1)
+    machines.start(name)
+    service = lab.Service(binary, directory / "machine", """
+[[hosts]]
+name = "local"
+group = "bench"
+location = "local"
+""").start()
+    vault = lab.Vault(service, "bench", "bench").create()
+    lab.check(vault.protect(name).status in (200, 202), "the machine is not protected")
+    at = lambda text: datetime.fromisoformat(text.rstrip("Z")[:26] + "+00:00").timestamp()
+    taken, tasks = [], []
+    try:
+        # The first reads all of the disk; what comes after is the usual.
+        for n in range(backups + 1):
+            accepted = vault.backup(name)
+            began = time.time()
+            lab.check(accepted.status == 202, accepted)
+            vault.settle()
+            newest = vault.points(name)[0]["properties"]["recoveryPointTime"]
+            job = max((j for j in vault.jobs() if j["properties"]["operation"] == "Backup"),
+                      key=lambda j: at(j["properties"]["startTime"]))
+            shown = service.get(f"{vault.path}/backupJobs/{job['name']}")["properties"]
+            task = next(t for t in shown["extendedInfo"]["tasksList"] if t["taskId"] == "Take Snapshot")
+            if n:
+                taken.append(at(newest) - began)
+                tasks.append(at(task["endTime"]) - at(task["startTime"]))
+    finally:
+        service.stop()
+        machines.remove()
+    return taken, tasks
+
+
 def percentile(values, share):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
@@ -142,16 +184,23 @@ def percentile(values, share):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strongroom", default="target/release/strongroom")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+    parser.add_argument("--strongroom", default=target / "release/strongroom")
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--idle", type=float, default=60)
+    parser.add_argument("--backups", type=int, default=10)
+    parser.add_argument("--no-machine", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    binary = Path(options.strongroom).absolute()
+    if not os.access(binary, os.X_OK):
+        sys.exit(f"bench/service: there is no {binary}: `make build` makes it, or say --strongroom")
+    build = "release" if binary.parent.name == "release" else f"{binary.parent.name}, whose figures say little"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="strongroom-bench-") as directory:
-        service = Service(Path(options.strongroom).absolute(), Path(directory) / "data")
+        service = Service(binary, Path(directory) / "data")
         figures["first start"] = service.start()
         base = f"/subscriptions/{service.subscription}/resourceGroups/bench"
         service.call("PUT", f"{base}?api-version=1", {"location": "local"})
@@ -185,10 +234,17 @@ def main():
             figures["idle"] = {"core": (after - before) / options.idle, "mib": resident}
         finally:
             service.stop()
+        if not options.no_machine:
+            Path(directory).chmod(0o711)
+            taken, tasks = snapshots(binary, Path(directory), options.backups)
+            figures["backup now, until the point's instant"] = {
+                "p50": percentile(taken, 0.5), "p99": percentile(taken, 0.99), "rows": len(taken)}
+            figures["of that, the task of taking the snapshot"] = {
+                "p50": percentile(tasks, 0.5), "p99": percentile(tasks, 0.99), "rows": len(tasks)}
     if options.json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps({"binary": str(binary), "build": build, "figures": figures}, indent=2))
         return
-    print(f"{options.items} items, {options.jobs} jobs")
+    print(f"build: {build} ({binary})\n{options.items} items, {options.jobs} jobs")
     for what, figure in figures.items():
         match figure:
             case {"p50": p50, "p99": p99, "rows": rows}:

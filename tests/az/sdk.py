@@ -17,8 +17,8 @@ def body(bench):
     os.environ["REQUESTS_CA_BUNDLE"] = bench.about["authority"]
     os.environ["AZURE_CORE_COLLECT_TELEMETRY"] = "no"
     flow = Sdk(bench)
-    for step in (flow.sign_in, flow.vault, flow.protect, flow.back_up, flow.restore_disks, flow.restore_machine,
-                 flow.end, flow.beside):
+    for step in (flow.sign_in, flow.vault, flow.protect, flow.back_up, flow.validate, flow.restore_disks,
+                 flow.restore_machine, flow.end, flow.beside):
         say(f"{step.__name__.replace('_', ' ')}: {step.__doc__}")
         step()
     return "the SDKs' flow passed"
@@ -141,12 +141,51 @@ class Sdk:
         self.job("Backup")
         equal(len(self.points()), 2, "the number of recovery points")
 
-    def restore(self, point, **properties):
-        from azure.mgmt.recoveryservicesbackup.models import IaasVMRestoreRequest, RestoreRequestResource
-        body = RestoreRequestResource(properties=IaasVMRestoreRequest(
+    def restore_request(self, point, **properties):
+        from azure.mgmt.recoveryservicesbackup.models import IaasVMRestoreRequest
+        return IaasVMRestoreRequest(
             recovery_point_id=point.name, source_resource_id=self.vm_id, region=LOCATION,
             create_new_cloud_service=False, original_storage_account_option=False,
-            target_resource_group_id=self.group_id, **properties))
+            target_resource_group_id=self.group_id, **properties)
+
+    def in_the_way(self, point, **properties):
+        """The codes of what stands in a restore's way, which both calls for that must agree on."""
+        from azure.mgmt.recoveryservicesbackup.models import ValidateIaasVMRestoreOperationRequest, \
+            ValidateOperationRequestResource
+        body = ValidateOperationRequestResource(id=point.id, properties=ValidateIaasVMRestoreOperationRequest(
+            restore_request=self.restore_request(point, **properties)))
+        found = self.backup.operation.validate(V, G, body)
+        seen = []
+        self.backup.validate_operation.begin_trigger(
+            V, G, body, polling_interval=1, raw_response_hook=lambda r: seen.append(r.http_response)).result()
+        operation = seen[0].headers["Location"].split("?")[0].rsplit("/", 1)[1]
+        kept = self.backup.validate_operation_results.get(V, G, operation)
+        status = self.backup.validate_operation_statuses.get(V, G, operation)
+        equal(status.status, "Succeeded", "the validation's status")
+        codes = lambda r: [e.code for e in r.validate_operation_response.validation_results]
+        equal(codes(kept), codes(found), "what the validation found, kept")
+        equal(codes(status.properties), codes(found), "what the validation found, in its status")
+        return codes(found)
+
+    def validate(self):
+        """asked beforehand, a restore's problem is told; nothing is begun"""
+        point, jobs = self.points()[0], len(list(self.backup.backup_jobs.list(V, G)))
+        new = dict(recovery_type="AlternateLocation", storage_account_id=self.place("places"))
+        equal(self.in_the_way(point, target_virtual_machine_id=f"{self.vm_id}-new", **new), [], "what is in the way")
+        equal(self.in_the_way(point, target_virtual_machine_id=self.vm_id, **new),
+              ["UserErrorVmWithSameNameAlreadyExists"], "what is in the way of a name that is taken")
+        equal(self.in_the_way(point, recovery_type="RestoreDisks"), ["BMSUserErrorInvalidInput"],
+              "what is in the way without a place")
+        equal(self.in_the_way(point, recovery_type="OriginalLocation"), [], "replacing a machine that is off")
+        virsh("start", self.m)
+        equal(self.in_the_way(point, recovery_type="OriginalLocation"), ["UserErrorVmNotInDesirableState"],
+              "replacing a machine that runs")
+        virsh("destroy", self.m)
+        equal(len(list(self.backup.backup_jobs.list(V, G))), jobs, "the number of jobs")
+
+    def restore(self, point, **properties):
+        from azure.mgmt.recoveryservicesbackup.models import RestoreRequestResource
+        body = RestoreRequestResource(properties=self.restore_request(point, **properties))
         self.backup.restores.begin_trigger(*self.where, point.name, body, polling_interval=1).result()
         return self.job("Restore")
 

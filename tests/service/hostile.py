@@ -57,12 +57,9 @@ class Attack:
             connection.endheaders(raw)
             answer = connection.getresponse()
             text = answer.read()
-        except (OSError, http.client.HTTPException):
-            # Closed: the server may, after what it refused without reading all of it. It must be there for the next.
-            self.connections.pop(who).close()
-            check(self.service.process.poll() is None, "the service ended at", method, path[:300])
-            self.statuses["closed"] = self.statuses.get("closed", 0) + 1
-            return None
+        except (OSError, http.client.HTTPException) as error:
+            # Whatever is refused, and however early: it is answered, and the answer can be read.
+            check(False, "no answer to", who, method, path[:300], "with", len(raw or b""), "bytes and", sent, ":", repr(error))
         if answer.will_close:
             self.connections.pop(who).close()
         self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
@@ -168,7 +165,7 @@ def by_hand(attack, vault):
     for what, raw in bodies.items():
         for who in ("administrator", "nobody"):
             status = attack.send(who, "PUT", url, raw)
-            check(status is None or 400 <= status < 500, what, who, status)
+            check(400 <= status < 500, what, who, status)
     for connection in attack.connections.values():
         connection.close()
     attack.connections.clear()
@@ -212,12 +209,7 @@ def names(attack, service, vault):
     for what, (place, sent) in spaces.items():
         made, refused = [], 0
         for name in candidates:
-            try:
-                answer = service.request("PUT", f"{place}/{quote(name)}", sent)
-            except OSError:
-                # Refused by its path, and closed before the body was read: without one the answer can be seen.
-                answer = service.request("GET", f"{place}/{quote(name)}")
-                check(answer.status == 400, "no answer for", what, repr(name), answer)
+            answer = service.request("PUT", f"{place}/{quote(name)}", sent)
             check(answer.status in (200, 201, 202) or 400 <= answer.status < 500 and answer.code, what, name, answer)
             if answer.status >= 400:
                 refused += 1

@@ -90,6 +90,7 @@ fn what_ran_when_it_ended_is_not_told_to_run_on() {
         job: None,
         follows_job: false,
         error: None,
+        validates: false,
     };
     service.catalog().apply(&[Change::put(&operation)]).unwrap();
     drop(service);

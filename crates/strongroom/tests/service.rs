@@ -51,3 +51,15 @@ fn libvirt_service_roles() {
 fn service_access() {
     stands("access.py", &[]);
 }
+
+/// Schemathesis by our own OpenAPI document; `scripts/install-schemathesis` prints its program.
+#[test]
+fn service_schema() {
+    let program = std::env::var("STRONGROOM_TEST_SCHEMATHESIS").unwrap_or_else(|_| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/install-schemathesis");
+        let done = Command::new(script).output().expect("scripts/install-schemathesis");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    });
+    assert!(!program.is_empty(), "scripts/install-schemathesis does not say where Schemathesis is");
+    stands("schema.py", &[&program]);
+}

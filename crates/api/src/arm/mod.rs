@@ -13,6 +13,7 @@ mod places;
 mod points;
 mod policies;
 mod proof;
+mod restores;
 mod schemas;
 mod status;
 mod subscriptions;
@@ -79,6 +80,7 @@ pub fn routes() -> Vec<Route<App>> {
         containers::routes,
         items::routes,
         points::routes,
+        restores::routes,
         proof::routes,
         jobs::routes,
         status::routes,

@@ -1,19 +1,19 @@
 //! Machines that run from the vault at once, and drills: points that prove that they can be restored. Azure has no calls for
 //! these; they are under our own namespace.
 
-use super::points::{Body, group_and_name, invalid, new_machine};
-use super::{Answer, App, caller, item_id, item_of, item_path};
+use super::points::point_of;
+use super::restores::{Body, accepted, check_item, invalid};
+use super::{Answer, App, caller, item_path};
 use crate::route::QueryParameter;
 use crate::{ArmError, Params, Request, Response, Route};
 use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use strongroom_catalog::service::{Drill, Item, Job, Point, Vault};
+use strongroom_catalog::service::Drill;
 use strongroom_engine::service::drill::{self, DrillOptions};
 use strongroom_engine::service::instant::{self, NewMachine};
 use strongroom_engine::service::restore::Target;
-use strongroom_engine::service::{groups, operations, places, points};
 
 const EXPAND: &[QueryParameter] =
     &[QueryParameter::optional("$expand", "`screenshot`: with the picture, base64.")];
@@ -79,58 +79,19 @@ pub(super) fn show(drill: &Drill) -> Value {
     })
 }
 
-/// The point that a path names, of an item that can be restored.
-fn point_of(app: &App, params: &Params) -> Result<(Vault, Item, Point), ArmError> {
-    let (vault, item) = item_of(app, params)?;
-    let point = points::get(&app.service, &item, &params["point"])?;
-    Ok((vault, item, point))
-}
-
-fn check_restore(item: &Item) -> Result<(), ArmError> {
-    item.state.check_restore().map_err(|e| {
-        ArmError::bad_request(e.code(), format!("'{}' cannot be restored: {e}.", item.machine_name))
-    })
-}
-
-fn accepted(app: &App, request: &Request, vault: &Vault, item: &Item, job: &Job) -> Answer {
-    let operation = operations::begun(&app.service, job, true)?;
-    let base = item_id(app, vault, item);
-    let status = format!("{base}/operationsStatus/{operation}");
-    let result = format!("{base}/operationResults/{operation}");
-    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
-}
-
 fn instant_restore(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
-    check_restore(&item)?;
-    let service = &app.service;
-    let body: Body = request.json()?;
-    let p = body.properties;
-    let place = match &p.storage_account_id {
-        None => None,
-        Some(id) => {
-            super::check_id_subscription(app, id)?;
-            let (group, name) = group_and_name(id)
-                .ok_or_else(|| invalid("storageAccountId is not the id of a storage account."))?;
-            Some(places::get(service, &group, &name)?)
-        }
-    };
-    let target_group = match &p.target_resource_group_id {
-        Some(id) => {
-            let (group, _) = group_and_name(id)
-                .ok_or_else(|| invalid("targetResourceGroupId is not the id of a resource group."))?;
-            groups::get(service, &group)?.name
-        }
-        None => item.group.clone(),
-    };
-    let Target::Machine { name, group, host, directory, network, .. } =
-        new_machine(app, &p, &item, place, &target_group)?
+    check_item(&item)?;
+    let p = request.json::<Body>()?.properties;
+    let place = p.place(app)?;
+    let target_group = p.group(app, &item)?;
+    let Target::Machine { name, group, host, directory, network } =
+        p.new_machine(app, &item, place, &target_group)?
     else {
         return Err(invalid("targetVirtualMachineId is missing."));
     };
     let target = NewMachine { name, group, host, directory, network };
-    let luns = p.restore_disk_lun_list.as_deref();
-    let job = instant::begin(service, &vault, &item, &point, target, luns, &caller(request))?;
+    let job = instant::begin(&app.service, &vault, &item, &point, target, p.luns(), &caller(request))?;
     accepted(app, request, &vault, &item, &job)
 }
 
@@ -149,7 +110,7 @@ struct DrillProperties {
 
 fn begin_drill(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
-    check_restore(&item)?;
+    check_item(&item)?;
     // Without a body it is a drill like any other.
     let p = request.json_or_default::<DrillBody>()?.properties;
     let options = DrillOptions { check: p.check, timeout: p.timeout_seconds.map(Duration::from_secs) };

@@ -13,8 +13,8 @@ pub fn schemas() -> Map<String, Value> {
             json!({
                 "securitySettings": object(json!({
                     "softDeleteSettings": object(json!({
-                        "softDeleteState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
-                        "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+                        "softDeleteState": {"enum": ["Enabled", "Disabled", "AlwaysON"]},
+                        "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysON"]},
                         "softDeleteRetentionPeriodInDays": {"type": "integer", "minimum": 14, "maximum": 180},
                     }), json!([])),
                     "immutabilitySettings": object(json!({"state": {"enum": ["Disabled", "Unlocked", "Locked"]}}), json!([])),
@@ -61,8 +61,8 @@ pub fn schemas() -> Map<String, Value> {
         "VaultPatch": object(json!({"tags": tags(), "identity": identity(), "properties": vault_properties()}), json!([])),
         "UndeleteRequest": object(json!({"properties": {"type": "object"}}), json!([])),
         "VaultConfig": properties(object(json!({
-            "softDeleteFeatureState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
-            "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysOn"]},
+            "softDeleteFeatureState": {"enum": ["Enabled", "Disabled", "AlwaysON"]},
+            "enhancedSecurityState": {"enum": ["Enabled", "Disabled", "AlwaysON"]},
             "softDeleteRetentionPeriodInDays": {"type": "integer", "minimum": 14, "maximum": 180},
         }), json!([]))),
         "StorageConfig": properties(object(json!({
@@ -130,7 +130,23 @@ pub fn schemas() -> Map<String, Value> {
             "screenshot": {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
         }), json!(["passed", "time", "jobId", "seconds", "hasScreenshot"])),
         "BackupStatusRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
-        "FeatureRequest": object(json!({"featureType": text()}), json!([])),
+        "FeatureRequest": object(
+            json!({"featureType": text(), "vmSize": text(), "vmSku": text()}),
+            json!(["featureType"]),
+        ),
+        "ValidateRequest": object(json!({
+            "id": text(),
+            "properties": object(json!({
+                "objectType": {"enum": ["ValidateIaasVMRestoreOperationRequest", "ValidateRestoreOperationRequest"]},
+                "restoreRequest": {"type": "object"},
+            }), json!(["objectType", "restoreRequest"])),
+        }), json!(["id", "properties"])),
+        "ValidateResponse": object(json!({"validateOperationResponse": object(json!({"validationResults": {
+            "type": "array",
+            "items": object(json!({
+                "code": text(), "message": text(), "recommendations": {"type": "array", "items": text()},
+            }), json!(["code", "message"])),
+        }}), json!(["validationResults"]))}), json!(["validateOperationResponse"])),
         "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
         "GraphQuery": object(json!({"query": text(), "subscriptions": {"type": "array", "items": text()}}), json!([])),
         "ImportRequest": object(json!({

@@ -5,7 +5,7 @@ use super::{Answer, App, check_subscription, vault_id, vault_of, vault_path};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom_catalog::service::Vault;
 use strongroom_domain::item::ItemState;
 use strongroom_engine::service::{items, policies};
@@ -113,10 +113,18 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     }))
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct FeatureBody {
+    feature_type: Option<String>,
+}
+
 fn validate_features(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let _: Value = request.json()?;
-    Response::ok(json!({"supportStatus": "Supported"}))
+    let asked = request.json::<FeatureBody>()?.feature_type;
+    let asked = asked.ok_or_else(|| ArmError::invalid_content("featureType is missing"))?;
+    let supported = asked.eq_ignore_ascii_case("AzureVMResourceBackup");
+    Response::ok(json!({"supportStatus": if supported { "Supported" } else { "NotSupported" }}))
 }
 
 fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {

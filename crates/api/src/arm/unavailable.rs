@@ -51,7 +51,6 @@ refused! {
     files: "Recovering files by mounting a recovery point";
     archive: "Moving recovery points to the archive tier";
     intents: "Automatic protection";
-    validate: "Validating an operation beforehand";
     scan: "Scanning protected machines for threats";
 }
 
@@ -132,14 +131,6 @@ pub fn routes() -> Vec<Route<App>> {
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/backupProtectionIntent/write")
         .summary("Not available yet.")
         .tag(TAG),
-        Route::post(vault_path!("/backupValidateOperation"), "ValidateOperation_Trigger", validate)
-            .action("Microsoft.RecoveryServices/Vaults/backupValidateOperation/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(vault_path!("/backupTriggerValidateOperation"), "ValidateOperation_TriggerAsync", validate)
-            .action("Microsoft.RecoveryServices/Vaults/backupTriggerValidateOperation/action")
-            .summary("Not available yet.")
-            .tag(TAG),
         Route::post(
             "/providers/Microsoft.ResourceGraph/resources",
             "ResourceGraph_Query",

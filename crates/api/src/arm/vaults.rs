@@ -117,7 +117,7 @@ pub(super) fn soft_delete_of(text: &str) -> Result<SoftDelete, ArmError> {
         "enabled" | "enable" => Ok(SoftDelete::Enabled),
         "disabled" | "disable" => Ok(SoftDelete::Disabled),
         "alwayson" => Ok(SoftDelete::AlwaysOn),
-        _ => Err(ArmError::invalid_parameter("softDeleteState", "it is Enabled, Disabled or AlwaysOn")),
+        _ => Err(ArmError::invalid_parameter("softDeleteState", "it is Enabled, Disabled or AlwaysON")),
     }
 }
 

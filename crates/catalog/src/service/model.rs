@@ -510,4 +510,7 @@ pub struct Operation {
     /// Azure's code and message.
     #[serde(default)]
     pub error: Option<(String, String)>,
+    /// It asked whether something could be done; the error is what it found.
+    #[serde(default)]
+    pub validates: bool,
 }

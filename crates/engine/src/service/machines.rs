@@ -97,6 +97,7 @@ pub fn refresh(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
         job: None,
         follows_job: false,
         error: None,
+        validates: false,
     };
     service.catalog.apply(&[Change::put(&operation)])?;
     let mut refreshes = service.discovery.refreshes.lock();

@@ -3,7 +3,7 @@
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Change, Job, Operation, Query};
+use strongroom_catalog::service::{Change, Job, Operation, Query, Vault};
 use uuid::Uuid;
 
 /// How an operation stands.
@@ -15,8 +15,10 @@ pub struct OperationState {
     /// None while it goes on.
     pub ended_at: Option<Timestamp>,
     pub job: Option<Uuid>,
-    /// Azure's code and message, if it failed.
+    /// Azure's code and message, if it failed; of a validation, what it found.
     pub error: Option<(String, String)>,
+    /// It asked whether something could be done.
+    pub validates: bool,
 }
 
 /// One that is over when its job is, or has begun.
@@ -31,6 +33,7 @@ pub(super) fn of_job(service: &Service, id: Uuid, job: &Job, follows_job: bool) 
         job: Some(job.id),
         follows_job,
         error: None,
+        validates: false,
     }
 }
 
@@ -43,6 +46,20 @@ pub fn begun(service: &Service, job: &Job, id_is_jobs: bool) -> Result<Uuid> {
 
 /// One that is over already.
 pub fn done(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
+    ended(service, vault, false, None)
+}
+
+/// A validation that is over, with what it found in the way: Azure's code and message.
+pub fn validated(service: &Service, vault: &Vault, found: Option<(String, String)>) -> Result<Operation> {
+    ended(service, Some(vault.id), true, found)
+}
+
+fn ended(
+    service: &Service,
+    vault: Option<Uuid>,
+    validates: bool,
+    error: Option<(String, String)>,
+) -> Result<Operation> {
     let now = service.now();
     let operation = Operation {
         id: Uuid::new_v4(),
@@ -52,7 +69,8 @@ pub fn done(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
         ended_at: Some(now),
         job: None,
         follows_job: false,
-        error: None,
+        error,
+        validates,
     };
     service.catalog.apply(&[Change::put(&operation)])?;
     Ok(operation)
@@ -100,6 +118,6 @@ pub fn state(service: &Service, id: Uuid) -> Result<OperationState> {
             }
         }
     }
-    let Operation { vault, started_at, job, .. } = operation;
-    Ok(OperationState { id, vault, started_at, ended_at, job, error })
+    let Operation { vault, started_at, job, validates, .. } = operation;
+    Ok(OperationState { id, vault, started_at, ended_at, job, error, validates })
 }

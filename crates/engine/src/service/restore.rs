@@ -76,6 +76,40 @@ pub struct RestoreRequest {
     pub plan: RestorePlan,
 }
 
+/// Whether a restore could begin now; answers the names of the disks that it chooses (none: all). `luns`: these disks alone.
+pub fn check(
+    service: &Service,
+    item: &Item,
+    point: &Point,
+    target: &Target,
+    luns: Option<&[i32]>,
+) -> Result<Vec<String>> {
+    let disks = luns.map_or_else(|| Ok(Vec::new()), |luns| choose(point, luns))?;
+    match target {
+        Target::Disks { directory, .. } => check_directory(directory)?,
+        Target::Machine { name, group, host, .. } => {
+            if let Some(other) = machines::find(service, group, name)? {
+                return Err(exists(&other.name, group));
+            }
+            match service.host(host)?.hypervisor.name_is_free(name) {
+                Ok(()) => {}
+                Err(strongroom_hypervisor::Error::AlreadyExists { .. }) => return Err(exists(name, group)),
+                Err(error) => return Err(error.into()),
+            }
+            crate::machine::check_name(name)?;
+        }
+        Target::Replace => {
+            let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());
+            let machine = machine.ok_or_else(|| machines::not_found(&item.group, &item.machine_name))?;
+            check_replace(service, &machine)?;
+            if let Some(open) = jobs::open_of(service, item.id)? {
+                return Err(super::backup::in_progress(item, &open));
+            }
+        }
+    }
+    Ok(disks)
+}
+
 /// Checks a request and writes its job. `luns`: these disks alone.
 #[allow(clippy::too_many_arguments)]
 pub fn restore(
@@ -88,33 +122,20 @@ pub fn restore(
     target_group: &str,
     asked_by: &str,
 ) -> Result<Job> {
-    let disks = match luns {
-        None => Vec::new(),
-        Some(luns) => choose(point, luns)?,
-    };
+    let disks = check(service, item, point, &target, luns)?;
     let mut job = jobs::draft(service, item, JobOperation::Restore, asked_by);
     job.tasks = vec![JobTask::new(TRANSFER)];
     let mut bag: Vec<(&str, String)> = Vec::new();
     let time = point.taken_at.strftime("%-m/%-d/%Y %-I:%M:%S %p").to_string();
     match &target {
-        Target::Disks { place, directory, .. } => {
-            check_directory(directory)?;
+        Target::Disks { place, .. } => {
             bag.push(("Job Type", "Recover disks".into()));
             bag.push(("Target Storage Account Name", place.clone()));
             bag.push(("Recovery point time ", time));
             bag.push(("Target resource group", target_group.to_owned()));
             job.internal.push(("restoreLocationType".into(), "RestoreDisks".into()));
         }
-        Target::Machine { name, group, host, network, .. } => {
-            if let Some(other) = machines::find(service, group, name)? {
-                return Err(exists(&other.name, group));
-            }
-            match service.host(host)?.hypervisor.name_is_free(name) {
-                Ok(()) => {}
-                Err(strongroom_hypervisor::Error::AlreadyExists { .. }) => return Err(exists(name, group)),
-                Err(error) => return Err(error.into()),
-            }
-            crate::machine::check_name(name)?;
+        Target::Machine { name, network, .. } => {
             job.tasks.push(JobTask::new(CREATE));
             bag.push(("Job Type", "Recover VM to an alternate location".into()));
             bag.push(("Original VM Name", item.machine_name.clone()));
@@ -127,12 +148,6 @@ pub fn restore(
             job.internal.push(("restoreLocationType".into(), "AlternateLocation".into()));
         }
         Target::Replace => {
-            let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());
-            let machine = machine.ok_or_else(|| machines::not_found(&item.group, &item.machine_name))?;
-            check_replace(service, &machine)?;
-            if let Some(open) = jobs::open_of(service, item.id)? {
-                return Err(super::backup::in_progress(item, &open));
-            }
             job.tasks.push(JobTask::new(CREATE_REPLACE));
             bag.push(("Job Type", "Replace disks".into()));
             bag.push(("Target VM Name", item.machine_name.clone()));

@@ -1,0 +1,335 @@
+//! Restoring a recovery point: as disks, as a new machine, in the machine's place. And asking beforehand whether that could begin.
+
+use super::points::point_of;
+use super::{Answer, App, caller, item_id, item_path, jobs, vault_of, vault_path};
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use strongroom_catalog::service::{Item, Job, Machine, Point, Vault};
+use strongroom_engine::service::restore::{self, Target};
+use strongroom_engine::service::{groups, machines, operations, places, vaults};
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Recovery points";
+    const BEFOREHAND: &str = "Asking beforehand";
+    vec![
+        Route::post(item_path!("/recoveryPoints/{point}/restore"), "Restores_Trigger", restore)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/restore/action")
+            .takes("RestoreRequest")
+            .success(&[202])
+            .summary("Restores a recovery point: as disks, as a new machine, or in the machine's place.")
+            .tag(TAG),
+        Route::post(vault_path!("/backupValidateOperation"), "Operation_Validate", validate)
+            .action("Microsoft.RecoveryServices/Vaults/backupValidateOperation/action")
+            .takes("ValidateRequest")
+            .answers("ValidateResponse")
+            .summary("Whether a restore could begin: what stands in its way.")
+            .tag(BEFOREHAND),
+        Route::post(vault_path!("/backupTriggerValidateOperation"), "ValidateOperation_Trigger", trigger)
+            .action("Microsoft.RecoveryServices/Vaults/backupTriggerValidateOperation/action")
+            .takes("ValidateRequest")
+            .success(&[202])
+            .summary("The same, as an operation that is followed.")
+            .tag(BEFOREHAND),
+        Route::get(
+            vault_path!("/backupValidateOperationsStatuses/{operation}"),
+            "ValidateOperationStatuses_Get",
+            status,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupValidateOperationsStatuses/read")
+        .answers("OperationStatus")
+        .summary("How a validation stands, and what it found.")
+        .tag(BEFOREHAND),
+        Route::get(
+            vault_path!("/backupValidateOperationResults/{operation}"),
+            "ValidateOperationResults_Get",
+            result,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupValidateOperationResults/read")
+        .answers("ValidateResponse")
+        .summary("What a validation found.")
+        .tag(BEFOREHAND),
+    ]
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Body {
+    pub(super) properties: Properties,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Properties {
+    object_type: Option<String>,
+    recovery_type: Option<String>,
+    recovery_point_id: Option<String>,
+    target_virtual_machine_id: Option<String>,
+    target_resource_group_id: Option<String>,
+    storage_account_id: Option<String>,
+    virtual_network_id: Option<String>,
+    region: Option<String>,
+    /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
+    disk_format: Option<String>,
+    #[serde(deserialize_with = "super::format::luns")]
+    restore_disk_lun_list: Option<Vec<i32>>,
+}
+
+/// The last segment of an ARM id, and the group it is in.
+fn group_and_name(id: &str) -> Option<(String, String)> {
+    let parts: Vec<&str> = id.split('/').filter(|p| !p.is_empty()).collect();
+    let at = parts.iter().position(|p| p.eq_ignore_ascii_case("resourceGroups"))?;
+    Some(((*parts.get(at + 1)?).to_owned(), (*parts.last()?).to_owned()))
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> ArmError {
+    ArmError::bad_request("BMSUserErrorInvalidInput", message)
+}
+
+/// Whether anything of an item can be restored in its state.
+pub(super) fn check_item(item: &Item) -> Result<(), ArmError> {
+    item.state.check_restore().map_err(|e| {
+        ArmError::bad_request(e.code(), format!("'{}' cannot be restored: {e}.", item.machine_name))
+    })
+}
+
+/// The answer when a job has begun. Of restores the operation's id is the job's.
+pub(super) fn accepted(app: &App, request: &Request, vault: &Vault, item: &Item, job: &Job) -> Answer {
+    let operation = operations::begun(&app.service, job, true)?;
+    let base = item_id(app, vault, item);
+    let status = format!("{base}/operationsStatus/{operation}");
+    let result = format!("{base}/operationResults/{operation}");
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}
+
+impl Properties {
+    /// The disks chosen, by LUN.
+    pub(super) fn luns(&self) -> Option<&[i32]> {
+        self.restore_disk_lun_list.as_deref()
+    }
+
+    /// The place that `storageAccountId` names.
+    pub(super) fn place(&self, app: &App) -> Result<Option<places::Place>, ArmError> {
+        let Some(id) = &self.storage_account_id else { return Ok(None) };
+        super::check_id_subscription(app, id)?;
+        let (group, name) = group_and_name(id)
+            .ok_or_else(|| invalid("storageAccountId is not the id of a storage account."))?;
+        Ok(Some(places::get(&app.service, &group, &name)?))
+    }
+
+    /// The group that `targetResourceGroupId` names; the item's own where it is not given.
+    pub(super) fn group(&self, app: &App, item: &Item) -> Result<String, ArmError> {
+        let Some(id) = &self.target_resource_group_id else { return Ok(item.group.clone()) };
+        let (group, _) = group_and_name(id)
+            .ok_or_else(|| invalid("targetResourceGroupId is not the id of a resource group."))?;
+        Ok(groups::get(&app.service, &group)?.name)
+    }
+
+    /// What to make of the point, and the resource group it comes to.
+    fn target(
+        &self,
+        app: &App,
+        vault: &Vault,
+        item: &Item,
+        point: &Point,
+    ) -> Result<(Target, String), ArmError> {
+        let kinds = ["IaasVMRestoreRequest", "IaasVMRestoreWithRehydrationRequest"];
+        if self.object_type.as_deref().is_some_and(|t| !kinds.iter().any(|k| k.eq_ignore_ascii_case(t))) {
+            return Err(invalid("The restore request's objectType must be IaasVMRestoreRequest."));
+        }
+        if self.recovery_point_id.as_deref().is_some_and(|id| !id.is_empty() && id != point.name) {
+            return Err(invalid("recoveryPointId is not the recovery point that the path names."));
+        }
+        let place = self.place(app)?;
+        let region = self.region.as_deref().unwrap_or(&vault.location);
+        if !vaults::same_location(region, &vault.location) {
+            return Err(super::unavailable::not_available("Restoring to another region"));
+        }
+        let group = self.group(app, item)?;
+        let kind = self.recovery_type.as_deref().unwrap_or_default();
+        let target = match kind.to_lowercase().as_str() {
+            "restoredisks" => {
+                let place = place.ok_or_else(|| invalid("storageAccountId is missing."))?;
+                let format = self.disk_format.as_deref().map(str::parse).transpose()?.or(place.format);
+                Target::Disks { place: place.name, directory: place.path, pool: place.pool, format }
+            }
+            "alternatelocation" => self.new_machine(app, item, place, &group)?,
+            "originallocation" => Target::Replace,
+            _ => {
+                return Err(invalid(
+                    "recoveryType must be RestoreDisks, AlternateLocation or OriginalLocation.",
+                ));
+            }
+        };
+        Ok((target, group))
+    }
+
+    pub(super) fn new_machine(
+        &self,
+        app: &App,
+        item: &Item,
+        place: Option<places::Place>,
+        target_group: &str,
+    ) -> Result<Target, ArmError> {
+        let service = &app.service;
+        let (group, name) = self
+            .target_virtual_machine_id
+            .as_deref()
+            .and_then(group_and_name)
+            .ok_or_else(|| invalid("targetVirtualMachineId is not the id of a virtual machine."))?;
+        if !group.eq_ignore_ascii_case(target_group) {
+            return Err(invalid("targetVirtualMachineId is not in the target resource group."));
+        }
+        let network = match &self.virtual_network_id {
+            None => None,
+            Some(id) => {
+                let (group, name) = group_and_name(id)
+                    .ok_or_else(|| invalid("virtualNetworkId is not the id of a virtual network."))?;
+                Some(places::network(service, &group, &name)?)
+            }
+        };
+        // The host the network is on; else the machine's own; else the first.
+        let known: Option<Machine> = machines::get(service, &item.group, &item.machine_name).ok();
+        let host = network.as_ref().map(|n| n.host.clone()).or(known.map(|m| m.host));
+        let host = match host {
+            Some(host) => host,
+            None => service.hosts().first().map(|h| h.name.clone()).ok_or_else(|| {
+                ArmError::bad_request(
+                    "UserErrorNoHost",
+                    "There is no host to restore to: add one to the configuration.",
+                )
+            })?,
+        };
+        Ok(Target::Machine {
+            name,
+            group: target_group.to_owned(),
+            host,
+            directory: place.map(|p| p.path),
+            network: network.map(|n| n.name),
+        })
+    }
+}
+
+fn restore(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, item, point) = point_of(app, params)?;
+    check_item(&item)?;
+    let p = request.json::<Body>()?.properties;
+    let (target, group) = p.target(app, &vault, &item, &point)?;
+    let service = &app.service;
+    let job = restore::restore(service, &vault, &item, &point, target, p.luns(), &group, &caller(request))?;
+    accepted(app, request, &vault, &item, &job)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ValidateBody {
+    /// Of the recovery point.
+    id: String,
+    properties: ValidateProperties,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ValidateProperties {
+    object_type: String,
+    restore_request: Option<Properties>,
+}
+
+/// What stands in the way of the restore that a body describes; the outer error: the body is none.
+fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<ArmError>), ArmError> {
+    let vault = vault_of(app, params)?;
+    let body: ValidateBody = request.json()?;
+    let kinds = ["ValidateIaasVMRestoreOperationRequest", "ValidateRestoreOperationRequest"];
+    if !kinds.iter().any(|k| k.eq_ignore_ascii_case(&body.properties.object_type)) {
+        return Err(invalid(
+            "Restores of virtual machines can be validated: objectType must be ValidateIaasVMRestoreOperationRequest.",
+        ));
+    }
+    let asked = body.properties.restore_request.ok_or_else(|| invalid("restoreRequest is missing."))?;
+    let path = point_path(&body.id).ok_or_else(|| invalid("id is not the id of a recovery point."))?;
+    let found = (|| -> Result<(), ArmError> {
+        super::check_id_subscription(app, &body.id)?;
+        let (of, item, point) = point_of(app, &path)?;
+        if of.id != vault.id {
+            return Err(invalid("The recovery point is not of this vault."));
+        }
+        check_item(&item)?;
+        let (target, _) = asked.target(app, &vault, &item, &point)?;
+        restore::check(&app.service, &item, &point, &target, asked.luns())?;
+        Ok(())
+    })();
+    match found {
+        // That nothing could be looked at says nothing about the restore.
+        Err(error) if error.status.is_server_error() => Err(error),
+        found => Ok((vault, found.err())),
+    }
+}
+
+/// The parameters in a recovery point's id.
+fn point_path(id: &str) -> Option<Params> {
+    let parts: Vec<&str> = id.split('/').filter(|p| !p.is_empty()).collect();
+    let after = |word: &str| {
+        let at = parts.iter().position(|p| p.eq_ignore_ascii_case(word))?;
+        parts.get(at + 1).copied()
+    };
+    Some(Params::from([
+        ("group", after("resourceGroups")?),
+        ("vault", after("vaults")?),
+        ("fabric", after("backupFabrics")?),
+        ("container", after("protectionContainers")?),
+        ("item", after("protectedItems")?),
+        ("point", after("recoveryPoints")?),
+    ]))
+}
+
+fn show(found: Option<(&str, &str)>) -> Value {
+    let results = found.map(|(code, message)| {
+        json!({"code": code, "message": message, "recommendations": ["Correct this, then ask again."]})
+    });
+    json!({"validateOperationResponse": {"validationResults": results.into_iter().collect::<Vec<_>>()}})
+}
+
+fn validate(app: &App, request: &Request, params: &Params) -> Answer {
+    let (_, found) = look(app, request, params)?;
+    Response::ok(show(found.as_ref().map(|e| (e.code.as_ref(), e.message.as_str()))))
+}
+
+fn trigger(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, found) = look(app, request, params)?;
+    let found = found.map(|e| (e.code.to_string(), e.message));
+    let operation = operations::validated(&app.service, &vault, found)?.id;
+    let base = super::vault_id(app, &vault);
+    let status = format!("{base}/backupValidateOperationsStatuses/{operation}");
+    let result = format!("{base}/backupValidateOperationResults/{operation}");
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}
+
+/// A validation that a path names, and what it found. What is no validation is as if it were not there.
+fn validation(app: &App, params: &Params) -> Result<(operations::OperationState, Value), ArmError> {
+    let vault = vault_of(app, params)?;
+    let mut state = jobs::operation_of(app, &vault, &params["operation"])?;
+    if !state.validates {
+        return Err(ArmError::new(
+            StatusCode::NOT_FOUND,
+            "OperationNotFound",
+            format!("Operation {} is no validation.", state.id),
+        ));
+    }
+    // That it found something is no failure of its own.
+    let found = state.error.take();
+    let shown = show(found.as_ref().map(|(code, message)| (code.as_str(), message.as_str())));
+    Ok((state, shown))
+}
+
+fn status(app: &App, _: &Request, params: &Params) -> Answer {
+    let (state, mut found) = validation(app, params)?;
+    let mut shown = jobs::show_operation(&state);
+    found["objectType"] = "OperationStatusValidateOperationExtendedInfo".into();
+    shown["properties"] = found;
+    Response::ok(shown)
+}
+
+fn result(app: &App, _: &Request, params: &Params) -> Answer {
+    Response::ok(validation(app, params)?.1)
+}
