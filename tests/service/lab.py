@@ -20,6 +20,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
+MEMORY_MAX_MIB = 400
 ROOT = Path(__file__).resolve().parent.parent.parent
 API_VERSION = "2026-01-01"
 
@@ -224,6 +225,16 @@ class Service:
                 "ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, version = version + 1", (value,))
             check(changed.rowcount == 1)
         catalog.close()
+
+    def memory_mib(self, field="VmRSS"):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
+
+    def stays_small(self):
+        """What the service may need of memory, whatever is asked of it."""
+        peak = self.memory_mib("VmHWM")
+        say(f"memory {self.memory_mib():.0f} MiB, at most {peak:.0f}")
+        check(peak < MEMORY_MAX_MIB, "memory:", peak, "MiB")
 
     def panics(self):
         text = self.log.read_text(errors="replace")

@@ -17,7 +17,6 @@ from lab import Service, Vault, binary, check, main, say
 
 GROUP = "srtest"
 SECONDS = (35, 20)
-MEMORY_MAX_MIB = 400
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -65,10 +64,7 @@ def body(directory):
     drive(program, service, directory, "names that are there", SECONDS[0], seed, names,
           "--exclude-method", "DELETE", "--phases", "coverage,fuzzing")
     drive(program, service, directory, "any names", SECONDS[1], seed, {}, "--phases", "fuzzing")
-    with open(f"/proc/{service.process.pid}/status") as status:
-        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-    say(f"memory at most {peak:.0f} MiB")
-    check(peak < MEMORY_MAX_MIB, "memory:", peak, "MiB")
+    service.stays_small()
     service.stop()
     check(not service.panics(), service.panics()[:5])
 

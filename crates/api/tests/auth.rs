@@ -75,6 +75,9 @@ fn users_sign_in_and_go_on_with_refresh_tokens() {
     assert_eq!(first["expires_in"], 3599);
     let id = part(first["id_token"].as_str().unwrap(), 1);
     assert_eq!((id["aud"].as_str(), id["iss"].as_str()), (Some(AZ), Some("https://box:8443/adfs")));
+    let document = world.get("/adfs/.well-known/openid-configuration", None).json_body().unwrap().clone();
+    assert_eq!(document["issuer"], id["iss"]);
+    assert_eq!(document["access_token_issuer"], part(first["access_token"].as_str().unwrap(), 1)["iss"]);
     assert_eq!(
         (id["upn"].as_str(), id["preferred_username"].as_str()),
         (Some("anna@example.org"), Some("anna@example.org"))

@@ -45,6 +45,26 @@ impl Serving {
     }
 }
 
+/// A disk's data and holes in a range, as NBD says them.
+pub(crate) fn nbd_extents(
+    reader: &DiskReader,
+    offset_bytes: u64,
+    length_bytes: u64,
+) -> Result<Vec<Extent>, StoreError> {
+    let kind = |kind| match kind {
+        Kind::Data => ExtentKind::Data,
+        Kind::Zero => ExtentKind::Hole,
+    };
+    let extents = reader.extents(offset_bytes, length_bytes)?.into_iter();
+    Ok(extents
+        .map(|e| Extent {
+            offset_bytes: e.extent.offset_bytes,
+            length_bytes: e.extent.length_bytes,
+            kind: kind(e.kind),
+        })
+        .collect())
+}
+
 struct DiskExport {
     reader: DiskReader,
     block_size_bytes: u32,
@@ -61,19 +81,7 @@ impl Export for DiskExport {
     }
 
     fn extents(&self, offset_bytes: u64, length_bytes: u64) -> io::Result<Vec<Extent>> {
-        let extents = self.reader.extents(offset_bytes, length_bytes).map_err(|e| self.failed(e))?;
-        let kind = |kind| match kind {
-            Kind::Data => ExtentKind::Data,
-            Kind::Zero => ExtentKind::Hole,
-        };
-        Ok(extents
-            .into_iter()
-            .map(|e| Extent {
-                offset_bytes: e.extent.offset_bytes,
-                length_bytes: e.extent.length_bytes,
-                kind: kind(e.kind),
-            })
-            .collect())
+        nbd_extents(&self.reader, offset_bytes, length_bytes).map_err(|e| self.failed(e))
     }
 
     fn description(&self) -> String {

@@ -1,8 +1,10 @@
 //! The service under a clock of the test's own: schedules over days, clocks that jump, retention, soft deletion. Nothing
 //! runs by itself here; each look at the schedule, and each housekeeping, is the test's.
 
+mod common;
+
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -94,26 +96,7 @@ impl Lab {
     }
 
     fn protect(&self, name: &str) -> Uuid {
-        let machine = Machine {
-            id: Uuid::new_v4(),
-            version: 0,
-            host: "nowhere".into(),
-            host_uuid: Uuid::new_v4().to_string(),
-            name: name.into(),
-            group: "group".into(),
-            location: "local".into(),
-            placed: false,
-            power: "running".into(),
-            agent: "connected".into(),
-            disks: Vec::new(),
-            networks: Vec::new(),
-            vcpus: 1,
-            memory_mib: 32,
-            os: "Linux".into(),
-            tags: BTreeMap::new(),
-            discovered_at: self.service.now(),
-            gone_at: None,
-        };
+        let machine = common::machine(&self.service, name);
         self.service.catalog().apply(&[Change::put(&machine)]).unwrap();
         items::protect(&self.service, &self.vault(), &machine, &self.policy(), None, "test").unwrap().item.id
     }

@@ -1,12 +1,13 @@
 //! What a service that is opened finds of the one before, which ended in the midst of things; and what a vault says of itself
 //! to a service that never knew it.
 
+mod common;
+
 use jiff::SignedDuration;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Job, Lease, Machine, Operation, Vault};
+use strongroom_catalog::service::{Change, Job, Lease, Operation, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention, Schedule};
 use strongroom_engine::service::vaults::VaultSettings;
@@ -27,26 +28,7 @@ fn vault(service: &Service) -> Vault {
 
 /// A backup of a machine that no host has.
 fn backup_job(service: &Service, vault: &Vault, name: &str) -> Job {
-    let machine = Machine {
-        id: Uuid::new_v4(),
-        version: 0,
-        host: "nowhere".into(),
-        host_uuid: Uuid::new_v4().to_string(),
-        name: name.into(),
-        group: "group".into(),
-        location: "local".into(),
-        placed: false,
-        power: "running".into(),
-        disks: Vec::new(),
-        networks: Vec::new(),
-        vcpus: 1,
-        memory_mib: 32,
-        agent: "connected".into(),
-        os: "Linux".into(),
-        tags: BTreeMap::new(),
-        discovered_at: service.now(),
-        gone_at: None,
-    };
+    let machine = common::machine(service, name);
     service.catalog().apply(&[Change::put(&machine)]).unwrap();
     let policy = policies::get(service, vault, "DefaultPolicy").unwrap();
     let item = items::protect(service, vault, &machine, &policy, None, "test").unwrap().item;

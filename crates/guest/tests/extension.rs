@@ -75,11 +75,8 @@ fn configurations_that_are_not_followed() {
         ("host-config-unreadable", &|l| l.write("host.conf", "gibberish", 0o600)),
     ];
     for (code, spoil) in cases {
-        let lab = Lab::new();
-        lab.script("pre.sh", "echo pre >> log");
-        lab.script("post.sh", "echo post >> log");
         // It would fail the backup; but it is not followed.
-        lab.configure(r#""continueBackupOnFailure":false"#);
+        let lab = Lab::logging(r#""continueBackupOnFailure":false"#);
         spoil(&lab);
         let prepared = lab.prepare("s");
         assert_eq!(prepared["problem"]["code"], *code, "{prepared}");
@@ -128,10 +125,7 @@ fn scripts_that_are_not_run() {
         }),
     ];
     for (code, spoil) in cases {
-        let lab = Lab::new();
-        lab.script("pre.sh", "echo pre >> log");
-        lab.script("post.sh", "echo post >> log");
-        lab.configure(r#""continueBackupOnFailure":false"#);
+        let lab = Lab::logging(r#""continueBackupOnFailure":false"#);
         spoil(&lab);
         let prepared = lab.prepare("s");
         assert_eq!(prepared["problem"]["code"], *code, "{prepared}");
@@ -310,10 +304,7 @@ fn changed_between_check_and_run() {
 
 #[test]
 fn the_next_preparation_ends_a_session_that_was_left() {
-    let lab = Lab::new();
-    lab.script("pre.sh", "echo pre >> log");
-    lab.script("post.sh", "echo post >> log");
-    lab.configure("");
+    let lab = Lab::logging("");
     lab.prepare("a");
     let prepared = lab.prepare("b");
     assert!(prepared["warnings"][0].as_str().unwrap().contains("not finished"), "{prepared}");
@@ -349,11 +340,8 @@ fn killed_while_it_prepares() {
 /// The host is gone while the agent has frozen: thawed in time, and the post-script runs. The binary is gone too.
 #[test]
 fn nobody_finishes() {
-    let lab = Lab::new();
+    let lab = Lab::logging("");
     let disk = Disk::new();
-    lab.script("pre.sh", "echo pre >> log");
-    lab.script("post.sh", "echo post >> log");
-    lab.configure("");
     lab.agent_says_frozen(false);
     let copy = lab.path().join("extension");
     std::fs::copy(BINARY, &copy).unwrap();
@@ -432,11 +420,8 @@ fn killed_while_it_is_frozen() {
 
 #[test]
 fn over_its_own_port() {
-    let lab = Lab::new();
+    let lab = Lab::logging("");
     let disk = Disk::new();
-    lab.script("pre.sh", "echo pre >> log");
-    lab.script("post.sh", "echo post >> log");
-    lab.configure("");
     let mut port = Port::new();
     let server = Server::start(&lab, &disk, &port);
     // Nobody's requests have no answer.

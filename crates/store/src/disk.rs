@@ -4,6 +4,7 @@ use crate::error::{Result, StoreError};
 use crate::frame::FrameKind;
 use crate::frames::Decoded;
 use crate::index::Location;
+use crate::leaf_workers::work_on;
 use crate::lease::Lease;
 use crate::limits::NODE_FANOUT;
 use crate::node::{Node, block_count};
@@ -15,7 +16,6 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use strongroom_domain::{Extent, TypedExtent};
 
 /// Where a disk is restored to. Called from several threads at once, never twice for the same bytes.
@@ -238,42 +238,12 @@ impl DiskReader {
     /// Writes all data to `target`, in the disk's order as far as several threads can, holes left out. The target must
     /// read as zeroes where nothing is written.
     pub fn export(&self, target: &dyn BlockTarget, progress: &Progress) -> Result<()> {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 15) + 1;
-        let (sender, leaves) = crossbeam_channel::bounded::<(u64, Arc<Node>)>(threads * 2);
-        let failure: Mutex<Option<StoreError>> = Mutex::new(None);
-        let failed = AtomicBool::new(false);
-        let fail = |error: StoreError| {
-            failure.lock().get_or_insert(error);
-            failed.store(true, Ordering::Relaxed);
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let leaves = leaves.clone();
-                let (fail, failed) = (&fail, &failed);
-                scope.spawn(move || {
-                    while let Ok((index, leaf)) = leaves.recv() {
-                        if failed.load(Ordering::Relaxed) {
-                            continue;
-                        }
-                        if let Err(error) = self.export_leaf(index, &leaf, target, progress) {
-                            fail(error);
-                        }
-                    }
-                });
-            }
-            drop(leaves);
-            let walked = self.reader().for_each_leaf(0, &mut |index, leaf| {
-                Ok(!failed.load(Ordering::Relaxed) && sender.send((index, leaf)).is_ok())
-            });
-            drop(sender);
-            if let Err(error) = walked {
-                fail(error);
-            }
-        });
-        match failure.into_inner() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        work_on(
+            15,
+            || (),
+            |(), (index, leaf): (u64, Arc<Node>)| self.export_leaf(index, &leaf, target, progress),
+            |send| self.reader().for_each_leaf(0, &mut |index, leaf| Ok(send((index, leaf)))).map(drop),
+        )
     }
 
     fn export_leaf(

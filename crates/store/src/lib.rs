@@ -76,6 +76,7 @@ pub mod fuzzing;
 mod header;
 mod index;
 mod keys;
+mod leaf_workers;
 mod lease;
 pub mod limits;
 mod manifest;

@@ -152,15 +152,7 @@ pub fn open(keys: &VaultKeys, name: &str, bytes: &[u8]) -> Result<Manifest> {
     let corrupt = |detail: &str| StoreError::corrupt(name, detail);
     let (item_key, point) =
         parse_object_name(name).ok_or_else(|| corrupt("its name is not that of a point"))?;
-    let body_len = bytes
-        .len()
-        .checked_sub(16)
-        .filter(|&len| len > HEAD_BYTES)
-        .ok_or_else(|| corrupt("it is cut short"))?;
-    let (body, hash) = bytes.split_at(body_len);
-    if hash16(&[body]) != hash {
-        return Err(corrupt("it does not match its hash"));
-    }
+    let body = hashed_body(name, bytes, HEAD_BYTES)?;
     let sealed_len = u32::from_le_bytes([body[52], body[53], body[54], body[55]]) as usize;
     if body[..8] != MAGIC || sealed_len != body.len() - HEAD_BYTES {
         return Err(corrupt("it is no manifest"));
@@ -185,6 +177,20 @@ pub fn open(keys: &VaultKeys, name: &str, bytes: &[u8]) -> Result<Manifest> {
         return Err(corrupt("it names more or larger disks than there can be"));
     }
     Ok(manifest)
+}
+
+/// What an object holds before the hash at its end, which it must match.
+pub(crate) fn hashed_body<'a>(name: &str, bytes: &'a [u8], head_bytes: usize) -> Result<&'a [u8]> {
+    let body_len = bytes
+        .len()
+        .checked_sub(16)
+        .filter(|&len| len > head_bytes)
+        .ok_or_else(|| StoreError::corrupt(name, "it is cut short"))?;
+    let (body, hash) = bytes.split_at(body_len);
+    match hash16(&[body]) == hash {
+        true => Ok(body),
+        false => Err(StoreError::corrupt(name, "it does not match its hash")),
+    }
 }
 
 pub(crate) fn bounded_decompress(compressed: &[u8]) -> Result<Vec<u8>, String> {

@@ -7,7 +7,7 @@
 use crate::crypto::{TAG_BYTES, VaultKeys, hash16, random};
 use crate::error::{Result, StoreError};
 use crate::limits::{NOTE_MAX_BYTES, NOTE_NAME_MAX_BYTES};
-use crate::manifest::bounded_decompress;
+use crate::manifest::{bounded_decompress, hashed_body};
 use crate::objects::Kind;
 use crate::vault::Vault;
 use bytes::Bytes;
@@ -86,15 +86,7 @@ fn seal(keys: &VaultKeys, object: &str, content: &Value) -> Result<Bytes> {
 
 fn open(keys: &VaultKeys, object: &str, bytes: &[u8]) -> Result<Value> {
     let corrupt = |detail: &str| StoreError::corrupt(object, detail);
-    let body_len = bytes
-        .len()
-        .checked_sub(16)
-        .filter(|&len| len > HEAD_BYTES)
-        .ok_or_else(|| corrupt("it is cut short"))?;
-    let (body, hash) = bytes.split_at(body_len);
-    if hash16(&[body]) != hash {
-        return Err(corrupt("it does not match its hash"));
-    }
+    let body = hashed_body(object, bytes, HEAD_BYTES)?;
     let sealed_len = u32::from_le_bytes([body[36], body[37], body[38], body[39]]) as usize;
     if body[..8] != MAGIC || sealed_len != body.len() - HEAD_BYTES {
         return Err(corrupt("it is no note"));

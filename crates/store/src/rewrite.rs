@@ -7,14 +7,14 @@
 use crate::compress::is_zero;
 use crate::disk::DiskReader;
 use crate::error::{Result, StoreError};
+use crate::leaf_workers::work_on;
 use crate::limits::{NODE_FANOUT, REWRITE_PIECE_BYTES};
 use crate::node::{Node, block_count};
 use crate::progress::Progress;
 use crate::write::plan::{bits, runs};
-use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use strongroom_domain::Extent;
 
 /// A disk that is there. Called from several threads at once, never for the same bytes.
@@ -83,65 +83,33 @@ impl DiskReader {
         progress.add_total(self.data_bytes()?);
         let present = Present { disk, holds };
         let counters = Counters::default();
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 7) + 1;
-        let (sender, leaves) = crossbeam_channel::bounded::<(u64, Option<Arc<Node>>)>(threads * 2);
-        let failure: Mutex<Option<StoreError>> = Mutex::new(None);
-        let failed = AtomicBool::new(false);
-        let fail = |error: StoreError| {
-            failure.lock().get_or_insert(error);
-            failed.store(true, Ordering::Relaxed);
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                let leaves = leaves.clone();
-                let (fail, failed, present, counters) = (&fail, &failed, &present, &counters);
-                scope.spawn(move || {
-                    let mut buffer = vec![0; self.block_size() as usize];
-                    while let Ok((index, leaf)) = leaves.recv() {
-                        if failed.load(Ordering::Relaxed) {
-                            continue;
-                        }
-                        let done = self.rewrite_leaf(
-                            index,
-                            leaf.as_deref(),
-                            present,
-                            &mut buffer,
-                            counters,
-                            progress,
-                        );
-                        if let Err(error) = done {
-                            fail(error);
+        work_on(
+            7,
+            || vec![0; self.block_size() as usize],
+            |buffer, (index, leaf): (u64, Option<Arc<Node>>)| {
+                self.rewrite_leaf(index, leaf.as_deref(), &present, buffer, &counters, progress)
+            },
+            |send| {
+                let mut held = HeldLeaves::new(holds, self.leaf_bytes(), self.size_bytes());
+                self.reader().for_each_leaf(0, &mut |index, leaf| {
+                    // Leaves that the point has not, and the disk may.
+                    while let Some(before) = held.next_below(index) {
+                        if !send((before, None)) {
+                            return Ok(false);
                         }
                     }
-                });
-            }
-            drop(leaves);
-            let mut held = HeldLeaves::new(holds, self.leaf_bytes(), self.size_bytes());
-            let send = |index, leaf| !failed.load(Ordering::Relaxed) && sender.send((index, leaf)).is_ok();
-            let walked = self.reader().for_each_leaf(0, &mut |index, leaf| {
-                // Leaves that the point has not, and the disk may.
-                while let Some(before) = held.next_below(index) {
-                    if !send(before, None) {
-                        return Ok(false);
-                    }
-                }
-                held.skip(index);
-                Ok(send(index, Some(leaf)))
-            });
-            match walked {
-                Ok(_) => while held.next_below(u64::MAX).is_some_and(|index| send(index, None)) {},
-                Err(error) => fail(error),
-            }
-            drop(sender);
-        });
-        match failure.into_inner() {
-            Some(error) => Err(error),
-            None => Ok(Rewritten {
-                compared_bytes: counters.compared.into_inner(),
-                written_bytes: counters.written.into_inner(),
-                zeroed_bytes: counters.zeroed.into_inner(),
-            }),
-        }
+                    held.skip(index);
+                    Ok(send((index, Some(leaf))))
+                })?;
+                while held.next_below(u64::MAX).is_some_and(|index| send((index, None))) {}
+                Ok(())
+            },
+        )?;
+        Ok(Rewritten {
+            compared_bytes: counters.compared.into_inner(),
+            written_bytes: counters.written.into_inner(),
+            zeroed_bytes: counters.zeroed.into_inner(),
+        })
     }
 
     fn rewrite_leaf(

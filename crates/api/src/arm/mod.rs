@@ -55,11 +55,16 @@ impl App {
         let sign_in = Arc::new(sign_in);
         let gate: Arc<dyn Gate> = sign_in.clone();
         let clock = service.clone();
+        // The installation's own, so that links outlive a restart. No secret: a cursor is no permission.
+        let identity = [service.tenant().as_bytes().as_slice(), service.subscription().as_bytes()].concat();
+        let mut page_key = [0; 32];
+        page_key.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &identity).as_ref());
         let app = Arc::new(Self { service, gate: gate.clone(), sign_in });
         crate::Api::builder(app, gate)
             .routes(crate::auth::routes())
             .routes(routes())
             .schemas(schemas())
+            .page_key(page_key)
             .clock(Arc::new(move || clock.now()))
             .build()
             .map_err(|e| failed(&e))

@@ -43,10 +43,13 @@ pub(super) fn issuer(base: &str) -> String {
 }
 
 /// `…/.well-known/openid-configuration`.
-pub(super) fn openid_configuration(base: &str) -> Value {
+///
+/// `access_issuer`: what access tokens name, which is no address, so that they stay good when the server's changes.
+pub(super) fn openid_configuration(base: &str, access_issuer: &str) -> Value {
     let adfs = issuer(base);
     json!({
         "issuer": adfs,
+        "access_token_issuer": access_issuer,
         "authorization_endpoint": format!("{adfs}/oauth2/authorize"),
         "token_endpoint": format!("{adfs}/oauth2/token"),
         "device_authorization_endpoint": format!("{adfs}/oauth2/devicecode"),

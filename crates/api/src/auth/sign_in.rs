@@ -43,7 +43,7 @@ pub struct SignIn {
     failures: Failures,
     /// Rows about sign-ins that were not even tried.
     pub(super) throttled: Budget,
-    issuer: String,
+    pub(super) issuer: String,
 }
 
 /// Why somebody could not sign in.

@@ -63,7 +63,7 @@ fn metadata<S: HasSignIn>(state: &S, request: &Request, _: &Params) -> Result<Re
 
 fn configuration<S: HasSignIn>(state: &S, request: &Request, params: &Params) -> Result<Response, ArmError> {
     check_tenant(state, params)?;
-    Response::ok(openid_configuration(&request.base_url))
+    Response::ok(openid_configuration(&request.base_url, &state.sign_in().issuer))
 }
 
 fn keys<S: HasSignIn>(state: &S, request: &Request, _: &Params) -> Result<Response, ArmError> {

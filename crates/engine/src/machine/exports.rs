@@ -5,15 +5,15 @@
 
 use crate::error::{Error, Result};
 use crate::limits::{EXPORT_CONNECTIONS, READ_AHEAD_BYTES, READ_AHEAD_QUEUE, READ_AHEAD_STREAMS};
+use crate::serve::nbd_extents;
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use strongroom_domain::ExtentKind as Kind;
 use strongroom_hypervisor::Hypervisor;
-use strongroom_nbd::{Export, Extent, ExtentKind, Server, ServerHandle, ServerLimits};
+use strongroom_nbd::{Export, Extent, Server, ServerHandle, ServerLimits};
 use strongroom_store::{DiskReader, Manifest, ReadSession, StoreError};
 
 /// Served until this is dropped.
@@ -151,19 +151,7 @@ impl Export for LiveExport {
     }
 
     fn extents(&self, offset_bytes: u64, length_bytes: u64) -> io::Result<Vec<Extent>> {
-        let extents = self.reader.extents(offset_bytes, length_bytes).map_err(|e| self.failed(e))?;
-        let kind = |kind| match kind {
-            Kind::Data => ExtentKind::Data,
-            Kind::Zero => ExtentKind::Hole,
-        };
-        Ok(extents
-            .into_iter()
-            .map(|e| Extent {
-                offset_bytes: e.extent.offset_bytes,
-                length_bytes: e.extent.length_bytes,
-                kind: kind(e.kind),
-            })
-            .collect())
+        nbd_extents(&self.reader, offset_bytes, length_bytes).map_err(|e| self.failed(e))
     }
 
     fn preferred_block_bytes(&self) -> u32 {

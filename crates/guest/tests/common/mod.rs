@@ -56,6 +56,15 @@ impl Lab {
         Self { directory: directory() }
     }
 
+    /// With scripts that write down that they ran, configured with these keys.
+    pub fn logging(keys: &str) -> Self {
+        let lab = Self::new();
+        lab.script("pre.sh", "echo pre >> log");
+        lab.script("post.sh", "echo post >> log");
+        lab.configure(keys);
+        lab
+    }
+
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
