@@ -48,6 +48,10 @@ impl From<strongroom_hypervisor::Error> for Error {
                     .caused_by(error);
             }
         };
-        Self::new(kind, error.to_string()).caused_by(error)
+        let mut message = error.to_string();
+        if matches!(&error, Hypervisor::NotFound { what } if what.starts_with("machine ")) {
+            message.push_str("; `strongroom vm list` shows the machines that are there");
+        }
+        Self::new(kind, message).caused_by(error)
     }
 }
