@@ -4,8 +4,8 @@ use super::*;
 use strongroom_hypervisor::{Hypervisor as _, Libvirt};
 
 /// How long a guest may take to boot under emulation on a busy host.
-const BOOT: Duration = Duration::from_secs(180);
-const COMMAND: Duration = Duration::from_secs(180);
+const BOOT: Duration = Duration::from_secs(400);
+const COMMAND: Duration = Duration::from_secs(400);
 
 /// Where the guest's kernel and programs are.
 pub fn tiny() -> PathBuf {
@@ -15,6 +15,17 @@ pub fn tiny() -> PathBuf {
         None => run(text(&repository().join("tests/guests/make-tiny")), &[]).trim().into(),
     })
     .clone()
+}
+
+/// Where the Debian guest with PostgreSQL is.
+fn debian() -> PathBuf {
+    match std::env::var_os("STRONGROOM_TEST_DEBIAN") {
+        Some(path) => path.into(),
+        None => {
+            let make = repository().join("tests/guests/make-debian");
+            run(text(&make), &["--package", "postgresql"]).trim().into()
+        }
+    }
 }
 
 /// A running guest, its disks at `/mnt/<target>` or blank. Removed when dropped.
@@ -45,7 +56,21 @@ impl Guest {
             arguments.extend(["--disk", disk]);
         }
         let xml = run(text(&repository().join("tests/guests/define-tiny")), &arguments);
-        bare::define(&xml);
+        Self::defined(name, &xml)
+    }
+
+    /// A Debian that boots from its own disk, with PostgreSQL, a second disk at `/data`, and a port for the extension.
+    pub fn debian(what: &str, directory: &Path) -> Self {
+        start_libvirt();
+        let name = unique(what);
+        let debian = debian();
+        let arguments = [&name, "--dir", text(directory), "--debian", text(&debian), "--extension-port"];
+        let xml = run(text(&repository().join("tests/guests/define-debian")), &arguments);
+        Self::defined(name, &xml)
+    }
+
+    fn defined(name: String, xml: &str) -> Self {
+        bare::define(xml);
         let guest = Self { name, libvirt: Libvirt::default(), is_ours_to_remove: true };
         guest.boot();
         guest
