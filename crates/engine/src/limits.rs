@@ -63,6 +63,18 @@ pub const INSPECTION_INTERVAL: Duration = Duration::from_secs(600);
 /// instant more, until it is another program.
 pub const DATA_LOCK_WAIT: Duration = Duration::from_secs(1);
 
+/// A key in a file of its own, such as a storage account's.
+pub const KEY_FILE_MAX_BYTES: u64 = 16 << 10;
+/// Read at once of a disk that is sent somewhere.
+pub const STREAM_PIECE_BYTES: u64 = 4 << 20;
+/// How long a container may not answer before a restore into it is begun.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(15);
+/// How long taking away what a restore had sent to a container is tried.
+pub const CLEANING_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same of a job that the service's end interrupted, and that has nothing else to do.
+pub const SETTLING_PATIENCE: Duration = Duration::from_secs(180);
+
 /// Connections to the exports that a machine runs from: QEMU has one for each disk, and a new one after each interruption.
 pub const EXPORT_CONNECTIONS: usize = 64;
 /// How long a machine that runs from the vault waits for exports that went away before it is paused.

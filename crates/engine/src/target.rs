@@ -110,6 +110,9 @@ impl NewImage {
     /// Begins a new image. Holes are what is not written.
     pub fn create(options: NewImageOptions) -> Result<Self> {
         let path = &options.path;
+        if options.format == DiskFormat::Vhd {
+            vhd::check_size(options.size_bytes)?;
+        }
         check_absent(path)?;
         check_room(path, options.format, options.data_bytes)?;
         let failed = |e| Error::io(format!("making {}", path.display()), e);

@@ -3,6 +3,7 @@
 //! Sizes are multiples of 1 MiB, as Azure wants them; the disk is padded with zeroes. All numbers are big-endian. The format is
 //! Microsoft's "Virtual Hard Disk Image Format Specification".
 
+use crate::error::{Error, Result};
 use uuid::Uuid;
 
 pub const FOOTER_BYTES: usize = 512;
@@ -12,6 +13,19 @@ pub const SIZE_STEP_BYTES: u64 = 1 << 20;
 const EPOCH_SECONDS: i64 = 946_684_800;
 const FIXED: u32 = 2;
 const NO_NEXT_HEADER: u64 = u64::MAX;
+
+/// No VHD is larger: its readers refuse it.
+pub const SIZE_MAX_BYTES: u64 = 2040 << 30;
+
+/// Whether a disk fits into one.
+pub fn check_size(size_bytes: u64) -> Result<()> {
+    match padded(size_bytes) <= SIZE_MAX_BYTES {
+        true => Ok(()),
+        false => Err(Error::unsupported(format!(
+            "a VHD holds 2040 GiB at most, and the disk has {size_bytes} bytes: restore it as qcow2 or raw"
+        ))),
+    }
+}
 
 /// How large the disk in a VHD is.
 pub fn padded(size_bytes: u64) -> u64 {

@@ -32,6 +32,13 @@ fn libvirt_service_restores() {
     stands("restores.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// Restores into containers of Azure Blob Storage (Azurite) and S3; STRONGROOM_KILL_SEED repeats a run.
+#[test]
+fn libvirt_service_containers() {
+    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
+    stands("containers.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 #[test]
 fn libvirt_service_load() {
     stands("load.py", &[]);

@@ -72,6 +72,11 @@ pub fn network_id(app: &App, network: &VirtualNetwork) -> String {
     format!("{}/providers/Microsoft.Network/virtualNetworks/{}", group_id(app, &network.group), network.name)
 }
 
+/// A directory, or a container's address.
+fn shown_path(place: &Place) -> String {
+    place.path.as_ref().map_or_else(|| place.url.clone(), |path| path.display().to_string())
+}
+
 fn show_account(app: &App, place: &Place) -> Value {
     json!({
         "id": account_id(app, place),
@@ -80,13 +85,13 @@ fn show_account(app: &App, place: &Place) -> Value {
         "location": place.location,
         "kind": "StorageV2",
         "sku": {"name": "Standard_LRS", "tier": "Standard"},
-        "tags": {"path": place.path.display().to_string(), "kind": place.kind},
+        "tags": {"path": shown_path(place), "kind": place.kind},
         "properties": {
             "provisioningState": "Succeeded",
             "primaryLocation": place.location,
             "statusOfPrimary": "available",
             "accountType": "Standard_LRS",
-            "primaryEndpoints": {"blob": format!("file://{}/", place.path.display())},
+            "primaryEndpoints": {"blob": place.url},
         },
     })
 }

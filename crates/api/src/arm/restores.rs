@@ -152,7 +152,12 @@ impl Properties {
             "restoredisks" => {
                 let place = place.ok_or_else(|| invalid("storageAccountId is missing."))?;
                 let format = self.disk_format.as_deref().map(str::parse).transpose()?.or(place.format);
-                Target::Disks { place: place.name, directory: place.path, pool: place.pool, format }
+                match place.path {
+                    Some(directory) => {
+                        Target::Disks { place: place.name, directory, pool: place.pool, format }
+                    }
+                    None => Target::Container { place: place.name, place_group: place.group, format },
+                }
             }
             "alternatelocation" => self.new_machine(app, item, place, &group)?,
             "originallocation" => Target::Replace,
@@ -205,10 +210,23 @@ impl Properties {
             name,
             group: target_group.to_owned(),
             host,
-            directory: place.map(|p| p.path),
+            directory: place.map(directory_of).transpose()?,
             network: network.map(|n| n.name),
         })
     }
+}
+
+/// A machine runs from files.
+fn directory_of(place: places::Place) -> Result<std::path::PathBuf, ArmError> {
+    place.path.ok_or_else(|| {
+        ArmError::bad_request(
+            "UserErrorStorageAccountNotSupported",
+            format!(
+                "The disks of a machine cannot be in '{}', which is a container: choose a directory or a storage pool, or restore the disks alone.",
+                place.name
+            ),
+        )
+    })
 }
 
 fn restore(app: &App, request: &Request, params: &Params) -> Answer {

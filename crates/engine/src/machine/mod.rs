@@ -20,6 +20,7 @@ mod storage;
 
 pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
 pub use list::{ListedMachine, list};
+pub(crate) use restore::nvram_of;
 pub use restore::{
     DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
     restore,

@@ -310,7 +310,7 @@ pub(super) fn check_networks(
     )))
 }
 
-pub(super) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+pub(crate) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     let text = MachineRecord::of(point).nvram?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
     let sound = bytes.filter(|b| b.len() as u64 <= NVRAM_MAX_BYTES);

@@ -1,9 +1,14 @@
 //! What the service is told from outside.
 
 use super::drill::DrillSchedule;
+use crate::error::{Error, Result};
+use crate::limits::KEY_FILE_MAX_BYTES;
 use crate::target::DiskFormat;
 use serde::Deserialize;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
+use strongroom_store::objects::{ContainerAddress, ContainerSettings, Secret};
 
 /// The service's configuration; every part has a default.
 #[derive(Debug, Clone)]
@@ -15,6 +20,8 @@ pub struct ServiceConfig {
     pub vault_storage: Option<String>,
     /// Directories that disks can be restored to, shown as storage accounts beside libvirt's storage pools.
     pub restore_directories: Vec<RestoreDirectory>,
+    /// Containers that disks can be restored to.
+    pub storage_accounts: Vec<StorageAccount>,
     pub limits: Limits,
     /// Points that prove by themselves that they can be restored.
     pub drills: Vec<DrillSchedule>,
@@ -48,6 +55,84 @@ pub struct RestoreDirectory {
     pub location: String,
 }
 
+/// A container of a storage account, Azure's or S3's, that disks can be restored to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageAccount {
+    /// 3 to 24 letters and digits.
+    pub name: String,
+    /// `azure://CONTAINER/PREFIX` or `s3://BUCKET/PREFIX`. The container must exist.
+    pub url: String,
+    /// Default: Azure's, or Amazon's.
+    pub endpoint: Option<String>,
+    /// The account in Azure; the access key id of S3.
+    pub account: String,
+    /// Where the account's key is, or the secret access key of S3: a file, or a variable of the service's environment. It is
+    /// read anew for each restore, and never kept or shown.
+    pub key_file: Option<PathBuf>,
+    pub key_env: Option<String>,
+    /// S3's; default `us-east-1`.
+    pub region: Option<String>,
+    /// Also where the endpoint is not encrypted.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// What disks are restored as; default: qcow2, of which holes take nothing.
+    pub format: Option<DiskFormat>,
+    #[serde(default = "default_group")]
+    pub group: String,
+    #[serde(default = "default_location")]
+    pub location: String,
+}
+
+impl StorageAccount {
+    fn without_key(&self) -> ContainerSettings {
+        ContainerSettings {
+            url: self.url.clone(),
+            endpoint: self.endpoint.clone(),
+            account: self.account.clone(),
+            key: Secret::default(),
+            region: self.region.clone(),
+            allow_http: self.allow_http,
+        }
+    }
+
+    /// What is wrong with it, if anything, as far as can be seen without asking anybody.
+    pub fn check(&self) -> Result<()> {
+        let wrong =
+            |why: &str| Error::invalid(format!("the storage account `{}` is not right: {why}", self.name));
+        self.without_key().check().map_err(|why| wrong(&why))?;
+        match (&self.key_file, &self.key_env) {
+            (Some(_), None) | (None, Some(_)) => Ok(()),
+            _ => Err(wrong("say where its key is, by key_file or by key_env")),
+        }
+    }
+
+    /// Where its objects are.
+    pub fn shown(&self) -> Result<ContainerAddress> {
+        self.without_key().shown().map_err(Error::invalid)
+    }
+
+    /// With its key.
+    pub(super) fn settings(&self) -> Result<ContainerSettings> {
+        let key = match (&self.key_file, &self.key_env) {
+            (Some(path), _) => {
+                let failed = |e| Error::io(format!("reading the key {}", path.display()), e);
+                let mut text = String::new();
+                let file = File::open(path).map_err(failed)?;
+                file.take(KEY_FILE_MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
+                text
+            }
+            (None, Some(variable)) => std::env::var(variable).map_err(|_| {
+                Error::invalid(format!(
+                    "the service's environment has no {variable}, where the key should be"
+                ))
+            })?,
+            (None, None) => String::new(),
+        };
+        Ok(ContainerSettings { key: Secret(key.trim().to_owned()), ..self.without_key() })
+    }
+}
+
 /// How much at once.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +160,7 @@ impl Default for ServiceConfig {
             }],
             vault_storage: None,
             restore_directories: Vec::new(),
+            storage_accounts: Vec::new(),
             limits: Limits::default(),
             drills: Vec::new(),
         }

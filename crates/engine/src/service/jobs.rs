@@ -137,7 +137,8 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         job.cancel_requested = true;
         job.status = JobStatus::Cancelling;
         // One that has made something is begun once more, to take it away.
-        if job.lease.is_none() && !super::instant::has_begun(job) {
+        let has_begun = super::instant::has_begun(job) || super::restore_container::has_begun(job);
+        if job.lease.is_none() && !has_begun {
             note_cancelled(job);
             end(job, JobStatus::Cancelled, service.now());
         }

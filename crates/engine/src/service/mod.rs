@@ -30,6 +30,7 @@ pub mod points;
 pub mod policies;
 pub mod replace;
 pub mod restore;
+mod restore_container;
 mod restore_disks;
 pub mod retention;
 pub mod runner;

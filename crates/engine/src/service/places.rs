@@ -1,4 +1,4 @@
-//! Places: directories that disks can be restored to, shown as storage accounts, and virtual networks.
+//! Places: directories and containers that disks can be restored to, shown as storage accounts, and virtual networks.
 
 use super::Service;
 use crate::error::Result;
@@ -14,19 +14,22 @@ pub struct Pool {
     pub name: String,
 }
 
-/// A directory that disks can be restored to.
+/// A directory or container that disks can be restored to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Like a storage account's name.
     pub name: String,
     pub group: String,
     pub location: String,
-    pub path: PathBuf,
-    /// `directory`, or `pool NAME on HOST`.
+    /// None of a container.
+    pub path: Option<PathBuf>,
+    /// Where it is.
+    pub url: String,
+    /// `directory`, `pool NAME on HOST`, or `container`.
     pub kind: String,
     /// The pool whose directory it is.
     pub pool: Option<Pool>,
-    /// What disks are restored as; none: as each was.
+    /// What disks are restored as; none: as each was, in a container qcow2.
     pub format: Option<DiskFormat>,
 }
 
@@ -39,7 +42,7 @@ pub struct VirtualNetwork {
     pub active: bool,
 }
 
-/// Configured directories, then the directories of the hosts' storage pools.
+/// Configured directories and containers, then the directories of the hosts' storage pools.
 pub fn list(service: &Service) -> Vec<Place> {
     let mut places: Vec<Place> = service
         .config
@@ -49,12 +52,23 @@ pub fn list(service: &Service) -> Vec<Place> {
             name: d.name.clone(),
             group: d.group.clone(),
             location: d.location.clone(),
-            path: d.path.clone(),
+            path: Some(d.path.clone()),
+            url: format!("file://{}/", d.path.display()),
             kind: "directory".into(),
             pool: None,
             format: d.format,
         })
         .collect();
+    places.extend(service.config.storage_accounts.iter().map(|a| Place {
+        name: a.name.clone(),
+        group: a.group.clone(),
+        location: a.location.clone(),
+        path: None,
+        url: a.shown().map_or_else(|_| a.url.clone(), |shown| format!("{}/{}", shown.base, shown.prefix)),
+        kind: "container".into(),
+        pool: None,
+        format: a.format,
+    }));
     for host in &service.hosts {
         let pools = match host.hypervisor.storage_pools() {
             Ok(pools) => pools,
@@ -74,7 +88,8 @@ pub fn list(service: &Service) -> Vec<Place> {
                 name,
                 group: host.group.clone(),
                 location: host.location.clone(),
-                path,
+                url: format!("file://{}/", path.display()),
+                path: Some(path),
                 kind: format!("pool {} on {}", pool.name, host.name),
                 pool: Some(Pool { host: host.name.clone(), name: pool.name }),
                 format: None,

@@ -1,11 +1,12 @@
 //! The job that restores a recovery point: as disks in a place, or as a new machine.
 //!
-//! How disks come into a place is in [`super::restore_disks`], how they replace a machine's in [`super::replace`]; a new machine
+//! How disks come into a place is in [`super::restore_disks`] and [`super::restore_container`], how they replace a machine's in [`super::replace`]; a new machine
 //! is committed by its definition (see [`crate::machine`]).
 
 use super::backup::task;
 use super::places::{self, Pool};
 use super::replace;
+use super::restore_container::{self, Sent};
 use super::restore_disks::{self, Destination};
 use super::swap::Swap;
 use super::{Service, jobs, machines};
@@ -27,6 +28,9 @@ pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
 pub const CREATE: &str = tasks::CREATE_MACHINE;
 pub const CREATE_REPLACE: &str = tasks::UPDATE_MACHINE;
 
+/// The disk that a machine boots from.
+const OS_DISK_LUN: i32 = -1;
+
 /// What whoever restored a machine is to do.
 const AFTER: [&str; 3] = [
     "it is not started",
@@ -45,6 +49,14 @@ pub enum Target {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pool: Option<Pool>,
         /// None: as each was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<DiskFormat>,
+    },
+    /// Disks into a container of a storage account.
+    Container {
+        place: String,
+        place_group: String,
+        /// None: qcow2.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         format: Option<DiskFormat>,
     },
@@ -74,6 +86,9 @@ pub struct RestoreRequest {
     /// Of a new machine: the files that it will have.
     #[serde(default, skip_serializing_if = "RestorePlan::is_empty")]
     pub plan: RestorePlan,
+    /// Into a container: what was sent.
+    #[serde(default, skip_serializing_if = "Sent::is_empty")]
+    pub sent: Sent,
 }
 
 /// Whether a restore could begin now; answers the names of the disks that it chooses (none: all). `luns`: these disks alone.
@@ -87,6 +102,9 @@ pub fn check(
     let disks = luns.map_or_else(|| Ok(Vec::new()), |luns| choose(point, luns))?;
     match target {
         Target::Disks { directory, .. } => check_directory(directory)?,
+        Target::Container { place, place_group, .. } => {
+            restore_container::account(service, place_group, place)?;
+        }
         Target::Machine { name, group, host, .. } => {
             if let Some(other) = machines::find(service, group, name)? {
                 return Err(exists(&other.name, group));
@@ -135,6 +153,13 @@ pub fn restore(
             bag.push(("Target resource group", target_group.to_owned()));
             job.internal.push(("restoreLocationType".into(), "RestoreDisks".into()));
         }
+        Target::Container { place, .. } => {
+            bag.push(("Job Type", "Recover disks".into()));
+            bag.push(("Target Storage Account Name", place.clone()));
+            bag.push(("Recovery point time ", time));
+            bag.push(("Target resource group", target_group.to_owned()));
+            job.internal.push(("restoreLocationType".into(), "RestoreDisks".into()));
+        }
         Target::Machine { name, network, .. } => {
             job.tasks.push(JobTask::new(CREATE));
             bag.push(("Job Type", "Recover VM to an alternate location".into()));
@@ -164,6 +189,7 @@ pub fn restore(
         disks,
         swap: Swap::default(),
         plan: RestorePlan::default(),
+        sent: Sent::default(),
     };
     job.request = serde_json::to_value(&request).unwrap_or_default();
     job.vault = vault.id;
@@ -197,6 +223,8 @@ pub(super) fn exists(name: &str, group: &str) -> Error {
 }
 
 pub(super) fn choose(point: &Point, luns: &[i32]) -> Result<Vec<String>> {
+    // An empty list is what `az` makes of --restore-only-osdisk.
+    let luns = if luns.is_empty() { &[OS_DISK_LUN] } else { luns };
     let mut names = Vec::new();
     for lun in luns {
         let disk = point.disks.iter().find(|d| d.lun == *lun).ok_or_else(|| {
@@ -210,12 +238,7 @@ pub(super) fn choose(point: &Point, luns: &[i32]) -> Result<Vec<String>> {
         })?;
         names.push(disk.target.clone());
     }
-    match names.is_empty() {
-        true => {
-            Err(Error::invalid("No disk was chosen; LUN -1 is the OS disk.").coded("UserErrorNoDiskSelected"))
-        }
-        false => Ok(names),
-    }
+    Ok(names)
 }
 
 fn check_directory(directory: &Path) -> Result<()> {
@@ -253,6 +276,10 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             let to = Destination { directory, pool: pool.as_ref(), format: *format };
             restore_disks::run(service, job, &parts.request, &session, &manifest, &to, progress)?;
             complete(service, job.id, Vec::new(), Vec::new())
+        }
+        Target::Container { .. } => {
+            let warnings = restore_container::run(service, job, &parts.request, &store, progress)?;
+            complete(service, job.id, Vec::new(), warnings)
         }
         Target::Machine { name, host, directory, network, .. } => {
             let hypervisor = service.host(host)?.hypervisor.clone();
@@ -340,6 +367,15 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
     }
     let parts = parts(service, job)?;
     match &parts.request.target {
+        // What was sent is looked at by the job itself: the container may not answer now.
+        Target::Container { .. } if !parts.request.sent.is_empty() => {
+            service.catalog.update::<Job, Error>(job.id, |job| {
+                job.lease = None;
+                Ok(Vec::new())
+            })?;
+            return Ok(true);
+        }
+        Target::Container { .. } => {}
         Target::Replace if parts.request.swap.is_empty() => {
             replace::remove_leftovers(service, job, &parts.item);
         }
@@ -366,7 +402,7 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
                 && machine.disks.iter().any(|d| is_restored_file(d.source.path(), name))
             {
                 note_machine(service, &parts.request.target, &machine.summary.uuid)?;
-                complete(service, job.id, Vec::new(), Vec::new())?;
+                complete(service, job.id, vec![("Notes".to_owned(), AFTER.join("; "))], Vec::new())?;
                 return Ok(true);
             }
             machine::remove_unfinished(&parts.request.plan);

@@ -8,6 +8,7 @@ use super::Service;
 use super::places::Pool;
 use super::restore::RestoreRequest;
 use crate::error::{Error, Result};
+use crate::machine::nvram_of;
 use crate::machine::record::{DEFINITION_KIND, DiskRecord};
 use crate::restore::{RestoreOptions, restore_disk};
 use crate::target::DiskFormat;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use strongroom_catalog::service::{Change, Job};
 use strongroom_hypervisor::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
 use strongroom_store::{Disk, Manifest, Progress, ReadSession};
+use uuid::Uuid;
 
 /// Where the disks go.
 pub(super) struct Destination<'a> {
@@ -31,10 +33,10 @@ pub(super) struct Destination<'a> {
 }
 
 /// A disk and the file it is restored to.
-struct Restored {
-    target: String,
-    file: String,
-    format: DiskFormat,
+pub(super) struct Restored {
+    pub target: String,
+    pub file: String,
+    pub format: DiskFormat,
 }
 
 /// Azure's name of the container that restored disks come in: the machine's, without hyphens, and 32 digits.
@@ -96,7 +98,15 @@ pub(super) fn run(
     let disks_in = std::path::absolute(disks_in)
         .map_err(|e| Error::io(format!("looking at {}", disks_in.display()), e))?;
     let names = Names::of(job);
-    let template = template(&job.entity, manifest, &restored, &|file| disks_in.join(file))?;
+    let nvram = nvram_of(manifest, &mut Vec::new());
+    if let Some(bytes) = &nvram {
+        write_new(&hidden.0.join(&names.nvram), bytes)?;
+    }
+    // Unlike disks it stays in the directory, also in a pool.
+    let nvram_in = std::path::absolute(&final_directory)
+        .map_err(|e| Error::io(format!("looking at {}", final_directory.display()), e))?;
+    let nvram = nvram.map(|_| nvram_in.join(&names.nvram));
+    let template = template(&job.entity, manifest, &restored, nvram, &|file| disks_in.join(file))?;
     if let Some(xml) = &template {
         write_new(&hidden.0.join(&names.definition), xml.as_bytes())?;
     }
@@ -123,7 +133,10 @@ pub(super) fn publish(service: &Service, job: &Job, directory: &Path, pool: Opti
     let names = Names::of(job);
     for entry in fs::read_dir(&from).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        if [&names.definition, &names.config, &names.template].iter().any(|n| name == n.as_str()) {
+        if [&names.definition, &names.config, &names.template, &names.nvram]
+            .iter()
+            .any(|n| name == n.as_str())
+        {
             continue;
         }
         let to = directory.join(&name);
@@ -151,20 +164,32 @@ pub(super) struct Names {
     pub template: String,
     /// libvirt's definition.
     pub definition: String,
+    /// UEFI variables, of a machine that has them.
+    pub nvram: String,
 }
 
 impl Names {
     pub fn of(job: &Job) -> Self {
-        let plain: String = job.entity.chars().filter(|c| *c != '-').collect();
+        Self::new(&job.entity, job.id)
+    }
+
+    pub fn new(machine: &str, job: Uuid) -> Self {
+        let plain: String = machine.chars().filter(|c| *c != '-').collect();
         Self {
-            config: format!("config-{plain}-{}.json", job.id),
-            template: format!("azuredeploy{}.json", job.id),
-            definition: format!("{}.xml", job.entity),
+            config: format!("config-{plain}-{job}.json"),
+            template: format!("azuredeploy{job}.json"),
+            definition: format!("{machine}.xml"),
+            nvram: format!("{machine}-uefi-variables.fd"),
         }
     }
 }
 
-fn config(job: &Job, manifest: &Manifest, restored: &[Restored], definition: Option<&str>) -> Vec<u8> {
+pub(super) fn config(
+    job: &Job,
+    manifest: &Manifest,
+    restored: &[Restored],
+    definition: Option<&str>,
+) -> Vec<u8> {
     let config = json!({
         "machine": job.entity,
         "recoveryPoint": manifest.point.to_string(),
@@ -178,7 +203,7 @@ fn config(job: &Job, manifest: &Manifest, restored: &[Restored], definition: Opt
 }
 
 /// Writes into the job what is made, as Azure's clients look for it.
-fn tell(
+pub(super) fn tell(
     service: &Service,
     job: &Job,
     names: &Names,
@@ -206,10 +231,11 @@ fn tell(
 }
 
 /// The machine's definition with its disks where they were restored to, to be edited and used.
-fn template(
+pub(super) fn template(
     machine: &str,
     manifest: &Manifest,
     disks: &[Restored],
+    nvram: Option<PathBuf>,
     path: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Option<String>> {
     let Some(definition) = manifest.definition.as_ref().filter(|d| d.kind == DEFINITION_KIND) else {
@@ -230,7 +256,7 @@ fn template(
             })
             .collect(),
         network: NetworkChoice::Keep,
-        nvram: None,
+        nvram,
     };
     let drivers: Vec<(&str, &str)> = disks
         .iter()

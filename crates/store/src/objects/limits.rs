@@ -45,5 +45,16 @@ pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Silence from an S3 endpoint in the middle of an answer.
 pub const S3_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Parts of a file sent to a container: at least and at most this long, this many at most, this many on their way at a time if they
+/// fit into the buffer. So at most two of the longest are in memory.
+pub const PART_MIN_BYTES: u64 = 8 << 20;
+pub const PART_MAX_BYTES: u64 = 512 << 20;
+pub const PARTS_MAX: u64 = 9000;
+pub const PARTS_AT_ONCE: usize = 4;
+pub const PART_BUFFER_BYTES: u64 = 128 << 20;
+/// How long parts on their way are waited for before what was sent is taken back.
+pub const PARTS_END_PATIENCE: Duration = Duration::from_secs(10);
+/// How often whoever waits for a container looks whether it is to stop.
+pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Worker threads of the runtime a store starts when it is given none.
 pub const RUNTIME_THREADS: usize = 2;

@@ -102,7 +102,7 @@ impl fmt::Display for Location {
     }
 }
 
-fn check_bucket(bucket: &str) -> Result<(), &'static str> {
+pub(super) fn check_bucket(bucket: &str) -> Result<(), &'static str> {
     if bucket.contains('@') {
         return Err(
             "credentials don't belong into a location, they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",

@@ -2,6 +2,7 @@
 //!
 //! - [`Location`]: what the user types, a directory or `s3://bucket/prefix`.
 //! - [`BlobStore`]: the blocking façade that the rest of the store uses from plain threads.
+//! - [`Container`]: Azure Blob Storage or S3, given whole files such as restored disks.
 //! - [`DurableLocal`]: a directory in which a finished put survives power loss.
 //! - [`fault`]: an object store that fails on purpose, for tests.
 //! - `testing` (feature `test-support`): the conformance suite and a real S3 server.
@@ -9,6 +10,7 @@
 //! Names follow [`check_name`] everywhere. Limits are in [`limits`].
 
 mod blob;
+mod container;
 mod direct;
 mod durable_local;
 mod error;
@@ -25,6 +27,7 @@ pub mod testing;
 use std::time::SystemTime;
 
 pub use blob::{BlobStore, OpenOptions};
+pub use container::{Container, ContainerAddress, ContainerSettings, Secret, Upload};
 pub use durable_local::{DurableLocal, Existing, TEMP_DIR};
 pub use error::{Kind, LocalIo, ObjectError, Op, classify, classify_io};
 pub use location::{Location, LocationError};

@@ -60,7 +60,7 @@ impl RetryLimits {
     };
 
     /// The pause after attempt number `attempt` (from 0), between half and all of the doubled delay.
-    fn pause(&self, attempt: u32) -> Duration {
+    pub(super) fn pause(&self, attempt: u32) -> Duration {
         let full = self.first_delay.saturating_mul(1 << attempt.min(20)).min(self.max_delay);
         // Jitter needs no quality: the clock's low bits keep writers from marching in step.
         let noise = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
@@ -85,17 +85,26 @@ impl Executor {
         Ok(Executor::Own(Some(runtime)))
     }
 
-    /// Runs `future` there and waits for it here. `None` if its task died or the runtime is gone.
-    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    /// Runs `future` there; what it comes to is received here, or nothing if its task died or the runtime is gone.
+    pub(super) fn begin<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> mpsc::Receiver<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let task = async move {
             let _ = sender.send(future.await);
         };
         match self {
-            Executor::Own(runtime) => drop(runtime.as_ref()?.spawn(task)),
+            Executor::Own(Some(runtime)) => drop(runtime.spawn(task)),
+            Executor::Own(None) => {}
             Executor::Given(handle) => drop(handle.spawn(task)),
         }
-        receiver.recv().ok()
+        receiver
+    }
+
+    /// Runs `future` there and waits for it here. `None` if its task died or the runtime is gone.
+    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.begin(future).recv().ok()
     }
 }
 
@@ -121,7 +130,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// One attempt; a dead task becomes an error.
-    fn attempt<T, F>(&self, future: F) -> std::result::Result<T, Error>
+    pub(super) fn attempt<T, F>(&self, future: F) -> std::result::Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = std::result::Result<T, Error>> + Send + 'static,

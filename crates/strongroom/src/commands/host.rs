@@ -110,7 +110,7 @@ fn places(arguments: &HostArgs, context: &Context) -> Result<Outcome> {
         }
     })?;
     if shown.is_empty() && !context.json {
-        context.note("no places: add restore_directories to the configuration, or a storage pool to libvirt");
+        context.note("no places: add restore_directories or storage_accounts to the configuration, or a storage pool to libvirt");
     }
     Ok(Outcome::Done)
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use strongroom_engine::service::config::RestoreDirectory;
+use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
 use strongroom_engine::service::drill::DrillSchedule;
 use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
@@ -26,6 +26,7 @@ pub struct FileConfig {
     pub hosts: Vec<HostConfig>,
     pub vault_storage: Option<String>,
     pub restore_directories: Vec<RestoreDirectory>,
+    pub storage_accounts: Vec<StorageAccount>,
     pub limits: Limits,
     pub drills: Vec<DrillSchedule>,
 }
@@ -40,6 +41,7 @@ impl Default for FileConfig {
             hosts: service.hosts,
             vault_storage: service.vault_storage,
             restore_directories: service.restore_directories,
+            storage_accounts: service.storage_accounts,
             limits: service.limits,
             drills: service.drills,
         }
@@ -56,6 +58,7 @@ impl FileConfig {
             hosts: self.hosts.clone(),
             vault_storage: self.vault_storage.clone(),
             restore_directories: self.restore_directories.clone(),
+            storage_accounts: self.storage_accounts.clone(),
             limits: self.limits.clone(),
             drills: self.drills.clone(),
         })
@@ -110,6 +113,16 @@ fn check(config: &FileConfig) -> Result<()> {
                 "the configuration has two hosts of the name `{}`",
                 host.name
             )));
+        }
+    }
+    for account in &config.storage_accounts {
+        account.check()?;
+    }
+    let places = config.restore_directories.iter().map(|d| (&d.group, &d.name));
+    let mut names = std::collections::BTreeSet::new();
+    for (group, name) in places.chain(config.storage_accounts.iter().map(|a| (&a.group, &a.name))) {
+        if !names.insert((group.to_lowercase(), name.to_lowercase())) {
+            return Err(Error::invalid(format!("the configuration has two places of the name `{name}`")));
         }
     }
     for drill in &config.drills {

@@ -43,7 +43,7 @@ pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
     runtime: Option<Runtime>,
-    _root: TempDir,
+    _root: Option<TempDir>,
 }
 
 impl S3Server {
@@ -61,23 +61,33 @@ impl S3Server {
     pub fn start() -> Self {
         let root = tempfile::tempdir().expect("a directory for the S3 server");
         std::fs::create_dir(root.path().join(Self::BUCKET)).expect("the bucket's directory");
+        let mut server = Self::start_at(root.path(), 0);
+        server._root = Some(root);
+        server
+    }
+
+    /// Starts a server over a directory whose directories are buckets, on this loopback port.
+    ///
+    /// # Panics
+    /// When it can't.
+    pub fn start_at(root: &std::path::Path, port: u16) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3-server")
             .enable_all()
             .build()
             .expect("a runtime for the S3 server");
-        let files = FileSystem::new(root.path()).expect("the S3 server's file system");
+        let files = FileSystem::new(root).expect("the S3 server's file system");
         let answers = Answers::default();
         let mut service = S3ServiceBuilder::new(Serialised {
             answers: answers.clone(),
             inner: files,
-            root: root.path().to_owned(),
+            root: root.to_owned(),
             keys: tokio::sync::Mutex::default(),
         });
         service.set_auth(SimpleAuth::from_single(Self::ACCESS_KEY_ID, Self::SECRET_ACCESS_KEY));
         let service = service.build();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a loopback port");
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port))).expect("a loopback port");
         let address = listener.local_addr().expect("the port's address");
         runtime.spawn(async move {
             let http = Builder::new(TokioExecutor::new());
@@ -88,7 +98,7 @@ impl S3Server {
                 });
             }
         });
-        S3Server { address, answers, runtime: Some(runtime), _root: root }
+        S3Server { address, answers, runtime: Some(runtime), _root: None }
     }
 
     /// The next requests are answered with these errors, one each.
@@ -228,6 +238,34 @@ impl S3 for Serialised {
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         self.answered(self.inner.delete_objects(request)).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        self.answered(self.inner.create_multipart_upload(request)).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.answered(self.inner.upload_part(request)).await
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        self.answered(self.inner.complete_multipart_upload(request)).await
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.answered(self.inner.abort_multipart_upload(request)).await
     }
 
     async fn list_objects_v2(

@@ -20,7 +20,8 @@ use strongroom_engine::Error;
 The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to
 --place, else to where the machine's disks were. What exists is never overwritten. With
 --to the disks become files of a new directory in that place, with the machine's definition
-beside them; in a storage pool of libvirt they become its volumes. With --replace they take the
+beside them; in a storage pool of libvirt they become its volumes, in a container of a storage
+account (Azure Blob Storage, S3) objects, qcow2 unless something else is said. With --replace they take the
 place of the machine's own disks, which must be stopped: what it has now is backed up first, and only
 what differs is written.
 
@@ -39,6 +40,7 @@ Examples:
   strongroom vm restore web01 --instant --as web01-now
   strongroom vm restore web01 --point latest --to restores --disk vdb
   strongroom vm restore web01 --to default --format vhd
+  strongroom vm restore web01 --to offsite
   strongroom vm restore web01 --point 2026-11-21T20:30 --replace")]
 pub struct RestoreArgs {
     /// The machine; GROUP/NAME where two groups have one of that name.
@@ -54,7 +56,7 @@ pub struct RestoreArgs {
     /// Restore the disks alone, to this place (see `strongroom host places`).
     #[arg(long, visible_alias = "to", value_name = "PLACE")]
     disks_to: Option<String>,
-    /// What restored disks are: qcow2, raw or vhd (fixed); default: the place's, else as each disk was.
+    /// What restored disks are: qcow2, raw or vhd (fixed); default: the place's, else as each disk was, in a container qcow2.
     #[arg(long, value_enum, requires = "disks_to")]
     format: Option<ToFormat>,
     /// Put the point's disks in the place of the machine's own, which must be off.
