@@ -187,13 +187,14 @@ class Bench:
         self.last.callback(virsh, "net-undefine", self.tag, quiet=True)
         self.serve()
 
-    def serve(self):
+    def serve(self, more=""):
+        """`more`: of the configuration."""
         self.data = self.directory / "data"
         config = self.directory / "strongroom.toml"
         config.write_text(
             f'[[hosts]]\nname = "here"\nuri = "{URI}"\ngroup = "{GROUP}"\nlocation = "{LOCATION}"\n\n'
             f'[[restore_directories]]\nname = "places"\npath = "{self.places}"\ngroup = "{GROUP}"\n'
-            f'location = "{LOCATION}"\n')
+            f'location = "{LOCATION}"\n{more}')
         log = open(self.directory / "serve.log", "w")
         self.service = subprocess.Popen(
             [self.given.strongroom, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--config", config],

@@ -450,6 +450,74 @@ def new_machines(lab, name, point, disks):
     gone()
 
 
+def uefi(lab):
+    """A machine with UEFI, an order of booting and a seed of cloud-init: all of it is kept, its identity is new, and the job says what
+    is to be done after."""
+    where, name = lab.directory, f"{lab.machines.prefix}-uefi"
+    template, variables, seed = Path("/usr/share/OVMF/OVMF_VARS_4M.fd"), where / f"{name}.fd", where / f"{name}-seed.iso"
+    disk = Disk(where / f"{name}-vda.qcow2", "qcow2", "vda", lab.copies)
+    run("qemu-img", "create", "-q", "-f", "qcow2", disk.path, "32M")
+    noise(disk.path, "qcow2", 0, 4 * MIB, 77)
+    disk.remember("point")
+    seed.write_bytes(b"\0" * MIB)
+    xml = where / f"{name}.xml"
+    xml.write_text(f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>2</vcpu>
+        <genid>5f2ef83a-6a3c-4b0e-8f1c-1d4a3a1f2b11</genid>
+        <os><type arch='x86_64' machine='q35'>hvm</type>
+        <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+        <nvram template='{template}'>{variables}</nvram></os><features><acpi/></features>
+        <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk.path}'/>
+        <target dev='vda' bus='virtio'/><boot order='2'/></disk>
+        <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{seed}'/>
+        <target dev='sda' bus='sata'/><readonly/><boot order='1'/></disk></devices></domain>""")
+    lab.machines.virsh("define", xml)
+    lab.machines.names.append(name)
+    # The firmware notes there what it found, at its first start.
+    lab.machines.virsh("start", name)
+    wait_until("the firmware writes its variables",
+               lambda: variables.exists() and variables.read_bytes() != template.read_bytes(), 120, 0.5)
+    lab.machines.virsh("destroy", name)
+    kept = variables.read_bytes()
+    lab.protect(name)
+    point = lab.backup(name)
+
+    def look(definition, path):
+        for part in ("<vcpu placement='static'>2</vcpu>", "OVMF_CODE_4M.fd", "<boot order='2'/>", "<boot order='1'/>",
+                     f"<source file='{seed}'/>", f"template='{template}'"):
+            check(part in definition, part, "is not in", definition)
+        check("5f2ef83a" not in definition and f">{variables}<" not in definition, definition)
+        found = definition.split("<nvram", 1)[1].split(">", 1)[1].split("<", 1)[0]
+        check(Path(found) == path, "the UEFI variables are at", found)
+        check(path.read_bytes() == kept, "the UEFI variables of", path, "are not those of the point")
+
+    new = f"{name}-new"
+    lab.machines.names.append(new)
+    job = lab.done(lab.restore(name, point, "AlternateLocation", new=new))
+    notes = bag(job)["Notes"]
+    for word in ("not started", "MAC", "cloud-init"):
+        check(word in notes, word, "is not in", notes)
+    shown = lab.service.run("job", "show", job["name"])
+    check(notes in json.dumps(shown, ensure_ascii=False), "the command line does not show the notes:", shown)
+    look(lab.machines.virsh("dumpxml", new), where / f"{new}-uefi-variables.fd")
+    check(disk.holds(where / f"{new}-vda.qcow2") == "point")
+    lab.machines.virsh("start", new)
+    lab.machines.virsh("destroy", new)
+    lab.machines.virsh("undefine", new, "--nvram")
+
+    job = lab.done(lab.restore(name, point, "RestoreDisks", account="places"))
+    container = lab.places / bag(job)["Config Blob Container Name"]
+    xml.write_text((container / f"{name}.xml").read_text())
+    lab.machines.virsh("define", xml)
+    of_disks = f"{name}-restored"
+    lab.machines.names.append(of_disks)
+    look(lab.machines.virsh("dumpxml", of_disks), container / f"{name}-uefi-variables.fd")
+    lab.machines.virsh("start", of_disks)
+    lab.machines.virsh("destroy", of_disks)
+    lab.machines.virsh("undefine", of_disks, "--nvram")
+    lab.machines.virsh("undefine", name, "--nvram", "--checkpoints-metadata")
+    say("UEFI: firmware, variables, order of booting and cloud-init's seed are kept; notes:", notes)
+
+
 def under_its_own_name(lab, name, point, disks):
     """The original is deleted and restored under its own name: it goes on being protected, with its history."""
     before = [p["name"] for p in lab.vault.points(name)]
@@ -475,12 +543,14 @@ def body(directory):
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
     say(f"seed {seed}")
     lab = Lab(directory, random.Random(seed))
-    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured xfs ext4 places machines own").split()
+    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured xfs ext4 uefi places machines own").split()
     if "measured" in phases:
         replace_measured(lab)
     for kind in ("xfs", "ext4"):
         if kind in phases:
             replace_mixture(lab, kind)
+    if "uefi" in phases:
+        uefi(lab)
     if "places" in phases:
         name, point, disks = into_places(lab)
         if "machines" in phases:

@@ -39,3 +39,8 @@ fn libvirt_az_sdk() {
 fn libvirt_az_refusals() {
     script("refusals.py");
 }
+
+#[test]
+fn libvirt_az_disks() {
+    script("disks.py");
+}
