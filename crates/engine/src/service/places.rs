@@ -42,7 +42,11 @@ pub struct VirtualNetwork {
     pub active: bool,
 }
 
-/// Configured directories and containers, then the directories of the hosts' storage pools.
+/// Where libvirt keeps disks unless it is told otherwise.
+const LIBVIRT_IMAGES: &str = "/var/lib/libvirt/images";
+
+/// Configured directories and containers, then the directories of the hosts' storage pools. Where there is none of all that:
+/// libvirt's own directory of disks.
 pub fn list(service: &Service) -> Vec<Place> {
     let mut places: Vec<Place> = service
         .config
@@ -95,6 +99,22 @@ pub fn list(service: &Service) -> Vec<Place> {
                 format: None,
             });
         }
+    }
+    let images = Path::new(LIBVIRT_IMAGES);
+    if places.is_empty()
+        && let Some(host) = service.hosts.first()
+        && images.is_dir()
+    {
+        places.push(Place {
+            name: "images".into(),
+            group: host.group.clone(),
+            location: host.location.clone(),
+            url: format!("file://{LIBVIRT_IMAGES}/"),
+            path: Some(images.to_owned()),
+            kind: "directory".into(),
+            pool: None,
+            format: None,
+        });
     }
     places
 }
