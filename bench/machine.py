@@ -16,7 +16,12 @@ from peers import fresh
 
 NAME = "bench-machine"
 PIECE = 64 << 10
+RESTORED = "bench-restored"
 FREEZES = 5
+# A pre- and a post-script that do nothing, as Azure's framework wants them.
+SCRIPTS = """umask 077; mkdir -p /etc/azure; cd /etc/azure
+printf '#!/bin/sh\nexit 0\n' > pre.sh; cp pre.sh post.sh; chmod 700 pre.sh post.sh
+printf '{"preScriptLocation": "/etc/azure/pre.sh", "postScriptLocation": "/etc/azure/post.sh"}' > VMSnapshotScriptPluginConfig.json"""
 FIO_SECONDS = 45
 FIO_ALONE_SECONDS = 12
 FIO_STEP_MS = 250
@@ -80,7 +85,7 @@ class Machine:
 
     @staticmethod
     def remove():
-        for arguments in (["destroy", NAME], ["undefine", NAME, "--checkpoints-metadata"]):
+        for arguments in (["destroy", NAME], ["undefine", NAME, "--checkpoints-metadata"], ["undefine", RESTORED]):
             subprocess.run(["virsh", "-q", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def guest(self, *command):
@@ -165,6 +170,7 @@ class OurMachines:
         fresh(self.us.out)
         self.us.init(self.us.vault)
         record("vm_full", self.backup())
+        record("vm_restore", self.restore(machine))
         machine.change()
         figures = self.backup()
         check_size(self.us.bench, figures)
@@ -172,13 +178,37 @@ class OurMachines:
         record("vm_no_change", self.backup())
         shutil.rmtree(self.us.out)
 
+    def restore(self, machine):
+        """As a new machine, beside the old one."""
+        place = fresh(machine.directory / "restored")
+        place.chmod(0o711)
+        figures, _ = self.us.measured("rescue", "vm", "restore", f"{NAME}@latest", "--vault", self.us.vault, "--as", RESTORED,
+                                      "--storage", place)
+        figures["stored_bytes"] = stored_bytes(place)
+        run("virsh", "-q", "undefine", RESTORED)
+        shutil.rmtree(place)
+        return figures
+
     def freezes(self, record, machine):
-        """A guest with a mounted file system: how long it stood still."""
+        """A guest with a mounted file system: how long it stood still. Without scripts, then with some that do nothing."""
         fresh(self.us.out)
         self.us.init(self.us.vault)
-        for n in range(FREEZES):
-            machine.guest("/bin/sh", "-c", f"dd if=/dev/urandom of=/mnt/vda/file{n} bs=64k count=64 2>/dev/null")
-            record("vm_freeze", self.backup())
+        # The first one brings the extension into the guest.
+        self.backup()
+        for what in ("vm_freeze", "vm_scripts"):
+            for n in range(FREEZES):
+                machine.guest("/bin/sh", "-c", f"dd if=/dev/urandom of=/mnt/vda/file{n} bs=64k count=64 2>/dev/null")
+                record(what, self.backup())
+            machine.guest("/bin/sh", "-c", SCRIPTS)
+        shutil.rmtree(self.us.out)
+
+    def four_disks(self, record, machine):
+        """Four disks of 1 TiB with nothing on them."""
+        fresh(self.us.out)
+        self.us.init(self.us.vault)
+        record("vm_four_tib_full", self.backup())
+        for _ in range(FREEZES):
+            record("vm_four_tib", self.backup())
         shutil.rmtree(self.us.out)
 
     def fio(self, record, machine):
@@ -243,6 +273,15 @@ def fio_disk(path):
     shutil.rmtree(staging)
 
 
+def convert(record, disk):
+    """What QEMU itself takes to copy a machine's disk."""
+    copy = disk.parent / "copy.qcow2"
+    figures, _ = measure(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "qcow2", disk, copy], sync_directory=disk.parent)
+    figures["stored_bytes"] = stored_bytes(copy)
+    record("vm_convert", figures)
+    copy.unlink()
+
+
 def run_all(bench, us, recorder):
     """Everything with a machine in it."""
     libvirt_up = bench.here.parent / "tests" / "lib" / "libvirt-up"
@@ -256,6 +295,8 @@ def run_all(bench, us, recorder):
             run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", bench.image, disk)
             with Machine(bench, directory, [f"vda:qcow2:@{disk}"]) as machine:
                 contender.run(recorder(contender.name), machine)
+                if contender.name == OurMachines.name:
+                    convert(recorder("qemu-img"), disk)
             shutil.rmtree(directory)
         if us is None:
             return
@@ -263,6 +304,10 @@ def run_all(bench, us, recorder):
         directory = fresh(mount / "disks")
         with Machine(bench, directory, ["vda:qcow2:1G"], format_="vda") as machine:
             ours.freezes(recorder(ours.name), machine)
+        shutil.rmtree(directory)
+        directory = fresh(mount / "disks")
+        with Machine(bench, directory, [f"vd{letter}:qcow2:1T" for letter in "abcd"]) as machine:
+            ours.four_disks(recorder(ours.name), machine)
         shutil.rmtree(directory)
         directory = fresh(mount / "disks")
         big = directory / "big.qcow2"

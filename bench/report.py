@@ -59,6 +59,8 @@ def targets(results):
          ratio(wall(us, "restore"), synced("qemu-img", "restore")), 1.3, "×"),
         ("first MiB over NBD from a cold start", wall(us, "first_mib_nbd"), 0.2, "s"),
         ("guest frozen, on storage that clones files", milliseconds("frozen_ms"), 0.1, "s"),
+        ("a new machine from the vault, against `qemu-img convert` of its disk and a sync",
+         ratio(wall(us, "vm_restore"), synced("qemu-img", "vm_convert")), 1.3, "×"),
         ("fio in the guest loses during a backup", figure(results, us, "vm_fio", "loss"), 0.1, "×"),
         ("most memory in any of them", max((p for p in peaks if p is not None), default=None), 300, "MiB"),
     ]
@@ -90,6 +92,11 @@ LABELS = {
     "vm_changed": "machine, 1 % changed",
     "vm_no_change": "machine, no change",
     "vm_freeze": "machine with a mounted file system",
+    "vm_restore": "machine, restored as a new one",
+    "vm_convert": "machine's disk copied by `qemu-img convert`",
+    "vm_scripts": "machine with a mounted file system and scripts",
+    "vm_four_tib_full": "machine with four sparse disks of 1 TiB, full",
+    "vm_four_tib": "machine with four sparse disks of 1 TiB, no change",
     "vm_fio": "machine, full, beside fio in the guest",
     "reclaim_one_of_ten_5gib": "reclaim, 1 of 10 points forgotten, 5 GiB logical",
     "reclaim_three_of_ten_5gib": "reclaim, 3 more forgotten, 5 GiB logical",
@@ -132,13 +139,19 @@ def markdown(results):
                      "" if f("sync_s") is None else f"{f('sync_s'):.2f}",
                      "" if f("others_cpu_s") is None else f"{f('others_cpu_s'):.1f}"]
             lines.append(f"| {name} | {LABELS.get(what, what)} | " + " | ".join(cells) + " |")
-    freezes = results["measurements"].get("strongroom", {}).get("vm_freeze", [])
-    if freezes:
+    ours = results["measurements"].get("strongroom", {})
+    kinds = (("vm_freeze", "without scripts"), ("vm_scripts", "with scripts that do nothing"),
+             ("vm_four_tib", "four sparse disks of 1 TiB"))
+    if any(what in ours for what, _ in kinds):
         lines += ["", "## The guest, on storage that clones files", ""]
-        for key, what in (("frozen_ms", "frozen"), ("suspended_ms", "suspended"), ("snapshot_ms", "snapshot in all")):
-            values = sorted(f[key] for f in freezes if key in f)
-            if values:
-                lines.append(f"- {what}: {', '.join(f'{v:.0f}' for v in values)} ms")
+        for what, label in kinds:
+            for key, part in (("frozen_ms", "frozen"), ("suspended_ms", "suspended"), ("snapshot_ms", "snapshot in all")):
+                values = sorted(f[key] for f in ours.get(what, []) if key in f)
+                if values:
+                    lines.append(f"- {label}, {part}: {', '.join(f'{v:.0f}' for v in values)} ms")
+        without, with_them = (figure(results, "strongroom", what, "snapshot_ms") for what in ("vm_freeze", "vm_scripts"))
+        if without is not None and with_them is not None:
+            lines.append(f"- what running scripts adds to the snapshot: {with_them - without:.0f} ms")
         beside = lambda key: figure(results, "strongroom", "vm_fio", key)
         if beside("loss") is not None:
             lines.append(f"- fio (4 KiB random writes, one at a time): {beside('iops_alone'):.0f} a second alone, "
