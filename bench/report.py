@@ -61,6 +61,8 @@ def targets(results):
         ("guest frozen, on storage that clones files", milliseconds("frozen_ms"), 0.1, "s"),
         ("a new machine from the vault, against `qemu-img convert` of its disk and a sync",
          ratio(wall(us, "vm_restore"), synced("qemu-img", "vm_convert")), 1.3, "×"),
+        ("a machine started from the vault at once, until its agent answers, against its original disks",
+         ratio(wall(us, "boot_instant"), wall(us, "boot_original")), 1.5, "×"),
         ("fio in the guest loses during a backup", figure(results, us, "vm_fio", "loss"), 0.1, "×"),
         ("most memory in any of them", max((p for p in peaks if p is not None), default=None), 300, "MiB"),
     ]
@@ -97,6 +99,9 @@ LABELS = {
     "vm_scripts": "machine with a mounted file system and scripts",
     "vm_four_tib_full": "machine with four sparse disks of 1 TiB, full",
     "vm_four_tib": "machine with four sparse disks of 1 TiB, no change",
+    "boot_original": "Debian guest, start to agent, original disks",
+    "boot_instant": "Debian guest, restore to agent, from the vault at once",
+    "boot_instant_moved_in": "the same, from there until all is moved in",
     "vm_fio": "machine, full, beside fio in the guest",
     "reclaim_one_of_ten_5gib": "reclaim, 1 of 10 points forgotten, 5 GiB logical",
     "reclaim_three_of_ten_5gib": "reclaim, 3 more forgotten, 5 GiB logical",
