@@ -142,6 +142,9 @@ location = "local"
         """Parts of what is not there."""
         return []
 
+    def begun(self):
+        return 0
+
 
 class S3(Server):
     def command(self):
@@ -175,7 +178,11 @@ location = "local"
         shutil.copyfile(self.directory / "restores" / name, path)
 
     def wreckage(self):
-        return sorted(p.name for p in self.directory.iterdir() if p.is_file() and ".upload" in p.name)
+        return sorted(p.name for p in self.directory.iterdir() if p.is_file() and ".upload_id-" in p.name)
+
+    def begun(self):
+        """Uploads that nobody knows of, without parts: begun in the very moment of a kill."""
+        return sum(p.name.startswith(".upload-") for p in self.directory.iterdir())
 
 
 class Lab:
@@ -426,10 +433,12 @@ def kills(lab, server, account, name, point):
             config = job["properties"]["extendedInfo"]["propertyBag"]["Config Blob Name"]
             check(config in new, "complete without its commit:", new)
         else:
-            check(not new, status, "after", after, "and left:", new)
-        # An upload that was begun in the very moment of the kill has no parts yet; nothing else may be there.
+            # A server that was just putting a disk's parts together may end that after all was taken away (docs/restores.md).
+            late = [p for p in new if p.endswith((".raw", ".qcow2"))]
+            check(new == late and len(late) <= (1 if n < KILLS else 0), status, "after", after, "and left:", new)
+            count["late disks"] = count.get("late disks", 0) + len(late)
         check(not server.wreckage(), status, "after", after, "and left parts:", server.wreckage())
-    say(f"{account}: {KILLS} kills and {CANCELS} cancels: {count}, nothing half is left")
+    say(f"{account}: {KILLS} kills and {CANCELS} cancels: {count}, nothing half is left; uploads without parts: {server.begun()}")
     lab.look(server, lab.ended(lab.restore(name, point, account)), "qcow2")
 
 
@@ -439,13 +448,18 @@ def body(directory):
     lab = Lab(directory, random.Random(seed))
     name = lab.machine()
     point = lab.point(name)
-    formats(lab, lab.azure, "azure", "azurevhd", name, point)
-    formats(lab, lab.s3, "s3", None, name, point)
-    failures(lab, name, point)
+    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "formats failures gone kills").split()
+    if "formats" in phases:
+        formats(lab, lab.azure, "azure", "azurevhd", name, point)
+        formats(lab, lab.s3, "s3", None, name, point)
+    if "failures" in phases:
+        failures(lab, name, point)
     for server, account in ((lab.s3, "s3"), (lab.azure, "azure")):
-        gone_for_a_while(lab, server, account, name, point)
-        gone_for_good(lab, server, account, name, point)
-        kills(lab, server, account, name, point)
+        if "gone" in phases:
+            gone_for_a_while(lab, server, account, name, point)
+            gone_for_good(lab, server, account, name, point)
+        if "kills" in phases:
+            kills(lab, server, account, name, point)
     lab.service.stop()
     check(not lab.service.panics(), lab.service.panics())
 

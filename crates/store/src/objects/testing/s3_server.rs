@@ -81,7 +81,7 @@ impl S3Server {
         let answers = Answers::default();
         let mut service = S3ServiceBuilder::new(Serialised {
             answers: answers.clone(),
-            inner: files,
+            inner: Arc::new(files),
             root: root.to_owned(),
             keys: tokio::sync::Mutex::default(),
         });
@@ -158,7 +158,7 @@ impl Drop for S3Server {
 /// The file server with puts to one key taken in turn.
 struct Serialised {
     answers: Answers,
-    inner: FileSystem,
+    inner: Arc<FileSystem>,
     root: PathBuf,
     keys: tokio::sync::Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -258,7 +258,13 @@ impl S3 for Serialised {
         &self,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        self.answered(self.inner.complete_multipart_upload(request)).await
+        // It is done whole, also for a client that has gone meanwhile, as S3 does it.
+        let inner = self.inner.clone();
+        let work = async move {
+            let done = tokio::spawn(async move { inner.complete_multipart_upload(request).await }).await;
+            done.unwrap_or_else(|e| Err(S3Error::internal_error(e)))
+        };
+        self.answered(work).await
     }
 
     async fn abort_multipart_upload(
