@@ -129,8 +129,18 @@ path = "{self.places}"
 format = "vhd"
 group = "{GROUP}"
 location = "local"
+
+[snapshots]
+keep = false
 """).start()
         self.vault = Vault(self.service, GROUP, "restores").create()
+
+    def keep_snapshots(self, keep):
+        """From here on points come from beside the disks where the storage can, or from the vault alone."""
+        self.service.stop()
+        text = self.service.config.read_text()
+        self.service.config.write_text(text.replace(f"keep = {str(not keep).lower()}", f"keep = {str(keep).lower()}"))
+        self.service.start()
 
     def storage(self, kind):
         if kind not in self.storages:
@@ -254,10 +264,10 @@ def replace_measured(lab):
             copy.unlink()
 
 
-def replace_mixture(lab, kind):
+def replace_mixture(lab, kind, what="vault", kills=KILLS, cancels=CANCELS):
     """Killed and cancelled in random moments: the old disks or the point's."""
     storage = lab.storage(kind)
-    name, disks = lab.machine(f"two-{kind}", storage.path, [("qcow2", 256 * MIB), ("raw", 256 * MIB)])
+    name, disks = lab.machine(f"two-{kind}-{what}", storage.path, [("qcow2", 256 * MIB), ("raw", 256 * MIB)])
     for n, disk in enumerate(disks):
         noise(disk.path, disk.format, 0, 200 * MIB, n)
         disk.remember("point")
@@ -280,10 +290,11 @@ def replace_mixture(lab, kind):
     job = lab.done(begin())
     duration = time.monotonic() - began
     check([d.holds() for d in disks] == ["point", "point"])
+    check(bag(job)["Restored from"] == f"the {what}", job)
     seen = {}
-    for n in range(KILLS + CANCELS):
+    for n in range(kills + cancels):
         change(8000 + 10 * n)
-        if n < KILLS:
+        if n < kills:
             after, answers = lab.kill_during(begin, duration * 1.1)
             # What a machine that was started now would find.
             there = [d.path.exists() for d in disks]
@@ -315,7 +326,7 @@ def replace_mixture(lab, kind):
             lab.done(begin())
             check([d.holds() for d in disks] == ["point", "point"], "the second try")
     for (word, holds, status), count in sorted(seen.items()):
-        say(f"replace on {kind}: {count} times {word} with {holds}: {status}")
+        say(f"replace on {kind} from the {what}: {count} times {word} with {holds}: {status}")
 
 
 def into_places(lab):
@@ -543,12 +554,16 @@ def body(directory):
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
     say(f"seed {seed}")
     lab = Lab(directory, random.Random(seed))
-    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured xfs ext4 uefi places machines own").split()
+    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured xfs ext4 snapshots uefi places machines own").split()
     if "measured" in phases:
         replace_measured(lab)
     for kind in ("xfs", "ext4"):
         if kind in phases:
             replace_mixture(lab, kind)
+    if "snapshots" in phases:
+        lab.keep_snapshots(True)
+        replace_mixture(lab, "xfs", "snapshot", (KILLS + 1) // 2, CANCELS // 2)
+        lab.keep_snapshots(False)
     if "uefi" in phases:
         uefi(lab)
     if "places" in phases:

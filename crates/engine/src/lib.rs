@@ -5,6 +5,7 @@
 //! - [`image`]: backing up disk images and block devices.
 //! - [`target`]: files and devices that disks are restored to.
 //! - [`restore`]: restoring one disk; `stream`: as a file that is made while it is sent.
+//! - [`source`]: reading a point, from the vault or from its snapshot.
 //! - [`serve`]: exporting a point over NBD.
 //! - [`machine`]: machines under libvirt.
 //! - [`service`]: what a server does with all of these: vaults with policies, protected items, jobs, schedules.
@@ -21,6 +22,7 @@ mod qemu_nbd;
 pub mod restore;
 pub mod serve;
 pub mod service;
+pub mod source;
 mod stream;
 pub mod target;
 pub mod vaults;

@@ -20,6 +20,8 @@ pub const WRITEBACK_STEP_BYTES: u64 = 32 << 20;
 pub const DIRECT_PIECE_BYTES: usize = 1 << 20;
 /// Memory, offset and length of such writes are multiples of this; no disk asks for more.
 pub const DIRECT_ALIGNMENT_BYTES: usize = 4096;
+/// A snapshot's data is copied in pieces of this size, each by a thread of its own.
+pub const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;
 /// Zeroes written at once to a device that cannot make holes.
 pub const ZEROES_AT_ONCE_BYTES: usize = 1 << 20;
 /// Room that must remain free beside what a restore writes.
@@ -41,6 +43,18 @@ pub const JOB_ATTEMPTS_MAX: u32 = 3;
 /// How long a replacement of disks that cannot go on waits before it tries again, at first and at most.
 pub const REPLACE_RETRY_FIRST: Duration = Duration::from_secs(2);
 pub const REPLACE_RETRY_MAX: Duration = Duration::from_secs(120);
+/// How long the transfer of a kept snapshot waits after it failed once; twice as long after each further failure.
+pub const TRANSFER_RETRY_FIRST: Duration = Duration::from_secs(30);
+/// And at most.
+pub const TRANSFER_RETRY_MAX: Duration = Duration::from_secs(30 * 60);
+/// Snapshots are kept this long where no policy says (days).
+pub const SNAPSHOT_DAYS_DEFAULT: u32 = 2;
+/// No policy keeps them longer (days).
+pub const SNAPSHOT_DAYS_MAX: u32 = 30;
+/// What of a file system stays free of snapshots unless the configuration says otherwise (per cent).
+pub const SNAPSHOT_RESERVE_PERCENT: u32 = 10;
+/// How often files of snapshots that nobody knows are looked for; and once after each start.
+pub const ORPHANS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How often schedules are looked at.
 pub const SCHEDULE_INTERVAL: Duration = Duration::from_secs(15);
 /// How often hosts are looked at by themselves.

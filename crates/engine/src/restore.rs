@@ -1,12 +1,12 @@
 //! Restoring one disk of a recovery point.
 
 use crate::error::{Error, Result};
+use crate::source::{DiskSource, PointSource};
 use crate::target::{self, Device, DiskFormat, NewImage, NewImageOptions};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::ExtentKind;
-use strongroom_store::{Disk, DiskReader, Progress, ReadSession};
+use strongroom_store::{Disk, Progress};
 
 /// Holes are looked up this much at a time when a device is filled.
 const MAP_STEP_BYTES: u64 = 4 << 30;
@@ -29,41 +29,63 @@ pub struct Restored {
     pub size_bytes: u64,
     /// Bytes that are not holes.
     pub data_bytes: u64,
+    /// Nothing was copied: the file shares its data with a snapshot.
+    pub is_clone: bool,
     pub elapsed: Duration,
 }
 
 /// Restores one disk. Until it is complete nothing has the file's name; a device is written in place.
 pub fn restore_disk(
-    session: &Arc<ReadSession>,
+    source: &PointSource,
     disk: &Disk,
     options: &RestoreOptions,
     progress: &Progress,
 ) -> Result<Restored> {
     let started = Instant::now();
-    let reader = session.open_disk(disk.tree());
+    let reader = source.open(disk)?;
+    let mut is_clone = false;
     let data_bytes = if target::is_block_device(&options.to) {
-        restore_to_device(&reader, options, progress)?
+        let data_bytes = restore_to_device(&reader, options, progress)?;
+        source.check()?;
+        data_bytes
     } else {
         target::check_absent(&options.to)?;
         let data_bytes = reader.data_bytes()?;
-        let image = NewImage::create(NewImageOptions {
+        let new = NewImageOptions {
             path: options.to.clone(),
             format: options.format,
             size_bytes: reader.size_bytes(),
             data_bytes,
             durable: options.durable,
             tag: None,
-        })?;
+        };
         progress.add_total(data_bytes);
-        reader.export(&image, progress)?;
+        let image = write_image(&reader, new, progress)?;
         progress.check()?;
+        source.check()?;
+        is_clone = image.is_clone();
         image.finish()?;
         data_bytes
     };
-    Ok(Restored { size_bytes: reader.size_bytes(), data_bytes, elapsed: started.elapsed() })
+    Ok(Restored { size_bytes: reader.size_bytes(), data_bytes, is_clone, elapsed: started.elapsed() })
 }
 
-fn restore_to_device(reader: &DiskReader, options: &RestoreOptions, progress: &Progress) -> Result<u64> {
+/// A new image with all of a disk in it, not finished yet. Where the disk is a file of that format on the same storage, and
+/// that clones files, it takes an instant, and no space.
+pub fn write_image(reader: &DiskSource, options: NewImageOptions, progress: &Progress) -> Result<NewImage> {
+    if let Some((file, format)) = reader.file()
+        && DiskFormat::from(format) == options.format
+        && let Some(image) = NewImage::clone_of(file, options.clone())?
+    {
+        progress.add_done(options.data_bytes);
+        return Ok(image);
+    }
+    let image = NewImage::create(options)?;
+    reader.export(&image, progress)?;
+    Ok(image)
+}
+
+fn restore_to_device(reader: &DiskSource, options: &RestoreOptions, progress: &Progress) -> Result<u64> {
     let shown = options.to.display();
     if !options.force {
         return Err(Error::invalid(format!(

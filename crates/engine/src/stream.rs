@@ -8,11 +8,12 @@
 
 use crate::error::{Error, Result};
 use crate::limits::STREAM_PIECE_BYTES;
+use crate::source::DiskSource;
 use crate::target::DiskFormat;
 use crate::vhd;
 use bytes::Bytes;
 use strongroom_domain::{ExtentKind, TypedExtent};
-use strongroom_store::{DiskReader, Progress};
+use strongroom_store::Progress;
 use uuid::Uuid;
 
 /// What is read.
@@ -23,17 +24,17 @@ pub trait Source {
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
-impl Source for DiskReader {
+impl Source for DiskSource {
     fn size_bytes(&self) -> u64 {
-        DiskReader::size_bytes(self)
+        DiskSource::size_bytes(self)
     }
 
     fn extents(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<TypedExtent>> {
-        Ok(DiskReader::extents(self, offset_bytes, length_bytes)?)
+        DiskSource::extents(self, offset_bytes, length_bytes)
     }
 
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
-        Ok(DiskReader::read_at(self, offset_bytes, buffer)?)
+        DiskSource::read_at(self, offset_bytes, buffer)
     }
 }
 

@@ -104,6 +104,8 @@ pub struct NewImage {
 enum Body {
     Raw(RawWriter),
     Qcow2(QemuImage),
+    /// Of another file, to be left as it is.
+    Clone,
 }
 
 impl NewImage {
@@ -160,6 +162,26 @@ impl NewImage {
             .map_err(|e| Error::io(format!("looking at {}", self.partial.path.display()), e))
     }
 
+    /// A new image that shares its data with another file, complete already. None: the storage cannot do that with the two.
+    pub fn clone_of(file: &Path, options: NewImageOptions) -> Result<Option<Self>> {
+        check_absent(&options.path)?;
+        let source = File::open(file).map_err(|e| Error::io(format!("opening {}", file.display()), e))?;
+        let (partial, clone) = Partial::create(&options.path, options.tag.as_deref())?;
+        if rustix::fs::ioctl_ficlone(&clone, &source).is_err() {
+            return Ok(None);
+        }
+        drop(clone);
+        if options.format == DiskFormat::Qcow2 {
+            remove_bitmaps(&partial.path, &options.path)?;
+        }
+        Ok(Some(Self { partial, options, body: Body::Clone }))
+    }
+
+    /// Whether nothing was, or can be, written to it.
+    pub fn is_clone(&self) -> bool {
+        matches!(self.body, Body::Clone)
+    }
+
     /// Makes the image complete, durable if that was asked for, and gives it its name: the commit.
     pub fn finish(self) -> Result<()> {
         let Self { partial, options, body } = self;
@@ -172,7 +194,10 @@ impl NewImage {
         }
         match body {
             Body::Raw(writer) if options.durable => writer.file.sync_all().map_err(failed)?,
-            Body::Raw(_) => {}
+            Body::Clone if options.durable => {
+                File::open(&partial.path).and_then(|file| file.sync_all()).map_err(failed)?;
+            }
+            Body::Raw(_) | Body::Clone => {}
             Body::Qcow2(image) => {
                 image.close()?;
                 if options.durable {
@@ -204,6 +229,7 @@ impl BlockTarget for NewImage {
         match &self.body {
             Body::Raw(writer) => writer.write_at(offset_bytes, data),
             Body::Qcow2(image) => image.write_at(offset_bytes, data),
+            Body::Clone => Err(io::Error::other("a cloned image is complete")),
         }
     }
 }
@@ -320,6 +346,27 @@ pub fn check_room(path: &Path, format: DiskFormat, data_bytes: u64) -> Result<()
                 directory.display()
             ),
         ));
+    }
+    Ok(())
+}
+
+/// What tracked the changes of the disk it was cloned from means nothing in the clone.
+fn remove_bitmaps(path: &Path, shown: &Path) -> Result<()> {
+    let arguments: [&OsStr; 5] =
+        ["info".as_ref(), "--output=json".as_ref(), "-f".as_ref(), "qcow2".as_ref(), path.as_os_str()];
+    let told: serde_json::Value = serde_json::from_slice(&qemu_img(&arguments, shown)?)
+        .map_err(|e| Error::new(ErrorKind::Failed, format!("looking at {}: {e}", shown.display())))?;
+    let bitmaps = told.pointer("/format-specific/data/bitmaps").and_then(|b| b.as_array());
+    for name in bitmaps.into_iter().flatten().filter_map(|b| b.get("name")?.as_str()) {
+        let arguments: [&OsStr; 6] = [
+            "bitmap".as_ref(),
+            "--remove".as_ref(),
+            "-f".as_ref(),
+            "qcow2".as_ref(),
+            path.as_os_str(),
+            name.as_ref(),
+        ];
+        qemu_img(&arguments, shown)?;
     }
     Ok(())
 }

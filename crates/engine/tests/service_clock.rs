@@ -4,12 +4,12 @@
 mod common;
 
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Vault, key,
+    Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Transfer, Vault, key,
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
@@ -201,6 +201,13 @@ impl Lab {
             policy_type: "V1".into(),
             job: None,
             drill: None,
+            guest: None,
+            transfer: Transfer::Done,
+            vaulted_at: Some(run),
+            snapshot: None,
+            checkpoints: BTreeMap::new(),
+            snapshot_ended_at: None,
+            no_snapshot: String::new(),
         };
         self.service.catalog().apply(&[Change::put(&point)]).unwrap();
         point

@@ -36,6 +36,9 @@ pub enum Error {
         /// The end of what it printed.
         output: String,
     },
+    /// A snapshot that was kept can no longer be read: do without it.
+    #[error("{what} can no longer be used: {why}")]
+    Spoiled { what: String, why: String },
     /// Anything else: what was being done, to what, and the cause.
     #[error("{doing} {what} failed: {cause}")]
     Failed { doing: &'static str, what: String, cause: String },

@@ -261,4 +261,8 @@ impl ReadDisk for NbdDisk {
             .read_at(offset_bytes, buffer)
             .map_err(|e| Error::failed("reading", self.what.as_str(), e))
     }
+
+    fn kinds(&self) -> Result<Vec<TypedExtent>> {
+        Self::kinds(self)
+    }
 }

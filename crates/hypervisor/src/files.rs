@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::extents::Collector;
 use crate::snapshot::ReadDisk;
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -131,7 +132,8 @@ pub fn allocated_bytes(path: &Path) -> u64 {
 }
 
 /// What changes when anything is written to a file or block device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Fingerprint {
     File {
         inode: u64,
@@ -224,6 +226,10 @@ impl ReadDisk for RawFile {
             }
         }
         Ok(())
+    }
+
+    fn kinds(&self) -> Result<Vec<TypedExtent>> {
+        Ok(self.map())
     }
 }
 

@@ -19,6 +19,7 @@ mod extents;
 mod files;
 mod guest;
 mod instant;
+mod kept;
 mod libvirt;
 pub mod limits;
 mod model;
@@ -29,6 +30,7 @@ mod tools;
 pub use error::{Error, Result};
 pub use guest::{GuestReport, GuestVia, GuestWork, ScriptCode, ScriptRun};
 pub use instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
+pub use kept::{KeptDisk, KeptSnapshot};
 pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
 pub use snapshot::{
@@ -63,6 +65,20 @@ pub trait Hypervisor: Send + Sync {
 
     /// Takes all supported disks of a machine at one instant.
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot>;
+
+    /// Opens a snapshot that was kept, whatever became of the machine meanwhile. Dropping it changes nothing.
+    /// [`Error::Spoiled`]: it can never be read again.
+    fn open_kept(&self, record: &Path) -> Result<(MachineSnapshot, KeptSnapshot)>;
+
+    /// Does to the machine what [`MachineSnapshot::finish`] would have done: its change tracking goes on from here, or
+    /// from the parent. The kept files stay. Returns warnings.
+    fn conclude_kept(&self, record: &Path, outcome: Outcome) -> Result<Vec<String>>;
+
+    /// Removes a kept snapshot's files. One that is gone is no error.
+    fn remove_kept(&self, record: &Path) -> Result<()>;
+
+    /// Kept snapshots in a directory, anybody's, the oldest first.
+    fn kept_in(&self, directory: &Path) -> Result<Vec<KeptSnapshot>>;
 
     fn networks(&self) -> Result<Vec<Network>>;
 

@@ -40,6 +40,13 @@ pub const DEFINITION_BYTES_MAX: usize = 8 << 20;
 /// Nesting of definitions, at most.
 pub const DEFINITION_DEPTH_MAX: usize = 64;
 
+/// A kept snapshot's record, at most (bytes).
+pub const KEPT_RECORD_BYTES_MAX: u64 = 256 << 20;
+/// How long to wait for others that begin to read kept snapshots.
+pub const KEPT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// UEFI variables kept with a snapshot, at most (bytes).
+pub const KEPT_NVRAM_BYTES_MAX: u64 = 64 << 20;
+
 /// How often scratch files and the job are looked at during a pull-mode transfer.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// Pull-mode scratch files: the file system keeps at least this much free (bytes).

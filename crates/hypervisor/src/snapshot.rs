@@ -1,8 +1,10 @@
 //! A snapshot of a machine: one instant of all its disks, how consistent it is, what changed since
 //! the parent, and readers for the bytes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::files::Fingerprint;
 use crate::guest::{GuestReport, GuestWork};
+use crate::kept::{self, Keep, KeptSnapshot};
 use crate::model::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +91,9 @@ pub enum Changes {
 pub trait ReadDisk: Send + Sync {
     /// Fills `buffer` from `offset_bytes` on. The range lies within the disk's size.
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Data and zeroes of the whole disk, sorted, from 0 to its size.
+    fn kinds(&self) -> Result<Vec<TypedExtent>>;
 }
 
 /// One disk of a snapshot.
@@ -112,6 +117,11 @@ pub struct DiskSnapshot {
 impl DiskSnapshot {
     pub fn reader(&self) -> Arc<dyn ReadDisk> {
         self.reader.clone()
+    }
+
+    /// Data and zeroes of the whole disk, not just of what changed.
+    pub fn kinds(&self) -> Result<Vec<TypedExtent>> {
+        self.reader.kinds()
     }
 
     /// Fills `buffer` from `offset_bytes` on.
@@ -163,6 +173,27 @@ pub enum Outcome {
 pub(crate) trait SnapshotBackend: Send + Sync {
     fn check(&self) -> Result<()>;
     fn finish(&mut self, outcome: Outcome) -> Result<Vec<String>>;
+    /// The clones behind the disks, in their order. None: it is not independent of the machine.
+    fn independent(&self) -> Option<Independent>;
+    /// It was kept: from here on nobody looks after it, and what belongs to it stays.
+    fn let_go(&mut self);
+}
+
+/// What a snapshot of clones consists of.
+pub(crate) struct Independent {
+    pub id: String,
+    pub clones: Vec<CloneFile>,
+    /// Files below the clones that belong to the machine.
+    pub below: Vec<(PathBuf, Fingerprint)>,
+}
+
+pub(crate) struct CloneFile {
+    pub path: PathBuf,
+    pub has_backing: bool,
+    /// Raw disks: stays under its name after a commit, to compare with the next one.
+    pub keep: bool,
+    /// The one kept before, which goes then.
+    pub previous: Option<PathBuf>,
 }
 
 /// A machine at one instant. Dropping it without [`MachineSnapshot::finish`] abandons it.
@@ -185,10 +216,34 @@ pub struct MachineSnapshot {
     pub timings: Timings,
     /// What the extension in the guest did. `None`: there was none.
     pub guest: Option<GuestReport>,
+    /// Why [`keep`](Self::keep) cannot be. None: it can.
+    pub not_kept: Option<String>,
     pub(crate) backend: Option<Box<dyn SnapshotBackend>>,
 }
 
 impl MachineSnapshot {
+    /// Makes the snapshot independent of this process: its clones stay, durable, until
+    /// [`Hypervisor::remove_kept`](crate::Hypervisor::remove_kept), and are read through
+    /// [`open_kept`](crate::Hypervisor::open_kept). Its checkpoint stays until
+    /// [`conclude_kept`](crate::Hypervisor::conclude_kept). After an error the snapshot is as it was.
+    ///
+    /// `owner`: who may clear it away, should nobody know of it any more; `extra`: whatever is to be found with it.
+    pub fn keep(&mut self, owner: &str, extra: serde_json::Value) -> Result<KeptSnapshot> {
+        let independent = self.backend.as_ref().and_then(|backend| backend.independent());
+        let Some(independent) = independent.filter(|_| self.not_kept.is_none()) else {
+            let why = self.not_kept.clone().unwrap_or_else(|| "it is kept already".into());
+            return Err(Error::unsupported(format!("the snapshot of machine `{}`", self.name), why));
+        };
+        let id = independent.id.clone();
+        let kept = kept::write(Keep { id: &id, owner, extra, snapshot: self, independent })?;
+        // Readers first: what they hold open could stand in the way.
+        self.disks.clear();
+        if let Some(mut backend) = self.backend.take() {
+            backend.let_go();
+        }
+        Ok(kept)
+    }
+
     /// Whether everything read so far belongs to the instant. To be asked after the last read and
     /// before the recovery point is committed.
     pub fn check(&self) -> Result<()> {

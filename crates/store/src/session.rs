@@ -92,7 +92,13 @@ impl Session {
 
     /// Makes a recovery point of what was written. The commit is the manifest, created if absent, after everything
     /// it refers to is durable; an error from here means that there is no point.
-    pub fn commit(mut self, draft: PointDraft) -> Result<Manifest> {
+    pub fn commit(self, draft: PointDraft) -> Result<Manifest> {
+        let point = self.vault.environment().new_point_id();
+        self.commit_as(point, draft)
+    }
+
+    /// As [`commit`](Self::commit), of a point whose id was chosen before. Fails when there is one of it.
+    pub fn commit_as(mut self, point: PointId, draft: PointDraft) -> Result<Manifest> {
         let stored_bytes = match self.writers.write().take() {
             Some(writers) => {
                 let sink = writers.shared_sink();
@@ -108,7 +114,7 @@ impl Session {
         };
         let environment = self.vault.environment();
         let manifest = Manifest {
-            point: environment.new_point_id(),
+            point,
             item: draft.item,
             kind: draft.kind,
             taken_at: draft.taken_at,

@@ -284,6 +284,19 @@ impl Vault {
         self.load_manifest(&object)?.ok_or_else(|| point_not_found(id))
     }
 
+    /// The point of an item with this id, if it is there.
+    pub fn point_of(&self, item: &ItemName, id: &PointId) -> Result<Option<Manifest>> {
+        let name = manifest::object_name(&self.0.keys.item_key(item), id);
+        match self.0.objects.get_bounded(&name, MANIFEST_MAX_BYTES) {
+            Ok(bytes) => manifest::open(&self.0.keys, &name, &bytes).map(Some),
+            Err(e) if e.kind == Kind::NotFound => Ok(None),
+            Err(e) if e.kind == Kind::TooLarge => {
+                Err(StoreError::corrupt(&name, "it is larger than a manifest can be"))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {
         let mut found = None;
         self.0.objects.for_each(POINTS_PREFIX, |object| match manifest::parse_object_name(&object.name) {

@@ -1,5 +1,5 @@
 //! What the service must stand, by the scripts of tests/service, each against the program that was just built: kills, load,
-//! hostile input, and who may do what.
+//! hostile input, who may do what, and snapshots beside a vault that comes and goes.
 
 use std::path::Path;
 use std::process::Command;
@@ -69,4 +69,15 @@ fn service_schema() {
     });
     assert!(!program.is_empty(), "scripts/install-schemathesis does not say where Schemathesis is");
     stands("schema.py", &[&program]);
+}
+
+/// Interrupted transfers, restores without the vault, space that is needed: on XFS, and the same on btrfs with fewer kills.
+#[test]
+fn libvirt_service_snapshots_on_xfs() {
+    stands("snapshots.py", &["xfs"]);
+}
+
+#[test]
+fn libvirt_service_snapshots_on_btrfs() {
+    stands("snapshots.py", &["btrfs"]);
 }

@@ -4,7 +4,7 @@ use super::{Answer, App, item_id, item_of, item_path};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Item, Point, PointDisk, Vault};
+use strongroom_catalog::service::{Item, Point, PointDisk, PointGuest, PointScript, Transfer, Vault};
 use strongroom_domain::ConsistencyLevel;
 use strongroom_domain::retention::Verdict;
 use strongroom_engine::service::{points, retention};
@@ -41,6 +41,66 @@ fn level_name(level: ConsistencyLevel) -> &'static str {
     }
 }
 
+/// Azure's tiers: `InstantRP` is the snapshot, `HardenedRP` the vault. What is not there, or no more, is not listed as valid.
+fn tiers(point: &Point) -> Value {
+    let mut tiers = Vec::new();
+    if point.snapshot.is_some() {
+        tiers.push(json!({"type": "InstantRP", "status": "Valid"}));
+    } else if point.snapshot_ended_at.is_some() {
+        tiers.push(json!({"type": "InstantRP", "status": "Deleted"}));
+    }
+    if point.transfer == Transfer::Done {
+        tiers.push(json!({"type": "HardenedRP", "status": "Valid"}));
+    }
+    tiers.into()
+}
+
+/// What Azure has no words for.
+fn tier_notes(point: &Point) -> Option<Value> {
+    let mut notes = serde_json::Map::new();
+    if let Some(snapshot) = &point.snapshot {
+        notes.insert("snapshotExpiryTime".into(), super::time(snapshot.expires_at).into());
+    }
+    if let Some(ended_at) = point.snapshot_ended_at {
+        notes.insert("snapshotEndTime".into(), super::time(ended_at).into());
+    }
+    if !point.no_snapshot.is_empty() {
+        notes.insert("noSnapshotReason".into(), point.no_snapshot.clone().into());
+    }
+    match &point.transfer {
+        Transfer::Done => {
+            if let Some(at) = point.vaulted_at {
+                notes.insert("vaultedTime".into(), super::time(at).into());
+            }
+        }
+        Transfer::Pending => drop(notes.insert("transfer".into(), "Pending".into())),
+        Transfer::Failed { reason } => {
+            notes.insert("transfer".into(), "Failed".into());
+            notes.insert("transferError".into(), reason.clone().into());
+        }
+    }
+    (!notes.is_empty()).then_some(Value::Object(notes))
+}
+
+/// What was done inside the machine: Azure has no words for it.
+fn guest(guest: &PointGuest) -> Value {
+    let script = |run: &Option<PointScript>| {
+        run.as_ref().map(|run| {
+            json!({"tries": run.tries, "elapsedMilliseconds": run.elapsed_ms, "exitCode": run.exit_code})
+        })
+    };
+    json!({
+        "extensionVersion": guest.version,
+        "reachedBy": guest.via,
+        "installed": guest.installed,
+        "wasTamperedWith": guest.was_tampered_with,
+        "scriptsConfigured": guest.configured,
+        "preScript": script(&guest.pre),
+        "postScript": script(&guest.post),
+        "problems": guest.problems,
+    })
+}
+
 fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&Verdict>) -> Value {
     let disk = |d: &PointDisk| json!({"lun": d.lun, "name": d.target});
     let mut p = json!({
@@ -51,7 +111,7 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
         "sourceVMStorageType": "PremiumVMOnPartialPremiumStorage",
         "isSourceVMEncrypted": false,
         "isInstantIlrSessionActive": false,
-        "recoveryPointTierDetails": [{"type": "HardenedRP", "status": "Valid"}],
+        "recoveryPointTierDetails": tiers(point),
         "isManagedVirtualMachine": true,
         "virtualMachineSize": "",
         "originalStorageAccountOption": false,
@@ -76,6 +136,12 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
     }
     if let Some(drill) = &point.drill {
         p["drill"] = super::proof::show(drill);
+    }
+    if let Some(more) = tier_notes(point) {
+        p["strongroomTier"] = more;
+    }
+    if let Some(done) = &point.guest {
+        p["strongroomGuest"] = guest(done);
     }
     if let Some(expires_at) = verdict.and_then(Verdict::expires_at) {
         p["recoveryPointProperties"] = json!({"expiryTime": super::time(expires_at), "isSoftDeleted": false});

@@ -4,6 +4,7 @@ use super::row::{Row, Table, Value};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use strongroom_domain::access::Role;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask};
@@ -402,7 +403,62 @@ pub struct DrillCheck {
     pub stderr: String,
 }
 
-/// A recovery point in a vault.
+/// Where a point's way into the vault stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Transfer {
+    /// It is in the vault.
+    #[default]
+    Done,
+    /// Its job is at it, or will try again.
+    Pending,
+    /// It will never be there: the snapshot is all there is.
+    Failed { reason: String },
+}
+
+/// The snapshot of a point: clones of its disks, beside them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointSnapshot {
+    /// Which of the configuration's hosts has it.
+    pub host: String,
+    /// What the hypervisor opens it by.
+    pub record: PathBuf,
+    /// When it goes, if nothing made it go before.
+    pub expires_at: Timestamp,
+}
+
+/// What was done inside the machine around a point's instant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PointGuest {
+    /// Of the extension.
+    pub version: String,
+    /// How it was reached: `agent` or `port`.
+    pub via: String,
+    /// It was installed, upgraded or replaced for this point.
+    pub installed: bool,
+    /// The one in the guest was not the one that had been put there.
+    pub was_tampered_with: bool,
+    /// The guest has a configuration of scripts.
+    pub configured: bool,
+    pub pre: Option<PointScript>,
+    pub post: Option<PointScript>,
+    /// Azure's names for what was wrong, in the order in which it happened.
+    pub problems: Vec<String>,
+}
+
+/// How a script went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PointScript {
+    pub tries: u32,
+    /// All tries together.
+    pub elapsed_ms: u64,
+    /// None: a signal ended it, or it could not be run.
+    pub exit_code: Option<i32>,
+}
+
+/// A recovery point.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Point {
     pub id: PointId,
@@ -429,9 +485,28 @@ pub struct Point {
     /// `V1` or `V2`: the kind of policy it was made under.
     pub policy_type: String,
     pub job: Option<Uuid>,
+    /// None: nothing was done inside, or nothing was noted of it.
+    #[serde(default)]
+    pub guest: Option<PointGuest>,
     /// The last proof that it can be restored, or that it cannot.
     #[serde(default)]
     pub drill: Option<Drill>,
+    #[serde(default)]
+    pub transfer: Transfer,
+    /// When it came into the vault. None: it is not there, or was before this was noted.
+    #[serde(default)]
+    pub vaulted_at: Option<Timestamp>,
+    #[serde(default)]
+    pub snapshot: Option<PointSnapshot>,
+    /// What tracks each disk's changes from its instant on, by target, and how large the disk was then.
+    #[serde(default)]
+    pub checkpoints: BTreeMap<String, (String, u64)>,
+    /// When the snapshot went.
+    #[serde(default)]
+    pub snapshot_ended_at: Option<Timestamp>,
+    /// Why there is no snapshot, or no more; empty where nobody knows.
+    #[serde(default)]
+    pub no_snapshot: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -487,6 +562,9 @@ pub struct Job {
     /// Times it was begun.
     #[serde(default)]
     pub attempts: u32,
+    /// It waits until then.
+    #[serde(default)]
+    pub not_before: Option<Timestamp>,
     pub activity_id: Uuid,
     /// Who asked for it; empty: the schedule.
     #[serde(default)]

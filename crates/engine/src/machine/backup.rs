@@ -4,6 +4,9 @@
 //! relative to the parent; the commit is the point's manifest; only then is the snapshot told that it was committed. Killed
 //! before the commit, there is no point, and the next backup clears away what the snapshot left. Killed after it, the
 //! point is whole and its checkpoint is there; the next backup finds both.
+//!
+//! In two halves, [`take`] and the transfer. Where the snapshot can be kept the transfer is [`transfer_kept`], done as often
+//! as it takes, by any process; where it cannot, the snapshot lives as long as [`TakenMachine::transfer`].
 
 use super::parent::{Parent, Plan};
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
@@ -12,16 +15,17 @@ use crate::limits::NVRAM_MAX_BYTES;
 use base64::Engine as _;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_domain::{ExtentKind, ItemName};
+use strongroom_domain::{ExtentKind, ItemName, PointId};
 use strongroom_hypervisor::{
-    Disk as MachineDisk, DiskSnapshot, DiskSource, GuestWork, Hypervisor, Machine, MachineSnapshot, Outcome,
-    Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones,
+    Disk as MachineDisk, DiskParent, DiskSnapshot, DiskSource, GuestWork, Hypervisor, KeptSnapshot, Machine,
+    MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones,
 };
 use strongroom_store::{
     BlockSource, Definition, Disk, DiskRequest, DiskWritten, Manifest, PointDraft, PointKind, Progress,
@@ -43,6 +47,8 @@ pub struct BackupOptions {
     pub item: Option<ItemName>,
     /// What the point is found by again after its maker was killed: kept in its manifest.
     pub job: Option<String>,
+    /// What the item's last point recorded of each disk, for a snapshot that is taken while the vault cannot be asked.
+    pub parents: BTreeMap<String, DiskParent>,
     /// Told once when the snapshot has been taken.
     pub taken: Option<SnapshotTaken>,
 }
@@ -86,14 +92,79 @@ pub struct MachineBackup {
     pub elapsed: Duration,
 }
 
-/// Backs a machine up as the item of its name. The commit is the point's manifest: before it nothing is visible.
-pub fn backup(
+/// What a backup has to know beside the snapshot; kept with one that is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Of the recovery point, whether it is in the vault already or not.
+    pub point: PointId,
+    pub item: ItemName,
+    #[serde(default)]
+    pub job: Option<String>,
+    pub disks: Vec<DiskFacts>,
+}
+
+/// How a disk was attached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    pub target: String,
+    pub bus: String,
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub source_is_block: bool,
+}
+
+impl Facts {
+    fn new(machine: &Machine, item: ItemName, job: Option<String>) -> Self {
+        let disk = |d: &MachineDisk| DiskFacts {
+            target: d.target.clone(),
+            bus: d.bus.clone(),
+            source: d.source.path().map(|p| p.display().to_string()),
+            source_is_block: matches!(d.source, DiskSource::Block(_)),
+        };
+        Self {
+            point: PointId::from_uuid(Uuid::now_v7()),
+            item,
+            job,
+            disks: machine.disks.iter().map(disk).collect(),
+        }
+    }
+
+    /// Those of a kept snapshot.
+    pub fn of(kept: &KeptSnapshot) -> Result<Self> {
+        serde_json::from_value(kept.extra.clone()).map_err(|e| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("the record {} is not understood: {e}", kept.record.display()),
+            )
+            .coded(SPOILED)
+        })
+    }
+}
+
+/// Azure's name for a snapshot that can no longer be read.
+pub const SPOILED: &str = "UserErrorSnapshotNotUsable";
+
+/// A machine taken at one instant, with what its transfer into the vault needs.
+pub struct TakenMachine {
+    started: Instant,
+    pub facts: Facts,
+    pub snapshot: MachineSnapshot,
+    /// Or why the vault could not be reached.
+    vault: Result<(Session, Parent)>,
+    warnings: Vec<String>,
+    /// The directories that its disks are in.
+    pub directories: BTreeSet<PathBuf>,
+}
+
+/// Takes the machine at one instant, also while the vault cannot be reached: the snapshot can then be kept, and transferred later.
+pub fn take(
     hypervisor: &dyn Hypervisor,
-    vault: &Vault,
+    vault: Result<Vault>,
     name: &str,
     options: &BackupOptions,
     progress: &Arc<Progress>,
-) -> Result<MachineBackup> {
+) -> Result<TakenMachine> {
     let started = Instant::now();
     // Everything that can be refused is, before the vault is written to.
     let machine = hypervisor.inspect(name)?;
@@ -103,12 +174,27 @@ pub fn backup(
     };
     check_disks(&machine, options)?;
     progress.check()?;
-    let session = Session::begin(vault, &format!("backup of machine {item}"))?;
     let mut warnings = Vec::new();
-    let parent = Parent::find(vault, &item, &machine.summary.uuid, &mut warnings)?;
+    let begun = vault.and_then(|vault| {
+        let session = Session::begin(&vault, &format!("backup of machine {item}"))?;
+        let parent = Parent::find(&vault, &item, &machine.summary.uuid, None, &mut warnings)?;
+        Ok((session, parent))
+    });
+    let vault = match begun {
+        // What waiting does not mend.
+        Err(error) if matches!(error.kind, ErrorKind::Invalid | ErrorKind::Unsupported) => return Err(error),
+        begun => begun,
+    };
+    let parents = match &vault {
+        Ok((_, parent)) => parent.disks(),
+        Err(error) => {
+            tracing::warn!(machine = name, %error, "the snapshot is taken while the vault cannot be reached");
+            options.parents.clone()
+        }
+    };
     let request = SnapshotRequest {
         id: Uuid::now_v7().simple().to_string(),
-        parents: parent.disks(),
+        parents,
         exclude: options.exclude.clone(),
         quiesce: options.quiesce,
         guest: GuestWork::Auto,
@@ -118,32 +204,103 @@ pub fn backup(
     };
     progress.check()?;
     let snapshot = hypervisor.snapshot(name, &request)?;
-    if let Some(taken) = &options.taken {
-        (taken.0)();
+    let facts = Facts::new(&machine, item, options.job.clone());
+    let directories = snapshot
+        .disks
+        .iter()
+        .filter_map(|taken| facts.disks.iter().find(|d| d.target == taken.target))
+        .filter_map(|d| Path::new(d.source.as_deref()?).parent().map(Path::to_owned))
+        .collect();
+    Ok(TakenMachine { started, facts, snapshot, vault, warnings, directories })
+}
+
+impl TakenMachine {
+    /// Makes the snapshot independent of this process: it is then transferred by [`transfer_kept`], any number of times.
+    /// `Err`: it cannot be, and is as it was.
+    pub fn keep(&mut self, owner: &str) -> Result<KeptSnapshot> {
+        let extra = serde_json::to_value(&self.facts)
+            .map_err(|e| Error::new(ErrorKind::Failed, format!("a snapshot's facts: {e}")))?;
+        let warnings = std::mem::take(&mut self.warnings);
+        self.snapshot.warnings.splice(0..0, warnings);
+        Ok(self.snapshot.keep(owner, extra)?)
     }
-    match transfer(session, &item, &machine, &parent, &snapshot, options.job.clone(), warnings, progress) {
-        Ok((point, disks)) => {
-            let mut warnings = point.warnings.clone();
-            let skipped = snapshot.skipped.clone();
-            let timings = snapshot.timings;
-            match snapshot.finish(Outcome::Committed) {
-                Ok(more) => warnings.extend(more),
-                Err(error) => warnings.push(format!(
-                    "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
-                )),
-            }
-            Ok(MachineBackup { point, disks, skipped, warnings, timings, elapsed: started.elapsed() })
-        }
-        Err(error) => {
-            match snapshot.finish(Outcome::Abandoned) {
-                Ok(more) => more.iter().for_each(|warning| tracing::warn!(machine = name, "{warning}")),
-                Err(error) => {
-                    tracing::warn!(machine = name, %error, "tidying up after a backup that did not succeed");
+
+    /// Transfers the disks into the vault while the snapshot lives. The commit is the point's manifest: before it nothing
+    /// is visible.
+    pub fn transfer(self, progress: &Arc<Progress>) -> Result<MachineBackup> {
+        let Self { started, facts, snapshot, vault, warnings, .. } = self;
+        let done = vault
+            .and_then(|(session, parent)| transfer(session, &facts, &parent, &snapshot, warnings, progress));
+        match done {
+            Ok((point, disks)) => {
+                let mut warnings = point.warnings.clone();
+                let skipped = snapshot.skipped.clone();
+                let timings = snapshot.timings;
+                match snapshot.finish(Outcome::Committed) {
+                    Ok(more) => warnings.extend(more),
+                    Err(error) => warnings.push(format!(
+                        "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
+                    )),
                 }
+                Ok(MachineBackup { point, disks, skipped, warnings, timings, elapsed: started.elapsed() })
             }
-            Err(error)
+            Err(error) => {
+                let name = snapshot.name.clone();
+                match snapshot.finish(Outcome::Abandoned) {
+                    Ok(more) => more.iter().for_each(|warning| tracing::warn!(machine = name, "{warning}")),
+                    Err(error) => {
+                        tracing::warn!(machine = name, %error, "tidying up after a backup that did not succeed");
+                    }
+                }
+                Err(error)
+            }
         }
     }
+}
+
+/// Backs a machine up as the item of its name. The commit is the point's manifest: before it nothing is visible.
+pub fn backup(
+    hypervisor: &dyn Hypervisor,
+    vault: &Vault,
+    name: &str,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+) -> Result<MachineBackup> {
+    let taken = take(hypervisor, Ok(vault.clone()), name, options, progress)?;
+    if let Some(told) = &options.taken {
+        (told.0)();
+    }
+    taken.transfer(progress)
+}
+
+/// Transfers a kept snapshot into the vault. May be called again after any failure, or after it was done: there is one
+/// point in the end. The commit is its manifest; then the machine's change tracking goes on from there.
+pub fn transfer_kept(
+    hypervisor: &dyn Hypervisor,
+    vault: &Vault,
+    record: &Path,
+    progress: &Arc<Progress>,
+) -> Result<(Manifest, Vec<String>)> {
+    let (snapshot, kept) = hypervisor.open_kept(record)?;
+    let facts = Facts::of(&kept)?;
+    let point = match vault.point_of(&facts.item, &facts.point)? {
+        // By an earlier try, whose answer was lost.
+        Some(point) => point,
+        None => {
+            progress.check()?;
+            let session = Session::begin(vault, &format!("backup of machine {}", facts.item))?;
+            let mut warnings = Vec::new();
+            let parent = Parent::find(vault, &facts.item, &snapshot.uuid, Some(facts.point), &mut warnings)?;
+            transfer(session, &facts, &parent, &snapshot, warnings, progress)?.0
+        }
+    };
+    drop(snapshot);
+    let mut warnings = point.warnings.clone();
+    match hypervisor.conclude_kept(record, Outcome::Committed) {
+        Ok(more) => warnings.extend(more),
+        Err(error) => tracing::warn!(machine = kept.machine, %error, "the next backup tidies the machine up"),
+    }
+    Ok((point, warnings))
 }
 
 fn item_name(name: &str) -> Result<ItemName> {
@@ -182,14 +339,11 @@ fn targets(disks: &[MachineDisk]) -> String {
 }
 
 /// From the snapshot to the commit.
-#[allow(clippy::too_many_arguments)]
 fn transfer(
     session: Session,
-    item: &ItemName,
-    machine: &Machine,
+    facts: &Facts,
     parent: &Parent,
     snapshot: &MachineSnapshot,
-    job: Option<String>,
     mut warnings: Vec<String>,
     progress: &Arc<Progress>,
 ) -> Result<(Manifest, Vec<DiskBackup>)> {
@@ -200,7 +354,7 @@ fn transfer(
     snapshot.check()?;
     progress.check()?;
 
-    let known: BTreeMap<&str, &MachineDisk> = machine.disks.iter().map(|d| (d.target.as_str(), d)).collect();
+    let known: BTreeMap<&str, &DiskFacts> = facts.disks.iter().map(|d| (d.target.as_str(), d)).collect();
     let mut disks = Vec::new();
     let mut report = Vec::new();
     for ((taken, plan), written) in snapshot.disks.iter().zip(&plans).zip(&written) {
@@ -212,8 +366,8 @@ fn transfer(
             checkpoint: taken.checkpoint.clone(),
             format: Some(taken.format),
             bus: was.map(|d| d.bus.clone()),
-            source: was.and_then(|d| d.source.path()).map(|p| p.display().to_string()),
-            source_is_block: was.is_some_and(|d| matches!(d.source, DiskSource::Block(_))),
+            source: was.and_then(|d| d.source.clone()),
+            source_is_block: was.is_some_and(|d| d.source_is_block),
             road: Some(taken.road),
             incremental: plan.incremental,
             extents,
@@ -232,16 +386,7 @@ fn transfer(
             full_reason: plan.full_reason.clone(),
         });
     }
-    let nvram = snapshot.nvram.as_deref().and_then(|path| {
-        read_nvram(path)
-            .inspect_err(|e| {
-                warnings.push(format!(
-                    "the UEFI variables in {} could not be read ({e}); a restored machine begins with fresh ones",
-                    path.display()
-                ));
-            })
-            .ok()
-    });
+    let nvram = read_nvram(snapshot, &mut warnings);
     let attributes = MachineRecord {
         machine_uuid: Some(snapshot.uuid.clone()),
         timings: snapshot.timings.into(),
@@ -251,15 +396,16 @@ fn transfer(
             .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
             .collect(),
         nvram,
-        job,
+        job: facts.job.clone(),
+        guest: snapshot.guest.clone(),
     }
     .to_attributes();
     let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {
         Error::new(ErrorKind::Failed, format!("the clock of this host is beyond reason: {e}"))
     })?;
     // The commit point.
-    let point = session.commit(PointDraft {
-        item: item.clone(),
+    let draft = PointDraft {
+        item: facts.item.clone(),
         kind: PointKind::Machine,
         taken_at,
         parent: parent.point.as_ref().map(|p| p.point),
@@ -268,7 +414,8 @@ fn transfer(
         definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
         warnings,
         attributes,
-    })?;
+    };
+    let point = session.commit_as(facts.point, draft)?;
     Ok((point, report))
 }
 
@@ -372,7 +519,20 @@ impl BlockSource for SnapshotSource {
     }
 }
 
-fn read_nvram(path: &Path) -> io::Result<String> {
+/// The machine's UEFI variables, base64.
+pub(super) fn read_nvram(snapshot: &MachineSnapshot, warnings: &mut Vec<String>) -> Option<String> {
+    let path = snapshot.nvram.as_deref()?;
+    read_small(path)
+        .inspect_err(|e| {
+            warnings.push(format!(
+                "the UEFI variables in {} could not be read ({e}); a restored machine begins with fresh ones",
+                path.display()
+            ));
+        })
+        .ok()
+}
+
+fn read_small(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(NVRAM_MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > NVRAM_MAX_BYTES {

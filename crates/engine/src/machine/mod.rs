@@ -12,18 +12,23 @@ mod backup;
 pub(crate) mod definition;
 mod exports;
 pub(crate) mod instant;
+mod kept;
 mod list;
 mod parent;
 pub mod record;
 mod restore;
 mod storage;
 
-pub use backup::{BackupOptions, DiskBackup, MachineBackup, SnapshotTaken, backup};
+pub use backup::{
+    BackupOptions, DiskBackup, Facts, MachineBackup, SPOILED, SnapshotTaken, TakenMachine, backup, take,
+    transfer_kept,
+};
+pub use kept::manifest_of_kept;
 pub use list::{ListedMachine, list};
 pub(crate) use restore::nvram_of;
 pub use restore::{
     DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
-    restore,
+    restore, restore_from,
 };
 pub use storage::check_machine_name as check_name;
 
@@ -39,6 +44,7 @@ impl From<strongroom_hypervisor::Error> for Error {
             Hypervisor::Unsupported { .. } => ErrorKind::Unsupported,
             Hypervisor::Denied { .. } => ErrorKind::Denied,
             Hypervisor::Unavailable { .. } => ErrorKind::Unavailable,
+            Hypervisor::Spoiled { .. } => ErrorKind::Corrupt,
             Hypervisor::Failed { .. } => ErrorKind::Failed,
             // Azure's number and name, and what to do, as they are.
             Hypervisor::Script { code, .. } => {
@@ -53,6 +59,8 @@ impl From<strongroom_hypervisor::Error> for Error {
         if matches!(&error, Hypervisor::NotFound { what } if what.starts_with("machine ")) {
             message.push_str("; `strongroom vm list` shows the machines that are there");
         }
-        Self::new(kind, message).caused_by(error)
+        let is_spoiled = matches!(error, Hypervisor::Spoiled { .. });
+        let made = Self::new(kind, message).caused_by(error);
+        if is_spoiled { made.coded(SPOILED) } else { made }
     }
 }

@@ -3,7 +3,7 @@
 use super::record::{DiskRecord, MachineRecord};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
-use strongroom_domain::{ItemName, TypedExtent};
+use strongroom_domain::{ItemName, PointId, TypedExtent};
 use strongroom_hypervisor::{Changes, DiskParent, DiskSnapshot};
 use strongroom_store::{DiskTree, Manifest, PointKind, PointList, Vault};
 
@@ -24,16 +24,19 @@ pub struct Plan {
 }
 
 impl Parent {
-    /// To be called under the session's lease: what the parent has is not reclaimed from then on.
+    /// To be called under the session's lease: what the parent has is not reclaimed from then on. `before`: of the points
+    /// older than this one.
     pub fn find(
         vault: &Vault,
         item: &ItemName,
         machine_uuid: &str,
+        before: Option<PointId>,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let PointList { mut points, damaged } = vault.points(Some(item))?;
-        let point = points.pop();
         // Ids sort by the time they were made.
+        points.retain(|p| before.is_none_or(|before| p.point < before));
+        let point = points.pop();
         let newer = damaged.iter().find(|d| match (&point, d.point) {
             (Some(parent), Some(id)) => id > parent.point,
             _ => true,

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
-use strongroom_hypervisor::{DiskFormat, Road, Timings};
+use strongroom_hypervisor::{DiskFormat, GuestReport, Road, Timings};
 use strongroom_store::{Disk, Manifest};
 
 /// The definition's kind in manifests.
@@ -29,6 +29,9 @@ pub struct MachineRecord {
     /// The job that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// What the extension in the guest did; nothing where it had no part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestReport>,
 }
 
 /// How long the machine felt the snapshot, in milliseconds. `None`: it was not frozen, or not suspended.

@@ -10,6 +10,8 @@ use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, Result};
 use crate::limits::NVRAM_MAX_BYTES;
 use crate::points::kind_name;
+use crate::restore::write_image;
+use crate::source::PointSource;
 use crate::target::{self, FileIdentity, NewImage, NewImageOptions, check_absent, check_room};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -127,13 +129,26 @@ pub fn restore(
     options: &RestoreOptions,
     progress: &Progress,
 ) -> Result<MachineRestore> {
-    let started = Instant::now();
-    // Everything that can be refused is, before anything is made.
     check_machine_name(&options.new_name)?;
     hypervisor.name_is_free(&options.new_name)?;
     // The lease before the point is chosen: from then on nothing it has is reclaimed.
     let session = ReadSession::begin(vault, &format!("restore of {selector}"))?;
     let point = vault.find_point(selector)?;
+    restore_from(hypervisor, &session.into(), point, options, progress)
+}
+
+/// As [`restore`], of a point that is open.
+pub fn restore_from(
+    hypervisor: &dyn Hypervisor,
+    source: &PointSource,
+    point: Manifest,
+    options: &RestoreOptions,
+    progress: &Progress,
+) -> Result<MachineRestore> {
+    let started = Instant::now();
+    // Everything that can be refused is, before anything is made.
+    check_machine_name(&options.new_name)?;
+    hypervisor.name_is_free(&options.new_name)?;
     let definition = definition_of(&point)?;
     let chosen = choose_disks(&point, &options.disks)?;
     check_networks(hypervisor, definition, &options.network)?;
@@ -151,7 +166,7 @@ pub fn restore(
         let format = options.format.or(DiskRecord::of(disk).format).unwrap_or(DiskFormat::Qcow2);
         let path = storage.disk_path(&options.new_name, &disk.name, format);
         check_absent(&path)?;
-        let reader = session.open_disk(disk.tree());
+        let reader = source.open(disk)?;
         let data_bytes = reader.data_bytes()?;
         progress.check()?;
         planned.push((
@@ -160,7 +175,9 @@ pub fn restore(
         ));
     }
     let total_bytes = planned.iter().map(|(_, d)| d.data_bytes).sum();
-    check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, total_bytes)?;
+    // What is a file already may be cloned, which takes no room; else that is found out in time.
+    let copied_bytes = planned.iter().filter(|(r, _)| r.file().is_none()).map(|(_, d)| d.data_bytes).sum();
+    check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, copied_bytes)?;
     progress.add_total(total_bytes);
 
     let mut plan = RestorePlan {
@@ -174,21 +191,18 @@ pub fn restore(
     }
     let mut images = Vec::new();
     for (reader, disk) in &planned {
-        let image = NewImage::create(NewImageOptions {
+        let new = NewImageOptions {
             path: disk.path.clone(),
-            format: match disk.format {
-                DiskFormat::Raw => target::DiskFormat::Raw,
-                DiskFormat::Qcow2 => target::DiskFormat::Qcow2,
-            },
+            format: disk.format.into(),
             size_bytes: disk.size_bytes,
             data_bytes: disk.data_bytes,
             durable: true,
             tag: Some(plan.tag.clone()),
-        })?;
-        reader.export(&image, progress)?;
+        };
+        images.push(write_image(reader, new, progress)?);
         progress.check()?;
-        images.push(image);
     }
+    source.check()?;
     if let (Some(bytes), Some(path)) = (&nvram, &nvram_path) {
         images.push(small_file(path, bytes, &plan.tag)?);
     }

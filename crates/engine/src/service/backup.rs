@@ -1,23 +1,30 @@
 //! The job that backs a machine up.
 //!
-//! Its commit is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
+//! Where the machine's storage clones files, it has two commits. The first makes the point: one transaction, after the
+//! snapshot was kept, writes its row and ends the task "Take Snapshot". From there on it can be restored, and the transfer is
+//! tried again until it succeeds, with pauses in which the job holds nothing, for as long as a backup may take. Elsewhere
+//! there is only the second.
+//!
+//! The second is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
 //! tells of it, and is made up for at the next start if it was missed.
 
-use super::{Service, jobs, machines, points, retention};
+use super::{Service, jobs, machines, points, retention, snapshots, transfer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::machine::record::MachineRecord;
-use crate::machine::{self, BackupOptions, SnapshotTaken};
+use crate::machine::record::{DiskRecord, MachineRecord};
+use crate::machine::{self, BackupOptions};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use strongroom_catalog::service::{
-    Change, Item, Job, LastBackup, Machine, MachineDisk, Point, PointDisk, Policy, Query, Vault,
+    Change, Item, Job, LastBackup, Machine, MachineDisk, Point, PointDisk, PointGuest, PointScript, Policy,
+    Query, Transfer, Vault,
 };
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemEvent;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_domain::policy::PolicyTier;
+use strongroom_hypervisor::{GuestReport, GuestVia, ScriptRun};
 use strongroom_store::{Manifest, Progress};
 use uuid::Uuid;
 
@@ -33,6 +40,9 @@ pub struct BackupRequest {
     pub scheduled_for: Option<Timestamp>,
     /// Of a point on demand.
     pub keep_until: Option<Timestamp>,
+    /// Times that the transfer of its snapshot failed.
+    #[serde(default)]
+    pub failures: u32,
 }
 
 /// A new backup job of an item, not written yet.
@@ -60,11 +70,11 @@ pub(super) fn last_backup(job: &Job) -> LastBackup {
     }
 }
 
-struct Parts {
-    item: Item,
-    vault: Vault,
-    machine: Machine,
-    request: BackupRequest,
+pub(super) struct Parts {
+    pub item: Item,
+    pub vault: Vault,
+    pub machine: Machine,
+    pub request: BackupRequest,
 }
 
 fn parts(service: &Service, job: &Job) -> Result<Parts> {
@@ -78,6 +88,9 @@ fn parts(service: &Service, job: &Job) -> Result<Parts> {
 
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
     let parts = parts(service, job)?;
+    if let Some(point) = snapshots::pending(service, job)? {
+        return transfer::transfer_snapshot(service, job, &parts, &point, progress);
+    }
     task(service, job.id, TAKE_SNAPSHOT)?;
     if let Some(gone_at) = parts.machine.gone_at {
         return Err(Error::not_found(format!(
@@ -87,7 +100,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         .coded("UserErrorVmNotFound"));
     }
     let seen = machines::look(service, &parts.machine)?;
-    let store = service.store(&parts.vault)?;
+    let store = service.store(&parts.vault);
     let (left_out, known) = (left_out(&parts), luns(&parts.machine.disks));
     let options = BackupOptions {
         exclude: left_out
@@ -97,39 +110,63 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             .collect::<BTreeSet<_>>(),
         item: Some(parts.item.store_item.clone()),
         job: Some(job.id.to_string()),
-        taken: Some(SnapshotTaken({
-            let (service, id) = (service.clone(), job.id);
-            Arc::new(move || {
-                if let Err(error) = task(&service, id, TRANSFER) {
-                    tracing::warn!(%error, "the job's progress could not be written");
-                }
-            })
-        })),
+        parents: transfer::last_known(service, &parts.item)?,
         ..BackupOptions::default()
     };
     let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
-    let done = machine::backup(&*hypervisor, &store, &parts.machine.name, &options, progress)?;
-    record(service, job.id, &parts, &done.point, &known, &done.warnings)?;
-    retention::expire_item(service, parts.item.id)?;
-    Ok(())
+    let mut taken = machine::take(&*hypervisor, store, &parts.machine.name, &options, progress)?;
+    match transfer::keep(service, job, &parts, &mut taken, &known)? {
+        Ok(point) => {
+            drop(taken);
+            transfer::transfer_snapshot(service, job, &parts, &point, progress)
+        }
+        Err(why) => {
+            if let Err(error) = task(service, job.id, TRANSFER) {
+                tracing::warn!(%error, "the job's progress could not be written");
+            }
+            let done = taken.transfer(progress)?;
+            record(service, job.id, &parts, &done.point, &known, &done.warnings, &why)?;
+            retention::expire_item(service, parts.item.id)?;
+            Ok(())
+        }
+    }
 }
 
-/// Backs an item up as a part of something else: a point on demand, without a job of its own.
+/// Backs an item up as a part of something else: a point on demand. Where its snapshot can be kept, it is there when this
+/// returns, and a job of its own transfers it to the vault; else it is in the vault.
 pub(super) fn take_point(
     service: &Service,
     vault: &Vault,
     item: &Item,
     machine: &Machine,
     keep_until: Timestamp,
+    asked_by: &str,
     progress: &Arc<Progress>,
 ) -> Result<Point> {
-    let store = service.store(vault)?;
+    let request = BackupRequest { scheduled_for: None, keep_until: Some(keep_until), failures: 0 };
+    let mut job = draft(service, item, &request, asked_by);
+    jobs::begin_task(&mut job, TAKE_SNAPSHOT, service.now());
     let hypervisor = service.host(&machine.host)?.hypervisor.clone();
-    let options = BackupOptions { item: Some(item.store_item.clone()), ..BackupOptions::default() };
-    let done = machine::backup(&*hypervisor, &store, &machine.name, &options, progress)?;
+    let options = BackupOptions {
+        item: Some(item.store_item.clone()),
+        job: Some(job.id.to_string()),
+        parents: transfer::last_known(service, item)?,
+        ..BackupOptions::default()
+    };
+    let mut taken = machine::take(&*hypervisor, service.store(vault), &machine.name, &options, progress)?;
+    let parts = Parts { item: item.clone(), vault: vault.clone(), machine: machine.clone(), request };
+    let why = match transfer::keep(service, &job, &parts, &mut taken, &luns(&machine.disks))? {
+        Ok(point) => {
+            service.runner.wake();
+            return Ok(point);
+        }
+        Err(why) => why,
+    };
+    let done = taken.transfer(progress)?;
     let mut point = point_row(vault, item, &done.point, &luns(&machine.disks));
     point.os.clone_from(&machine.os);
     point.keep_until = Some(keep_until);
+    point.no_snapshot = why;
     point.name = free_name(service, &point)?;
     let taken_at = point.taken_at;
     service.catalog.apply(&[Change::put(&point)])?;
@@ -149,7 +186,7 @@ pub(super) fn task(service: &Service, job: Uuid, task: &str) -> Result<()> {
     Ok(())
 }
 
-fn luns(disks: &[MachineDisk]) -> Vec<(String, i32)> {
+pub(super) fn luns(disks: &[MachineDisk]) -> Vec<(String, i32)> {
     disks.iter().map(|d| (d.target.clone(), d.lun)).collect()
 }
 
@@ -165,15 +202,14 @@ fn left_out(parts: &Parts) -> Vec<PointDisk> {
         .collect()
 }
 
-/// Tells the catalog of a point that is in the vault: the point, the item's new state, and the job's end, at once.
-fn record(
+/// A point with all that the catalog says of it.
+pub(super) fn detailed(
     service: &Service,
     job: Uuid,
     parts: &Parts,
     manifest: &Manifest,
     luns: &[(String, i32)],
-    warnings: &[String],
-) -> Result<()> {
+) -> Result<Point> {
     let policy: Option<Policy> = parts.item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let rules = policy.as_ref().map(|p| &p.rules).or(parts.item.last_rules.as_ref());
     let policy_type = match rules.map(|r| r.tier) {
@@ -189,6 +225,22 @@ fn record(
     point.policy_type = policy_type.into();
     point.job = Some(job);
     point.name = free_name(service, &point)?;
+    Ok(point)
+}
+
+/// Tells the catalog of a point that is in the vault: the point, the item's new state, and the job's end, at once.
+pub(super) fn record(
+    service: &Service,
+    job: Uuid,
+    parts: &Parts,
+    manifest: &Manifest,
+    luns: &[(String, i32)],
+    warnings: &[String],
+    no_snapshot: &str,
+) -> Result<()> {
+    let mut point = detailed(service, job, parts, manifest, luns)?;
+    point.vaulted_at = Some(service.now());
+    point.no_snapshot = no_snapshot.to_owned();
     let read_bytes: u64 = manifest.disks.iter().map(|d| d.read_bytes).sum();
     service.catalog.update::<Job, Error>(job, |job| {
         let now = service.now();
@@ -210,20 +262,49 @@ fn record(
             if job.warnings.is_empty() { JobStatus::Completed } else { JobStatus::CompletedWithWarnings };
         jobs::end(job, status, now);
         let mut changes = Vec::new();
-        if service.catalog.get::<Point>(point.id)?.is_none() {
-            changes.push(Change::put(&point));
+        match service.catalog.get::<Point>(point.id)? {
+            None => changes.push(Change::put(&point)),
+            // Of a snapshot: now it is in the vault as well.
+            Some(mut there) if there.transfer != Transfer::Done => {
+                there.transfer = Transfer::Done;
+                there.vaulted_at = point.vaulted_at;
+                there.stored_bytes = point.stored_bytes;
+                changes.push(Change::put(&there));
+            }
+            Some(_) => {}
         }
         if let Some(mut item) = service.catalog.get::<Item>(parts.item.id)? {
             if let Ok(next) = item.state.after(&ItemEvent::FirstBackupDone) {
                 item.state = next;
             }
             item.last_backup = Some(last_backup(job));
-            item.last_point_at = Some(point.taken_at);
+            item.last_point_at = item.last_point_at.max(Some(point.taken_at));
             changes.push(Change::put(&item));
         }
         Ok(changes)
     })?;
     Ok(())
+}
+
+fn guest_note(report: GuestReport) -> PointGuest {
+    let script = |run: ScriptRun| PointScript {
+        tries: run.tries,
+        elapsed_ms: run.elapsed_ms,
+        exit_code: run.exit_code,
+    };
+    PointGuest {
+        version: report.version,
+        via: match report.via {
+            GuestVia::Agent => "agent".into(),
+            GuestVia::Port => "port".into(),
+        },
+        installed: report.installed,
+        was_tampered_with: report.was_tampered_with,
+        configured: report.configured,
+        pre: report.pre.map(script),
+        post: report.post.map(script),
+        problems: report.problems.iter().map(|code| code.name().to_owned()).collect(),
+    }
 }
 
 /// A point as the catalog keeps it, from its manifest.
@@ -258,6 +339,17 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         policy_type: "V1".into(),
         job: None,
         drill: None,
+        guest: MachineRecord::of(manifest).guest.map(guest_note),
+        transfer: Transfer::Done,
+        vaulted_at: Some(manifest.committed_at),
+        snapshot: None,
+        checkpoints: manifest
+            .disks
+            .iter()
+            .filter_map(|d| Some((d.name.clone(), (DiskRecord::of(d).checkpoint?, d.size_bytes))))
+            .collect(),
+        snapshot_ended_at: None,
+        no_snapshot: String::new(),
     }
 }
 
@@ -280,6 +372,9 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
         return Ok(false);
     }
     let parts = parts(service, job)?;
+    if let Some(point) = snapshots::pending(service, job)? {
+        return transfer::recover_snapshot(service, job, &parts, &point);
+    }
     let store = service.store(&parts.vault)?;
     let id = job.id.to_string();
     let list = store.points(Some(&parts.item.store_item))?;
@@ -287,7 +382,7 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
     else {
         return Ok(false);
     };
-    record(service, job.id, &parts, manifest, &luns(&parts.machine.disks), &[])?;
+    record(service, job.id, &parts, manifest, &luns(&parts.machine.disks), &[], "")?;
     Ok(true)
 }
 
@@ -319,8 +414,12 @@ pub fn backup_now(
     if let Some(open) = jobs::open_of(service, item.id)? {
         return Err(in_progress(item, &open));
     }
-    let job =
-        draft(service, item, &BackupRequest { scheduled_for: None, keep_until: Some(keep_until) }, asked_by);
+    let job = draft(
+        service,
+        item,
+        &BackupRequest { scheduled_for: None, keep_until: Some(keep_until), failures: 0 },
+        asked_by,
+    );
     // Only if nobody changed the item meanwhile: two that come at once do not both get through.
     match service.catalog.apply(&[Change::put(item), Change::put(&job)]) {
         Ok(()) => {}

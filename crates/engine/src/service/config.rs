@@ -2,7 +2,7 @@
 
 use super::drill::DrillSchedule;
 use crate::error::{Error, Result};
-use crate::limits::KEY_FILE_MAX_BYTES;
+use crate::limits::{KEY_FILE_MAX_BYTES, SNAPSHOT_RESERVE_PERCENT, TRANSFER_RETRY_FIRST};
 use crate::target::DiskFormat;
 use serde::Deserialize;
 use std::fs::File;
@@ -25,6 +25,7 @@ pub struct ServiceConfig {
     pub limits: Limits,
     /// Points that prove by themselves that they can be restored.
     pub drills: Vec<DrillSchedule>,
+    pub snapshots: SnapshotConfig,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,6 +149,28 @@ impl Default for Limits {
     }
 }
 
+/// How snapshots are kept beside machines' disks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// Whether they are, where the storage can.
+    pub keep: bool,
+    /// What of a file system stays free of them (per cent of its size).
+    pub reserve_percent: u32,
+    /// How long a transfer into the vault waits after it failed once (seconds); twice as long after each further failure.
+    pub retry_seconds: u64,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            keep: true,
+            reserve_percent: SNAPSHOT_RESERVE_PERCENT,
+            retry_seconds: TRANSFER_RETRY_FIRST.as_secs(),
+        }
+    }
+}
+
 impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
@@ -163,6 +186,7 @@ impl Default for ServiceConfig {
             storage_accounts: Vec::new(),
             limits: Limits::default(),
             drills: Vec::new(),
+            snapshots: SnapshotConfig::default(),
         }
     }
 }

@@ -22,7 +22,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Drill, DrillCheck, Item, Job, Machine, Point, Query, Vault, key};
+use strongroom_catalog::service::{
+    Change, Drill, DrillCheck, Item, Job, Machine, Point, Query, Transfer, Vault, key,
+};
 use strongroom_domain::PointId;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::{AgentState, Hypervisor, MachineState, Screenshot};
@@ -112,6 +114,7 @@ pub fn begin(
     asked_by: &str,
 ) -> Result<Job> {
     let timeout = check_options(options)?;
+    super::snapshots::check_vaulted(point)?;
     let known = service.catalog.get::<Machine>(item.machine)?.map(|m| m.host);
     let host = known.filter(|name| service.host(name).is_ok());
     let host = host.or_else(|| service.hosts.first().map(|h| h.name.clone())).ok_or_else(|| {
@@ -160,7 +163,8 @@ pub fn tick(service: &Service) -> Result<()> {
         if last.is_some_and(|job| service.now().duration_since(job.started_at).as_hours() < every_hours) {
             continue;
         }
-        let Some(point) = points::list(service, &item, None, None)?.into_iter().next() else { continue };
+        let points = points::list(service, &item, None, None)?;
+        let Some(point) = points.into_iter().find(|p| p.transfer == Transfer::Done) else { continue };
         let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { continue };
         begin(service, &vault, &item, &point, &schedule.options(), "")?;
         return Ok(());

@@ -1,6 +1,6 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, clock, items, jobs, notes, retention, vaults};
+use super::{Service, clock, items, jobs, notes, retention, snapshots, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::time::Instant;
@@ -19,10 +19,16 @@ pub(super) fn run(service: &Service) {
         if let Err(error) = notes::keep(service) {
             tracing::error!(%error, "the vaults' notes could not be looked at");
         }
+        if let Err(error) = snapshots::keep_reserve(service) {
+            tracing::error!(%error, "the space that is to stay free of snapshots");
+        }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
             if let Err(error) = sweep(service) {
                 tracing::error!(%error, "housekeeping");
+            }
+            if let Err(error) = snapshots::remove_orphans(service) {
+                tracing::error!(%error, "snapshots that no point has");
             }
         }
         // What is deleted without a grace goes as soon as the bell rings.
@@ -47,6 +53,7 @@ pub fn sweep(service: &Service) -> Result<()> {
             tracing::error!(item = item.machine_name, %error, "expired points could not be removed");
         }
     }
+    snapshots::expire(service)?;
     reclaim_space(service)?;
     forget_operations(service)
 }

@@ -83,6 +83,7 @@ pub fn begin(
         None => Vec::new(),
         Some(luns) => restore::choose(point, luns)?,
     };
+    super::snapshots::check_vaulted(point)?;
     crate::machine::check_name(&target.name)?;
     if machines::find(service, &target.group, &target.name)?.is_some() {
         return Err(restore::exists(&target.name, &target.group));

@@ -351,10 +351,15 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
 pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
     let store = service.store(vault)?;
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
+    let mut all_gone = true;
     for point in &points {
-        super::retention::forget(service, &store, point)?;
+        all_gone &= super::retention::forget(service, &store, point)?;
     }
     vaults::reclaim_later(service, vault.id)?;
+    if !all_gone {
+        // Looked at again.
+        return Ok(());
+    }
     match service.catalog.apply(&[Change::delete(item)]) {
         // Brought back at this moment, or changed otherwise: it is looked at again.
         Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),

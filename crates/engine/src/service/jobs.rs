@@ -81,6 +81,7 @@ pub(super) fn draft(service: &Service, item: &Item, operation: JobOperation, ask
         lease: None,
         cancel_requested: false,
         attempts: 0,
+        not_before: None,
         activity_id: Uuid::new_v4(),
         asked_by: asked_by.to_owned(),
     }
@@ -126,6 +127,7 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         ))
         .coded("UserErrorJobCancellationNotSupported"));
     }
+    let is_kept = super::snapshots::pending(service, &job)?.is_some();
     let cancelled = service.catalog.update::<Job, Error>(id, |job| {
         if job.status.is_over() {
             return Err(Error::new(
@@ -136,9 +138,10 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         }
         job.cancel_requested = true;
         job.status = JobStatus::Cancelling;
-        // One that has made something is begun once more, to take it away.
+        // One that has made something is begun once more, to take it away; one whose snapshot is there is ended by the
+        // runner, which removes it.
         let has_begun = super::instant::has_begun(job) || super::restore_container::has_begun(job);
-        if job.lease.is_none() && !has_begun {
+        if job.lease.is_none() && !is_kept && !has_begun {
             note_cancelled(job);
             end(job, JobStatus::Cancelled, service.now());
         }

@@ -8,6 +8,7 @@
 //! - [`groups`], [`vaults`], [`policies`], [`machines`], [`items`], [`points`], [`places`]: the resources.
 //! - [`jobs`], [`operations`]: what is being done, and following it.
 //! - [`runner`], [`backup`], [`restore`], [`instant`], [`drill`]: doing it.
+//! - [`snapshots`]: the snapshot tier.
 //! - [`schedule`], [`retention`], [`housekeeping`], `notes`: what happens without anyone.
 //!
 //! All calls block.
@@ -35,11 +36,13 @@ mod restore_disks;
 pub mod retention;
 pub mod runner;
 pub mod schedule;
+pub mod snapshots;
 pub mod swap;
+mod transfer;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};
-pub use config::{HostConfig, Limits, ServiceConfig};
+pub use config::{HostConfig, Limits, ServiceConfig, SnapshotConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::DATA_LOCK_WAIT;
@@ -84,6 +87,7 @@ pub struct Inner {
     /// Vaults' stores that are open.
     stores: Mutex<HashMap<Uuid, strongroom_store::Vault>>,
     pub(crate) runner: runner::Runner,
+    pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
     /// Held while the data directory is in use; ends with the process.
@@ -213,6 +217,7 @@ impl Service {
         let guard = clock::load_guard(&*catalog, &*clock)?;
         let service = Self(Arc::new(Inner {
             runner: runner::Runner::new(),
+            snapshots: snapshots::Snapshots::default(),
             discovery: machines::Discovery::default(),
             notes: notes::Notes::default(),
             config,

@@ -3,6 +3,7 @@
 //! The machine must be off. Its present disks are backed up first, as a point on demand that retention governs. What each
 //! becomes is made ready beside it, under a hidden name:
 //!
+//! - from a snapshot on the same storage, a clone of the snapshot's disk;
 //! - where the storage clones files, a clone of the present disk, to which only what differs is written;
 //! - elsewhere, where less than half differs or there is no room for another disk: nothing yet. The disk itself will be rewritten, in
 //!   place;
@@ -13,20 +14,22 @@
 
 use super::backup::{self, task};
 use super::restore::{CREATE_REPLACE, RestoreRequest};
+use super::snapshots::OpenPoint;
 use super::swap::{self, ReadyDisk, Swap, Way};
 use super::{Service, machines};
 use crate::error::{Error, Result};
 use crate::present;
 use crate::restore::{RestoreOptions, restore_disk};
+use crate::source::PointSource;
 use crate::target::{self, DiskFormat};
 use jiff::SignedDuration;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strongroom_catalog::service::{Item, Job, Machine, Vault};
+use strongroom_catalog::service::{Item, Job, Machine, Transfer, Vault};
 use strongroom_hypervisor::DiskSource;
-use strongroom_store::{Disk, Manifest, Progress, ReadSession, Rewritten};
+use strongroom_store::{Disk, Manifest, Progress, Rewritten};
 use uuid::Uuid;
 
 /// How long the point of the disks before is kept.
@@ -74,18 +77,21 @@ fn prepare(
 ) -> Result<Rewritten> {
     let machine = machine_of(service, item)?;
     super::restore::check_replace(service, &machine)?;
-    let store = service.store(vault)?;
-    let session = ReadSession::begin(&store, &format!("replace job {}", job.id))?;
-    let manifest = store.point(&super::restore::point_id(request))?;
+    let OpenPoint { source, manifest, warnings: told } =
+        super::restore::open_of(service, job, vault, item, request)?;
+    warnings.extend(told);
     let places = places(service, &machine, &manifest, request, warnings)?;
     // The way back: nothing of what is there now is lost.
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
-    let before = backup::take_point(service, vault, item, &machine, keep_until, progress)?;
+    let before = backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, progress)?;
     progress.check()?;
     super::restore::check_replace(service, &machine)?;
 
     // In the vault: what is only in a snapshot is no way back.
-    let vaulted = store.point(&before.id).ok();
+    let vaulted = match before.transfer {
+        Transfer::Done => service.store(vault)?.point(&before.id).ok(),
+        _ => None,
+    };
     let mut total = Rewritten::default();
     let mut made = Made::default();
     for place in places {
@@ -100,7 +106,7 @@ fn prepare(
         });
         let Some(ready) = made.0.last_mut() else { continue };
         let present = vaulted.iter().flat_map(|m| &m.disks).find(|d| d.name == place.disk.name);
-        let done = make_ready(&session, &place, present, ready, progress)?;
+        let done = make_ready(&source, &place, present, ready, progress)?;
         total.compared_bytes += done.compared_bytes;
         total.written_bytes += done.written_bytes;
         total.zeroed_bytes += done.zeroed_bytes;
@@ -120,35 +126,38 @@ fn prepare(
 
 /// Makes one disk ready, in the way that costs least.
 fn make_ready(
-    session: &Arc<ReadSession>,
+    source: &PointSource,
     place: &DiskPlace<'_>,
     present: Option<&Disk>,
     ready: &mut ReadyDisk,
     progress: &Arc<Progress>,
 ) -> Result<Rewritten> {
-    let reader = session.open_disk(place.disk.tree());
-    let info = present::look(&ready.disk, place.format)?;
-    let fits = info.is_self_contained && info.size_bytes == place.disk.size_bytes;
-    if fits && present::clone_file(&ready.disk, &ready.new)? {
-        let done = present::rewrite(&reader, &ready.new, place.format, true, progress)?;
-        like(&ready.new, &ready.disk)?;
-        return Ok(done);
-    }
-    let data_bytes = reader.data_bytes()?;
-    if let Some(present) = present.filter(|p| fits && p.size_bytes == place.disk.size_bytes) {
-        let differing_bytes = reader.differing_bytes(&session.open_disk(present.tree()))?;
-        if differing_bytes < info.allocated_bytes / 2
-            || target::check_room(&ready.new, place.format, data_bytes).is_err()
-        {
-            target::check_room(&ready.new, place.format, differing_bytes)?;
-            ready.way = Way::InPlace;
-            return Ok(Rewritten::default());
+    if let PointSource::Vault(session) = source {
+        let reader = session.open_disk(place.disk.tree());
+        let info = present::look(&ready.disk, place.format)?;
+        let fits = info.is_self_contained && info.size_bytes == place.disk.size_bytes;
+        if fits && present::clone_file(&ready.disk, &ready.new)? {
+            let done = present::rewrite(&reader, &ready.new, place.format, true, progress)?;
+            like(&ready.new, &ready.disk)?;
+            return Ok(done);
+        }
+        let data_bytes = reader.data_bytes()?;
+        if let Some(present) = present.filter(|p| fits && p.size_bytes == place.disk.size_bytes) {
+            let differing_bytes = reader.differing_bytes(&session.open_disk(present.tree()))?;
+            if differing_bytes < info.allocated_bytes / 2
+                || target::check_room(&ready.new, place.format, data_bytes).is_err()
+            {
+                target::check_room(&ready.new, place.format, differing_bytes)?;
+                ready.way = Way::InPlace;
+                return Ok(Rewritten::default());
+            }
         }
     }
     let options = RestoreOptions { to: ready.new.clone(), format: place.format, force: false, durable: true };
-    let done = restore_disk(session, place.disk, &options, progress)?;
+    let done = restore_disk(source, place.disk, &options, progress)?;
     like(&ready.new, &ready.disk)?;
-    Ok(Rewritten { written_bytes: done.data_bytes, ..Rewritten::default() })
+    let written_bytes = if done.is_clone { 0 } else { done.data_bytes };
+    Ok(Rewritten { written_bytes, ..Rewritten::default() })
 }
 
 pub(super) fn machine_of(service: &Service, item: &Item) -> Result<Machine> {

@@ -8,6 +8,7 @@ use super::places::{self, Pool};
 use super::replace;
 use super::restore_container::{self, Sent};
 use super::restore_disks::{self, Destination};
+use super::snapshots::{self, OpenPoint};
 use super::swap::Swap;
 use super::{Service, jobs, machines};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,10 +19,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
-use strongroom_domain::PointSelector;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::NetworkChoice;
-use strongroom_store::{Progress, ReadSession};
+use strongroom_store::Progress;
 use uuid::Uuid;
 
 pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
@@ -264,21 +264,25 @@ fn parts(service: &Service, job: &Job) -> Result<Parts> {
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
     let parts = parts(service, job)?;
     task(service, job.id, TRANSFER)?;
-    let store = service.store(&parts.vault)?;
     match &parts.request.target {
         Target::Replace => {
             let done = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
             complete(service, job.id, done.details, done.warnings)
         }
         Target::Disks { directory, pool, format, .. } => {
-            let session = ReadSession::begin(&store, &format!("restore job {}", job.id))?;
-            let manifest = store.point(&point_id(&parts.request))?;
+            let open = open(service, job, &parts)?;
             let to = Destination { directory, pool: pool.as_ref(), format: *format };
-            restore_disks::run(service, job, &parts.request, &session, &manifest, &to, progress)?;
-            complete(service, job.id, Vec::new(), Vec::new())
+            restore_disks::run(service, job, &parts.request, &open.source, &open.manifest, &to, progress)?;
+            complete(service, job.id, Vec::new(), open.warnings)
         }
         Target::Container { .. } => {
-            let warnings = restore_container::run(service, job, &parts.request, &store, progress)?;
+            let warnings = restore_container::run(
+                service,
+                job,
+                &parts.request,
+                &|| open(service, job, &parts),
+                progress,
+            )?;
             complete(service, job.id, Vec::new(), warnings)
         }
         Target::Machine { name, host, directory, network, .. } => {
@@ -294,20 +298,47 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 format: None,
                 planned: Some(planned(service, job, &parts.request)),
             };
-            let selector = PointSelector::Id(point_id(&parts.request));
-            let restored = machine::restore(&*hypervisor, &store, &selector, &options, progress)?;
+            let open = open(service, job, &parts)?;
+            let restored =
+                machine::restore_from(&*hypervisor, &open.source, open.manifest, &options, progress)?;
             task(service, job.id, CREATE)?;
             places::refresh_pools(service, host, &restored.storage);
             if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
                 tracing::warn!(%error, "the restored machine will be discovered later");
             }
-            let mut warnings = restored.warnings;
+            let mut warnings = [open.warnings, restored.warnings].concat();
             warnings.retain(|w| !restored.notes.contains(w));
             let mut notes = restored.notes;
             notes.extend(AFTER.iter().map(|note| (*note).to_owned()));
             complete(service, job.id, vec![("Notes".to_owned(), notes.join("; "))], warnings)
         }
     }
+}
+
+/// Opens the job's point, and tells from where it is read.
+pub(super) fn open_of(
+    service: &Service,
+    job: &Job,
+    vault: &Vault,
+    item: &Item,
+    request: &RestoreRequest,
+) -> Result<OpenPoint> {
+    let purpose = format!("restore job {}", job.id);
+    let open = snapshots::open_point(service, vault, &item.machine_name, point_id(request), &purpose)?;
+    let from = open.source.name();
+    service.catalog.update::<Job, Error>(job.id, |row| {
+        row.properties.retain(|(name, _)| name != RESTORED_FROM);
+        let at = row.properties.len().saturating_sub(1);
+        row.properties.insert(at, (RESTORED_FROM.into(), from.into()));
+        Ok(Vec::new())
+    })?;
+    Ok(open)
+}
+
+const RESTORED_FROM: &str = "Restored from";
+
+fn open(service: &Service, job: &Job, parts: &Parts) -> Result<OpenPoint> {
+    open_of(service, job, &parts.vault, &parts.item, &parts.request)
 }
 
 pub(super) fn point_id(request: &RestoreRequest) -> strongroom_domain::PointId {

@@ -7,8 +7,9 @@
 
 use super::Service;
 use super::config::StorageAccount;
-use super::restore::{RestoreRequest, Target, point_id};
+use super::restore::{RestoreRequest, Target};
 use super::restore_disks::{self, Names, Restored};
+use super::snapshots::OpenPoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{CLEANING_PATIENCE, PROBE_PATIENCE, SETTLING_PATIENCE, STREAM_PIECE_BYTES};
 use crate::machine::nvram_of;
@@ -19,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use strongroom_catalog::service::{Change, Job, key};
+use strongroom_store::Progress;
 use strongroom_store::objects::{Container, Kind, ObjectError, Upload};
-use strongroom_store::{Progress, ReadSession, Vault};
 
 /// What was sent to a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,12 +130,12 @@ fn directory(job: &Job) -> String {
     )
 }
 
-/// Returns warnings.
+/// Returns warnings. `open`: opens the point.
 pub(super) fn run(
     service: &Service,
     job: &Job,
     request: &RestoreRequest,
-    vault: &Vault,
+    open: &dyn Fn() -> Result<OpenPoint>,
     progress: &Arc<Progress>,
 ) -> Result<Vec<String>> {
     let Target::Container { place, place_group, format } = &request.target else {
@@ -154,7 +155,7 @@ pub(super) fn run(
         service,
         job,
         &mut request,
-        vault,
+        open,
         &place,
         &directory,
         &names,
@@ -173,7 +174,7 @@ pub(super) fn run(
             Ok(Vec::<Change>::new())
         })?;
     }
-    sent.map(|()| Vec::new())
+    sent
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -181,22 +182,21 @@ fn send(
     service: &Service,
     job: &Job,
     request: &mut RestoreRequest,
-    vault: &Vault,
+    open: &dyn Fn() -> Result<OpenPoint>,
     place: &Place<'_>,
     directory: &str,
     names: &Names,
     format: DiskFormat,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let (container, progress) = (&place.container, place.progress);
-    let session = ReadSession::begin(vault, &format!("restore job {}", job.id))?;
-    let manifest = vault.point(&point_id(request))?;
+    let OpenPoint { source, manifest, warnings } = open()?;
     let mut restored = Vec::new();
     let mut readers = Vec::new();
     for disk in &manifest.disks {
         if request.disks.is_empty() || request.disks.contains(&disk.name) {
             let file = format!("{}-{}.{}", plain(&job.entity), plain(&disk.name), format.suffix());
             restored.push(Restored { target: disk.name.clone(), file, format });
-            readers.push(session.open_disk(disk.tree()));
+            readers.push(source.open(disk)?);
         }
     }
     let mut images = Vec::new();
@@ -222,6 +222,7 @@ fn send(
         parts.flush()?;
     }
     progress.check()?;
+    source.check()?;
     for upload in uploads {
         upload.finish().map_err(|e| place.told(e))?;
         progress.check()?;
@@ -258,7 +259,8 @@ fn send(
     restore_disks::tell(service, job, &full, &shown.container, &shown.base, &manifest, &restored)?;
     progress.check()?;
     // The commit.
-    put(&names.config, config)
+    put(&names.config, config)?;
+    Ok(warnings)
 }
 
 /// After a crash: either all was committed, or what was sent is taken away, and the job has failed.

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::machine::nvram_of;
 use crate::machine::record::{DEFINITION_KIND, DiskRecord};
 use crate::restore::{RestoreOptions, restore_disk};
+use crate::source::PointSource;
 use crate::target::DiskFormat;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
@@ -18,10 +19,9 @@ use std::fs::{self, DirBuilder};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use strongroom_catalog::service::{Change, Job};
 use strongroom_hypervisor::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
-use strongroom_store::{Disk, Manifest, Progress, ReadSession};
+use strongroom_store::{Disk, Manifest, Progress};
 use uuid::Uuid;
 
 /// Where the disks go.
@@ -73,7 +73,7 @@ pub(super) fn run(
     service: &Service,
     job: &Job,
     request: &RestoreRequest,
-    session: &Arc<ReadSession>,
+    source: &PointSource,
     manifest: &Manifest,
     to: &Destination<'_>,
     progress: &Progress,
@@ -90,7 +90,7 @@ pub(super) fn run(
     let mut restored = Vec::new();
     for (disk, file, format) in choose(job, request, manifest, to.format, to.pool.is_some()) {
         let options = RestoreOptions { to: hidden.0.join(&file), format, force: false, durable: true };
-        restore_disk(session, disk, &options, progress)?;
+        restore_disk(source, disk, &options, progress)?;
         restored.push(Restored { target: disk.name.clone(), file, format });
     }
     progress.check()?;

@@ -1,17 +1,19 @@
 //! Expired recovery points go.
 
-use super::Service;
+use super::{Service, snapshots};
 use crate::error::Result;
-use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Vault};
-use strongroom_domain::retention::{PointFacts, RetentionMode, Verdict, retain};
+use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault};
+use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
 use strongroom_store::StoreError;
 use uuid::Uuid;
 
-/// What keeps each of an item's points, and until when. None: it has no rules, so everything is kept.
+/// What keeps each of an item's points, and until when. None: it has no rules, so everything is kept. The rules are for points
+/// in the vault, which alone count; one that is not there is kept as long as its snapshot.
 pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Option<Vec<Verdict>>> {
     let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let facts: Vec<PointFacts> = points
         .iter()
+        .filter(|p| p.transfer == Transfer::Done)
         .map(|p| PointFacts {
             taken_at: p.taken_at,
             scheduled_for: p.scheduled_for,
@@ -19,7 +21,18 @@ pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Opti
         })
         .collect();
     let rules = policy.map(|p| p.rules).or_else(|| item.last_rules.clone());
-    Ok(rules.map(|rules| retain(&rules, item.state.retention_mode(), &facts)))
+    let Some(rules) = rules else { return Ok(None) };
+    let mut by_rules = retain(&rules, item.state.retention_mode(), &facts).into_iter();
+    let without = |point: &Point| Verdict {
+        tags: Tags { on_demand: point.scheduled_for.is_none(), ..Tags::default() },
+        rules_until: point.snapshot.as_ref().map(|s| s.expires_at),
+        held: false,
+    };
+    let verdict = |point: &Point| match point.transfer {
+        Transfer::Done => by_rules.next().unwrap_or_else(|| without(point)),
+        _ => without(point),
+    };
+    Ok(Some(points.iter().map(verdict).collect()))
 }
 
 /// Removes the expired points of an item, unless the clock cannot be trusted for it. Returns how many.
@@ -38,7 +51,7 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     let expired: Vec<&Point> = points
         .iter()
         .zip(&verdicts)
-        .filter(|(_, verdict)| verdict.is_expired(now))
+        .filter(|(point, verdict)| verdict.is_expired(now) && point.transfer == Transfer::Done)
         .map(|(point, _)| point)
         .collect();
     if expired.is_empty() {
@@ -59,13 +72,32 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
 }
 
 /// First out of the vault, then out of the catalog: cut short in between, it is done again.
-pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: &Point) -> Result<()> {
+///
+/// One whose transfer goes on is its job's; one that is being restored from its snapshot goes the next time: `false`.
+pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: &Point) -> Result<bool> {
+    let claim = match (&point.transfer, &point.snapshot) {
+        (Transfer::Pending, _) => return Ok(false),
+        (_, Some(_)) => match service.snapshots.claim(point.id) {
+            Some(claim) => Some(claim),
+            None => return Ok(false),
+        },
+        (_, None) => None,
+    };
     match store.forget(&point.id) {
         Ok(()) | Err(StoreError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     match service.catalog.apply(&[Change::delete(point)]) {
-        Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(()) => {}
+        Err(ServiceError::Conflict { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
     }
+    // Files that stay are removed later, as nobody's.
+    if let Some(snapshot) = &point.snapshot
+        && let Err(error) = snapshots::remove_files(service, point.id, point.item, snapshot)
+    {
+        tracing::warn!(point = %point.id, %error, "a snapshot's files will be removed later");
+    }
+    drop(claim);
+    Ok(true)
 }

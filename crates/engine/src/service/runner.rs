@@ -3,12 +3,12 @@
 
 use super::{
     Service, backup, clock, drill, housekeeping, instant, jobs, machines, operations, restore, schedule,
-    vaults,
+    snapshots, transfer, vaults,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKUP_DURATION_MAX, DISCOVERY_INTERVAL, HEARTBEAT_INTERVAL, JOB_ATTEMPTS_MAX, LEASE_DURATION,
-    SCHEDULE_INTERVAL, STOP_TIMEOUT,
+    SCHEDULE_INTERVAL, STOP_TIMEOUT, TRANSFER_RETRY_MAX,
 };
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -37,6 +37,8 @@ struct Running {
     began: Instant,
     /// A machine may depend on it: it takes as long as it takes.
     is_unlimited: bool,
+    /// It is told to stop when it has run for so long.
+    at_most: Duration,
     reason: Arc<Mutex<Option<Reason>>>,
 }
 
@@ -200,10 +202,14 @@ impl Service {
 
     /// Puts a job that was interrupted back, or ends it.
     fn take_up_again(&self, job: &Job) -> Result<()> {
+        let is_kept = snapshots::pending(self, job)?.is_some();
         self.catalog.update::<Job, Error>(job.id, |job| {
             let now = self.now();
             job.lease = None;
-            if job.cancel_requested {
+            if is_kept {
+                // Its snapshot is there: only the transfer begins anew, as often as it takes.
+                job.progress = JobProgress::default();
+            } else if job.cancel_requested {
                 jobs::note_cancelled(job);
                 jobs::end(job, JobStatus::Cancelled, now);
             } else if job.attempts >= JOB_ATTEMPTS_MAX
@@ -241,7 +247,7 @@ fn run_jobs(service: &Service) {
 
 fn begin_waiting(service: &Service) -> Result<()> {
     let limits = &service.config.limits;
-    for job in jobs::open(service)?.into_iter().filter(|job| job.lease.is_none()) {
+    for job in jobs::open(service)?.into_iter().filter(|job| job.lease.is_none() && is_due(service, job)) {
         if service.runner.is_stopping() || service.runner.count() >= limits.jobs {
             return Ok(());
         }
@@ -258,6 +264,15 @@ fn begin_waiting(service: &Service) -> Result<()> {
     Ok(())
 }
 
+/// Whether a job that waits has waited long enough. One that is to be cancelled has; no clock that was put back makes one wait
+/// for longer than it ever was to.
+fn is_due(service: &Service, job: &Job) -> bool {
+    let left = job.not_before.map(|at| at.duration_since(service.now()).as_secs()).unwrap_or_default();
+    let is_running = service.runner.running.lock().contains_key(&job.id);
+    let longest = TRANSFER_RETRY_MAX.as_secs().max(service.config.snapshots.retry_seconds) as i64;
+    !is_running && (job.cancel_requested || left <= 0 || left > longest)
+}
+
 /// The host a job burdens.
 fn host_of(service: &Service, job: &Job) -> Result<String> {
     let Some(item) = job.item.map(|id| service.catalog.get::<Item>(id)).transpose()?.flatten() else {
@@ -270,6 +285,7 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
     let now = service.now();
     job.lease = Some(Lease { owner: service.run, until: now.saturating_add(LEASE_DURATION)? });
     job.attempts += 1;
+    job.not_before = None;
     match service.catalog.apply(&[Change::put(&job)]) {
         Ok(()) => job.version += 1,
         Err(ServiceError::Conflict { .. }) => return Ok(()),
@@ -283,6 +299,8 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
         vault: job.vault,
         began: Instant::now(),
         is_unlimited: instant::is_one(&job),
+        // Tries before this one count; the wall clock may say anything, but not that there is no time at all.
+        at_most: BACKUP_DURATION_MAX.saturating_sub(transfer::age(service, &job)).max(LEASE_DURATION),
         reason: reason.clone(),
     };
     let id = job.id;
@@ -358,6 +376,10 @@ fn put_back(service: &Service, id: Uuid) -> Result<()> {
     service.catalog.update::<Job, Error>(id, |job| {
         job.lease = None;
         job.attempts = job.attempts.saturating_sub(1);
+        if snapshots::pending(service, job)?.is_some() {
+            job.progress = JobProgress::default();
+            return Ok(Vec::new());
+        }
         for task in &mut job.tasks {
             *task = strongroom_domain::job::JobTask::new(&task.id);
         }
@@ -377,23 +399,41 @@ pub(super) fn fail(service: &Service, id: Uuid, error: &Error) -> Result<()> {
 
 /// Ends a job that made nothing, and notes it at its item.
 fn finish(service: &Service, id: Uuid, end: impl Fn(&mut Job, jiff::Timestamp)) -> Result<()> {
+    // What came into the vault all the same is there, and is told so.
+    if let Some(job) = service.catalog.get::<Job>(id)?
+        && job.operation == JobOperation::Backup
+        && snapshots::pending(service, &job)?.is_some()
+        && backup::recover(service, &job).unwrap_or(false)
+    {
+        return Ok(());
+    }
+    let mut without_vault = None;
     service.catalog.update::<Job, Error>(id, |job| {
+        without_vault = None;
         if job.status.is_over() {
             return Ok(Vec::new());
         }
+        let point = snapshots::pending(service, job)?;
         end(job, service.now());
         if job.operation != JobOperation::Backup {
             return Ok(Vec::new());
         }
+        let mut changes = Vec::new();
+        if let Some(point) = point {
+            let (change, removed) = transfer::without_vault(job, point.clone());
+            changes.push(change);
+            without_vault = Some((point, removed));
+        }
         let item = job.item.map(|item| service.catalog.get::<Item>(item)).transpose()?.flatten();
-        Ok(item
-            .map(|mut item| {
-                item.last_backup = Some(backup::last_backup(job));
-                Change::put(&item)
-            })
-            .into_iter()
-            .collect())
+        if let Some(mut item) = item {
+            item.last_backup = Some(backup::last_backup(job));
+            changes.push(Change::put(&item));
+        }
+        Ok(changes)
     })?;
+    if let Some((point, removed)) = without_vault {
+        snapshots::abandoned(service, &point, removed);
+    }
     Ok(())
 }
 
@@ -404,8 +444,7 @@ fn keep_leases(service: &Service) {
         service.runner.pause(HEARTBEAT_INTERVAL);
         let running: Vec<(Uuid, JobProgress)> = {
             let running = service.runner.running.lock();
-            for job in running.values().filter(|r| !r.is_unlimited && r.began.elapsed() > BACKUP_DURATION_MAX)
-            {
+            for job in running.values().filter(|r| !r.is_unlimited && r.began.elapsed() > r.at_most) {
                 job.stop(Reason::TooLong);
             }
             running.iter().map(|(id, r)| (*id, progress_of(r))).collect()

@@ -6,13 +6,14 @@ use super::take::PlannedDisk;
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, OwnedFile};
 use crate::limits::{OWN_CHECKPOINTS_KEPT, SCRATCH_RESERVE_BYTES, WATCH_INTERVAL};
-use crate::snapshot::{Outcome, ReadDisk, SnapshotBackend};
+use crate::snapshot::{CloneFile, Independent, Outcome, ReadDisk, SnapshotBackend};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use strongroom_domain::TypedExtent;
 
 /// Why a snapshot cannot be read any more, once it cannot.
 #[derive(Default)]
@@ -49,6 +50,11 @@ impl<R: ReadDisk> ReadDisk for Watched<R> {
         let done = self.inner.read_at(offset_bytes, buffer);
         self.spoiled.check()?;
         done
+    }
+
+    fn kinds(&self) -> Result<Vec<TypedExtent>> {
+        self.spoiled.check()?;
+        self.inner.kinds()
     }
 }
 
@@ -265,5 +271,34 @@ impl SnapshotBackend for Backend {
             }
         }
         ended.map(|()| warnings)
+    }
+
+    fn independent(&self) -> Option<Independent> {
+        if self.job.is_some() || self.clones.len() != self.disks.len() {
+            return None;
+        }
+        let clone = |(clone, disk): (&Clone, &PlannedDisk)| CloneFile {
+            path: clone.file.path().to_owned(),
+            has_backing: disk.has_backing(),
+            keep: clone.keep,
+            previous: clone.previous.clone(),
+        };
+        Some(Independent {
+            id: self.session.id.clone(),
+            clones: self.clones.iter().zip(&self.disks).map(clone).collect(),
+            below: self.untouched.to_vec(),
+        })
+    }
+
+    fn let_go(&mut self) {
+        self.watch = None;
+        self.checkpoint = None;
+        for clone in &mut self.clones {
+            if clone.keep {
+                clone.file.keep();
+            } else if let Err(error) = clone.file.remove() {
+                tracing::warn!(%error, "a clone's first name could not be removed");
+            }
+        }
     }
 }

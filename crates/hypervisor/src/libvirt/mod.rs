@@ -9,6 +9,7 @@ mod guest_port;
 mod inside;
 mod instant;
 mod job_xml;
+mod kept;
 mod listing;
 mod offline;
 mod pull;
@@ -23,8 +24,9 @@ mod window;
 use crate::Hypervisor;
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
+use crate::kept::KeptSnapshot;
 use crate::model::*;
-use crate::snapshot::{MachineSnapshot, SnapshotRequest};
+use crate::snapshot::{MachineSnapshot, Outcome, SnapshotRequest};
 use conn::{Conn, Dom};
 pub use rewrite::new_definition;
 use std::path::{Path, PathBuf};
@@ -161,6 +163,22 @@ impl Hypervisor for Libvirt {
 
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {
         take::snapshot(&self.options, self.domain(name)?, request)
+    }
+
+    fn open_kept(&self, record: &Path) -> Result<(MachineSnapshot, KeptSnapshot)> {
+        kept::open(&self.options, record)
+    }
+
+    fn conclude_kept(&self, record: &Path, outcome: Outcome) -> Result<Vec<String>> {
+        kept::conclude(&self.options, || self.connect(), record, outcome)
+    }
+
+    fn remove_kept(&self, record: &Path) -> Result<()> {
+        crate::kept::remove(record)
+    }
+
+    fn kept_in(&self, directory: &Path) -> Result<Vec<KeptSnapshot>> {
+        crate::kept::list(directory)
     }
 
     fn networks(&self) -> Result<Vec<Network>> {

@@ -4,6 +4,7 @@ use super::conn::Dom;
 use super::{LibvirtOptions, machine};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::kept;
 use crate::limits::{CLONE_PREFIX, LOCK_TIMEOUT, OWN_PREFIX};
 use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
@@ -97,13 +98,17 @@ impl Session {
         for entry in entries.flatten() {
             let file_name = entry.file_name();
             let Some(text) = file_name.to_str() else { continue };
-            let ours = text.starts_with(&prefix) && (text.ends_with(".clone") || text.ends_with(".scratch"));
             let path = entry.path();
+            // Kept snapshots stay; what one that was cut short left has no record.
+            let is_stray = text.ends_with(kept::NEW_RECORD_SUFFIX)
+                || kept::record_of_file(text, &self.uuid).is_some_and(|r| !path.with_file_name(r).exists());
+            let ours = text.starts_with(&prefix)
+                && (text.ends_with(".clone") || text.ends_with(".scratch") || is_stray);
             if !ours || keep.contains(&path) {
                 continue;
             }
             // Scratch files belong to QEMU's user while they are used.
-            if text.ends_with(".clone") && !files::is_own_file(&path) {
+            if !text.ends_with(".scratch") && !files::is_own_file(&path) {
                 continue;
             }
             match std::fs::remove_file(&path) {

@@ -48,8 +48,17 @@ impl PlannedDisk {
         self.image.as_ref().is_some_and(ImageInfo::has_backing)
     }
 
-    pub fn can_be_cloned(&self) -> bool {
-        !self.is_block && !self.is_encrypted && !self.image.as_ref().is_some_and(|i| i.has_data_file)
+    /// Why its file cannot be cloned, on whatever storage.
+    fn why_no_clone(&self) -> Option<&'static str> {
+        if self.is_block {
+            Some("is a block device")
+        } else if self.is_encrypted {
+            Some("is encrypted by QEMU")
+        } else if self.image.as_ref().is_some_and(|i| i.has_data_file) {
+            Some("keeps its data in a file of its own")
+        } else {
+            None
+        }
     }
 }
 
@@ -104,15 +113,8 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         timings: Timings::default(),
         spoiled: Arc::default(),
     };
-    let cloneable = request.clones == UseClones::Auto
-        && taking.disks.iter().all(PlannedDisk::can_be_cloned)
-        && taking
-            .disks
-            .iter()
-            .map(PlannedDisk::directory)
-            .collect::<BTreeSet<_>>()
-            .iter()
-            .all(|d| files::can_clone(d));
+    let not_cloned = taking.why_no_clones();
+    let cloneable = not_cloned.is_none();
     let taken = if !state.is_active() {
         taking.remove_leftovers();
         offline::take(&mut taking, cloneable)?
@@ -148,13 +150,14 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         warnings: taking.warnings,
         timings: taking.timings,
         guest: taking.inside.report,
+        not_kept: not_cloned,
         backend: Some(Box::new(taken.backend)),
     })
 }
 
 type Skipped = Vec<(String, String)>;
 
-fn plan(
+pub fn plan(
     what: &str,
     document: &roxmltree::Document<'_>,
     request: &SnapshotRequest,
@@ -207,6 +210,23 @@ fn plan(
 }
 
 impl Taking<'_> {
+    /// Why the disks are not cloned, if so.
+    fn why_no_clones(&self) -> Option<String> {
+        if self.request.clones == UseClones::Never {
+            return Some("clones were not asked for".into());
+        }
+        let disk = self.disks.iter().find_map(|d| d.why_no_clone().map(|why| (d, why)));
+        if let Some((disk, why)) = disk {
+            return Some(format!("disk `{}` {why}, which cannot be cloned", disk.target));
+        }
+        let directories: BTreeSet<PathBuf> = self.disks.iter().map(PlannedDisk::directory).collect();
+        let directory = directories.into_iter().find(|d| !files::can_clone(d))?;
+        Some(format!(
+            "the file system of {} cannot clone files (XFS with reflink and btrfs can)",
+            directory.display()
+        ))
+    }
+
     /// Files of ours beside the disks, except the clones which this snapshot compares with.
     fn remove_leftovers(&self) {
         let keep: Vec<PathBuf> = self.disks.iter().filter_map(|d| self.previous_clone(d)).collect();

@@ -254,10 +254,11 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
         force: arguments.force,
         durable: !arguments.no_sync,
     };
+    let source = session.into();
     let doing = format!("restoring {}", point.item);
     let restored =
-        context.watch(&doing, || restore::restore_disk(&session, disk, &options, &context.progress))?;
-    let Restored { size_bytes, data_bytes, elapsed } = restored;
+        context.watch(&doing, || restore::restore_disk(&source, disk, &options, &context.progress))?;
+    let Restored { size_bytes, data_bytes, elapsed, .. } = restored;
     let document = RestoreDocument {
         point: point.point,
         item: point.item.clone(),

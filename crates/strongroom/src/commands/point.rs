@@ -9,7 +9,7 @@ use crate::text::{list, table, time};
 use crate::when;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use strongroom_engine::Error;
 
@@ -76,6 +76,62 @@ pub struct ShowArgs {
     vault: InVault,
 }
 
+/// What the extension in the guest did, as the API says it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"))]
+pub struct GuestDocument {
+    pub extension_version: String,
+    /// `agent` or `port`.
+    pub reached_by: String,
+    pub installed: bool,
+    pub was_tampered_with: bool,
+    pub scripts_configured: bool,
+    pub pre_script: Option<ScriptDocument>,
+    pub post_script: Option<ScriptDocument>,
+    /// Azure's names.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"))]
+pub struct ScriptDocument {
+    pub tries: u32,
+    pub elapsed_milliseconds: u64,
+    pub exit_code: Option<i32>,
+}
+
+impl ScriptDocument {
+    fn shown(&self) -> String {
+        let end = self.exit_code.map_or_else(|| "was ended".into(), |code| format!("exit {code}"));
+        let tries = if self.tries == 1 { String::new() } else { format!(", {} tries", self.tries) };
+        format!("{end} after {} ms{tries}", self.elapsed_milliseconds)
+    }
+}
+
+impl GuestDocument {
+    fn shown(&self) -> String {
+        let mut told = format!("extension {}", self.extension_version);
+        if self.was_tampered_with {
+            told += ", replaced because it had been tampered with";
+        } else if self.installed {
+            told += ", installed for this point";
+        }
+        if !self.scripts_configured {
+            told += "; no scripts are configured";
+        }
+        if let Some(script) = &self.pre_script {
+            told += &format!("; pre-script: {}", script.shown());
+        }
+        if let Some(script) = &self.post_script {
+            told += &format!("; post-script: {}", script.shown());
+        }
+        if !self.problems.is_empty() {
+            told += &format!("; {}", self.problems.join(", "));
+        }
+        told
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct PointDocument {
     pub point: String,
@@ -88,10 +144,23 @@ pub struct PointDocument {
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// `snapshot`, `snapshot+vault` or `vault`.
+    pub tier: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_expires_at: Option<Timestamp>,
+    /// Why there is no snapshot, or no more.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub no_snapshot: String,
+    /// Why it is not in the vault, where it never will be.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub transfer_error: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_disks: Vec<String>,
+    /// What was done inside the machine around its instant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestDocument>,
     /// How its last drill came out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drill: Option<ResultDocument>,
@@ -105,6 +174,9 @@ impl PointDocument {
             list.as_array().into_iter().flatten().map(|d| text(d, "/name")).collect()
         };
         let level = text(document, "/properties/recoveryPointType");
+        let tiers = document["properties"]["recoveryPointTierDetails"].as_array();
+        let is_in =
+            |tier: &str| tiers.into_iter().flatten().any(|t| t["type"] == tier && t["status"] == "Valid");
         Self {
             point: text(document, "/name"),
             machine: machine.to_owned(),
@@ -119,8 +191,18 @@ impl PointDocument {
             },
             reason: text(document, "/properties/recoveryPointAdditionalInfo"),
             expires_at: some_time(document, "/properties/recoveryPointProperties/expiryTime"),
+            tier: match (is_in("InstantRP"), is_in("HardenedRP")) {
+                (true, true) => "snapshot+vault",
+                (true, false) => "snapshot",
+                _ => "vault",
+            }
+            .into(),
+            snapshot_expires_at: some_time(document, "/properties/strongroomTier/snapshotExpiryTime"),
+            no_snapshot: text(document, "/properties/strongroomTier/noSnapshotReason"),
+            transfer_error: text(document, "/properties/strongroomTier/transferError"),
             disks: disks("includedDiskList"),
             excluded_disks: disks("excludedDiskList"),
+            guest: serde_json::from_value(document["properties"]["strongroomGuest"].clone()).ok(),
             drill: ResultDocument::of(&document["properties"]["drill"]),
             id: text(document, "/id"),
         }
@@ -204,12 +286,13 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
                     p.point.clone(),
                     super::common::shown_time(p.taken_at),
                     p.consistency.clone(),
+                    p.tier.clone(),
                     p.expires_at.map_or_else(|| "-".into(), time),
                     p.drill.as_ref().map_or("-", |d| if d.passed { "passed" } else { "failed" }).into(),
                 ]
             })
             .collect();
-        table(&["POINT", "TAKEN", "CONSISTENCY", "EXPIRES", "DRILL"], &rows)
+        table(&["POINT", "TAKEN", "CONSISTENCY", "TIER", "EXPIRES", "DRILL"], &rows)
     })?;
     if !context.json {
         if found.is_empty() {
@@ -237,6 +320,10 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             ("consistency", consistency(&shown)),
             ("expires", shown.expires_at.map_or_else(|| "not by itself".into(), time)),
         ];
+        entries.push(("tier", tier(&shown)));
+        if let Some(guest) = &shown.guest {
+            entries.push(("guest", guest.shown()));
+        }
         if let Some(drill) = &shown.drill {
             entries.push(("drill", drill.shown()));
         }
@@ -249,6 +336,19 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         list(&entries)
     })?;
     Ok(Outcome::Done)
+}
+
+fn tier(point: &PointDocument) -> String {
+    let mut told = point.tier.clone();
+    if let Some(until) = point.snapshot_expires_at {
+        told += &format!(" (the snapshot until {})", time(until));
+    } else if !point.no_snapshot.is_empty() {
+        told += &format!(" (no snapshot: {})", point.no_snapshot);
+    }
+    if !point.transfer_error.is_empty() {
+        told += &format!("; it never came into the vault: {}", point.transfer_error);
+    }
+    told
 }
 
 pub fn consistency(point: &PointDocument) -> String {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
 use strongroom_engine::service::drill::DrillSchedule;
-use strongroom_engine::service::{HostConfig, Limits, ServiceConfig};
+use strongroom_engine::service::{HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
 
 /// Where the file is looked for.
@@ -29,6 +29,7 @@ pub struct FileConfig {
     pub storage_accounts: Vec<StorageAccount>,
     pub limits: Limits,
     pub drills: Vec<DrillSchedule>,
+    pub snapshots: SnapshotConfig,
 }
 
 impl Default for FileConfig {
@@ -44,6 +45,7 @@ impl Default for FileConfig {
             storage_accounts: service.storage_accounts,
             limits: service.limits,
             drills: service.drills,
+            snapshots: service.snapshots,
         }
     }
 }
@@ -61,6 +63,7 @@ impl FileConfig {
             storage_accounts: self.storage_accounts.clone(),
             limits: self.limits.clone(),
             drills: self.drills.clone(),
+            snapshots: self.snapshots.clone(),
         })
     }
 }
@@ -137,6 +140,12 @@ fn check(config: &FileConfig) -> Result<()> {
     if [limits.jobs, limits.jobs_per_host, limits.jobs_per_vault].contains(&0) {
         return Err(Error::invalid(
             "the configuration's limits must be 1 or more: with 0 nothing would ever run",
+        ));
+    }
+    let snapshots = &config.snapshots;
+    if snapshots.reserve_percent > 90 || snapshots.retry_seconds == 0 {
+        return Err(Error::invalid(
+            "the configuration's snapshots must have a reserve_percent of 90 or less, and retry_seconds of 1 or more",
         ));
     }
     if config.tls.certificate.is_some() != config.tls.key.is_some() {

@@ -1,0 +1,68 @@
+//! A kept snapshot as a point is described: for restores from a snapshot whose transfer has not been done, or failed.
+
+use super::backup::{Facts, read_nvram};
+use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
+use crate::error::{Error, ErrorKind, Result};
+use jiff::Timestamp;
+use strongroom_domain::SessionId;
+use strongroom_hypervisor::MachineSnapshot;
+use strongroom_store::{Definition, Disk, Manifest, PointKind};
+use uuid::Uuid;
+
+/// What the point's manifest says, or will say, but for what only the transfer knows: trees and bytes.
+pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Manifest> {
+    let taken_at = Timestamp::try_from(snapshot.taken_at)
+        .map_err(|e| Error::new(ErrorKind::Failed, format!("the snapshot's time is beyond reason: {e}")))?;
+    let disks = snapshot.disks.iter().map(|taken| {
+        let was = facts.disks.iter().find(|d| d.target == taken.target);
+        Disk {
+            name: taken.target.clone(),
+            size_bytes: taken.size_bytes,
+            root: None,
+            read_bytes: 0,
+            changed_bytes: 0,
+            new_bytes: 0,
+            full_reason: None,
+            attributes: DiskRecord {
+                checkpoint: taken.checkpoint.clone(),
+                format: Some(taken.format),
+                bus: was.map(|d| d.bus.clone()),
+                source: was.and_then(|d| d.source.clone()),
+                source_is_block: was.is_some_and(|d| d.source_is_block),
+                road: Some(taken.road),
+                ..DiskRecord::default()
+            }
+            .to_attributes(),
+        }
+    });
+    let mut warnings = snapshot.warnings.clone();
+    let attributes = MachineRecord {
+        machine_uuid: Some(snapshot.uuid.clone()),
+        timings: snapshot.timings.into(),
+        skipped: snapshot
+            .skipped
+            .iter()
+            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
+            .collect(),
+        nvram: read_nvram(snapshot, &mut warnings),
+        job: facts.job.clone(),
+        guest: snapshot.guest.clone(),
+    }
+    .to_attributes();
+    Ok(Manifest {
+        point: facts.point,
+        disks: disks.collect(),
+        item: facts.item.clone(),
+        kind: PointKind::Machine,
+        taken_at,
+        committed_at: taken_at,
+        parent: None,
+        consistency: snapshot.consistency.clone(),
+        definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
+        warnings,
+        attributes,
+        stored_bytes: 0,
+        session: SessionId::from_uuid(Uuid::nil()),
+        writer: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+    })
+}

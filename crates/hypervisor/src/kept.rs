@@ -1,0 +1,474 @@
+//! Snapshots that outlive the process that took them: the format of their record, their files, reading them again.
+//!
+//! A kept snapshot is the clones of the machine's disks, each beside its disk, and a record that says all that is to be
+//! known of them (`docs/snapshots.md`). Its commit point is the first record's final name: before it the files are strays
+//! that the machine's next snapshot removes, after it they stay until [`remove`]. What is read of a record is checked: it
+//! may have been damaged, and was written by a version of its own.
+
+use crate::error::{Error, Result};
+use crate::files::{self, Fingerprint, RawFile};
+use crate::guest::GuestReport;
+use crate::limits::{CLONE_PREFIX, KEPT_NVRAM_BYTES_MAX, KEPT_RECORD_BYTES_MAX, OWN_PREFIX};
+use crate::model::DiskFormat;
+use crate::snapshot::{Changes, Independent, Timings};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use strongroom_domain::{Consistency, ExtentKind, TypedExtent};
+
+const VERSION: u32 = 1;
+/// Kept clones end like this.
+pub const FILE_SUFFIX: &str = ".kept";
+/// And their records.
+pub const RECORD_SUFFIX: &str = ".kept.json";
+/// A record that is being written.
+pub const NEW_RECORD_SUFFIX: &str = ".kept.json.new";
+
+/// A snapshot that was kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptSnapshot {
+    /// [`crate::SnapshotRequest::id`].
+    pub id: String,
+    /// Whose it is: what its maker said.
+    pub owner: String,
+    pub machine_uuid: String,
+    /// The machine's name then.
+    pub machine: String,
+    pub taken_at: SystemTime,
+    /// What it is opened and removed by.
+    pub record: PathBuf,
+    /// Its maker's own.
+    pub extra: serde_json::Value,
+    pub disks: Vec<KeptDisk>,
+}
+
+/// A disk of a kept snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptDisk {
+    pub target: String,
+    /// A file of the disk's format, never to be written to.
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    pub size_bytes: u64,
+    /// It needs the files below it, which are the machine's.
+    pub has_backing: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub id: String,
+    pub owner: String,
+    pub extra: serde_json::Value,
+    /// All directories' records; the first one counts.
+    pub records: Vec<PathBuf>,
+    pub uuid: String,
+    pub name: String,
+    pub taken_at: SystemTime,
+    pub consistency: Consistency,
+    pub definition_xml: String,
+    pub nvram: Option<PathBuf>,
+    pub disks: Vec<RecordDisk>,
+    pub skipped: Vec<(String, String)>,
+    pub warnings: Vec<String>,
+    pub timings: Timings,
+    #[serde(default)]
+    pub guest: Option<GuestReport>,
+    /// Files below the clones that belong to the machine, and how they were.
+    pub below: Vec<(PathBuf, Fingerprint)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RecordDisk {
+    pub target: String,
+    pub size_bytes: u64,
+    pub format: DiskFormat,
+    pub changes: Changes,
+    /// See [`pack`].
+    extents: Vec<u64>,
+    pub checkpoint: Option<String>,
+    pub file: PathBuf,
+    /// What any write to the file would change.
+    length_bytes: u64,
+    modified: (i64, i64),
+    pub has_backing: bool,
+    /// What the next snapshot of a raw disk compares with: the same file by another name.
+    pub compare: Option<PathBuf>,
+    /// The one before, which goes when the point is committed.
+    pub previous: Option<PathBuf>,
+}
+
+impl RecordDisk {
+    pub fn extents(&self) -> Result<Vec<TypedExtent>> {
+        unpack(&self.extents, self.size_bytes).ok_or_else(|| {
+            Error::failed("understanding", self.file.display().to_string(), "its record is damaged")
+        })
+    }
+
+    /// Fails when the clone is gone or was written to.
+    pub fn check(&self) -> Result<()> {
+        let spoiled = |why: &str| Error::Spoiled { what: self.file.display().to_string(), why: why.into() };
+        let meta = std::fs::symlink_metadata(&self.file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => spoiled("it was removed"),
+            _ => Error::io("looking at", &self.file, e),
+        })?;
+        let is_plain = meta.mode() & libc::S_IFMT == libc::S_IFREG;
+        let now = (meta.len(), (meta.mtime(), meta.mtime_nsec()));
+        if is_plain && now == (self.length_bytes, self.modified) {
+            Ok(())
+        } else {
+            Err(spoiled("it was written to since the snapshot was taken"))
+        }
+    }
+}
+
+/// What is to be kept, beside the clones.
+pub(crate) struct Keep<'a> {
+    pub id: &'a str,
+    pub owner: &'a str,
+    pub extra: serde_json::Value,
+    pub snapshot: &'a crate::MachineSnapshot,
+    pub independent: Independent,
+}
+
+/// The gap before each extent, and its length doubled, plus one if it is zeroes.
+fn pack(extents: &[TypedExtent]) -> Vec<u64> {
+    let mut at = 0;
+    let mut packed = Vec::with_capacity(extents.len() * 2);
+    for typed in extents {
+        packed.push(typed.extent.offset_bytes.saturating_sub(at));
+        packed.push(typed.extent.length_bytes << 1 | u64::from(typed.kind == ExtentKind::Zero));
+        at = typed.extent.end_bytes();
+    }
+    packed
+}
+
+fn unpack(packed: &[u64], size_bytes: u64) -> Option<Vec<TypedExtent>> {
+    let mut at = 0u64;
+    let mut extents = Vec::with_capacity(packed.len() / 2);
+    let (pairs, rest) = packed.as_chunks::<2>();
+    for [gap, length] in pairs {
+        let offset = at.checked_add(*gap)?;
+        at = offset.checked_add(length >> 1)?;
+        extents.push(match length & 1 {
+            0 => TypedExtent::data(offset, length >> 1),
+            _ => TypedExtent::zero(offset, length >> 1),
+        });
+    }
+    (at <= size_bytes && rest.is_empty()).then_some(extents)
+}
+
+fn file_path(beside: &Path, uuid: &str, target: &str, id: &str) -> PathBuf {
+    beside.with_file_name(format!("{CLONE_PREFIX}{uuid}-{target}-{OWN_PREFIX}{id}{FILE_SUFFIX}"))
+}
+
+fn record_name(uuid: &str, id: &str) -> String {
+    format!("{CLONE_PREFIX}{uuid}-{OWN_PREFIX}{id}{RECORD_SUFFIX}")
+}
+
+/// The record that a kept file of a machine belongs to, by its name.
+pub fn record_of_file(name: &str, uuid: &str) -> Option<String> {
+    let rest = name.strip_prefix(CLONE_PREFIX)?.strip_prefix(uuid)?.strip_suffix(FILE_SUFFIX)?;
+    let (_, id) = rest.split_once(&format!("-{OWN_PREFIX}"))?;
+    Some(record_name(uuid, id))
+}
+
+/// Files made on the way; removed unless all came to its end.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Gives the clones names of their own and writes the record.
+pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
+    let Keep { id, owner, extra, snapshot, independent } = keep;
+    if let Some((path, _)) = independent.below.iter().find(|(_, f)| matches!(f, Fingerprint::Block { .. })) {
+        return Err(Error::unsupported(
+            path.display().to_string(),
+            "a disk is based on a block device, whose changes cannot be told later",
+        ));
+    }
+    let mut made = Made::default();
+    let mut disks = Vec::new();
+    for (disk, clone) in snapshot.disks.iter().zip(&independent.clones) {
+        let file = file_path(&clone.path, &snapshot.uuid, &disk.target, id);
+        // The same file by another name: no space, no time.
+        std::fs::hard_link(&clone.path, &file).map_err(|e| Error::io("keeping", &file, e))?;
+        made.0.push(file.clone());
+        let handle = File::open(&file).map_err(|e| Error::io("opening", &file, e))?;
+        handle.sync_all().map_err(|e| Error::io("syncing", &file, e))?;
+        let meta = handle.metadata().map_err(|e| Error::io("looking at", &file, e))?;
+        disks.push(RecordDisk {
+            target: disk.target.clone(),
+            size_bytes: disk.size_bytes,
+            format: disk.format,
+            changes: disk.changes.clone(),
+            extents: pack(&disk.extents),
+            checkpoint: disk.checkpoint.clone(),
+            file,
+            length_bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            has_backing: clone.has_backing,
+            compare: clone.keep.then(|| clone.path.clone()),
+            previous: clone.previous.clone(),
+        });
+    }
+    let mut warnings = snapshot.warnings.clone();
+    let nvram = snapshot.nvram.as_deref().zip(disks.first()).map(|(from, first)| {
+        let to = file_path(&first.file, &snapshot.uuid, "nvram", id);
+        match copy_small(from, &to) {
+            Ok(()) => {
+                made.0.push(to.clone());
+                to
+            }
+            Err(error) => {
+                warnings.push(format!("the UEFI variables could not be kept with the snapshot: {error}"));
+                from.to_owned()
+            }
+        }
+    });
+    let name = record_name(&snapshot.uuid, id);
+    let mut records: Vec<PathBuf> = Vec::new();
+    for disk in &disks {
+        let record = disk.file.with_file_name(&name);
+        if !records.contains(&record) {
+            records.push(record);
+        }
+    }
+    let record = Record {
+        version: VERSION,
+        id: id.into(),
+        owner: owner.into(),
+        extra,
+        records: records.clone(),
+        uuid: snapshot.uuid.clone(),
+        name: snapshot.name.clone(),
+        taken_at: snapshot.taken_at,
+        consistency: snapshot.consistency.clone(),
+        definition_xml: snapshot.definition_xml.clone(),
+        nvram,
+        disks,
+        skipped: snapshot.skipped.clone(),
+        warnings,
+        timings: snapshot.timings,
+        guest: snapshot.guest.clone(),
+        below: independent.below,
+    };
+    let bytes =
+        serde_json::to_vec(&record).map_err(|e| Error::failed("recording", snapshot.name.as_str(), e))?;
+    if bytes.len() as u64 > KEPT_RECORD_BYTES_MAX {
+        return Err(Error::unsupported(
+            format!("machine `{}`", crate::text::shorten(&snapshot.name)),
+            "its disks are too fragmented for a snapshot to be kept",
+        ));
+    }
+    // The first one last: it is the commit point.
+    for path in records.iter().rev() {
+        made.0.push(path.clone());
+        write_record(path, &bytes)?;
+    }
+    made.0.clear();
+    describe(&record)
+}
+
+fn write_record(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = PathBuf::from(format!("{}.new", path.display()));
+    let _ = std::fs::remove_file(&new);
+    let failed = |e| Error::io("writing", path, e);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.and_then(|()| std::fs::rename(&new, path)).map_err(|e| {
+        let _ = std::fs::remove_file(&new);
+        failed(e)
+    })?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|d| d.sync_all()).map_err(|e| Error::io("syncing", directory, e))
+}
+
+fn copy_small(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    File::open(from)?.take(KEPT_NVRAM_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > KEPT_NVRAM_BYTES_MAX {
+        return Err(std::io::Error::other(format!("they are larger than {KEPT_NVRAM_BYTES_MAX} bytes")));
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+    file.write_all(&bytes)?;
+    file.sync_all()
+}
+
+/// Reads a record. Where its directory was moved, its files are taken to have moved with it.
+pub(crate) fn read(path: &Path) -> Result<Record> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|f| f.take(KEPT_RECORD_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io("reading", path, e))?;
+    let damaged = |why: String| Error::Spoiled { what: path.display().to_string(), why };
+    if !files::is_own_file(path) || bytes.len() as u64 > KEPT_RECORD_BYTES_MAX {
+        return Err(damaged("it is not a record that Strongroom wrote".into()));
+    }
+    let mut record: Record =
+        serde_json::from_slice(&bytes).map_err(|e| damaged(format!("the record is not understood: {e}")))?;
+    if record.version != VERSION {
+        return Err(Error::unsupported(
+            path.display().to_string(),
+            format!("it was written by another version of Strongroom (format {})", record.version),
+        ));
+    }
+    let moved = |file: &mut PathBuf| {
+        if !file.exists()
+            && let Some(name) = file.file_name()
+            && path.with_file_name(name).exists()
+        {
+            *file = path.with_file_name(name);
+        }
+    };
+    record.records.iter_mut().for_each(moved);
+    for disk in &mut record.disks {
+        moved(&mut disk.file);
+    }
+    record.nvram.iter_mut().for_each(moved);
+    Ok(record)
+}
+
+pub(crate) fn describe(record: &Record) -> Result<KeptSnapshot> {
+    let first = record.records.first().cloned();
+    Ok(KeptSnapshot {
+        record: first
+            .ok_or_else(|| Error::failed("understanding", record.id.as_str(), "it has no record"))?,
+        id: record.id.clone(),
+        owner: record.owner.clone(),
+        machine_uuid: record.uuid.clone(),
+        machine: record.name.clone(),
+        taken_at: record.taken_at,
+        extra: record.extra.clone(),
+        disks: record
+            .disks
+            .iter()
+            .map(|d| KeptDisk {
+                target: d.target.clone(),
+                path: d.file.clone(),
+                format: d.format,
+                size_bytes: d.size_bytes,
+                has_backing: d.has_backing,
+            })
+            .collect(),
+    })
+}
+
+/// Fails when what lies below the clones is no longer as it was.
+pub(crate) fn check_below(record: &Record) -> Result<()> {
+    for (path, before) in &record.below {
+        let same = files::fingerprint(path).is_ok_and(|now| now == *before);
+        if !same {
+            return Err(Error::Spoiled {
+                what: format!("the snapshot of machine `{}`", crate::text::shorten(&record.name)),
+                why: format!(
+                    "{}, which a disk is based on, was changed or removed since it was taken",
+                    path.display()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes a kept snapshot: its files, then its records, the first one last. One that is gone is no error.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let record = match read(path) {
+        Ok(record) => record,
+        Err(Error::NotFound { .. }) => return Ok(()),
+        // The machine's next snapshot removes files without a record.
+        Err(Error::Spoiled { .. }) if files::is_own_file(path) => return remove_file(path),
+        Err(error) => return Err(error),
+    };
+    let files: BTreeSet<&PathBuf> = record.disks.iter().map(|d| &d.file).chain(&record.nvram).collect();
+    for file in files {
+        let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        // Whatever a record says, nothing else goes.
+        if name.starts_with(CLONE_PREFIX) && name.ends_with(FILE_SUFFIX) {
+            remove_file(file)?;
+        }
+    }
+    for other in record.records.iter().rev().filter(|r| *r != path) {
+        if other.file_name() == path.file_name() {
+            remove_file(other)?;
+        }
+    }
+    remove_file(path)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("removing", path, e)),
+    }
+}
+
+/// All kept snapshots whose records are in a directory. Records that cannot be read are passed over.
+pub(crate) fn list(directory: &Path) -> Result<Vec<KeptSnapshot>> {
+    let entries = std::fs::read_dir(directory).map_err(|e| Error::io("reading", directory, e))?;
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if !name.starts_with(CLONE_PREFIX) || !name.ends_with(RECORD_SUFFIX) {
+            continue;
+        }
+        match read(&entry.path()).and_then(|record| describe(&record)) {
+            // A further directory's record says nothing new, unless the first one is gone.
+            Ok(kept) if kept.record != entry.path() && kept.record.exists() => {}
+            Ok(kept) => found.push(KeptSnapshot { record: entry.path(), ..kept }),
+            Err(error) => tracing::warn!(path = %entry.path().display(), %error, "a snapshot's record"),
+        }
+    }
+    found.sort_by(|a, b| (a.taken_at, &a.id).cmp(&(b.taken_at, &b.id)));
+    Ok(found)
+}
+
+/// A raw clone.
+pub(crate) fn open_raw(disk: &RecordDisk) -> Result<RawFile> {
+    let raw = RawFile::open(&disk.file)?;
+    if raw.size_bytes() == disk.size_bytes {
+        return Ok(raw);
+    }
+    Err(Error::Spoiled { what: disk.file.display().to_string(), why: "it has another size".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_come_back() {
+        let list = [TypedExtent::data(0, 10), TypedExtent::zero(10, 5), TypedExtent::data(100, 28)];
+        let packed = pack(&list);
+        assert_eq!(packed, [0, 20, 0, 11, 85, 56]);
+        assert_eq!(unpack(&packed, 128).unwrap(), list);
+        // Beyond the disk, wrapping around, cut short.
+        assert!(unpack(&packed, 127).is_none());
+        assert!(unpack(&[u64::MAX, 2, 5, 2], u64::MAX).is_none());
+        assert!(unpack(&packed[..5], 128).is_none());
+    }
+
+    #[test]
+    fn files_name_their_record() {
+        let uuid = "11111111-2222-3333-4444-555555555555";
+        let file = file_path(Path::new("/vm/disk.qcow2"), uuid, "vda", "ab-1");
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert_eq!(file.parent(), Some(Path::new("/vm")));
+        assert_eq!(record_of_file(name, uuid), Some(record_name(uuid, "ab-1")));
+        assert_eq!(record_of_file(name, "22222222-2222-3333-4444-555555555555"), None);
+        assert_eq!(record_of_file(&record_name(uuid, "ab-1"), uuid), None);
+    }
+}
