@@ -386,20 +386,7 @@ fn transfer(
             full_reason: plan.full_reason.clone(),
         });
     }
-    let nvram = read_nvram(snapshot, &mut warnings);
-    let attributes = MachineRecord {
-        machine_uuid: Some(snapshot.uuid.clone()),
-        timings: snapshot.timings.into(),
-        skipped: snapshot
-            .skipped
-            .iter()
-            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
-            .collect(),
-        nvram,
-        job: facts.job.clone(),
-        guest: snapshot.guest.clone(),
-    }
-    .to_attributes();
+    let attributes = machine_record(snapshot, facts, &mut warnings).to_attributes();
     let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {
         Error::new(ErrorKind::Failed, format!("the clock of this host is beyond reason: {e}"))
     })?;
@@ -519,8 +506,28 @@ impl BlockSource for SnapshotSource {
     }
 }
 
+/// What a point says of its machine beside the definition.
+pub(super) fn machine_record(
+    snapshot: &MachineSnapshot,
+    facts: &Facts,
+    warnings: &mut Vec<String>,
+) -> MachineRecord {
+    MachineRecord {
+        machine_uuid: Some(snapshot.uuid.clone()),
+        timings: snapshot.timings.into(),
+        skipped: snapshot
+            .skipped
+            .iter()
+            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
+            .collect(),
+        nvram: read_nvram(snapshot, warnings),
+        job: facts.job.clone(),
+        guest: snapshot.guest.clone(),
+    }
+}
+
 /// The machine's UEFI variables, base64.
-pub(super) fn read_nvram(snapshot: &MachineSnapshot, warnings: &mut Vec<String>) -> Option<String> {
+fn read_nvram(snapshot: &MachineSnapshot, warnings: &mut Vec<String>) -> Option<String> {
     let path = snapshot.nvram.as_deref()?;
     read_small(path)
         .inspect_err(|e| {

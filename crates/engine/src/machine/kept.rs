@@ -1,7 +1,7 @@
 //! A kept snapshot as a point is described: for restores from a snapshot whose transfer has not been done, or failed.
 
-use super::backup::{Facts, read_nvram};
-use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
+use super::backup::{Facts, machine_record};
+use super::record::{DEFINITION_KIND, DiskRecord};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use strongroom_domain::SessionId;
@@ -36,19 +36,7 @@ pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Man
         }
     });
     let mut warnings = snapshot.warnings.clone();
-    let attributes = MachineRecord {
-        machine_uuid: Some(snapshot.uuid.clone()),
-        timings: snapshot.timings.into(),
-        skipped: snapshot
-            .skipped
-            .iter()
-            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
-            .collect(),
-        nvram: read_nvram(snapshot, &mut warnings),
-        job: facts.job.clone(),
-        guest: snapshot.guest.clone(),
-    }
-    .to_attributes();
+    let attributes = machine_record(snapshot, facts, &mut warnings).to_attributes();
     Ok(Manifest {
         point: facts.point,
         disks: disks.collect(),
