@@ -5,6 +5,7 @@ use crate::points::choose_disk;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use strongroom_domain::{ExtentKind as Kind, PointSelector};
 use strongroom_nbd::{Endpoint, Export, Extent, ExtentKind, Server, ServerHandle};
 use strongroom_store::{DiskReader, Manifest, ReadSession, StoreError, Vault};
@@ -20,6 +21,7 @@ pub enum Listen {
 /// A point that is served until this is dropped or stopped.
 pub struct Serving {
     server: ServerHandle,
+    session: Arc<ReadSession>,
     pub point: Manifest,
     pub exports: Vec<Served>,
     /// The disk that clients get who name none.
@@ -42,6 +44,8 @@ impl Serving {
     /// Stops, letting requests in progress finish.
     pub fn stop(self) {
         self.server.stop();
+        // Threads of the last connections may be about to end: the process may be too, so the lease does not wait.
+        self.session.end();
     }
 }
 
@@ -145,5 +149,5 @@ pub fn serve(vault: &Vault, point: &PointSelector, disk: Option<&str>, listen: &
             uri: server.uri(&disk.name).to_string(),
         })
         .collect();
-    Ok(Serving { server, point, exports, default_disk })
+    Ok(Serving { server, session, point, exports, default_disk })
 }

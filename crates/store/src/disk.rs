@@ -47,8 +47,10 @@ impl ReadSession {
     }
 }
 
-impl Drop for ReadSession {
-    fn drop(&mut self) {
+impl ReadSession {
+    /// Ends it now, whoever still holds a reader: what they read from now on may be reclaimed. Else it ends with the
+    /// last of them.
+    pub fn end(&self) {
         if let Some(lease) = self.lease.lock().take()
             && let Err(e) = lease.release()
         {
@@ -59,6 +61,12 @@ impl Drop for ReadSession {
                 "damage that was found could not be recorded; run `strongroom rescue vault check`: {e}"
             );
         }
+    }
+}
+
+impl Drop for ReadSession {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

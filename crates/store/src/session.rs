@@ -143,14 +143,15 @@ impl Session {
             let _ = lease.end();
             return Err(error.into());
         }
-        // From here on nothing can fail any more: the point is there.
-        if let Err(e) = lease.release() {
-            tracing::warn!("the lease of this session could not be removed: {e}");
-        }
+        // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
+        // merged run may name packs that are gone, and the list that says so must not go meanwhile.
         if stored_bytes > 0
             && let Err(e) = self.tidy_index()
         {
             tracing::warn!("index runs could not be merged: {e}");
+        }
+        if let Err(e) = lease.release() {
+            tracing::warn!("the lease of this session could not be removed: {e}");
         }
         Ok(manifest)
     }

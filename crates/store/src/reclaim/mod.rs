@@ -180,6 +180,11 @@ impl Run<'_> {
         Ok(list)
     }
 
+    /// Whether no other session is at work.
+    fn is_alone(&self) -> Result<bool> {
+        Ok(self.sessions()?.iter().all(|found| found.is_over(self.vault, self.store_now)))
+    }
+
     fn count(&mut self) -> Result<()> {
         let list = self.vault.points(None)?;
         let unreadable: Vec<_> = list.damaged.iter().filter_map(|damaged| damaged.point).collect();
@@ -572,15 +577,18 @@ impl Run<'_> {
                 &name,
             )?;
         }
-        let named: HashSet<PackId> =
-            self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
-        for (name, record) in lists.records {
-            let over = record.state == CondemnedState::Deleted
-                && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
-            // A session that began earlier may hold runs open that still name these packs.
-            let at_work = self.sessions()?.iter().any(|found| !found.is_over(self.vault, self.store_now));
-            if over && !at_work {
-                self.vault.objects().delete(&name)?;
+        // A session at work may hold runs open that still name these packs, and merge them into new ones. So the runs
+        // are listed while nobody is at work, and nobody has come until the list goes.
+        if self.is_alone()? {
+            self.index.refresh(self.vault.objects(), self.vault.keys())?;
+            let named: HashSet<PackId> =
+                self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+            for (name, record) in lists.records {
+                let unnamed = record.state == CondemnedState::Deleted
+                    && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
+                if unnamed && self.is_alone()? {
+                    self.vault.objects().delete(&name)?;
+                }
             }
         }
         self.tidy_damage(&gone)
