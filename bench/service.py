@@ -68,6 +68,11 @@ class Service:
         self.process.wait(60)
 
     def call(self, method, path, body=None, connection=None):
+        status, text = self.ask(method, path, body, connection)
+        return status, json.loads(text) if text else None
+
+    def ask(self, method, path, body=None, connection=None):
+        """The answer as it comes: what a client does with it is not the server's time."""
         own = connection is None
         connection = connection or Connection(self.data / "strongroom.sock")
         connection.request(method, path, json.dumps(body) if body is not None else None,
@@ -78,7 +83,7 @@ class Service:
             connection.close()
         if answer.status >= 400:
             sys.exit(f"bench/service: {method} {path}: {answer.status} {text[:500]!r}")
-        return answer.status, json.loads(text) if text else None
+        return answer.status, text
 
     def usage(self):
         """CPU seconds and resident MiB."""
@@ -224,9 +229,10 @@ def main():
                 times, size = [], 0
                 for _ in range(options.requests):
                     began = time.monotonic()
-                    _, answer = service.call("GET", path, connection=connection)
+                    _, text = service.ask("GET", path, connection=connection)
                     times.append(time.monotonic() - began)
-                    size = len(answer.get("value", [answer]))
+                answer = json.loads(text)
+                size = len(answer.get("value", [answer]))
                 figures[what] = {"p50": percentile(times, 0.5), "p99": percentile(times, 0.99), "rows": size}
             before, _ = service.usage()
             time.sleep(options.idle)
@@ -244,7 +250,7 @@ def main():
     if options.json:
         print(json.dumps({"binary": str(binary), "build": build, "figures": figures}, indent=2))
         return
-    print(f"build: {build} ({binary})\n{options.items} items, {options.jobs} jobs")
+    print(f"build: {build}\n{options.items} items, {options.jobs} jobs")
     for what, figure in figures.items():
         match figure:
             case {"p50": p50, "p99": p99, "rows": rows}:

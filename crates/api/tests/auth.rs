@@ -75,7 +75,7 @@ fn users_sign_in_and_go_on_with_refresh_tokens() {
     assert_eq!(first["expires_in"], 3599);
     let id = part(first["id_token"].as_str().unwrap(), 1);
     assert_eq!((id["aud"].as_str(), id["iss"].as_str()), (Some(AZ), Some("https://box:8443/adfs")));
-    let document = world.get("/adfs/.well-known/openid-configuration", None).json_body().unwrap().clone();
+    let document = world.get("/adfs/.well-known/openid-configuration", None).json_body().unwrap();
     assert_eq!(document["issuer"], id["iss"]);
     assert_eq!(document["access_token_issuer"], part(first["access_token"].as_str().unwrap(), 1)["iss"]);
     assert_eq!(
@@ -250,7 +250,7 @@ fn tokens_that_nobody_signed() {
         refused(&world, &format!("{forged}.{signature}"), "InvalidAuthenticationToken");
     }
     // HS256 with what everybody knows as the secret: the public key, in each form that it is seen in.
-    let jwks = world.get("/adfs/discovery/keys", None).json_body().unwrap().clone();
+    let jwks = world.get("/adfs/discovery/keys", None).json_body().unwrap();
     let jwk = &jwks["keys"][0];
     assert_eq!(jwk["kid"], header["kid"]);
     let (n, e) = (
@@ -480,7 +480,7 @@ fn when_accounts_cannot_be_read_nobody_gets_in() {
 #[test]
 fn what_clients_read_first() {
     let world = World::new();
-    let document = world.get("/metadata/endpoints?api-version=2022-09-01", None).json_body().unwrap().clone();
+    let document = world.get("/metadata/endpoints?api-version=2022-09-01", None).json_body().unwrap();
     for name in
         ["name", "resourceManager", "portal", "gallery", "graphAudience", "graph", "microsoftGraphResourceId"]
     {

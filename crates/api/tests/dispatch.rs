@@ -249,7 +249,7 @@ fn bodies_are_read_strictly_and_contents_tolerantly() {
     };
     assert_eq!(
         put(b"\xef\xbb\xbf{\"a\":null}", Some("application/json; charset=utf-8")).json_body(),
-        Some(&json!({"a": null}))
+        Some(json!({"a": null}))
     );
     assert_eq!(put(b"{}", None).status, StatusCode::CREATED);
     assert_eq!(put(b"{}", Some("text/xml")).status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -317,7 +317,7 @@ fn in_process_calls_are_the_administrators() {
     let body = json!({ "location": "here" });
     let request = Request::in_process(Method::PUT, &format!("{}?{V}", vault("v")), Some(&body)).unwrap();
     let answer = api.dispatch(request);
-    assert_eq!((answer.status, answer.json_body()), (StatusCode::CREATED, Some(&body)));
+    assert_eq!((answer.status, answer.json_body()), (StatusCode::CREATED, Some(body)));
     let events = gate.events.lock().unwrap();
     assert_eq!(
         (events.len(), events[0].caller_kind, events[0].status),

@@ -566,5 +566,5 @@ fn in_process_and_over_the_wire_are_one() {
     let server = start(api, ServerBounds::default());
     let wire = server
         .ask(&format!("GET {target} HTTP/1.1\r\nHost: box:8443\r\nAuthorization: Bearer reader\r\n\r\n"));
-    assert_eq!((direct.status.as_u16(), direct.json_body().unwrap()), (wire.status, &wire.json()));
+    assert_eq!((direct.status.as_u16(), direct.json_body().unwrap()), (wire.status, wire.json()));
 }

@@ -22,12 +22,22 @@ pub struct MachineKey {
 
 /// `IaasVMContainer;iaasvmcontainerv2;{group};{machine}`.
 pub fn container_name(group: &str, machine: &str) -> String {
-    format!("{CONTAINER_PREFIX};{}", container_short_name(group, machine))
+    container_name_of(&container_short_name(group, machine))
+}
+
+/// The same, of its short name.
+pub fn container_name_of(short_name: &str) -> String {
+    format!("{CONTAINER_PREFIX};{short_name}")
 }
 
 /// `VM;iaasvmcontainerv2;{group};{machine}`.
 pub fn item_name(group: &str, machine: &str) -> String {
-    format!("{ITEM_PREFIX};{}", container_short_name(group, machine))
+    item_name_of(&container_short_name(group, machine))
+}
+
+/// The same, of its container's short name.
+pub fn item_name_of(short_name: &str) -> String {
+    format!("{ITEM_PREFIX};{short_name}")
 }
 
 /// `iaasvmcontainerv2;{group};{machine}`: the `containerName` of an item, the name of a protectable item.

@@ -1,18 +1,25 @@
 //! Times and durations in Azure's spelling, and disk numbers in its clients'.
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use std::fmt::Write as _;
 
 /// `2026-09-09T13:20:14.3509918Z`: seven digits of a second, without zeros at the end.
 pub fn time(at: Timestamp) -> String {
-    let whole = at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-    let digits = format!("{:07}", at.subsec_nanosecond().unsigned_abs() / 100);
-    let digits = digits.trim_end_matches('0');
-    match digits.is_empty() {
-        true => format!("{whole}Z"),
-        false => format!("{whole}.{digits}Z"),
+    let d = TimeZone::UTC.to_datetime(at);
+    let mut out = String::with_capacity(28);
+    let (hour, minute, second) = (d.hour(), d.minute(), d.second());
+    // Into memory: it does not fail.
+    let _ = write!(out, "{:04}-{:02}-{:02}T{hour:02}:{minute:02}:{second:02}", d.year(), d.month(), d.day());
+    let ticks = d.subsec_nanosecond() / 100;
+    if ticks > 0 {
+        let _ = write!(out, ".{ticks:07}");
+        out.truncate(out.trim_end_matches('0').len());
     }
+    out.push('Z');
+    out
 }
 
 /// What operations and tasks show where there is no time; without a `Z`, as Azure has it.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault};
 use strongroom_domain::access::ItemWrite;
+use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::JobStatus;
 use strongroom_engine::service::items::{self, Changed};
@@ -75,6 +76,10 @@ pub(super) fn show(
         .map(|p| p.rules.tier)
         .or_else(|| item.last_rules.as_ref().map(|r| r.tier))
         .map_or("V1", |tier| tier.arm_name());
+    // Lists hold thousands: what several properties say is put together once.
+    let vault_id = vault_id(app, vault);
+    let machine = machine_id(app, &item.group, &item.machine_name);
+    let container = arm_names::container_short_name(&item.group, &item.machine_name);
     // A policy stays with an item only while it is in force, or suspended.
     let shown_policy = policy.filter(|_| item.policy.is_some());
     let mut p = serde_json::Map::new();
@@ -82,7 +87,7 @@ pub(super) fn show(
         p.insert(name.to_owned(), value);
     };
     set("friendlyName", item.machine_name.clone().into());
-    set("virtualMachineId", machine_id(app, &item.group, &item.machine_name).into());
+    set("virtualMachineId", machine.clone().into());
     let failed = has_failed(item);
     set("protectionStatus", if failed { "Unhealthy" } else { "Healthy" }.into());
     set("protectionState", item.state.arm_state().into());
@@ -98,7 +103,7 @@ pub(super) fn show(
                 "message": "Backup pre-check status of this virtual machine is OK.", "recommendations": [],
             }),
         };
-        set("healthDetails", json!([detail]));
+        set("healthDetails", Value::Array(vec![detail]));
     } else {
         set("healthStatus", "Passed".into());
     }
@@ -119,16 +124,16 @@ pub(super) fn show(
     set("protectedItemType", "Microsoft.Compute/virtualMachines".into());
     set("backupManagementType", "AzureIaasVM".into());
     set("workloadType", "VM".into());
+    set("containerName", container.clone().into());
+    set("sourceResourceId", machine.into());
     set(
-        "containerName",
-        strongroom_domain::arm_names::container_short_name(&item.group, &item.machine_name).into(),
+        "policyId",
+        shown_policy.map(|p| [&vault_id, "/backupPolicies/", &p.name].concat()).unwrap_or_default().into(),
     );
-    set("sourceResourceId", machine_id(app, &item.group, &item.machine_name).into());
-    set("policyId", shown_policy.map(|p| policy_id(app, vault, &p.name)).unwrap_or_default().into());
     set("policyName", shown_policy.map(|p| p.name.clone()).unwrap_or_default().into());
     // Present before the first backup too: clients look for it.
     set("lastRecoveryPoint", item.last_point_at.map(super::time).map_or(Value::Null, Value::from));
-    set("vaultId", format!("{}{}", request.base_url, vault_id(app, vault)).into());
+    set("vaultId", [request.base_url.as_str(), &vault_id].concat().into());
     set("isArchiveEnabled", false.into());
     if let (ItemState::SoftDeleted, Some(deleted_at)) = (item.state, item.deleted_at) {
         set("deferredDeleteTimeInUTC", super::time(deleted_at).into());
@@ -139,9 +144,18 @@ pub(super) fn show(
     } else {
         set("softDeleteRetentionPeriod", 0.into());
     }
+    let name = arm_names::item_name_of(&container);
     super::resource(
-        item_id(app, vault, item),
-        item.name(),
+        // Not `format!`, which lets a long text grow bit by bit.
+        [
+            &vault_id,
+            "/backupFabrics/Azure/protectionContainers/",
+            &arm_names::container_name_of(&container),
+            "/protectedItems/",
+            &name,
+        ]
+        .concat(),
+        name,
         "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectedItems",
         p,
     )

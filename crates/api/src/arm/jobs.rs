@@ -329,8 +329,7 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
             next = Some(at.to_string());
         }
     }
-    let shown = found.iter().map(|j| show(app, &vault, j, request.now, false)).collect();
-    request.list(shown, next.as_deref())
+    request.list(found.iter().map(|j| show(app, &vault, j, request.now, false)), next.as_deref())
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {

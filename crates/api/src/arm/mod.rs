@@ -255,7 +255,7 @@ pub(crate) fn resource(
 
 /// ARM ids.
 pub(crate) fn group_id(app: &App, group: &str) -> String {
-    format!("{}/resourceGroups/{group}", subscription_id(app))
+    [&subscription_id(app), "/resourceGroups/", group].concat()
 }
 
 pub(crate) fn vault_id(app: &App, vault: &Vault) -> String {
@@ -263,7 +263,7 @@ pub(crate) fn vault_id(app: &App, vault: &Vault) -> String {
 }
 
 pub(crate) fn machine_id(app: &App, group: &str, name: &str) -> String {
-    format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group_id(app, group))
+    [&group_id(app, group), "/providers/Microsoft.Compute/virtualMachines/", name].concat()
 }
 
 pub(crate) fn id_of_machine(app: &App, machine: &Machine) -> String {
@@ -295,7 +295,7 @@ pub(crate) fn page<T>(
     let page = request.page(max)?;
     all.sort_by_cached_key(&key);
     let (shown, cursor) = page.cut(all, &key);
-    request.list(shown.iter().map(show).collect(), cursor.as_deref())
+    request.list(shown.iter().map(show), cursor.as_deref())
 }
 
 /// A key of [`page`]: by name without regard to case, then by what tells those of one name apart.

@@ -186,13 +186,13 @@ impl Request {
 
     /// A list's answer: `{"value":[…]}`, with `nextLink` if there is more after `next`, the last item's cursor (any text that the
     /// handler gets back in [`Page::after`]).
-    pub fn list(&self, values: Vec<Value>, next: Option<&str>) -> Result<Response, ArmError> {
-        // Not `json!`: that would copy what may be thousands of rows.
-        let mut body = serde_json::Map::from_iter([("value".to_owned(), Value::Array(values))]);
-        if let Some(cursor) = next {
-            body.insert("nextLink".into(), Value::String(self.next_link(cursor)?));
-        }
-        Ok(Response::json(http::StatusCode::OK, Value::Object(body)))
+    pub fn list(
+        &self,
+        values: impl IntoIterator<Item = Value>,
+        next: Option<&str>,
+    ) -> Result<Response, ArmError> {
+        let next_link = next.map(|cursor| self.next_link(cursor)).transpose()?;
+        Ok(Response::list(values, next_link.as_deref()))
     }
 
     /// The URL of the page after `cursor`: this request's own, with `$skipToken`.

@@ -67,7 +67,7 @@ pub fn show(_: &App, request: &Request, params: &Params) -> Result<Response, Arm
 pub fn list(app: &App, request: &Request, _: &Params) -> Result<Response, ArmError> {
     let page = request.page(100)?;
     let (names, next) = page.cut(app.names.clone(), |name| name.clone());
-    request.list(names.into_iter().map(Value::from).collect(), next.as_deref())
+    request.list(names.into_iter().map(Value::from), next.as_deref())
 }
 
 pub fn echo(_: &App, request: &Request, _: &Params) -> Result<Response, ArmError> {

@@ -192,7 +192,7 @@ impl World {
         request.set_headers(http::HeaderMap::from_iter([(http::header::CONTENT_TYPE, kind)]));
         let response = self.api.dispatch(request);
         assert_eq!(response.headers["cache-control"], "no-store");
-        (response.status, response.json_body().unwrap().clone())
+        (response.status, response.json_body().unwrap())
     }
 
     pub fn token(&self, form: &str) -> (StatusCode, Value) {

@@ -46,7 +46,7 @@ impl InProcess {
         let request = Request::in_process(method.clone(), target, body)
             .map_err(|e| ApiError::new(e.status.as_u16(), e.code.to_string(), e.message))?;
         let answer = self.opened.api.dispatch(request);
-        let body = answer.json_body().cloned().unwrap_or_default();
+        let body = answer.json_body().unwrap_or_default();
         Ok((answer.status, answer.headers, body))
     }
 }
