@@ -18,11 +18,33 @@ PUBLIC = ("/adfs/", "/metadata/", "/openapi.json", "/tenants", "/{tenant}/")
 ASKING = {"/providers/Microsoft.ResourceGraph/resources"}
 
 
+def lists_by_row(service, subscription):
+    """Who has a role over one vault, or one group, finds that in lists, and nothing else; who has none is refused."""
+    vaults = f"/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/vaults"
+    of_group = f"/subscriptions/{subscription}/resourceGroups/{GROUP}/providers/Microsoft.RecoveryServices/vaults"
+    groups = f"/subscriptions/{subscription}/resourceGroups"
+
+    def names(path, token):
+        answer = service.request("GET", path, token=token)
+        return sorted(row["name"] for row in answer.body["value"]) if answer.status == 200 else answer.status
+
+    narrow = service.sign_in("narrow", "Backup Operator", "--group", GROUP, "--vault", "guarded")
+    wide = service.sign_in("wide", "Reader", "--group", GROUP)
+    stranger = service.sign_in("stranger", None)
+    for path, what in ((vaults, "all vaults"), (of_group, "the group's vaults")):
+        for who, token, wanted in (("narrow", narrow, ["guarded"]), ("wide", wide, ["guarded", "other"]),
+                                   ("stranger", stranger, 403)):
+            check(names(path, token) == wanted, what, "for", who, names(path, token))
+    check(names(groups, wide) == [GROUP], "groups for wide:", names(groups, wide))
+    check(names(groups, stranger) == 403, "groups for the stranger:", names(groups, stranger))
+
+
 def body(directory):
     service = Service(binary(), directory / "data", "hosts = []\n").start()
     subscription = service.subscription
     service.call("PUT", f"/subscriptions/{subscription}/resourceGroups/{GROUP}", {"location": "local"})
     vault = Vault(service, GROUP, "guarded").create(soft_delete=True)
+    Vault(service, GROUP, "other").create()
     values = {"subscription": subscription, "group": GROUP, "vault": "guarded", "policy": "DefaultPolicy",
               "fabric": "Azure", "container": f"IaasVMContainer;iaasvmcontainerv2;{GROUP};machine",
               "item": f"VM;iaasvmcontainerv2;{GROUP};machine", "machine": "machine", "location": "local",
@@ -42,6 +64,7 @@ def body(directory):
             vault.path, f"{vault.path}/backupconfig/vaultconfig", f"{vault.path}/backupstorageconfig/vaultstorageconfig",
         )}
 
+    lists_by_row(service, subscription)
     before = state()
     document = service.get("/openapi.json", version=None)
     schemas = document["components"]["schemas"]

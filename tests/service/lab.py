@@ -138,10 +138,11 @@ class Service:
         check(done.returncode == 0, arguments, done.stderr.decode())
         return json.loads(done.stdout)
 
-    def sign_in(self, name, role):
-        """A token of a new service principal that has this role on everything."""
+    def sign_in(self, name, role, *scope):
+        """A token of a new service principal that has this role, on everything or over this scope; none for role None."""
         made = self.run("access", "principal", "create", name)
-        self.run("access", "assign", name, role)
+        if role:
+            self.run("access", "assign", name, role, *scope)
         secret = next(made[key] for key in ("secret", "password") if key in made)
         form = urllib.parse.urlencode({
             "grant_type": "client_credentials", "client_id": made.get("app_id") or made["appId"],

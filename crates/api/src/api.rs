@@ -168,13 +168,43 @@ impl<S: Send + Sync + 'static> Api<S> {
         if let Access::Action(action) = route.access {
             let scope = route.scope(&request.path);
             if !self.gate.allowed(&request.caller, action, &scope)? {
-                return Err(request.caller.refused(action, &scope));
+                let refused = request.caller.refused(action, &scope);
+                return match (route.by_row, &route.handler) {
+                    (true, Action::Handler(list)) => {
+                        let listed = list(&self.state, request, params)?;
+                        self.readable_rows(listed, request, action)?.ok_or(refused)
+                    }
+                    _ => Err(refused),
+                };
             }
         }
         match route.handler {
             Action::Handler(handler) => handler(&self.state, request, params),
             Action::Document => Ok(Response::bytes("application/json; charset=utf-8", self.document.clone())),
         }
+    }
+
+    /// What of a list the caller has `action` over. None if that is nothing, and there is no other page.
+    fn readable_rows(
+        &self,
+        listed: Response,
+        request: &Request,
+        action: &str,
+    ) -> Result<Option<Response>, ArmError> {
+        let mut body = listed.json_body().unwrap_or_default();
+        let next_link = body.get("nextLink").and_then(Value::as_str).map(str::to_owned);
+        let Some(Value::Array(rows)) = body.get_mut("value").map(Value::take) else { return Ok(None) };
+        let mut readable = Vec::new();
+        for row in rows {
+            let Some(id) = row.get("id").and_then(Value::as_str) else { continue };
+            if self.gate.allowed(&request.caller, action, id)? {
+                readable.push(row);
+            }
+        }
+        if readable.is_empty() && next_link.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Response::list(readable, next_link.as_deref())))
     }
 
     /// Finds out who asks.

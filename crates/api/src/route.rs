@@ -67,6 +67,8 @@ pub struct Route<S> {
     pub needs_api_version: bool,
     /// Whether a call that changes something is written to the audit by dispatch; sign-in writes its own rows.
     pub audited: bool,
+    /// See [`by_row`](Self::by_row).
+    pub by_row: bool,
     pub(crate) handler: Action<S>,
 }
 
@@ -106,6 +108,7 @@ impl<S> Route<S> {
             query: &[],
             needs_api_version: true,
             audited: true,
+            by_row: false,
             handler,
         }
     }
@@ -173,6 +176,13 @@ impl<S> Route<S> {
 
     pub fn any_api_version_or_none(mut self) -> Self {
         self.needs_api_version = false;
+        self
+    }
+
+    /// A list over a subscription or group: a caller without the action over all of it gets the rows that it has the
+    /// action over, and is refused where there are none.
+    pub fn by_row(mut self) -> Self {
+        self.by_row = true;
         self
     }
 

@@ -32,6 +32,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(READ)
         .query(LIST)
+        .by_row()
         .summary("All machines.")
         .tag(TAG),
         Route::get(
@@ -41,6 +42,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(READ)
         .query(LIST)
+        .by_row()
         .summary("The machines of a group.")
         .tag(TAG),
         Route::get(VM, "VirtualMachines_Get", get).answers("Resource").action(READ).summary("A machine.").tag(TAG),
@@ -83,6 +85,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.Compute/disks/read")
         .query(LIST)
+        .by_row()
         .summary("All machines' disks.")
         .tag(DISKS),
         Route::get(
@@ -92,6 +95,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.Compute/disks/read")
         .query(LIST)
+        .by_row()
         .summary("The disks of a group's machines.")
         .tag(DISKS),
         Route::get(

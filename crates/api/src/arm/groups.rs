@@ -21,6 +21,7 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get("/subscriptions/{subscription}/resourceGroups", "ResourceGroups_List", list)
             .action(READ)
             .query(LIST)
+            .by_row()
             .summary("All resource groups.")
             .tag(TAG),
         Route::get(GROUP, "ResourceGroups_Get", get).action(READ).summary("A resource group.").tag(TAG),

@@ -26,11 +26,13 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get(ACCOUNTS, "StorageAccounts_List", accounts)
             .action(READ_ACCOUNT)
             .query(LIST)
+            .by_row()
             .summary("All places that disks can be restored to.")
             .tag(STORAGE),
         Route::get(GROUP_ACCOUNTS, "StorageAccounts_ListByResourceGroup", accounts)
             .action(READ_ACCOUNT)
             .query(LIST)
+            .by_row()
             .summary("The places of a group.")
             .tag(STORAGE),
         Route::get(ACCOUNT, "StorageAccounts_Get", account)
@@ -40,11 +42,13 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get(NETWORKS, "VirtualNetworks_ListAll", networks)
             .action(READ_NETWORK)
             .query(LIST)
+            .by_row()
             .summary("All virtual networks.")
             .tag(NETWORKING),
         Route::get(GROUP_NETWORKS, "VirtualNetworks_List", networks)
             .action(READ_NETWORK)
             .query(LIST)
+            .by_row()
             .summary("The virtual networks of a group.")
             .tag(NETWORKING),
         Route::get(NETWORK, "VirtualNetworks_Get", network)

@@ -27,6 +27,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(READ)
         .query(LIST)
+        .by_row()
         .summary("All vaults.")
         .tag(TAG),
         Route::get(
@@ -36,6 +37,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(READ)
         .query(LIST)
+        .by_row()
         .summary("The vaults of a group.")
         .tag(TAG),
         Route::get(vault_path!(""), "Vaults_Get", get).action(READ).answers("Vault").summary("A vault.").tag(TAG),
