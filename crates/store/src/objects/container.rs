@@ -342,7 +342,26 @@ impl Container {
 
     /// Takes away what is there of an object, finished or not. Fine if there is nothing.
     pub fn discard(&self, name: &str, id: &str) -> Result<()> {
+        if self.take_back(name, id)? {
+            return Ok(());
+        }
+        // The upload is over: either its object has just been deleted, or the server, which was told to put it together
+        // by someone who has gone since, is still about it.
+        let began = Instant::now();
+        while began.elapsed() < LATE_OBJECT_WAIT {
+            std::thread::sleep(LATE_OBJECT_INTERVAL);
+            if self.size_bytes(name)?.is_some() {
+                return self.patiently(|| self.remote.delete_many(&[&self.name(name)]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether that was all: false where the server knew nothing of the upload any more, and there was no object.
+    fn take_back(&self, name: &str, id: &str) -> Result<bool> {
         let path = self.path(Op::Delete, name)?;
+        let was_there = self.size_bytes(name)?.is_some();
+        let mut was_known = false;
         self.patiently(|| {
             let aborted = match self.make {
                 Make::S3 => {
@@ -365,12 +384,17 @@ impl Container {
                     tracing::debug!(%error, "an upload could not be taken back; it may be over");
                 }
                 Err(error) => return Err(error),
-                Ok(()) => {}
+                Ok(()) => was_known = true,
             }
             self.remote.delete_many(&[&self.name(name)])
-        })
+        })?;
+        Ok(was_known || was_there)
     }
 }
+
+/// How long a server may take to put an object together after whoever wanted that has gone.
+const LATE_OBJECT_WAIT: Duration = Duration::from_secs(10);
+const LATE_OBJECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Zeroes that are sent again and again.
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];

@@ -15,8 +15,8 @@ pub const PAGES_MAX: usize = 10_000;
 /// How long to wait for another command, or a service that is just starting, to let go of the data directory.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub const LOCK_RETRY: Duration = Duration::from_millis(100);
-/// How often operations and jobs are looked at: of a service, and in this process.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
-pub const POLL_INTERVAL_IN_PROCESS: Duration = Duration::from_millis(100);
+/// How often operations and jobs are looked at: of a service; in this process always the least.
+pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
+pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How long an operation that only makes a job may take.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(600);

@@ -19,7 +19,7 @@ use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use clap::Args;
 use in_process::InProcess;
-use limits::{LOCK_RETRY, LOCK_WAIT, OPERATION_TIMEOUT, PAGES_MAX, POLL_INTERVAL, POLL_INTERVAL_IN_PROCESS};
+use limits::{LOCK_RETRY, LOCK_WAIT, OPERATION_TIMEOUT, PAGES_MAX, POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use serde_json::Value;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -92,6 +92,7 @@ pub struct Client {
     /// `/subscriptions/…`.
     subscription: String,
     interrupted: Arc<Progress>,
+    opened: Instant,
 }
 
 impl Client {
@@ -101,8 +102,12 @@ impl Client {
             Some(url) => Transport::Http(Box::new(Http::server(url, args.ca.as_deref(), credentials()?)?)),
             None => local(args, context)?,
         };
-        let mut client =
-            Self { transport, subscription: String::new(), interrupted: context.progress.clone() };
+        let mut client = Self {
+            transport,
+            subscription: String::new(),
+            interrupted: context.progress.clone(),
+            opened: Instant::now(),
+        };
         let subscriptions = client.list("/subscriptions", None)?;
         client.subscription = match subscriptions.first().and_then(|s| s["id"].as_str()) {
             Some(id) => id.to_owned(),
@@ -264,10 +269,11 @@ impl Client {
         }
     }
 
-    /// Until the next look at something; ends early when the user wants to stop.
+    /// Until the next look at something: soon at first, for what takes no time, then a tenth of how long it has taken.
+    /// Ends early when the user wants to stop.
     pub fn pause(&self) -> Result<()> {
-        let interval = if self.is_in_process() { POLL_INTERVAL_IN_PROCESS } else { POLL_INTERVAL };
-        let until = Instant::now() + interval;
+        let most = if self.is_in_process() { POLL_INTERVAL_MIN } else { POLL_INTERVAL_MAX };
+        let until = Instant::now() + (self.opened.elapsed() / 10).clamp(POLL_INTERVAL_MIN, most);
         while Instant::now() < until {
             if self.interrupted.is_cancelled() {
                 return Err(Error::cancelled().into());
