@@ -435,10 +435,7 @@ def kills(lab, server, account, name, point):
             config = job["properties"]["extendedInfo"]["propertyBag"]["Config Blob Name"]
             check(config in new, "complete without its commit:", new)
         else:
-            # A server that was just putting a disk's parts together may end that after all was taken away (docs/restores.md).
-            late = [p for p in new if p.endswith((".raw", ".qcow2"))]
-            check(new == late and len(late) <= (1 if n < KILLS else 0), status, "after", after, "and left:", new)
-            count["late disks"] = count.get("late disks", 0) + len(late)
+            check(not new, status, "after", after, "and left:", new)
     say(f"{account}: {KILLS} kills and {CANCELS} cancels: {count}, nothing half is left; uploads without parts: {server.begun()}")
     lab.look(server, lab.ended(lab.restore(name, point, account)), "qcow2")
 
