@@ -461,8 +461,13 @@ def new_machines(lab, name, point, disks):
     gone()
 
 
+def tpm(lab, name):
+    """Where libvirt keeps what an emulated TPM remembers."""
+    return Path("/var/lib/libvirt/swtpm") / lab.machines.virsh("domuuid", name).strip() / "tpm2/tpm2-00.permall"
+
+
 def uefi(lab):
-    """A machine with UEFI, an order of booting and a seed of cloud-init: all of it is kept, its identity is new, and the job says what
+    """A machine with UEFI, a TPM, an order of booting and a seed of cloud-init: all of it is kept, its identity is new, and the job says what
     is to be done after."""
     where, name = lab.directory, f"{lab.machines.prefix}-uefi"
     template, variables, seed = Path("/usr/share/OVMF/OVMF_VARS_4M.fd"), where / f"{name}.fd", where / f"{name}-seed.iso"
@@ -480,7 +485,8 @@ def uefi(lab):
         <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk.path}'/>
         <target dev='vda' bus='virtio'/><boot order='2'/></disk>
         <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{seed}'/>
-        <target dev='sda' bus='sata'/><readonly/><boot order='1'/></disk></devices></domain>""")
+        <target dev='sda' bus='sata'/><readonly/><boot order='1'/></disk>
+        <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices></domain>""")
     lab.machines.virsh("define", xml)
     lab.machines.names.append(name)
     # The firmware notes there what it found, at its first start.
@@ -489,6 +495,8 @@ def uefi(lab):
                lambda: variables.exists() and variables.read_bytes() != template.read_bytes(), 120, 0.5)
     lab.machines.virsh("destroy", name)
     kept = variables.read_bytes()
+    remembered = tpm(lab, name).read_bytes()
+    check(len(remembered) > 1000, "the TPM remembers", len(remembered), "bytes")
     lab.protect(name)
     point = lab.backup(name)
 
@@ -511,9 +519,17 @@ def uefi(lab):
     check(notes in json.dumps(shown, ensure_ascii=False), "the command line does not show the notes:", shown)
     look(lab.machines.virsh("dumpxml", new), where / f"{new}-uefi-variables.fd")
     check(disk.holds(where / f"{new}-vda.qcow2") == "point")
+    check("TPM" not in notes, notes)
+    state = tpm(lab, new)
+    check(state != tpm(lab, name) and state.read_bytes() == remembered, "the TPM does not remember what the old one did")
+    check([p.name for p in state.parent.parent.iterdir()] == ["tpm2"], list(state.parent.parent.iterdir()))
     lab.machines.virsh("start", new)
+    # libvirt makes a TPM anew where it finds none, and swtpm says so.
+    log = Path("/var/log/swtpm/libvirt/qemu") / f"{new}-swtpm.log"
+    check(not log.exists() or "manufactur" not in log.read_text(), "the TPM was made anew")
     lab.machines.virsh("destroy", new)
     lab.machines.virsh("undefine", new, "--nvram")
+    check(not state.exists(), state, "is left")
 
     job = lab.done(lab.restore(name, point, "RestoreDisks", account="places"))
     container = lab.places / bag(job)["Config Blob Container Name"]
@@ -526,7 +542,7 @@ def uefi(lab):
     lab.machines.virsh("destroy", of_disks)
     lab.machines.virsh("undefine", of_disks, "--nvram")
     lab.machines.virsh("undefine", name, "--nvram", "--checkpoints-metadata")
-    say("UEFI: firmware, variables, order of booting and cloud-init's seed are kept; notes:", notes)
+    say("UEFI: firmware, variables, TPM, order of booting and cloud-init's seed are kept; notes:", notes)
 
 
 def under_its_own_name(lab, name, point, disks):

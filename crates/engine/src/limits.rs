@@ -27,8 +27,8 @@ pub const ZEROES_AT_ONCE_BYTES: usize = 1 << 20;
 /// Room that must remain free beside what a restore writes.
 pub const SPARE_ROOM_BYTES: u64 = 1 << 20;
 
-/// UEFI variables of a machine, kept in its points' manifests.
-pub const NVRAM_MAX_BYTES: u64 = 2 << 20;
+/// UEFI variables of a machine, and what its TPM remembers, each; they are kept in its points' manifests.
+pub const FIRMWARE_STATE_MAX_BYTES: u64 = 2 << 20;
 /// The longest name of a restored machine, which becomes part of file names.
 pub const MACHINE_NAME_MAX_BYTES: usize = 200;
 

@@ -72,6 +72,8 @@ pub(crate) struct Record {
     pub consistency: Consistency,
     pub definition_xml: String,
     pub nvram: Option<PathBuf>,
+    #[serde(default)]
+    pub tpm: Option<PathBuf>,
     pub disks: Vec<RecordDisk>,
     pub skipped: Vec<(String, String)>,
     pub warnings: Vec<String>,
@@ -224,19 +226,23 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
         });
     }
     let mut warnings = snapshot.warnings.clone();
-    let nvram = snapshot.nvram.as_deref().zip(disks.first()).map(|(from, first)| {
-        let to = file_path(&first.file, &snapshot.uuid, "nvram", id);
-        match copy_small(from, &to) {
-            Ok(()) => {
-                made.0.push(to.clone());
-                to
+    let mut keep_small = |from: Option<&Path>, kind, what| {
+        from.zip(disks.first()).map(|(from, first)| {
+            let to = file_path(&first.file, &snapshot.uuid, kind, id);
+            match copy_small(from, &to) {
+                Ok(()) => {
+                    made.0.push(to.clone());
+                    to
+                }
+                Err(error) => {
+                    warnings.push(format!("{what} could not be kept with the snapshot: {error}"));
+                    from.to_owned()
+                }
             }
-            Err(error) => {
-                warnings.push(format!("the UEFI variables could not be kept with the snapshot: {error}"));
-                from.to_owned()
-            }
-        }
-    });
+        })
+    };
+    let nvram = keep_small(snapshot.nvram.as_deref(), "nvram", "the UEFI variables");
+    let tpm = keep_small(snapshot.tpm.as_deref(), "tpm", "what the TPM remembers");
     let name = record_name(&snapshot.uuid, id);
     let mut records: Vec<PathBuf> = Vec::new();
     for disk in &disks {
@@ -257,6 +263,7 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
         consistency: snapshot.consistency.clone(),
         definition_xml: snapshot.definition_xml.clone(),
         nvram,
+        tpm,
         disks,
         skipped: snapshot.skipped.clone(),
         warnings,
@@ -336,7 +343,7 @@ pub(crate) fn read(path: &Path) -> Result<Record> {
     for disk in &mut record.disks {
         moved(&mut disk.file);
     }
-    record.nvram.iter_mut().for_each(moved);
+    record.nvram.iter_mut().chain(&mut record.tpm).for_each(moved);
     Ok(record)
 }
 
@@ -391,7 +398,8 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         Err(Error::Spoiled { .. }) if files::is_own_file(path) => return remove_file(path),
         Err(error) => return Err(error),
     };
-    let files: BTreeSet<&PathBuf> = record.disks.iter().map(|d| &d.file).chain(&record.nvram).collect();
+    let files: BTreeSet<&PathBuf> =
+        record.disks.iter().map(|d| &d.file).chain(&record.nvram).chain(&record.tpm).collect();
     for file in files {
         let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         // Whatever a record says, nothing else goes.

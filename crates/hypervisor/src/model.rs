@@ -186,6 +186,8 @@ pub struct RestoreMachineRequest {
     pub network: NetworkChoice,
     /// A copy of the UEFI variables for the new machine alone; `None`: made afresh by libvirt.
     pub nvram: Option<PathBuf>,
+    /// What its emulated TPM remembers; `None`: it begins empty.
+    pub tpm: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

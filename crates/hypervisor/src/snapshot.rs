@@ -208,6 +208,8 @@ pub struct MachineSnapshot {
     pub definition_xml: String,
     /// UEFI variables' file.
     pub nvram: Option<PathBuf>,
+    /// The file with what an emulated TPM remembers.
+    pub tpm: Option<PathBuf>,
     pub disks: Vec<DiskSnapshot>,
     /// Drives that were left out, and why.
     pub skipped: Vec<(String, String)>,

@@ -99,6 +99,7 @@ impl Saved {
                 disks: vec![RestoredDisk { target: "vda".into(), path, format: DiskFormat::Qcow2 }],
                 network: NetworkChoice::Keep,
                 nvram: None,
+                tpm: None,
             },
             uuid,
             socket,

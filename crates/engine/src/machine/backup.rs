@@ -11,7 +11,7 @@
 use super::parent::{Parent, Plan};
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::NVRAM_MAX_BYTES;
+use crate::limits::FIRMWARE_STATE_MAX_BYTES;
 use base64::Engine as _;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -520,19 +520,20 @@ pub(super) fn machine_record(
             .iter()
             .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
             .collect(),
-        nvram: read_nvram(snapshot, warnings),
+        nvram: read_state(snapshot.nvram.as_deref(), "the UEFI variables", "with fresh ones", warnings),
+        tpm: read_state(snapshot.tpm.as_deref(), "the state of its TPM", "with an empty one", warnings),
         job: facts.job.clone(),
         guest: snapshot.guest.clone(),
     }
 }
 
-/// The machine's UEFI variables, base64.
-fn read_nvram(snapshot: &MachineSnapshot, warnings: &mut Vec<String>) -> Option<String> {
-    let path = snapshot.nvram.as_deref()?;
+/// A small file of the machine's, base64.
+fn read_state(path: Option<&Path>, what: &str, instead: &str, warnings: &mut Vec<String>) -> Option<String> {
+    let path = path?;
     read_small(path)
         .inspect_err(|e| {
             warnings.push(format!(
-                "the UEFI variables in {} could not be read ({e}); a restored machine begins with fresh ones",
+                "{what} in {} could not be read ({e}); a restored machine begins {instead}",
                 path.display()
             ));
         })
@@ -541,9 +542,9 @@ fn read_nvram(snapshot: &MachineSnapshot, warnings: &mut Vec<String>) -> Option<
 
 fn read_small(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(NVRAM_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > NVRAM_MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {NVRAM_MAX_BYTES} bytes")));
+    File::open(path)?.take(FIRMWARE_STATE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FIRMWARE_STATE_MAX_BYTES {
+        return Err(io::Error::other(format!("it is larger than {FIRMWARE_STATE_MAX_BYTES} bytes")));
     }
     Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
 }

@@ -8,7 +8,7 @@
 //! removed by [`abandon`] alone.
 
 pub use super::exports::Exports;
-use super::restore::{check_networks, choose_disks, definition_of, nvram_of};
+use super::restore::{check_networks, choose_disks, definition_of, nvram_of, tpm_of};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{EXPORT_RECONNECT, PULL_AGAIN_AFTER};
@@ -209,6 +209,7 @@ fn overlay_machine(point: &Manifest, plan: &Plan) -> Result<OverlayMachine> {
                 .collect(),
             network: plan.network.choice(),
             nvram: plan.nvram.clone(),
+            tpm: tpm_of(point, &mut Vec::new()),
         },
         uuid: plan.uuid,
         socket: plan.socket.clone(),

@@ -26,6 +26,9 @@ pub struct MachineRecord {
     /// The UEFI variables' file, base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nvram: Option<String>,
+    /// What its emulated TPM remembers, swtpm's file, base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<String>,
     /// The job that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,

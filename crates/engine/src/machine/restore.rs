@@ -8,7 +8,7 @@ use super::definition::networks;
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, Result};
-use crate::limits::NVRAM_MAX_BYTES;
+use crate::limits::FIRMWARE_STATE_MAX_BYTES;
 use crate::points::kind_name;
 use crate::restore::write_image;
 use crate::source::PointSource;
@@ -228,6 +228,7 @@ pub fn restore_from(
             .collect(),
         network: options.network.clone(),
         nvram: nvram_path,
+        tpm: tpm_of(&point, &mut warnings),
     };
     let created = create(hypervisor, &request, &files)?;
     // The commit was the definition: from here on the files are the machine's.
@@ -325,12 +326,19 @@ pub(super) fn check_networks(
 }
 
 pub(crate) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
-    let text = MachineRecord::of(point).nvram?;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
-    let sound = bytes.filter(|b| b.len() as u64 <= NVRAM_MAX_BYTES);
+    state_of(MachineRecord::of(point).nvram, "UEFI variables are", "with fresh ones", warnings)
+}
+
+/// What the point's TPM remembers.
+pub(crate) fn tpm_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+    state_of(MachineRecord::of(point).tpm, "TPM state is", "with an empty TPM", warnings)
+}
+
+fn state_of(text: Option<String>, what: &str, instead: &str, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text?).ok();
+    let sound = bytes.filter(|b| b.len() as u64 <= FIRMWARE_STATE_MAX_BYTES);
     if sound.is_none() {
-        warnings
-            .push("the point's UEFI variables are not readable; the machine begins with fresh ones".into());
+        warnings.push(format!("the point's {what} not readable; the machine begins {instead}"));
     }
     sound
 }

@@ -257,6 +257,7 @@ pub(super) fn template(
             .collect(),
         network: NetworkChoice::Keep,
         nvram,
+        tpm: None,
     };
     let drivers: Vec<(&str, &str)> = disks
         .iter()

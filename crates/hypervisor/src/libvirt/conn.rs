@@ -171,6 +171,13 @@ impl Conn {
         if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
     }
 
+    /// Whether there is a machine of this UUID, running or not.
+    pub fn exists(self: &Arc<Self>, uuid: &uuid::Uuid) -> crate::error::Result<bool> {
+        let uuid = uuid.hyphenated().to_string();
+        let all = self.domains(0).map_err(|e| e.about("looking for", &format!("machine {uuid}")))?;
+        Ok(all.iter().any(|d| d.uuid().is_ok_and(|known| known == uuid)))
+    }
+
     pub fn define(self: &Arc<Self>, xml: &str) -> VirtResult<Dom> {
         let c_xml = c_string(xml)?;
         // SAFETY: valid pointers; the result is checked.

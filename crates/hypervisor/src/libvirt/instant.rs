@@ -9,7 +9,7 @@
 
 use super::conn::{Conn, Dom, VirtResult};
 use super::definition::{self, child};
-use super::{machine, rewrite};
+use super::{machine, rewrite, tpm};
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, ThrowAway};
 use crate::limits::DRILL_PREFIX;
@@ -29,11 +29,13 @@ pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedM
     let what = machine(&wanted.machine.new_name);
     let rewritten = rewrite::rewrite(&wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, false)?;
+    let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let defined = connection.define(&rewritten.xml).map_err(|e| e.about("defining", &what))?;
     if let Err(e) = connection.create(&live, false) {
         let _ = defined.undefine();
         return Err(e.about("starting", &what));
     }
+    tpm.keep();
     Ok(CreatedMachine {
         name: wanted.machine.new_name.clone(),
         uuid: wanted.uuid.to_string(),
@@ -70,8 +72,9 @@ pub fn start_throw_away(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Resu
     }
     let rewritten = rewrite::rewrite(&wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, true)?;
+    let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let dom = connection.create(&live, true).map_err(|e| e.about("starting", &what))?;
-    Ok(ThrowAway { name, _guard: Box::new(Guard(dom)) })
+    Ok(ThrowAway { name, _guard: Box::new((Guard(dom), tpm)) })
 }
 
 pub fn pull_state(dom: &Dom, target: &str) -> Result<PullState> {
@@ -256,6 +259,7 @@ mod tests {
                 }],
                 network: NetworkChoice::Keep,
                 nvram: None,
+                tpm: None,
             },
             uuid: Uuid::new_v4(),
             socket: "/run/s & t.sock".into(),

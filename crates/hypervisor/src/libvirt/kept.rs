@@ -130,6 +130,7 @@ pub fn open(options: &LibvirtOptions, path: &Path) -> Result<(MachineSnapshot, K
         consistency: record.consistency.clone(),
         definition_xml: record.definition_xml.clone(),
         nvram: record.nvram.clone(),
+        tpm: record.tpm.clone(),
         disks,
         skipped: record.skipped.clone(),
         warnings: record.warnings.clone(),

@@ -19,6 +19,7 @@ mod screen;
 mod session;
 mod sys;
 mod take;
+mod tpm;
 mod window;
 
 use crate::Hypervisor;
@@ -229,11 +230,14 @@ impl Hypervisor for Libvirt {
         self.name_is_free(&request.new_name)?;
         // Two at the same time: libvirt refuses the second, because its UUID is another.
         let what = machine(&request.new_name);
-        let made = self.connect()?.define(&rewritten.xml);
+        let connection = self.connect()?;
+        let tpm = tpm::prepare(request, rewritten.uuid, |uuid| connection.exists(uuid))?;
+        let made = connection.define(&rewritten.xml);
         let dom = made.map_err(|e| match self.name_is_free(&request.new_name) {
             Err(exists @ Error::AlreadyExists { .. }) => exists,
             _ => e.about("defining", &what),
         })?;
+        tpm.keep();
         Ok(CreatedMachine {
             name: dom.name(),
             uuid: rewritten.uuid.to_string(),

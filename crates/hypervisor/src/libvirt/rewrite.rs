@@ -132,7 +132,8 @@ impl Writer<'_> {
             // The path of the agent's socket belongs to one machine; libvirt makes a new one.
             "/domain/devices/channel/source" if node.attribute("mode") == Some("bind") => return Ok(()),
             "/domain/devices/tpm"
-                if child(node, "backend").and_then(|b| b.attribute("type")) == Some("emulator") =>
+                if self.request.tpm.is_none()
+                    && child(node, "backend").and_then(|b| b.attribute("type")) == Some("emulator") =>
             {
                 self.warnings.push(
                     "its TPM begins empty: what the old one had sealed (BitLocker, disks unlocked by it) asks for its recovery key".into(),
@@ -358,6 +359,7 @@ mod tests {
             }],
             network: NetworkChoice::Keep,
             nvram: None,
+            tpm: None,
         }
     }
 

@@ -5,7 +5,7 @@ use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
 use super::inside::Inside;
 use super::reconcile::{self, Tracked};
 use super::session::Session;
-use super::{LibvirtOptions, definition, job_xml, offline, pull, state};
+use super::{LibvirtOptions, definition, job_xml, offline, pull, state, tpm};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::extents;
@@ -144,6 +144,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         taken_at: taken.taken_at,
         consistency: taken.consistency,
         nvram: definition::nvram(&document),
+        tpm: tpm::state(&document, &session.uuid),
         definition_xml,
         disks: taken.disks,
         skipped,
