@@ -130,7 +130,7 @@ def markdown(results):
         "- Sources are in the page cache for all. *sync* is what a sync of the file system took right after: "
         "Strongroom has synced before it ends, most others leave it to later.",
         "- *others* is the CPU time that everything else on the machine took meanwhile: where it is large, the wall time is "
-        "not the contender's alone.", "",
+        "not the contender's alone.", *(f"- {note}" for note in results.get("notes", [])), "",
         "## Targets", "", "| | measured | target | |", "|---|---|---|---|"]
     for what, value, limit, unit in targets(results):
         verdict = "" if value is None else "met" if value <= limit else "**missed**"
