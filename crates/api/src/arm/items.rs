@@ -2,8 +2,8 @@
 
 use super::containers::is_for_machines;
 use super::{
-    Answer, App, by_name, caller, check_container, item_id, item_of, item_path, machine_id, page, vault_id,
-    vault_of, vault_path,
+    Answer, App, by_name, caller, check_container, item_id, item_id_in, item_of, item_path, machine_id, page,
+    vault_id, vault_of, vault_path,
 };
 use crate::odata::parse_time;
 use crate::route::LIST;
@@ -55,7 +55,11 @@ pub fn routes() -> Vec<Route<App>> {
 }
 
 pub(super) fn policy_id(app: &App, vault: &Vault, name: &str) -> String {
-    format!("{}/backupPolicies/{name}", vault_id(app, vault))
+    policy_id_in(&vault_id(app, vault), name)
+}
+
+fn policy_id_in(vault_id: &str, name: &str) -> String {
+    [vault_id, "/backupPolicies/", name].concat()
 }
 
 fn status_name(status: JobStatus) -> &'static str {
@@ -126,10 +130,7 @@ pub(super) fn show(
     set("workloadType", "VM".into());
     set("containerName", container.clone().into());
     set("sourceResourceId", machine.into());
-    set(
-        "policyId",
-        shown_policy.map(|p| [&vault_id, "/backupPolicies/", &p.name].concat()).unwrap_or_default().into(),
-    );
+    set("policyId", shown_policy.map(|p| policy_id_in(&vault_id, &p.name)).unwrap_or_default().into());
     set("policyName", shown_policy.map(|p| p.name.clone()).unwrap_or_default().into());
     // Present before the first backup too: clients look for it.
     set("lastRecoveryPoint", item.last_point_at.map(super::time).map_or(Value::Null, Value::from));
@@ -144,18 +145,9 @@ pub(super) fn show(
     } else {
         set("softDeleteRetentionPeriod", 0.into());
     }
-    let name = arm_names::item_name_of(&container);
     super::resource(
-        // Not `format!`, which lets a long text grow bit by bit.
-        [
-            &vault_id,
-            "/backupFabrics/Azure/protectionContainers/",
-            &arm_names::container_name_of(&container),
-            "/protectedItems/",
-            &name,
-        ]
-        .concat(),
-        name,
+        item_id_in(&vault_id, &container),
+        arm_names::item_name_of(&container),
         "Microsoft.RecoveryServices/vaults/backupFabrics/protectionContainers/protectedItems",
         p,
     )

@@ -29,6 +29,7 @@ use crate::{ArmError, Params, Request, Route};
 use http::StatusCode;
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_domain::arm_names;
 use strongroom_engine::service::Service;
 use strongroom_engine::{Error, ErrorKind};
 
@@ -271,11 +272,23 @@ pub(crate) fn id_of_machine(app: &App, machine: &Machine) -> String {
 }
 
 pub(crate) fn container_id(app: &App, vault: &Vault, container: &str) -> String {
-    format!("{}/backupFabrics/Azure/protectionContainers/{container}", vault_id(app, vault))
+    container_id_in(&vault_id(app, vault), container)
+}
+
+fn container_id_in(vault_id: &str, container: &str) -> String {
+    // Not `format!`, which lets a long text grow bit by bit.
+    [vault_id, "/backupFabrics/Azure/protectionContainers/", container].concat()
 }
 
 pub(crate) fn item_id(app: &App, vault: &Vault, item: &Item) -> String {
-    format!("{}/protectedItems/{}", container_id(app, vault, &item.container()), item.name())
+    let container = arm_names::container_short_name(&item.group, &item.machine_name);
+    item_id_in(&vault_id(app, vault), &container)
+}
+
+/// The same, by the vault's id and the container's short name.
+pub(crate) fn item_id_in(vault_id: &str, container: &str) -> String {
+    let (item, container) = (arm_names::item_name_of(container), arm_names::container_name_of(container));
+    container_id_in(vault_id, &container) + "/protectedItems/" + &item
 }
 
 /// Who asks, as jobs note it.
