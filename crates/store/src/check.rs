@@ -9,7 +9,7 @@ use crate::frame::PackId;
 use crate::frames::decode;
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
 use crate::index::run::PackRow;
-use crate::index::{INDEX_PREFIX, Index, Pending};
+use crate::index::{Excluded, INDEX_PREFIX, Index, Location, Pending};
 use crate::lease::{self, Lease};
 use crate::limits::PACK_MAX_BYTES;
 use crate::manifest::Manifest;
@@ -86,7 +86,8 @@ pub fn check(vault: &Vault, options: &CheckOptions, progress: &Progress) -> Resu
     let points = run.manifests()?;
     let index = run.index(&listed)?;
     run.packs(&index, options.read_data, progress)?;
-    let trees = run.trees(&points, &index, progress)?;
+    let mut trees = run.trees(&points, &index, progress)?;
+    run.look_again(&index, &mut trees)?;
     run.attribute(&points, &index, trees, progress)?;
     vault.record_damage()?;
     if let Some(lease) = lease {
@@ -95,7 +96,10 @@ pub fn check(vault: &Vault, options: &CheckOptions, progress: &Progress) -> Resu
     let mut report = run.report;
     report.findings.extend(run.faults.into_iter().map(|(object, fault)| Finding {
         object,
-        detail: fault.details.into_iter().collect::<Vec<_>>().join("; "),
+        detail: match fault.details.is_empty() {
+            true => "damage was found here before; `strongroom rescue vault reclaim` keeps what of it is sound".into(),
+            false => fault.details.into_iter().collect::<Vec<_>>().join("; "),
+        },
         points: fault.points,
     }));
     report.seconds = vault.environment().elapsed().saturating_sub(started).as_secs_f64();
@@ -116,6 +120,8 @@ struct Run<'a> {
     /// Packs there are, with their sizes.
     sizes: HashMap<PackId, u64>,
 }
+
+const NO_PLACE: &str = "no sound place of the vault holds it";
 
 /// What walking the trees found.
 #[derive(Default)]
@@ -222,6 +228,19 @@ impl Run<'_> {
                 }
             }
         }
+        // Backups and reclaims go on meanwhile: what they wrote or condemned since the objects were listed counts too.
+        let indexed: HashSet<PackId> =
+            index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        for pack in indexed {
+            if !self.sizes.contains_key(&pack)
+                && let Some(info) = self.vault.objects().head(&pack.object_name())?
+            {
+                self.sizes.insert(pack, info.size_bytes);
+            }
+        }
+        let mut latest = Excluded::default();
+        condemned::load_into(self.vault, &mut latest)?;
+        index.exclude(|excluded| excluded.condemned.extend(latest.condemned));
         let excluded = index.excluded();
         let mut gone: Vec<PackId> = Vec::new();
         for run in index.runs().iter().filter(|run| !bad.contains(&run.name)) {
@@ -396,9 +415,33 @@ impl Run<'_> {
 
     /// Notes an id that no sound place holds.
     fn place(&self, id: &Id, index: &Index, faults: &mut TreeFaults) -> Result<()> {
-        if index.good_place(id).is_none() && index.rescue(self.vault.objects(), id)?.is_empty() {
-            faults.lost.insert(*id, "no sound place of the vault holds it".into());
+        if !self.has_place(id, index)? {
+            faults.lost.insert(*id, NO_PLACE.into());
         }
+        Ok(())
+    }
+
+    /// A condemned pack that is still there counts: reclaim moves what points need before it deletes it.
+    fn has_place(&self, id: &Id, index: &Index) -> Result<bool> {
+        if index.good_place(id).is_some() {
+            return Ok(true);
+        }
+        let excluded = index.excluded();
+        let is_waiting = |place: &Location| {
+            excluded.condemned.contains(&place.pack)
+                && self.sizes.contains_key(&place.pack)
+                && !excluded.is_damaged(&place.pack, place.offset)
+        };
+        Ok(index.places(id).iter().any(is_waiting) || !index.rescue(self.vault.objects(), id)?.is_empty())
+    }
+
+    /// What had no place may have been moved by a reclaim meanwhile.
+    fn look_again(&self, index: &Index, faults: &mut TreeFaults) -> Result<()> {
+        if faults.lost.is_empty() {
+            return Ok(());
+        }
+        index.refresh(self.vault.objects(), self.vault.keys())?;
+        faults.lost.retain(|id, detail| detail != NO_PLACE || index.good_place(id).is_none());
         Ok(())
     }
 

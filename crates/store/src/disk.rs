@@ -45,9 +45,7 @@ impl ReadSession {
     pub fn open_disk(self: &Arc<Self>, tree: DiskTree) -> DiskReader {
         DiskReader { session: self.clone(), tree }
     }
-}
 
-impl ReadSession {
     /// Ends it now, whoever still holds a reader: what they read from now on may be reclaimed. Else it ends with the
     /// last of them.
     pub fn end(&self) {

@@ -60,13 +60,21 @@ impl Environment for System {
 
     fn process(&self) -> ProcessIdentity {
         let pid = std::process::id();
-        ProcessIdentity { host: host_identity(), pid, process_start: process_start(pid).unwrap_or(0) }
+        ProcessIdentity {
+            host: host_identity(),
+            pid,
+            process_start: stat(pid).and_then(|s| start_in(&s)).unwrap_or(0),
+        }
     }
 
     fn is_gone(&self, process: &ProcessIdentity) -> bool {
         !process.host.is_empty()
             && process.host == host_identity()
-            && process_start(process.pid) != Some(process.process_start)
+            && match stat(process.pid) {
+                Some(stat) => start_in(&stat) != Some(process.process_start),
+                // /proc may hide the processes of others: nothing there does not mean that there is none.
+                None => !exists(process.pid),
+            }
     }
 }
 
@@ -83,9 +91,18 @@ fn host_identity() -> String {
     }
 }
 
+/// Whether a process has this number, whoever's it is.
+fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+fn stat(pid: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()
+}
+
 /// Field 22 of /proc/PID/stat; the process's name before it may hold anything, so count from its end.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn start_in(stat: &str) -> Option<u64> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     // A zombie no longer does anything.
     if fields.first() == Some(&"Z") {
@@ -102,13 +119,14 @@ mod tests {
     fn knows_the_living_from_the_gone() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let me = System.process();
-        let start = process_start(child.id()).unwrap();
+        let start = start_in(&stat(child.id()).unwrap()).unwrap();
         let other = ProcessIdentity { pid: child.id(), process_start: start, ..me.clone() };
         assert!(!System.is_gone(&me) && !System.is_gone(&other));
         assert!(System.is_gone(&ProcessIdentity { process_start: start + 1, ..other.clone() }));
+        assert!(exists(1) && exists(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(System.is_gone(&other));
+        assert!(System.is_gone(&other) && !exists(other.pid));
         assert!(!System.is_gone(&ProcessIdentity { host: "elsewhere".into(), ..other }));
     }
 }

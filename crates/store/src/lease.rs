@@ -3,7 +3,7 @@
 
 use crate::environment::ProcessIdentity;
 use crate::error::{Result, StoreError};
-use crate::limits::{LEASE_MARGIN_SECONDS, LEASE_RENEW_SECONDS, LEASE_SECONDS};
+use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
 use crate::objects::Kind;
 use crate::record;
 use crate::vault::Vault;
@@ -60,28 +60,34 @@ impl Shared {
     }
 
     fn renew(&self) {
-        let name = object_name(&self.record.lock().session);
         let before = self.vault.environment().elapsed();
-        self.record.lock().renewed += 1;
-        let result = match self.vault.objects().head(&name) {
-            // Somebody took this session for over.
-            Ok(None) => {
-                *self.renewed.lock() = None;
-                return;
-            }
-            Ok(Some(_)) => self.write(),
-            Err(e) => Err(e.into()),
-        };
-        match result {
-            Ok(()) => {
+        match self.try_renew() {
+            Ok(true) => {
                 let mut renewed = self.renewed.lock();
                 if renewed.is_some() {
                     *renewed = Some(before);
                 }
             }
+            Ok(false) => *self.renewed.lock() = None,
             Err(e) => tracing::warn!("the lease of this session could not be renewed: {e}"),
         }
     }
+
+    /// False where somebody may have taken this session for over: its lease is gone, or had run out. That is for the store's
+    /// own clock to say, which went on while this process, or its machine, stood still.
+    fn try_renew(&self) -> Result<bool> {
+        let name = object_name(&self.record.lock().session);
+        let written_at = || self.vault.objects().head(&name).map(|info| info.map(|info| info.last_modified));
+        let Some(before) = written_at()? else { return Ok(false) };
+        self.record.lock().renewed += 1;
+        self.write()?;
+        Ok(written_at()?.is_some_and(|now| !has_run_out(before, now)))
+    }
+}
+
+/// Whether a lease written at one time may be held for over at another; both by the store's clock.
+fn has_run_out(written: SystemTime, at: SystemTime) -> bool {
+    at.duration_since(written).unwrap_or_default() > LEASE_HELD
 }
 
 /// A lease that is held. Ends itself when dropped.
@@ -152,7 +158,7 @@ impl Lease {
             return lost("another run took it for over".into());
         };
         let age = self.shared.vault.environment().elapsed().saturating_sub(renewed);
-        if age > Duration::from_secs(LEASE_SECONDS - LEASE_MARGIN_SECONDS) {
+        if age > LEASE_HELD {
             return lost(format!("it could not be renewed for {} seconds", age.as_secs()));
         }
         let name = object_name(&self.shared.record.lock().session);
@@ -160,6 +166,22 @@ impl Lease {
             Some(_) => Ok(()),
             None => lost("another run took it for over".into()),
         }
+    }
+
+    /// Whether it was held when this object was written. Asked right after a commit, which may have taken as long as it liked.
+    pub fn covers(&self, object: &str) -> Result<()> {
+        let lost = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
+        let Some(committed) = self.shared.vault.objects().head(object)? else {
+            return lost("what was written under it is gone");
+        };
+        let name = object_name(&self.shared.record.lock().session);
+        let Some(own) = self.shared.vault.objects().head(&name)? else {
+            return lost("another run took it for over");
+        };
+        if self.shared.renewed.lock().is_none() || has_run_out(own.last_modified, committed.last_modified) {
+            return lost("it had run out by the time the point was written");
+        }
+        Ok(())
     }
 
     /// Nothing is left behind that needs looking after: the lease goes.

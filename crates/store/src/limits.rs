@@ -1,5 +1,7 @@
 //! Every bound of this crate in one place, with the reason for its size.
 
+use std::time::Duration;
+
 /// Smallest and largest block size a vault may have, in bytes.
 pub const BLOCK_SIZE_MIN_BYTES: u32 = 4 << 10;
 pub const BLOCK_SIZE_MAX_BYTES: u32 = 4 << 20;
@@ -40,6 +42,9 @@ pub const INDEX_RUNS_PER_TIER: usize = 8;
 /// What a reader accepts as one run.
 pub const INDEX_READ_MAX_BYTES: u64 = 4 << 30;
 
+/// Blocks whose references are counted before the counts are written down.
+pub const COUNTS_PENDING_MAX: usize = 256 << 10;
+
 /// Decoded frames kept for reading, in bytes.
 pub const FRAME_CACHE_BYTES: usize = 48 << 20;
 /// Frames of one pack no further apart than this are fetched in one read.
@@ -58,8 +63,8 @@ pub const DISKS_MAX: usize = 1024;
 /// How long a lease holds after its last renewal, and how often it is renewed.
 pub const LEASE_SECONDS: u64 = 300;
 pub const LEASE_RENEW_SECONDS: u64 = 60;
-/// A session stops trusting its lease this long before others may take it as over.
-pub const LEASE_MARGIN_SECONDS: u64 = 90;
+/// How long a session trusts its own: it stops well before others may take it as over.
+pub const LEASE_HELD: Duration = Duration::from_secs(LEASE_SECONDS - 90);
 
 /// A pack is rewritten when this share of it, in per cent, is no longer needed.
 pub const REWRITE_DEAD_PERCENT: u64 = 25;

@@ -68,7 +68,7 @@ impl Session {
         if request.extents.is_empty()
             && let Some(parent) = request.parent
             && parent.size_bytes == request.size_bytes
-            && !self.vault.has_recorded_damage()?
+            && !self.vault.has_doubtful_packs()?
         {
             // Nothing changed: the parent's tree is this point's too.
             return Ok(DiskWritten { tree: parent, read_bytes: 0, changed_bytes: 0, new_bytes: 0 });
@@ -143,6 +143,20 @@ impl Session {
             let _ = lease.end();
             return Err(error.into());
         }
+        // The write may have taken long, and others may have deleted what the point needs meanwhile: then there is none.
+        if let Err(error) = lease.covers(&name) {
+            let undone = self.vault.objects().delete(&name);
+            let _ = lease.end();
+            return match undone {
+                Ok(()) => Err(error),
+                Err(undone) => Err(StoreError::LeaseLost {
+                    detail: format!(
+                        "{error}. Point {point} was written and could not be removed again ({undone}); it may be damaged: \
+                         `strongroom rescue vault check` tells, `strongroom rescue point forget` removes it"
+                    ),
+                }),
+            };
+        }
         // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
         // merged run may name packs that are gone, and the list that says so must not go meanwhile.
         if stored_bytes > 0
@@ -159,7 +173,7 @@ impl Session {
     /// Keeps the number of index runs low.
     fn tidy_index(&self) -> Result<()> {
         let index = self.vault.index()?;
-        let sources = merge::choose(&index.runs());
+        let sources = merge::choose(self.vault.keys(), &index.runs());
         if sources.is_empty() {
             return Ok(());
         }

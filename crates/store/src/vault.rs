@@ -16,7 +16,7 @@ use crate::objects::{BlobStore, Kind, ObjectInfo};
 use crate::reclaim::condemned;
 use crate::tree::NodeSource;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use strongroom_domain::{ItemName, PointId, PointSelector, VaultId};
 
@@ -76,6 +76,16 @@ pub struct PointList {
     /// Oldest first.
     pub points: Vec<Manifest>,
     pub damaged: Vec<DamagedPoint>,
+}
+
+impl PointList {
+    /// Of one item's points, the last that was made. That is one which no other builds on, whatever clocks said at the time: of
+    /// several, the latest.
+    pub fn take_last(&mut self) -> Option<Manifest> {
+        let parents: HashSet<PointId> = self.points.iter().filter_map(|manifest| manifest.parent).collect();
+        let last = self.points.iter().rposition(|manifest| !parents.contains(&manifest.point))?;
+        Some(self.points.remove(last))
+    }
 }
 
 impl Vault {
@@ -265,10 +275,14 @@ impl Vault {
                         ": the vault has no points of this item (see `strongroom rescue point list`)",
                     ));
                 }
-                if let PointSelector::At(_, at) = selector {
-                    list.points.retain(|manifest| manifest.taken_at <= *at);
-                }
-                match list.points.pop() {
+                let found = match selector {
+                    PointSelector::At(_, at) => {
+                        list.points.retain(|manifest| manifest.taken_at <= *at);
+                        list.points.pop()
+                    }
+                    _ => list.take_last(),
+                };
+                match found {
                     Some(manifest) => Ok(manifest),
                     None if list.damaged.is_empty() => Err(not_found(
                         ": the item's first point is later (see `strongroom rescue point list`)",
@@ -334,6 +348,7 @@ impl Vault {
     pub(crate) fn find_frame(&self, id: &Id, kind: FrameKind) -> Result<(Arc<Decoded>, usize)> {
         let index = self.index()?;
         let mut error = None;
+        let mut marked = Vec::new();
         for attempt in 0..3 {
             let places = match attempt {
                 0 => index.places(id),
@@ -342,7 +357,19 @@ impl Vault {
                     index.refresh(&self.0.objects, &self.0.keys)?;
                     index.places(id)
                 }
-                _ => index.rescue(&self.0.objects, id)?,
+                _ => {
+                    if error.is_some() && index.drop_damaged(&self.0.keys) {
+                        // The index was wrong, not what it named.
+                        index.exclude(|excluded| {
+                            marked.iter().for_each(|place| {
+                                excluded.damaged_frames.remove(place);
+                            });
+                        });
+                    }
+                    let mut places = index.places(id);
+                    places.extend(index.rescue(&self.0.objects, id)?);
+                    places
+                }
             };
             for place in places.into_iter().filter(|place| place.kind == kind) {
                 let mut results = self.frames_at(&[place]);
@@ -357,8 +384,11 @@ impl Vault {
                         ));
                     }
                     Some(Err(e)) if e.is_damage() => {
+                        let frame = (place.pack, place.offset);
                         index.exclude(|excluded| {
-                            excluded.damaged_frames.insert((place.pack, place.offset));
+                            if excluded.damaged_frames.insert(frame) {
+                                marked.push(frame);
+                            }
                         });
                         error = Some(e);
                     }
@@ -401,10 +431,13 @@ impl NodeSource for Vault {
 }
 
 impl Vault {
-    /// Whether any damage is on record; cheaper than reading the index.
-    pub(crate) fn has_recorded_damage(&self) -> Result<bool> {
+    /// Whether any damage is on record, or packs are about to go; cheaper than reading the index.
+    pub(crate) fn has_doubtful_packs(&self) -> Result<bool> {
         if let Some(index) = &*self.0.index.lock() {
-            return Ok(index.has_damage());
+            return Ok(index.has_damage() || index.awaits_deletion());
+        }
+        if condemned::list(self)?.awaits_deletion() {
+            return Ok(true);
         }
         let mut found = false;
         self.0.objects.for_each(damage::DAMAGED_PREFIX, |_| {

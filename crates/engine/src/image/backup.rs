@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::extent::normalize;
 use strongroom_domain::{Consistency, ConsistencyLevel, Extent, ItemName};
-use strongroom_store::{
-    Disk, DiskRequest, Manifest, PointDraft, PointKind, PointList, Progress, Session, Vault,
-};
+use strongroom_store::{Disk, DiskRequest, Manifest, PointDraft, PointKind, Progress, Session, Vault};
 
 /// The name of an image's only disk.
 pub const DISK_NAME: &str = "disk";
@@ -96,8 +94,9 @@ fn choose_parent(
     relies_on_it: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Manifest>> {
-    let PointList { mut points, damaged } = vault.points(Some(item))?;
-    let parent = points.pop();
+    let mut list = vault.points(Some(item))?;
+    let parent = list.take_last();
+    let damaged = list.damaged;
     // Ids sort by the time they were made.
     let newer_damaged = damaged.iter().find(|d| match (&parent, d.point) {
         (Some(parent), Some(point)) => point > parent.point,
@@ -114,6 +113,19 @@ fn choose_parent(
             ));
         }
         warnings.push(told);
+    }
+    if let Some(point) = &parent
+        && relies_on_it
+        && point.taken_at > vault.environment().now()
+    {
+        return Err(Error::new(
+            ErrorKind::NeedsFull,
+            format!(
+                "the last point of item {item} was taken at {}, which is in the future by this clock, so which point is the \
+                 last is not certain: put the clock right, or back up without --changed-extents",
+                point.taken_at
+            ),
+        ));
     }
     match parent {
         Some(point) if point.kind != PointKind::Image || point.disks.len() != 1 => Err(Error::invalid(

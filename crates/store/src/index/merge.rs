@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Picks the runs to merge, if any: the smallest ones, once there are enough of similar size.
-pub fn choose(runs: &[Arc<Run>]) -> Vec<Arc<Run>> {
+pub fn choose(keys: &VaultKeys, runs: &[Arc<Run>]) -> Vec<Arc<Run>> {
     let mut tiers: HashMap<u32, Vec<Arc<Run>>> = HashMap::new();
     for run in runs.iter().filter(|run| run.size_bytes < INDEX_RUN_MAX_BYTES / 2) {
         // A tier is a factor of eight in size.
@@ -36,6 +36,8 @@ pub fn choose(runs: &[Arc<Run>]) -> Vec<Arc<Run>> {
         size += run.size_bytes;
         chosen.push(run);
     }
+    // Damaged ones stay for a check to find.
+    chosen.retain(|run| run.is_trusted(keys));
     if chosen.len() < 2 { Vec::new() } else { chosen }
 }
 
@@ -49,6 +51,10 @@ pub fn merge(
     gone: &HashSet<PackId>,
     name: &str,
 ) -> Result<()> {
+    // What is merged carries a new mac: damage would never be found again.
+    if let Some(run) = sources.iter().find(|run| !run.is_trusted(keys)) {
+        return Err(StoreError::corrupt(run.name.clone(), "its mac is wrong"));
+    }
     let mut packs: Vec<PackRow> = Vec::new();
     let mut numbers: HashMap<PackId, u32> = HashMap::new();
     let mut records: Vec<Record> = Vec::new();

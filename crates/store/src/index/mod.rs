@@ -40,13 +40,17 @@ pub struct Excluded {
     pub damaged_frames: HashSet<(PackId, u32)>,
     /// A condemned list could not be read: any pack may be about to go, so nothing new may rely on what is there.
     pub distrust: bool,
+    /// Some condemned packs are still there, waiting for sessions to end. A point of such a session may need them.
+    pub awaits_deletion: bool,
 }
 
 impl Excluded {
     pub fn is_good(&self, pack: &PackId, offset: u32) -> bool {
-        !self.condemned.contains(pack)
-            && !self.damaged_packs.contains(pack)
-            && !self.damaged_frames.contains(&(*pack, offset))
+        !self.condemned.contains(pack) && !self.is_damaged(pack, offset)
+    }
+
+    pub fn is_damaged(&self, pack: &PackId, offset: u32) -> bool {
+        self.damaged_packs.contains(pack) || self.damaged_frames.contains(&(*pack, offset))
     }
 
     pub fn has_damage(&self) -> bool {
@@ -62,6 +66,8 @@ pub struct Index {
     rescued: Mutex<Option<HashMap<Id, Vec<Location>>>>,
     /// Runs that could not be opened, and why.
     faults: Mutex<Vec<(String, String)>>,
+    /// Runs that were opened, and found damaged since.
+    dropped: Mutex<HashSet<String>>,
 }
 
 impl Index {
@@ -71,6 +77,7 @@ impl Index {
             excluded: RwLock::new(excluded),
             rescued: Mutex::default(),
             faults: Mutex::default(),
+            dropped: Mutex::default(),
         };
         index.refresh(store, keys)?;
         Ok(index)
@@ -84,7 +91,8 @@ impl Index {
         let mut in_memory: u64 = 0;
         let mut runs = Vec::with_capacity(listed.len());
         let mut faults = Vec::new();
-        for object in listed {
+        let dropped = self.dropped.lock().clone();
+        for object in listed.into_iter().filter(|object| !dropped.contains(&object.name)) {
             if let Some(run) = known.get(&object.name) {
                 runs.push(run.clone());
                 continue;
@@ -110,6 +118,20 @@ impl Index {
         Ok(())
     }
 
+    /// Does without runs whose mac is wrong from now on; whether there were any. It reads them all: for when one is in doubt.
+    pub fn drop_damaged(&self, keys: &VaultKeys) -> bool {
+        let damaged: HashSet<String> =
+            self.runs().iter().filter(|run| !run.is_trusted(keys)).map(|run| run.name.clone()).collect();
+        self.runs.write().retain(|run| !damaged.contains(&run.name));
+        let any = !damaged.is_empty();
+        if any {
+            self.dropped.lock().extend(damaged);
+            // What only they named is to be found in its packs.
+            *self.rescued.lock() = None;
+        }
+        any
+    }
+
     pub fn runs(&self) -> Vec<Arc<Run>> {
         self.runs.read().clone()
     }
@@ -129,6 +151,10 @@ impl Index {
 
     pub fn has_damage(&self) -> bool {
         self.excluded.read().has_damage()
+    }
+
+    pub fn awaits_deletion(&self) -> bool {
+        self.excluded.read().awaits_deletion
     }
 
     pub fn exclude(&self, change: impl FnOnce(&mut Excluded)) {
@@ -159,16 +185,17 @@ impl Index {
         excluded.damaged_packs.contains(pack) || excluded.damaged_frames.iter().any(|(p, _)| p == pack)
     }
 
-    /// Whether a good place of this id is in a pack that `accept` takes.
-    pub fn has_good_place(&self, id: &Id, accept: impl Fn(&PackId) -> bool) -> bool {
+    /// Whether a good place of this id is in a pack that `accept` takes, for certain: another is about to be deleted. Only runs
+    /// whose mac is right are believed, which costs reading one when it first matters.
+    pub fn has_good_place(&self, keys: &VaultKeys, id: &Id, accept: impl Fn(&PackId) -> bool) -> bool {
         let excluded = self.excluded.read();
-        let mut found = false;
-        for run in self.runs.read().iter() {
+        self.runs.read().iter().any(|run| {
+            let mut found = false;
             run.lookup(id, |row, record| {
                 found |= excluded.is_good(&row.id, record.offset) && accept(&row.id);
             });
-        }
-        found
+            found && run.is_trusted(keys)
+        })
     }
 
     /// Whether a writer may refer to what the vault has of this id, instead of storing it.

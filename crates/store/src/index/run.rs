@@ -9,6 +9,7 @@ use crate::frame::PackId;
 use bytes::Bytes;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
 use strongroom_domain::{SessionId, VaultId};
 
 pub const RUN_MAGIC: [u8; 8] = *b"SRINDEX\x01";
@@ -122,6 +123,7 @@ pub struct Run {
     fences: Vec<u64>,
     records_at: u64,
     source: Source,
+    trusted: OnceLock<bool>,
 }
 
 impl Run {
@@ -175,7 +177,16 @@ impl Run {
             .chunks_exact(8)
             .map(|f| u64::from_le_bytes([f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7]]))
             .collect();
-        Ok(Self { name: name.into(), size_bytes: size, record_count, packs, fences, records_at, source })
+        Ok(Self {
+            name: name.into(),
+            size_bytes: size,
+            record_count,
+            packs,
+            fences,
+            records_at,
+            source,
+            trusted: OnceLock::new(),
+        })
     }
 
     /// Calls `found` with every record of this id. Unreadable groups count as empty: the caller has
@@ -238,6 +249,21 @@ impl Run {
             at += take;
         }
         Ok(())
+    }
+
+    /// Whether its mac is right: looked at once, and said in the log if it is not.
+    pub fn is_trusted(&self, keys: &VaultKeys) -> bool {
+        *self.trusted.get_or_init(|| match self.is_sound(keys) {
+            Ok(true) => true,
+            Ok(false) => {
+                tracing::warn!(run = %self.name, "index run is damaged; `strongroom rescue vault check` makes it anew");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(run = %self.name, "index run cannot be read: {error}");
+                false
+            }
+        })
     }
 
     /// The whole object, as the store holds it.

@@ -6,8 +6,9 @@
 
 use super::error::{Kind, ObjectError, Op, classify};
 use super::limits::{
-    PART_BUFFER_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_AT_ONCE, PARTS_END_PATIENCE, PARTS_MAX,
-    RETRY_TOTAL, S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT, S3_REQUEST_TIMEOUT, STOP_LOOK_INTERVAL,
+    LATE_OBJECT_INTERVAL, LATE_OBJECT_WAIT, PART_BUFFER_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_AT_ONCE,
+    PARTS_END_PATIENCE, PARTS_MAX, RETRY_TOTAL, S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT, S3_REQUEST_TIMEOUT,
+    STOP_LOOK_INTERVAL,
 };
 use super::location::{check_bucket, use_ring_for_tls};
 use super::name::{check_name, check_prefix};
@@ -360,8 +361,7 @@ impl Container {
     /// Whether that was all: false where the server knew nothing of the upload any more, and there was no object.
     fn take_back(&self, name: &str, id: &str) -> Result<bool> {
         let path = self.path(Op::Delete, name)?;
-        let was_there = self.size_bytes(name)?.is_some();
-        let mut was_known = false;
+        let mut was_all = false;
         self.patiently(|| {
             let aborted = match self.make {
                 Make::S3 => {
@@ -384,17 +384,15 @@ impl Container {
                     tracing::debug!(%error, "an upload could not be taken back; it may be over");
                 }
                 Err(error) => return Err(error),
-                Ok(()) => was_known = true,
+                Ok(()) => was_all = true,
             }
-            self.remote.delete_many(&[&self.name(name)])
+            let name = self.name(name);
+            was_all = was_all || self.remote.head(&name)?.is_some();
+            self.remote.delete_many(&[&name])
         })?;
-        Ok(was_known || was_there)
+        Ok(was_all)
     }
 }
-
-/// How long a server may take to put an object together after whoever wanted that has gone.
-const LATE_OBJECT_WAIT: Duration = Duration::from_secs(10);
-const LATE_OBJECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Zeroes that are sent again and again.
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];

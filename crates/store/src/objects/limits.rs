@@ -54,6 +54,9 @@ pub const PARTS_AT_ONCE: usize = 4;
 pub const PART_BUFFER_BYTES: u64 = 128 << 20;
 /// How long parts on their way are waited for before what was sent is taken back.
 pub const PARTS_END_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to put an object together after whoever wanted that has gone, and how often that is looked at.
+pub const LATE_OBJECT_WAIT: Duration = Duration::from_secs(10);
+pub const LATE_OBJECT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often whoever waits for a container looks whether it is to stop.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Worker threads of the runtime a store starts when it is given none.

@@ -39,6 +39,13 @@ pub struct CondemnedLists {
     pub damaged: Vec<String>,
 }
 
+impl CondemnedLists {
+    /// Whether some of the packs are still there, for sessions that may need them.
+    pub fn awaits_deletion(&self) -> bool {
+        self.records.iter().any(|(_, record)| record.state == CondemnedState::Condemned)
+    }
+}
+
 pub fn list(vault: &Vault) -> Result<CondemnedLists> {
     let mut out = CondemnedLists::default();
     for object in vault.objects().list(CONDEMNED_PREFIX)? {
@@ -62,6 +69,7 @@ pub fn save(vault: &Vault, name: &str, record: &CondemnedRecord) -> Result<()> {
 /// Adds all condemned packs to `excluded`.
 pub fn load_into(vault: &Vault, excluded: &mut Excluded) -> Result<()> {
     let lists = list(vault)?;
+    excluded.awaits_deletion |= lists.awaits_deletion();
     for (_, record) in lists.records {
         excluded.condemned.extend(record.packs.into_iter().map(PackId::from));
     }

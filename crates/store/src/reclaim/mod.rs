@@ -37,7 +37,7 @@ use std::time::SystemTime;
 use strongroom_domain::SessionId;
 
 /// Packs condemned together: bounds memory, and the space that moving takes in between.
-const PACKS_PER_BATCH: usize = 128;
+const PACKS_PER_BATCH: usize = 32;
 
 /// How to reclaim.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +83,8 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
     let mut run = Run {
         vault,
         session,
+        lease: &lease,
+        covered: HashSet::new(),
         index: vault.index()?,
         refs: Refs::open(path.as_deref())?,
         progress,
@@ -96,7 +98,7 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
     };
     let result = run.all(options.thorough);
     let finished = run.finish_mover();
-    let wrote = run.rewritten > 0;
+    let (wrote, rewritten) = (run.rewritten > 0, run.rewritten);
     let mut report = run.report;
     // Whatever went wrong, packs already written must be looked after.
     match (&result, &finished) {
@@ -104,9 +106,13 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
         _ if wrote => lease.end()?,
         _ => lease.release()?,
     }
-    result.and(finished)?;
-    report.rewritten_bytes = run.rewritten;
-    report.freed_bytes = report.freed_bytes.saturating_sub(run.rewritten);
+    match (result, finished) {
+        // The mover's failure is why the rest was stopped.
+        (Err(StoreError::Cancelled), Err(failure)) => return Err(failure),
+        (result, finished) => result.and(finished)?,
+    }
+    report.rewritten_bytes = rewritten;
+    report.freed_bytes = report.freed_bytes.saturating_sub(rewritten);
     report.seconds = vault.environment().elapsed().saturating_sub(started).as_secs_f64();
     Ok(report)
 }
@@ -121,6 +127,9 @@ fn store_now(vault: &Vault, session: &SessionId) -> Result<SystemTime> {
 struct Run<'a> {
     vault: &'a Vault,
     session: SessionId,
+    lease: &'a Lease,
+    /// Packs that the index named when this began.
+    covered: HashSet<PackId>,
     index: Arc<Index>,
     refs: Refs,
     progress: &'a Progress,
@@ -162,8 +171,14 @@ impl Run<'_> {
         let over = self.sessions()?.into_iter().filter(|s| s.is_over(self.vault, self.store_now));
         let over: Vec<SessionId> = over.map(|found| found.session).collect();
         self.over = over.iter().copied().collect();
-        let candidates = self.candidates(&over, thorough)?;
-        for batch in candidates.chunks(PACKS_PER_BATCH) {
+        self.covered = self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        // What needs no moving goes first: that gives the room which moving the rest takes.
+        let (mut dead, mut mixed) = (Vec::new(), Vec::new());
+        for (pack, size) in self.candidates(&over, thorough)? {
+            self.progress.check()?;
+            if self.is_dead(&pack, size)? { dead.push((pack, size)) } else { mixed.push((pack, size)) }
+        }
+        for batch in dead.chunks(PACKS_PER_BATCH).chain(mixed.chunks(PACKS_PER_BATCH)) {
             self.condemn(batch)?;
         }
         // Their packs are looked after now.
@@ -180,9 +195,11 @@ impl Run<'_> {
         Ok(list)
     }
 
-    /// Whether no other session is at work.
-    fn is_alone(&self) -> Result<bool> {
-        Ok(self.sessions()?.iter().all(|found| found.is_over(self.vault, self.store_now)))
+    /// Everyone else's leases that hold.
+    fn at_work(&self) -> Result<Vec<FoundLease>> {
+        let mut list = self.sessions()?;
+        list.retain(|found| !found.is_over(self.vault, self.store_now));
+        Ok(list)
     }
 
     fn count(&mut self) -> Result<()> {
@@ -276,6 +293,19 @@ impl Run<'_> {
         Ok(chosen)
     }
 
+    /// Whether no point needs anything that a pack holds.
+    fn is_dead(&self, pack: &PackId, size: u64) -> Result<bool> {
+        let live = self.refs.live()?;
+        for part in self.parts_of(pack, size)?.unwrap_or_default() {
+            for id in &part.ids {
+                if live.contains(id)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Moves what is live in these packs, condemns them, and deletes them at once if nobody else is at work.
     fn condemn(&mut self, batch: &[(PackId, u64)]) -> Result<()> {
         let live = self.refs.live()?;
@@ -332,7 +362,9 @@ impl Run<'_> {
                 needed.push((part, slots));
             }
         }
-        if !self.index.is_damaged(pack) && dead_bytes * 100 < size * REWRITE_DEAD_PERCENT {
+        // One that nobody indexed, and whose session is over, is only ever found by that session's lease, which goes now.
+        let would_be_lost = self.over.contains(&pack.session) && !self.covered.contains(pack);
+        if !would_be_lost && !self.index.is_damaged(pack) && dead_bytes * 100 < size * REWRITE_DEAD_PERCENT {
             return Ok(false);
         }
         let rewritten = !needed.is_empty();
@@ -430,7 +462,7 @@ impl Run<'_> {
         for (slot, id) in part.ids.iter().enumerate() {
             if live.contains(id)?
                 && !moved.contains(id)
-                && !self.index.has_good_place(id, |pack| !together.contains(pack))
+                && !self.index.has_good_place(self.vault.keys(), id, |pack| !together.contains(pack))
             {
                 slots.push(slot);
             }
@@ -477,8 +509,7 @@ impl Run<'_> {
 
     /// Deletes the packs of a condemned list, if every session that could need them is over.
     fn delete_condemned(&mut self, name: &str, mut record: CondemnedRecord) -> Result<()> {
-        let at_work: Vec<FoundLease> =
-            self.sessions()?.into_iter().filter(|found| !found.is_over(self.vault, self.store_now)).collect();
+        let at_work = self.at_work()?;
         let listed = match &record.sessions {
             Some(listed) => listed.clone(),
             None => {
@@ -532,6 +563,8 @@ impl Run<'_> {
             }
         }
         self.finish_mover()?;
+        // Another reclaim may be at it where this one stood still for long.
+        self.lease.check()?;
         for (pack, size) in &sizes {
             if !keep.contains(pack) {
                 self.vault.objects().delete(&pack.object_name())?;
@@ -563,9 +596,10 @@ impl Run<'_> {
             .into_iter()
             .filter(|run| {
                 let dead = run.packs.iter().filter(|row| gone.contains(&row.id)).count();
-                dead > 0 && dead * 4 >= run.packs.len()
+                dead > 0 && dead * 4 >= run.packs.len() && run.is_trusted(self.vault.keys())
             })
             .collect();
+        self.lease.check()?;
         for (number, run) in sources.iter().enumerate() {
             let name = format!("{}-{:08x}", self.session, 0xf000_0000 + number);
             merge::merge(
@@ -579,14 +613,14 @@ impl Run<'_> {
         }
         // A session at work may hold runs open that still name these packs, and merge them into new ones. So the runs
         // are listed while nobody is at work, and nobody has come until the list goes.
-        if self.is_alone()? {
+        if self.at_work()?.is_empty() {
             self.index.refresh(self.vault.objects(), self.vault.keys())?;
             let named: HashSet<PackId> =
                 self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
             for (name, record) in lists.records {
                 let unnamed = record.state == CondemnedState::Deleted
                     && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
-                if unnamed && self.is_alone()? {
+                if unnamed && self.at_work()?.is_empty() {
                     self.vault.objects().delete(&name)?;
                 }
             }

@@ -8,6 +8,7 @@ use crate::crypto::Id;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Index;
+use crate::limits::COUNTS_PENDING_MAX;
 use crate::manifest::Manifest;
 use crate::progress::Progress;
 use crate::tree::NodeSource as _;
@@ -127,8 +128,12 @@ impl Refs {
         let write = self.database.begin_write().map_err(failed)?;
         {
             let mut known = write.open_table(POINTS).map_err(failed)?;
-            let mut counts = write.open_table(COUNTS).map_err(failed)?;
-            let mut dead = write.open_table(DEAD).map_err(failed)?;
+            let mut tally = Tally {
+                index,
+                counts: write.open_table(COUNTS).map_err(failed)?,
+                blocks: HashMap::new(),
+                dead: HashMap::new(),
+            };
             let mut keep: HashMap<[u8; 16], ()> = unreadable.iter().map(|p| (*p.as_bytes(), ())).collect();
             for point in unreadable {
                 if known.get(&point.as_bytes()[..]).map_err(failed)?.is_none() {
@@ -150,17 +155,7 @@ impl Refs {
                 let mut roots = Vec::new();
                 for root in manifest.disks.iter().filter_map(|disk| disk.root) {
                     roots.extend_from_slice(&root.0.0);
-                    // The root's level follows from the size, but is not needed: a node knows it.
-                    let mut stack = vec![(root.0, true)];
-                    while let Some((id, is_node)) = stack.pop() {
-                        let count = counts.get(&id.0[..]).map_err(failed)?.map_or(0, |count| count.value());
-                        counts.insert(&id.0[..], count.saturating_add(1)).map_err(failed)?;
-                        if count == 0 && is_node {
-                            progress.check()?;
-                            let node = vault.node(&id)?;
-                            stack.extend(node.present().map(|(_, child)| (child, node.level > 0)));
-                        }
-                    }
+                    tally.add(vault, root.0, progress)?;
                 }
                 known.insert(&key[..], &roots[..]).map_err(failed)?;
             }
@@ -172,27 +167,16 @@ impl Refs {
                 .collect();
             for (key, roots) in gone {
                 for root in crate::frame::ids_of(&roots) {
-                    let mut stack = vec![(root, true)];
-                    while let Some((id, is_node)) = stack.pop() {
-                        let count = counts.get(&id.0[..]).map_err(failed)?.map_or(0, |count| count.value());
-                        if count > 1 {
-                            counts.insert(&id.0[..], count - 1).map_err(failed)?;
-                            continue;
-                        }
-                        if is_node {
-                            progress.check()?;
-                            let node = vault.node(&id)?;
-                            stack.extend(node.present().map(|(_, child)| (child, node.level > 0)));
-                        }
-                        counts.remove(&id.0[..]).map_err(failed)?;
-                        for place in index.places(&id) {
-                            let key = pack_key(&place.pack);
-                            let so_far = dead.get(&key[..]).map_err(failed)?.map_or(0, |n| n.value());
-                            dead.insert(&key[..], so_far + 1).map_err(failed)?;
-                        }
-                    }
+                    tally.remove(vault, root, progress)?;
                 }
                 known.remove(&key[..]).map_err(failed)?;
+            }
+            tally.settle_blocks()?;
+            let mut dead = write.open_table(DEAD).map_err(failed)?;
+            for (pack, more) in tally.dead {
+                let key = pack_key(&pack);
+                let so_far = dead.get(&key[..]).map_err(failed)?.map_or(0, |n| n.value());
+                dead.insert(&key[..], so_far + more).map_err(failed)?;
             }
         }
         write.commit().map_err(failed)
@@ -254,6 +238,86 @@ impl Refs {
     pub fn live(&self) -> Result<Live> {
         let read = self.database.begin_read().map_err(failed)?;
         Ok(Live { counts: read.open_table(COUNTS).map_err(failed)? })
+    }
+}
+
+/// Counts that are being changed. Of blocks, which are almost all there is, the changes are gathered first: those of an
+/// item's points cancel out or fall together, and the database takes them much faster in order.
+struct Tally<'a, 'txn> {
+    index: &'a Index,
+    counts: redb::Table<'txn, &'static [u8], u32>,
+    /// What the counts of blocks are to change by.
+    blocks: HashMap<Id, i64>,
+    /// Ids that came to nothing, by the packs that hold them.
+    dead: HashMap<PackId, u64>,
+}
+
+impl Tally<'_, '_> {
+    /// One more reference to a node.
+    fn add(&mut self, vault: &Vault, root: Id, progress: &Progress) -> Result<()> {
+        let mut stack = vec![root];
+        while let Some(id) = stack.pop() {
+            if self.change(&id, 1)? == 0 {
+                self.enter(vault, &id, 1, &mut stack, progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One reference to a node less.
+    fn remove(&mut self, vault: &Vault, root: Id, progress: &Progress) -> Result<()> {
+        let mut stack = vec![root];
+        while let Some(id) = stack.pop() {
+            if self.change(&id, -1)? <= 1 {
+                self.enter(vault, &id, -1, &mut stack, progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Below a node that nobody referred to before, or nobody does now: its nodes are to be visited, its blocks are noted.
+    fn enter(
+        &mut self,
+        vault: &Vault,
+        id: &Id,
+        change: i64,
+        stack: &mut Vec<Id>,
+        progress: &Progress,
+    ) -> Result<()> {
+        progress.check()?;
+        let node = vault.node(id)?;
+        if node.level > 0 {
+            stack.extend(node.present().map(|(_, child)| child));
+            return Ok(());
+        }
+        for (_, block) in node.present() {
+            *self.blocks.entry(block).or_default() += change;
+        }
+        if self.blocks.len() >= COUNTS_PENDING_MAX { self.settle_blocks() } else { Ok(()) }
+    }
+
+    /// Writes down what was noted of blocks. What is to be added was noted before what is to be removed, so that no count
+    /// falls to nothing in between.
+    fn settle_blocks(&mut self) -> Result<()> {
+        let mut changes: Vec<(Id, i64)> = self.blocks.drain().filter(|(_, change)| *change != 0).collect();
+        changes.sort_unstable();
+        changes.into_iter().try_for_each(|(id, change)| self.change(&id, change).map(drop))
+    }
+
+    /// Changes a count and answers what it was.
+    fn change(&mut self, id: &Id, change: i64) -> Result<u32> {
+        let before = self.counts.get(&id.0[..]).map_err(failed)?.map_or(0, |count| count.value());
+        let after = i64::from(before).saturating_add(change);
+        if after > 0 {
+            let after = u32::try_from(after).unwrap_or(u32::MAX);
+            self.counts.insert(&id.0[..], after).map_err(failed)?;
+            return Ok(before);
+        }
+        self.counts.remove(&id.0[..]).map_err(failed)?;
+        for place in self.index.places(id) {
+            *self.dead.entry(place.pack).or_default() += 1;
+        }
+        Ok(before)
     }
 }
 

@@ -144,6 +144,18 @@ impl Writers {
                 Err(e) => return Err(e),
             }
         }
+        if self.sink.index().awaits_deletion()
+            && let Some(tree) = parent
+            && !self.stands_without_condemned(tree, &request.progress)?
+        {
+            // Reclaim waits for the sessions that were there when it condemned those packs: not for this one.
+            tracing::info!(
+                "{}: the last point needs packs that are about to go; reading everything",
+                request.name
+            );
+            parent = None;
+            extents = whole(request.size_bytes);
+        }
         let edge_leaf = parent
             .filter(|p| p.size_bytes != request.size_bytes)
             .map(|p| edge_leaf(p.size_bytes, request.size_bytes, block_size));
@@ -176,6 +188,30 @@ impl Writers {
         })
     }
 
+    /// Whether everything of a tree is somewhere where it stays. A point of a session that was at work when packs were condemned
+    /// may need them, and is kept whole as long as it is a point; it may be forgotten while this session builds on it.
+    fn stands_without_condemned(&self, tree: DiskTree, progress: &Progress) -> Result<bool> {
+        let index = self.sink.index();
+        let mut stack: Vec<Id> = tree.root.into_iter().collect();
+        while let Some(id) = stack.pop() {
+            progress.check()?;
+            if index.good_place(&id).is_none() {
+                return Ok(false);
+            }
+            let node = match self.vault.node(&id) {
+                Ok(node) => node,
+                Err(e) if e.is_damage() => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            if node.level > 0 {
+                stack.extend(node.present().map(|(_, child)| child));
+            } else if node.present().any(|(_, block)| index.good_place(&block).is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Blocks of a tree that no good place holds: they are read again, which heals every point that has them.
     fn damaged_blocks(&self, tree: DiskTree) -> Result<Vec<Extent>> {
         let block_size = u64::from(self.vault.block_size_bytes());
@@ -206,7 +242,7 @@ impl Writers {
         let mut waiting: BTreeMap<u64, (u64, LeafResult)> = BTreeMap::new();
         while next.is_some() || received < sent {
             disk.request.progress.check()?;
-            self.sink.check().map_err(|e| self.sink.take_failure().unwrap_or(e))?;
+            self.sink.check().map_err(|e| self.why(e))?;
             // A leaf waits in `waiting` until all before it are in: those count as under way.
             let may_send = next.is_some() && sent - placed < LEAVES_IN_FLIGHT as u64;
             let job = next.filter(|_| may_send).map(|work| Job {
@@ -224,20 +260,28 @@ impl Writers {
                         None
                     }
                 },
-                None => Some(results.recv().map_err(|_| StoreError::Cancelled)?),
+                None => Some(results.recv().map_err(|_| self.why(StoreError::Cancelled))?),
             };
             if let Some((sequence, leaf, result)) = received_one {
                 received += 1;
-                waiting.insert(sequence, (leaf, result?));
+                waiting.insert(sequence, (leaf, result.map_err(|e| self.why(e))?));
                 while let Some((leaf, result)) = waiting.remove(&placed) {
                     placed += 1;
                     if let LeafResult::Changed(id) = result {
-                        builder.put_leaf(leaf, id, &mut store)?;
+                        builder.put_leaf(leaf, id, &mut store).map_err(|e| self.why(e))?;
                     }
                 }
             }
         }
-        Ok(DiskTree { root: builder.finish(&mut store)?, size_bytes })
+        Ok(DiskTree { root: builder.finish(&mut store).map_err(|e| self.why(e))?, size_bytes })
+    }
+
+    /// Workers only say that they were stopped where something else has failed: that is what it is about.
+    fn why(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Cancelled => self.sink.take_failure().unwrap_or(error),
+            other => other,
+        }
     }
 
     /// Sends a job, unless a result comes first: then the job was not sent.
@@ -256,7 +300,7 @@ impl Writers {
             recv(results) -> result => result.map(Some).map_err(|_| StoreError::Cancelled),
             send(jobs, job) -> sent => match sent {
                 Ok(()) => Ok(None),
-                Err(_) => Err(self.sink.take_failure().unwrap_or(StoreError::Cancelled)),
+                Err(_) => Err(self.why(StoreError::Cancelled)),
             },
         }
     }
