@@ -68,8 +68,54 @@ pub fn parse_item_name(name: &str) -> Option<MachineKey> {
     parse(name, ITEM_PREFIX)
 }
 
-/// Reads a virtual machine's ARM id: `/subscriptions/S/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}`.
-/// Group and machine keep their case.
+/// What an ARM id names. All keep their case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceId {
+    pub subscription: String,
+    pub group: String,
+    /// The names after the types, the outermost first.
+    pub names: Vec<String>,
+}
+
+impl ResourceId {
+    /// The innermost name: the resource's own.
+    pub fn name(&self) -> &str {
+        self.names.last().unwrap_or(&self.group)
+    }
+}
+
+/// Reads an ARM id of exactly this provider and these types, one name after each; without types a resource group's.
+/// Provider and types match in any case.
+///
+/// ```
+/// use strongroom_domain::arm_names::parse_resource_id;
+/// let subnet = ["virtualNetworks", "subnets"];
+/// let id = "/subscriptions/S/resourcegroups/Rg1/providers/microsoft.network/VirtualNetworks/Net/subnets/default";
+/// let parsed = parse_resource_id(id, "Microsoft.Network", &subnet).unwrap();
+/// assert_eq!((parsed.group.as_str(), parsed.names[0].as_str(), parsed.name()), ("Rg1", "Net", "default"));
+/// assert_eq!(parse_resource_id(id, "Microsoft.Network", &["virtualNetworks"]), None);
+/// ```
+pub fn parse_resource_id(id: &str, provider: &str, types: &[&str]) -> Option<ResourceId> {
+    let mut segments = id.strip_prefix('/')?.split('/');
+    let mut named = |expected: &[&str]| {
+        for expected in expected {
+            segments.next().filter(|word| word.eq_ignore_ascii_case(expected))?;
+        }
+        segments.next().filter(|name| !name.is_empty()).map(str::to_owned)
+    };
+    let subscription = named(&["subscriptions"])?;
+    let group = named(&["resourceGroups"])?;
+    let mut names = Vec::with_capacity(types.len());
+    for (depth, kind) in types.iter().enumerate() {
+        names.push(match depth {
+            0 => named(&["providers", provider, kind])?,
+            _ => named(&[kind])?,
+        });
+    }
+    segments.next().is_none().then_some(ResourceId { subscription, group, names })
+}
+
+/// Reads a virtual machine's ARM id: its group and name.
 ///
 /// ```
 /// use strongroom_domain::arm_names::parse_machine_id;
@@ -78,17 +124,8 @@ pub fn parse_item_name(name: &str) -> Option<MachineKey> {
 /// assert_eq!(parse_machine_id("/subscriptions/S/resourceGroups/Rg1"), None);
 /// ```
 pub fn parse_machine_id(id: &str) -> Option<(String, String)> {
-    let mut segments = id.strip_prefix('/')?.split('/');
-    let mut named = |expected: &[&str]| {
-        for expected in expected {
-            segments.next().filter(|word| word.eq_ignore_ascii_case(expected))?;
-        }
-        segments.next().filter(|name| !name.is_empty()).map(str::to_owned)
-    };
-    named(&["subscriptions"])?;
-    let group = named(&["resourceGroups"])?;
-    let machine = named(&["providers", "Microsoft.Compute", "virtualMachines"])?;
-    segments.next().is_none().then_some((group, machine))
+    let mut parsed = parse_resource_id(id, "Microsoft.Compute", &["virtualMachines"])?;
+    Some((parsed.group, parsed.names.pop()?))
 }
 
 fn parse(name: &str, prefix: &str) -> Option<MachineKey> {
@@ -192,6 +229,17 @@ pub fn check_resource_group_name(name: &str) -> Result<(), InvalidName> {
     )
 }
 
+/// Checks a tag's name: 1 to 512 characters, without `<`, `>`, `%`, `&`, `\`, `?`, `/` and control characters.
+pub fn check_tag_name(name: &str) -> Result<(), InvalidName> {
+    check(
+        "tag name",
+        name,
+        (1, TAG_NAME_MAX_CHARS),
+        |name| !name.contains(['<', '>', '%', '&', '\\', '?', '/']) && !name.contains(char::is_control),
+        "use 1 to 512 characters without `<`, `>`, `%`, `&`, `\\`, `?`, `/` and control characters",
+    )
+}
+
 /// Checks a machine's name for use in ids: what a path segment can carry. Wider than Azure's rule, since hypervisors'
 /// own names come in here.
 pub fn check_machine_name(name: &str) -> Result<(), InvalidName> {
@@ -239,6 +287,36 @@ mod tests {
     }
 
     #[test]
+    fn ids_have_one_name_after_each_type() {
+        let read = |id: &str| parse_resource_id(id, "Microsoft.Compute", &["virtualMachines"]);
+        let base = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines";
+        assert_eq!(read(&format!("{base}/c2")).unwrap().name(), "c2");
+        for bad in [
+            "",
+            "/",
+            "c2",
+            base,
+            &format!("{base}/"),
+            &format!("{base}//c2"),
+            &format!("{base}/c2/"),
+            &format!("{base}/finance/c2"),
+            &format!("{base}/c2/extensions/x"),
+            &base[1..],
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Foo/bars/x",
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/x",
+            "/subscriptions//resourceGroups/g/providers/Microsoft.Compute/virtualMachines/x",
+            "/subscriptions/s/resourceGroups//providers/Microsoft.Compute/virtualMachines/x",
+            "/subscriptions/s/providers/Microsoft.Compute/virtualMachines/x",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        let group = |id: &str| parse_resource_id(id, "", &[]).map(|id| id.group);
+        assert_eq!(group("/Subscriptions/s/resourcegroups/G"), Some("G".into()));
+        assert_eq!(group("/subscriptions/s/resourceGroups/g/"), None);
+        assert_eq!(group(&format!("{base}/c2")), None);
+    }
+
+    #[test]
     fn point_names_are_fixed() {
         // Written down once: names that clients know must not change with the program.
         let id: PointId = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b".parse().unwrap();
@@ -262,6 +340,10 @@ mod tests {
         assert!(check_resource_group_name("rg_1.(prod)-ü").is_ok());
         for bad in ["", "rg.", "a/b", "a;b", "a b", &"a".repeat(91)] {
             assert!(check_resource_group_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_tag_name("cost centre: ä").is_ok());
+        for bad in ["", "a<b", "a>b", "a%b", "a&b", "a\\b", "a?b", "a/b", "a\nb", &"a".repeat(513)] {
+            assert!(check_tag_name(bad).is_err(), "{bad}");
         }
         assert!(check_machine_name("Windows 11; ä%").is_ok());
         for bad in ["", "..", "a/b", "a\u{0}b", &"a".repeat(256)] {

@@ -86,6 +86,20 @@ impl MonthPick {
             }
         }
     }
+
+    /// Whether every day that `other` names is named here too, in the same way.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dates { days, last }, Self::Dates { days: others, last: other_last }) => {
+                days.is_superset(others) && (*last || !other_last)
+            }
+            (
+                Self::Positions { weeks, days_of_week },
+                Self::Positions { weeks: other_weeks, days_of_week: other_days },
+            ) => weeks.is_superset(other_weeks) && days_of_week.is_superset(other_days),
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub const VAULT_NAME_CHARS: (usize, usize) = (2, 50);
 pub const POLICY_NAME_CHARS: (usize, usize) = (3, 150);
 /// Characters of a resource group's name.
 pub const GROUP_NAME_CHARS: (usize, usize) = (1, 90);
+/// Characters of a tag's name.
+pub const TAG_NAME_MAX_CHARS: usize = 512;
 /// Characters of a machine's name in ARM names.
 pub const MACHINE_NAME_MAX_CHARS: usize = 255;
 

@@ -120,6 +120,57 @@ pub fn retain(policy: &Policy, mode: RetentionMode, points: &[PointFacts]) -> Ve
     points.iter().enumerate().map(keep).collect()
 }
 
+/// Whether points could go sooner by `after` than they do by `before`, whatever points there are. Each rule must be made up
+/// for: by the same one of `after`, for as many days and as long, or by the one that keeps every point.
+///
+/// ```
+/// use strongroom_domain::policy::{DailyRetention, Policy};
+/// use strongroom_domain::retention::keeps_less;
+/// let before = Policy::default_standard();
+/// let mut after = before.clone();
+/// after.retention.daily = Some(DailyRetention { days: 179 });
+/// assert!(keeps_less(&before, &after) && !keeps_less(&after, &before));
+/// ```
+pub fn keeps_less(before: &Policy, after: &Policy) -> bool {
+    let by_week = |policy: &Policy| matches!(policy.schedule, Schedule::Weekly { .. });
+    let daily = after.retention.daily.map_or(0, |daily| daily.days);
+    let weekly = after.retention.weekly.as_ref().filter(|_| by_week(after)).map_or(0, |rule| rule.weeks * 7);
+    let every_point_days = daily.max(weekly);
+    // In another zone a day begins at another time, and another of its points may be the first.
+    let same_days = before.zone == after.zone;
+    let Retention { daily, weekly, monthly, yearly } = &before.retention;
+    let is_kept = [
+        daily.as_ref().is_none_or(|rule| every_point_days >= rule.days),
+        weekly.as_ref().is_none_or(|rule| {
+            every_point_days >= rule.weeks * 7
+                || same_days
+                    && !by_week(before)
+                    && after.retention.weekly.as_ref().is_some_and(|then| {
+                        then.weeks >= rule.weeks && then.days_of_week.is_superset(&rule.days_of_week)
+                    })
+        }),
+        monthly.as_ref().is_none_or(|rule| {
+            every_point_days >= rule.months * 31
+                || same_days
+                    && after
+                        .retention
+                        .monthly
+                        .as_ref()
+                        .is_some_and(|then| then.months >= rule.months && then.by.covers(&rule.by))
+        }),
+        yearly.as_ref().is_none_or(|rule| {
+            every_point_days >= rule.years * 366
+                || same_days
+                    && after.retention.yearly.as_ref().is_some_and(|then| {
+                        then.years >= rule.years
+                            && then.months.is_superset(&rule.months)
+                            && then.by.covers(&rule.by)
+                    })
+        }),
+    ];
+    !is_kept.into_iter().all(|kept| kept)
+}
+
 /// When a point made on demand may go.
 fn on_demand_until(point: &PointFacts) -> Timestamp {
     let days = SignedDuration::from_hours(24 * i64::from(ON_DEMAND_DAYS));

@@ -12,7 +12,7 @@ use strongroom_domain::policy::{
     DailyRetention, MonthlyRetention, Policy, PolicyTier, Retention, Schedule, WeeklyRetention,
     YearlyRetention,
 };
-use strongroom_domain::retention::{PointFacts, RetentionMode, retain};
+use strongroom_domain::retention::{PointFacts, RetentionMode, Verdict, keeps_less, retain};
 use strongroom_domain::zone::ZoneName;
 
 const ZONES: [&str; 5] =
@@ -210,8 +210,42 @@ fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
+/// The same rules, each for longer.
+fn grown(policy: &Policy, by: [u32; 4]) -> Policy {
+    let mut grown = policy.clone();
+    let Retention { daily, weekly, monthly, yearly } = &mut grown.retention;
+    daily.iter_mut().for_each(|rule| rule.days += by[0]);
+    weekly.iter_mut().for_each(|rule| rule.weeks += by[1]);
+    monthly.iter_mut().for_each(|rule| rule.months += by[2]);
+    yearly.iter_mut().for_each(|rule| rule.years += by[3]);
+    grown
+}
+
 proptest! {
     #![proptest_config(cases(1500))]
+
+    /// What is not said to keep less lets no point go sooner.
+    #[test]
+    fn what_keeps_no_less_keeps_every_point(
+        (_, before, mut other, start, seed, _) in any_case(),
+        by in prop::array::uniform4(0u32..2000),
+    ) {
+        prop_assert!(!keeps_less(&before, &before));
+        let longer = grown(&before, by);
+        prop_assert!(!keeps_less(&before, &longer));
+        other.retention = grown(&other, by).retention;
+        let made = points(&before, span().0 + start * DAY, &seed);
+        let then = retain(&before, RetentionMode::Policy, &made);
+        for after in [&longer, &other] {
+            if keeps_less(&before, after) {
+                continue;
+            }
+            for (was, is) in then.iter().zip(retain(after, RetentionMode::Policy, &made)) {
+                let end = |verdict: &Verdict| verdict.expires_at().unwrap_or(Timestamp::MAX);
+                prop_assert!(end(&is) >= end(was), "{:?} became {:?}", was, is);
+            }
+        }
+    }
 
     #[test]
     fn rules_agree_with_the_model((zone, policy, changed, start, seed, later) in any_case()) {

@@ -54,6 +54,12 @@ fn libvirt_service_roles() {
     stands("roles.py", &[]);
 }
 
+/// What is asked wrongly is refused, and changes nothing.
+#[test]
+fn libvirt_service_refusals() {
+    stands("refusals.py", &[]);
+}
+
 #[test]
 fn service_access() {
     stands("access.py", &[]);

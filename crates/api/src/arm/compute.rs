@@ -270,7 +270,7 @@ fn change_power(app: &App, request: &Request, params: &Params, wanted: Power) ->
 
 fn operation(app: &App, _: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let state = operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    let state = operations::state(&app.service, super::jobs::parse_operation(&params["operation"])?)?;
     Response::ok(super::jobs::show_operation(&state))
 }
 

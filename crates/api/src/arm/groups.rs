@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use strongroom_catalog::service::ResourceGroup;
+use strongroom_catalog::service::{ResourceGroup, key};
 use strongroom_engine::service::{groups, machines, operations, places, vaults};
 
 const GROUP: &str = "/subscriptions/{subscription}/resourceGroups/{group}";
@@ -87,7 +87,19 @@ struct Body {
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    page(request, groups::list(&app.service)?, 1000, |g| by_name(&g.name, ""), |g| show(app, g))
+    let mut found = groups::list(&app.service)?;
+    if let Some(filter) = request.filter()? {
+        let refused = |e: &dyn std::fmt::Display| ArmError::invalid_filter(filter.source(), e);
+        let wanted = filter.equalities(&["tagName", "tagValue"]).map_err(|e| refused(&e))?;
+        let name = wanted.get("tagName").ok_or_else(|| refused(&"a tagValue is one of a tagName"))?;
+        // Tags' names are compared without regard to case, their values with it.
+        found.retain(|g| {
+            g.tags.iter().any(|(tag, value)| {
+                key(tag) == key(name) && wanted.get("tagValue").is_none_or(|wanted| wanted == value)
+            })
+        });
+    }
+    page(request, found, 1000, |g| by_name(&g.name, ""), |g| show(app, g))
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {
@@ -131,7 +143,7 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn result(app: &App, _: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let id = super::jobs::parse_id(&params["operation"], "operation")?;
+    let id = super::jobs::parse_operation(&params["operation"])?;
     operations::state(&app.service, id)?;
     Ok(Response::empty(StatusCode::OK))
 }

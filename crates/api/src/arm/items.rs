@@ -2,8 +2,8 @@
 
 use super::containers::is_for_machines;
 use super::{
-    Answer, App, by_name, caller, check_container, item_id, item_id_in, item_of, item_path, machine_id, page,
-    vault_id, vault_of, vault_path,
+    Answer, App, by_name, caller, check_container, ids, item_id, item_id_in, item_of, item_path, machine_id,
+    page, vault_id, vault_of, vault_path,
 };
 use crate::odata::parse_time;
 use crate::route::LIST;
@@ -11,13 +11,13 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault};
+use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault, key};
 use strongroom_domain::access::ItemWrite;
-use strongroom_domain::arm_names;
+use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::JobStatus;
 use strongroom_engine::service::items::{self, Changed};
-use strongroom_engine::service::{backup, operations, points, policies};
+use strongroom_engine::service::{backup, groups, machines, operations, points, policies};
 use uuid::Uuid;
 
 const WRITE: &str =
@@ -163,6 +163,7 @@ fn health(item: &Item) -> &'static str {
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
+    super::unavailable::check_region(request)?;
     let policies: HashMap<Uuid, Policy> =
         policies::list(&app.service, &vault)?.into_iter().map(|p| (p.id, p)).collect();
     let policy_of = |item: &Item| item.policy.and_then(|id| policies.get(&id));
@@ -259,6 +260,48 @@ fn invalid(why: &str) -> ArmError {
     )
 }
 
+/// What `field` names, or what is wrong with this request.
+fn read_id(app: &App, field: &str, id: &str, kind: &ids::Kind) -> Result<ResourceId, ArmError> {
+    ids::read(app, field, id, kind).map_err(|e| if e.code == ids::INVALID { invalid(&e.message) } else { e })
+}
+
+/// What a client may ask an item's state to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WantedState {
+    /// Protected, by the policy that the body names.
+    Protected,
+    Stopped,
+    Suspended,
+}
+
+impl WantedState {
+    fn parse(text: &str) -> Result<Self, ArmError> {
+        match text.to_lowercase().as_str() {
+            "protectionstopped" => Ok(Self::Stopped),
+            "backupssuspended" => Ok(Self::Suspended),
+            // What is shown of a protected item, and comes back as it was shown.
+            "" | "protected" | "irpending" => Ok(Self::Protected),
+            _ => Err(invalid(&format!(
+                "protectionState '{}' cannot be set; ProtectionStopped and BackupsSuspended can, and without it the machine is protected",
+                crate::error::shorten(text)
+            ))),
+        }
+    }
+}
+
+/// Whether `sourceResourceId` is the machine that the path names, where it is given.
+fn check_source(app: &App, params: &Params, given: Option<&str>) -> Result<(), ArmError> {
+    let Some(id) = given else { return Ok(()) };
+    let source = read_id(app, "sourceResourceId", id, &ids::MACHINE)?;
+    let own = MachineKey { group: key(&source.group), machine: key(source.name()) };
+    let is_own = |named: Option<MachineKey>| named.as_ref() == Some(&own);
+    let (item, container) = (&params["item"], &params["container"]);
+    if is_own(arm_names::parse_item_name(item)) && is_own(arm_names::parse_container_name(container)) {
+        return Ok(());
+    }
+    Err(invalid("sourceResourceId is not the virtual machine that the path names"))
+}
+
 /// What is needed beside the route's own action.
 fn may(app: &App, request: &Request, scope: &str, write: ItemWrite) -> Result<(), ArmError> {
     for action in write.actions() {
@@ -281,17 +324,18 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
         return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
     }
     let scope = request.path_text();
-    let state = p.protection_state.as_deref().map(str::to_lowercase);
+    let state = WantedState::parse(p.protection_state.as_deref().unwrap_or_default())?;
+    let source = p.source_resource_id.as_deref().filter(|id| !id.is_empty());
+    check_source(app, params, source)?;
     let policy_id = p.policy_id.as_deref().filter(|id| !id.is_empty());
     let changed = if p.is_rehydrate == Some(true) {
         may(app, request, &scope, ItemWrite::Undelete)?;
         let (_, item) = item_of(app, params)?;
         items::undelete(&app.service, &item, &who)?
-    } else if let (Some(state @ ("protectionstopped" | "backupssuspended")), true) = (state.as_deref(), true)
-    {
+    } else if state != WantedState::Protected {
         may(app, request, &scope, ItemWrite::Stop)?;
         let (_, item) = item_of(app, params)?;
-        items::stop(&app.service, &item, state == "backupssuspended", &who)?
+        items::stop(&app.service, &item, state == WantedState::Suspended, &who)?
     } else {
         protect(app, request, params, &vault, &p, policy_id, &who)?
     };
@@ -308,24 +352,12 @@ fn protect(
     who: &str,
 ) -> Result<Changed, ArmError> {
     let service = &app.service;
-    let machine = match &p.source_resource_id {
-        Some(id) => {
-            super::check_id_subscription(app, id)?;
-            items::machine_by_id(service, id)?
-        }
-        // The path names it as well.
-        None => {
-            let key = strongroom_domain::arm_names::parse_item_name(&params["item"])
-                .ok_or_else(|| invalid("the path names no virtual machine"))?;
-            strongroom_engine::service::machines::get(service, &key.group, &key.machine)?
-        }
-    };
-    check_container(params, &strongroom_domain::arm_names::container_name(&machine.group, &machine.name))?;
-    let named = strongroom_domain::arm_names::parse_item_name(&params["item"]);
-    let own = strongroom_domain::arm_names::item_name(&machine.group, &machine.name);
-    if named.map(|k| strongroom_domain::arm_names::item_name(&k.group, &k.machine)) != Some(own) {
-        return Err(invalid("sourceResourceId is not the virtual machine that the path names"));
-    }
+    // What sourceResourceId names is the same, if it is there.
+    let named = arm_names::parse_item_name(&params["item"])
+        .ok_or_else(|| invalid("the path names no virtual machine"))?;
+    groups::get(service, &named.group)?;
+    let machine = machines::get(service, &named.group, &named.machine)?;
+    check_container(params, &arm_names::container_name(&machine.group, &machine.name))?;
     let existing = items::find(service, vault, &params["item"])?;
     let policy = match policy_id {
         Some(id) => policy_of(app, vault, id)?,
@@ -355,20 +387,11 @@ fn protect(
 
 /// The policy a client named by its ARM id; of this vault.
 fn policy_of(app: &App, vault: &Vault, id: &str) -> Result<Policy, ArmError> {
-    let parts: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
-    let name = match parts.as_slice() {
-        [.., vaults, vault_name, kind, name]
-            if kind.eq_ignore_ascii_case("backupPolicies") && vaults.eq_ignore_ascii_case("vaults") =>
-        {
-            if !vault_name.eq_ignore_ascii_case(&vault.name) {
-                return Err(invalid("policyId names a policy of another vault"));
-            }
-            *name
-        }
-        [name] => *name,
-        _ => return Err(invalid("policyId is not the id of a backup policy")),
-    };
-    Ok(policies::get(&app.service, vault, name)?)
+    let named = read_id(app, "policyId", id, &ids::POLICY)?;
+    if key(&named.group) != key(&vault.group) || key(&named.names[0]) != key(&vault.name) {
+        return Err(invalid("policyId names a policy of another vault"));
+    }
+    Ok(policies::get(&app.service, vault, named.name())?)
 }
 
 fn accepted(app: &App, request: &Request, vault: &Vault, changed: &Changed) -> Response {

@@ -90,10 +90,19 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
-pub(super) fn parse_id(text: &str, what: &str) -> Result<Uuid, ArmError> {
+/// What cannot be an id names nothing: the same as what is not there.
+fn parse_id(text: &str, code: &'static str, what: &str) -> Result<Uuid, ArmError> {
     Uuid::try_parse(text).map_err(|_| {
-        ArmError::not_found("NotFound", format!("There is no {what} '{}'.", crate::error::shorten(text)))
+        ArmError::not_found(code, format!("There is no {what} '{}'.", crate::error::shorten(text)))
     })
+}
+
+fn parse_job(params: &Params) -> Result<Uuid, ArmError> {
+    parse_id(&params["job"], "JobNotFound", "job")
+}
+
+pub(super) fn parse_operation(text: &str) -> Result<Uuid, ArmError> {
+    parse_id(text, "OperationNotFound", "operation")
 }
 
 pub(super) fn show_operation(state: &OperationState) -> Value {
@@ -128,7 +137,7 @@ fn state(app: &App, params: &Params) -> Result<OperationState, ArmError> {
 
 /// An operation of this vault. Another vault's are as if they were not there.
 pub(super) fn operation_of(app: &App, vault: &Vault, id: &str) -> Result<OperationState, ArmError> {
-    let id = parse_id(id, "operation")?;
+    let id = parse_operation(id)?;
     let state = operations::state(&app.service, id)?;
     match state.vault {
         Some(of) if of != vault.id => Err(ArmError::not_found(
@@ -334,13 +343,13 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let job = jobs::get(&app.service, &vault, parse_id(&params["job"], "job")?)?;
+    let job = jobs::get(&app.service, &vault, parse_job(params)?)?;
     Response::ok(show(app, &vault, &job, request.now, true))
 }
 
 fn cancel(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let job = jobs::cancel(&app.service, &vault, parse_id(&params["job"], "job")?)?;
+    let job = jobs::cancel(&app.service, &vault, parse_job(params)?)?;
     let operation = operations::begun(&app.service, &job, false)?;
     let base = format!("{}/backupJobs/{}", vault_id(app, &vault), job.id);
     let status = format!("{base}/operationsStatus/{operation}");

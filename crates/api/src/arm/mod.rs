@@ -6,6 +6,7 @@ mod compute;
 mod containers;
 mod format;
 mod groups;
+mod ids;
 mod items;
 mod jobs;
 mod own;
@@ -180,20 +181,6 @@ pub(crate) fn check_subscription(app: &App, params: &Params) -> Result<(), ArmEr
         "SubscriptionNotFound",
         format!("The subscription '{}' could not be found.", crate::error::shorten(given)),
     ))
-}
-
-/// Whether an ARM id in a body is of our subscription.
-pub(crate) fn check_id_subscription(app: &App, id: &str) -> Result<(), ArmError> {
-    let mut parts = id.split('/').filter(|p| !p.is_empty());
-    match (parts.next(), parts.next()) {
-        (Some(word), Some(given)) if word.eq_ignore_ascii_case("subscriptions") => {
-            check_subscription(app, &Params::from([("subscription", given)]))
-        }
-        _ => Err(ArmError::bad_request(
-            "LinkedInvalidPropertyId",
-            format!("'{}' is not the id of a resource.", crate::error::shorten(id)),
-        )),
-    }
 }
 
 pub(crate) fn vault_of(app: &App, params: &Params) -> Result<Vault, ArmError> {

@@ -114,7 +114,7 @@ fn account(app: &App, _: &Request, params: &Params) -> Answer {
     Response::ok(show_account(app, &places::get(&app.service, &params["group"], &params["account"])?))
 }
 
-const SUBNET_NAME: &str = "default";
+pub(super) const SUBNET_NAME: &str = "default";
 
 fn show_subnet(app: &App, network: &VirtualNetwork) -> Value {
     json!({

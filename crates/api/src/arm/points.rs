@@ -82,6 +82,13 @@ fn tier_notes(point: &Point) -> Option<Value> {
     (!notes.is_empty()).then_some(Value::Object(notes))
 }
 
+/// What it holds, by the LUNs that a restore takes. Azure lists disks only where some were chosen (`recoveryPointDiskConfiguration`).
+fn disks(point: &Point) -> Value {
+    let mut disks: Vec<&PointDisk> = point.disks.iter().collect();
+    disks.sort_by_key(|d| d.lun);
+    disks.iter().map(|d| json!({"lun": d.lun, "name": d.target, "sizeBytes": d.size_bytes})).collect()
+}
+
 /// What was done inside the machine: Azure has no words for it.
 fn guest(guest: &PointGuest) -> Value {
     let script = |run: &Option<PointScript>| {
@@ -137,6 +144,7 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
     if let Some(drill) = &point.drill {
         p["drill"] = super::proof::show(drill);
     }
+    p["strongroomDisks"] = disks(point);
     if let Some(more) = tier_notes(point) {
         p["strongroomTier"] = more;
     }
@@ -175,6 +183,7 @@ pub(super) fn point_of(app: &App, params: &Params) -> Result<(Vault, Item, Point
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item) = item_of(app, params)?;
+    super::unavailable::check_region(request)?;
     let mut found = kept(app, &item)?;
     if let Some(filter) = request.filter()? {
         let refused = |e| ArmError::invalid_filter(filter.source(), e);

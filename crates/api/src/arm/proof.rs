@@ -83,6 +83,7 @@ fn instant_restore(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
     check_item(&item)?;
     let p = request.json::<Body>()?.properties;
+    p.check_source(app, &item)?;
     let place = p.place(app)?;
     let target_group = p.group(app, &item)?;
     let Target::Machine { name, group, host, directory, network } =

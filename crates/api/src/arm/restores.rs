@@ -1,12 +1,13 @@
 //! Restoring a recovery point: as disks, as a new machine, in the machine's place. And asking beforehand whether that could begin.
 
 use super::points::point_of;
-use super::{Answer, App, caller, item_id, item_path, jobs, vault_of, vault_path};
+use super::{Answer, App, caller, ids, item_id, item_path, jobs, vault_of, vault_path};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Item, Job, Machine, Point, Vault};
+use strongroom_catalog::service::{Item, Job, Machine, Point, Vault, key};
+use strongroom_domain::arm_names::ResourceId;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::{groups, machines, operations, places, vaults};
 
@@ -65,10 +66,12 @@ pub(super) struct Properties {
     object_type: Option<String>,
     recovery_type: Option<String>,
     recovery_point_id: Option<String>,
+    source_resource_id: Option<String>,
     target_virtual_machine_id: Option<String>,
     target_resource_group_id: Option<String>,
     storage_account_id: Option<String>,
     virtual_network_id: Option<String>,
+    subnet_id: Option<String>,
     region: Option<String>,
     /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
     disk_format: Option<String>,
@@ -76,15 +79,13 @@ pub(super) struct Properties {
     restore_disk_lun_list: Option<Vec<i32>>,
 }
 
-/// The last segment of an ARM id, and the group it is in.
-fn group_and_name(id: &str) -> Option<(String, String)> {
-    let parts: Vec<&str> = id.split('/').filter(|p| !p.is_empty()).collect();
-    let at = parts.iter().position(|p| p.eq_ignore_ascii_case("resourceGroups"))?;
-    Some(((*parts.get(at + 1)?).to_owned(), (*parts.last()?).to_owned()))
+pub(super) fn invalid(message: impl Into<String>) -> ArmError {
+    ArmError::bad_request(ids::INVALID, message)
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> ArmError {
-    ArmError::bad_request("BMSUserErrorInvalidInput", message)
+/// Names are compared without regard to case, as the catalog does.
+fn is_same(a: &str, b: &str) -> bool {
+    key(a) == key(b)
 }
 
 /// Whether anything of an item can be restored in its state.
@@ -112,18 +113,51 @@ impl Properties {
     /// The place that `storageAccountId` names.
     pub(super) fn place(&self, app: &App) -> Result<Option<places::Place>, ArmError> {
         let Some(id) = &self.storage_account_id else { return Ok(None) };
-        super::check_id_subscription(app, id)?;
-        let (group, name) = group_and_name(id)
-            .ok_or_else(|| invalid("storageAccountId is not the id of a storage account."))?;
-        Ok(Some(places::get(&app.service, &group, &name)?))
+        let account = ids::read(app, "storageAccountId", id, &ids::STORAGE_ACCOUNT)?;
+        Ok(Some(places::get(&app.service, &account.group, account.name())?))
     }
 
     /// The group that `targetResourceGroupId` names; the item's own where it is not given.
     pub(super) fn group(&self, app: &App, item: &Item) -> Result<String, ArmError> {
         let Some(id) = &self.target_resource_group_id else { return Ok(item.group.clone()) };
-        let (group, _) = group_and_name(id)
-            .ok_or_else(|| invalid("targetResourceGroupId is not the id of a resource group."))?;
-        Ok(groups::get(&app.service, &group)?.name)
+        let id = ids::read(app, "targetResourceGroupId", id, &ids::GROUP)?;
+        Ok(groups::get(&app.service, &id.group)?.name)
+    }
+
+    /// Whether `sourceResourceId` is the item's machine, where it is given.
+    pub(super) fn check_source(&self, app: &App, item: &Item) -> Result<(), ArmError> {
+        let Some(id) = self.source_resource_id.as_deref().filter(|id| !id.is_empty()) else { return Ok(()) };
+        let source = ids::read(app, "sourceResourceId", id, &ids::MACHINE)?;
+        if is_same(&source.group, &item.group) && is_same(source.name(), &item.machine_name) {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "sourceResourceId is not the virtual machine of the item that the path names, '{}' in resource group '{}'.",
+            item.machine_name, item.group
+        )))
+    }
+
+    /// The group and name in `virtualNetworkId`, which `subnetId` must be a subnet of.
+    fn network(&self, app: &App) -> Result<Option<(String, String)>, ArmError> {
+        let read = |field, id: &Option<String>, kind| {
+            id.as_deref().map(|id| ids::read(app, field, id, kind)).transpose()
+        };
+        let network = read("virtualNetworkId", &self.virtual_network_id, &ids::NETWORK)?;
+        if let Some(subnet) = read("subnetId", &self.subnet_id, &ids::SUBNET)? {
+            let is_its = |network: &ResourceId| {
+                is_same(&network.group, &subnet.group) && is_same(network.name(), &subnet.names[0])
+            };
+            if !network.as_ref().is_some_and(is_its) {
+                return Err(invalid("subnetId is not a subnet of the network that virtualNetworkId names."));
+            }
+            if !is_same(subnet.name(), super::places::SUBNET_NAME) {
+                return Err(invalid(format!(
+                    "subnetId is not a subnet that is there: a network has one, '{}'.",
+                    super::places::SUBNET_NAME
+                )));
+            }
+        }
+        Ok(network.map(|mut id| (id.group, id.names.remove(0))))
     }
 
     /// What to make of the point, and the resource group it comes to.
@@ -140,6 +174,12 @@ impl Properties {
         }
         if self.recovery_point_id.as_deref().is_some_and(|id| !id.is_empty() && id != point.name) {
             return Err(invalid("recoveryPointId is not the recovery point that the path names."));
+        }
+        self.check_source(app, item)?;
+        // Whatever they are needed for: what is wrong is not passed over.
+        self.network(app)?;
+        if let Some(id) = &self.target_virtual_machine_id {
+            ids::read(app, "targetVirtualMachineId", id, &ids::MACHINE)?;
         }
         let place = self.place(app)?;
         let region = self.region.as_deref().unwrap_or(&vault.location);
@@ -178,22 +218,16 @@ impl Properties {
         target_group: &str,
     ) -> Result<Target, ArmError> {
         let service = &app.service;
-        let (group, name) = self
+        let id = self
             .target_virtual_machine_id
             .as_deref()
-            .and_then(group_and_name)
-            .ok_or_else(|| invalid("targetVirtualMachineId is not the id of a virtual machine."))?;
-        if !group.eq_ignore_ascii_case(target_group) {
+            .ok_or_else(|| invalid("targetVirtualMachineId is missing."))?;
+        let target = ids::read(app, "targetVirtualMachineId", id, &ids::MACHINE)?;
+        if !is_same(&target.group, target_group) {
             return Err(invalid("targetVirtualMachineId is not in the target resource group."));
         }
-        let network = match &self.virtual_network_id {
-            None => None,
-            Some(id) => {
-                let (group, name) = group_and_name(id)
-                    .ok_or_else(|| invalid("virtualNetworkId is not the id of a virtual network."))?;
-                Some(places::network(service, &group, &name)?)
-            }
-        };
+        let network =
+            self.network(app)?.map(|(group, name)| places::network(service, &group, &name)).transpose()?;
         // The host the network is on; else the machine's own; else the first.
         let known: Option<Machine> = machines::get(service, &item.group, &item.machine_name).ok();
         let host = network.as_ref().map(|n| n.host.clone()).or(known.map(|m| m.host));
@@ -207,7 +241,7 @@ impl Properties {
             })?,
         };
         Ok(Target::Machine {
-            name,
+            name: target.name().to_owned(),
             group: target_group.to_owned(),
             host,
             directory: place.map(directory_of).transpose()?,
@@ -265,9 +299,9 @@ fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<
         ));
     }
     let asked = body.properties.restore_request.ok_or_else(|| invalid("restoreRequest is missing."))?;
-    let path = point_path(&body.id).ok_or_else(|| invalid("id is not the id of a recovery point."))?;
+    let id = ids::read(app, "id", &body.id, &ids::POINT)?;
+    let path = point_path(&id);
     let found = (|| -> Result<(), ArmError> {
-        super::check_id_subscription(app, &body.id)?;
         let (of, item, point) = point_of(app, &path)?;
         if of.id != vault.id {
             return Err(invalid("The recovery point is not of this vault."));
@@ -284,21 +318,17 @@ fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<
     }
 }
 
-/// The parameters in a recovery point's id.
-fn point_path(id: &str) -> Option<Params> {
-    let parts: Vec<&str> = id.split('/').filter(|p| !p.is_empty()).collect();
-    let after = |word: &str| {
-        let at = parts.iter().position(|p| p.eq_ignore_ascii_case(word))?;
-        parts.get(at + 1).copied()
-    };
-    Some(Params::from([
-        ("group", after("resourceGroups")?),
-        ("vault", after("vaults")?),
-        ("fabric", after("backupFabrics")?),
-        ("container", after("protectionContainers")?),
-        ("item", after("protectedItems")?),
-        ("point", after("recoveryPoints")?),
-    ]))
+/// A recovery point's id as the parameters of its path.
+fn point_path(id: &ResourceId) -> Params {
+    let [vault, fabric, container, item, point] = [0, 1, 2, 3, 4].map(|at| id.names[at].as_str());
+    Params::from([
+        ("group", id.group.as_str()),
+        ("vault", vault),
+        ("fabric", fabric),
+        ("container", container),
+        ("item", item),
+        ("point", point),
+    ])
 }
 
 fn show(found: Option<(&str, &str)>) -> Value {

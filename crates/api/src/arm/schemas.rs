@@ -55,7 +55,8 @@ pub fn schemas() -> Map<String, Value> {
         "ResourceGroup": object(json!({"location": text(), "tags": tags()}), json!(["location"])),
         "TagsPatch": object(json!({"tags": tags()}), json!([])),
         "Vault": object(json!({
-            "location": text(), "tags": tags(), "sku": object(json!({"name": text()}), json!(["name"])),
+            "location": text(), "tags": tags(),
+            "sku": object(json!({"name": {"enum": ["Standard", "RS0"]}}), json!(["name"])),
             "identity": identity(), "properties": vault_properties(),
         }), json!(["location"])),
         "VaultPatch": object(json!({"tags": tags(), "identity": identity(), "properties": vault_properties()}), json!([])),
@@ -147,7 +148,7 @@ pub fn schemas() -> Map<String, Value> {
                 "code": text(), "message": text(), "recommendations": {"type": "array", "items": text()},
             }), json!(["code", "message"])),
         }}), json!(["validationResults"]))}), json!(["validateOperationResponse"])),
-        "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text()}), json!(["resourceId"])),
+        "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text(), "vaultId": text()}), json!(["resourceId"])),
         "GraphQuery": object(json!({"query": text(), "subscriptions": {"type": "array", "items": text()}}), json!([])),
         "ImportRequest": object(json!({
             "name": text(), "store": text(), "keyFile": text(), "location": text(),

@@ -1,14 +1,14 @@
 //! What clients ask before they begin: status, features, usage, guards.
 
 use super::containers::is_for_machines;
-use super::{Answer, App, check_subscription, vault_id, vault_of, vault_path};
+use super::{Answer, App, check_subscription, ids, vault_id, vault_of, vault_path};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::json;
 use strongroom_catalog::service::Vault;
 use strongroom_domain::item::ItemState;
-use strongroom_engine::service::{items, policies};
+use strongroom_engine::service::{items, policies, vaults};
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Status";
@@ -85,7 +85,7 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
         return not_protected();
     }
     let id = body.resource_id.ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
-    super::check_id_subscription(app, &id)?;
+    ids::check_id_subscription(app, &id)?;
     let machine = items::machine_by_id(&app.service, &id)?;
     let item = items::of_machine(&app.service, machine.id)?
         .into_iter()
@@ -115,6 +115,14 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+struct PreValidateBody {
+    resource_type: Option<String>,
+    resource_id: Option<String>,
+    vault_id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct FeatureBody {
     feature_type: Option<String>,
 }
@@ -129,18 +137,31 @@ fn validate_features(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let body: StatusBody = request.json()?;
-    let problem = match &body.resource_id {
-        None => Some(ArmError::invalid_content("resourceId is missing")),
-        Some(id) => items::machine_by_id(&app.service, id).err().map(ArmError::from),
-    };
-    Response::ok(match problem {
-        None => json!({"status": "Succeeded"}),
-        Some(error) => json!({
+    let body: PreValidateBody = request.json()?;
+    Response::ok(match check_protect(app, &body) {
+        Ok(()) => json!({"status": "Succeeded"}),
+        // That nothing could be looked at says nothing about protecting.
+        Err(error) if error.status.is_server_error() => return Err(error),
+        Err(error) => json!({
             "status": "Failed", "errorCode": error.code, "errorMessage": error.message,
-            "recommendation": "Correct the request.",
+            "recommendation": "Correct this, then ask again.",
         }),
     })
+}
+
+/// What protecting a machine in a vault would be refused with.
+fn check_protect(app: &App, body: &PreValidateBody) -> Result<(), ArmError> {
+    if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
+        return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
+    }
+    let id = body.resource_id.as_deref().ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
+    ids::read(app, "resourceId", id, &ids::MACHINE)?;
+    let machine = items::machine_by_id(&app.service, id)?;
+    // Some ask of the machine alone.
+    let Some(id) = body.vault_id.as_deref().filter(|id| !id.is_empty()) else { return Ok(()) };
+    let vault = ids::read(app, "vaultId", id, &ids::VAULT)?;
+    let vault = vaults::get(&app.service, &vault.group, vault.name())?;
+    Ok(items::check_protect(&app.service, &vault, &machine)?)
 }
 
 fn usage(app: &App, request: &Request, params: &Params) -> Answer {

@@ -1,6 +1,6 @@
 //! What Azure has and this server has not yet: refused with an error that says so, never with a false success.
 
-use super::{Answer, App, item_of, item_path, vault_of, vault_path};
+use super::{Answer, App, check_subscription, item_of, item_path, vault_of, vault_path};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -36,6 +36,23 @@ fn account(_: &App, _: &Request, _: &Params) -> Answer {
     )
 }
 
+/// `az`'s `--use-secondary-region` asks for the copy in the paired region by the vault's own lists' paths, with a slash at
+/// their end, in versions of an API of its own. What is here is no copy.
+pub(super) fn check_region(request: &Request) -> Result<(), ArmError> {
+    const VERSIONS: [&str; 3] = ["2018-12-20", "2021-11-15", "2023-01-15"];
+    match request.ends_in_slash && VERSIONS.contains(&request.api_version()) {
+        true => Err(not_available(CROSS_REGION)),
+        false => Ok(()),
+    }
+}
+
+const CROSS_REGION: &str = "Reading and restoring from a secondary region";
+
+fn cross_region(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    Err(not_available(CROSS_REGION))
+}
+
 macro_rules! refused {
     ($($name:ident: $what:literal;)*) => { $(
         fn $name(app: &App, _: &Request, params: &Params) -> Answer {
@@ -52,6 +69,16 @@ refused! {
     archive: "Moving recovery points to the archive tier";
     intents: "Automatic protection";
     scan: "Scanning protected machines for threats";
+    access_token: "Reading and restoring from a secondary region";
+}
+
+macro_rules! location {
+    ($rest:literal) => {
+        concat!(
+            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/",
+            $rest
+        )
+    };
 }
 
 macro_rules! elsewhere {
@@ -179,6 +206,42 @@ pub fn routes() -> Vec<Route<App>> {
         .action("Microsoft.Storage/checkNameAvailability/read")
         .summary("Refused: places are configured.")
         .tag("Storage accounts"),
+        Route::post(location!("backupCrrJobs"), "BackupCrrJobs_List", cross_region)
+            .action("Microsoft.RecoveryServices/locations/backupCrrJobs/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(location!("backupCrrJob"), "BackupCrrJobDetails_Get", cross_region)
+            .action("Microsoft.RecoveryServices/locations/backupCrrJob/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(location!("backupCrossRegionRestore"), "CrossRegionRestore_Trigger", cross_region)
+            .action("Microsoft.RecoveryServices/locations/backupCrossRegionRestore/action")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::get(
+            location!("backupCrrOperationResults/{operation}"),
+            "CrrOperationResults_Get",
+            cross_region,
+        )
+        .action("Microsoft.RecoveryServices/locations/backupCrrOperationResults/read")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::get(
+            location!("backupCrrOperationsStatus/{operation}"),
+            "CrrOperationStatus_Get",
+            cross_region,
+        )
+        .action("Microsoft.RecoveryServices/locations/backupCrrOperationsStatus/read")
+        .summary("Not available yet.")
+        .tag(TAG),
+        Route::get(location!("backupAadProperties"), "AadProperties_Get", cross_region)
+            .action("Microsoft.RecoveryServices/locations/backupAadProperties/read")
+            .summary("Not available yet.")
+            .tag(TAG),
+        Route::post(item_path!("/recoveryPoints/{point}/accessToken"), "RecoveryPoints_GetAccessToken", access_token)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/accessToken/action")
+            .summary("Not available yet.")
+            .tag(TAG),
         Route::post(item_path!("/undelete"), "ProtectedItems_Undelete", undelete_by_put)
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")
             .summary("Undeleting is a PUT with isRehydrate.")

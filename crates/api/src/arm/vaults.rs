@@ -298,7 +298,7 @@ impl Body {
         properties.check_available()?;
         let mut settings = VaultSettings {
             tags: self.tags,
-            sku: self.sku.filter(Value::is_object),
+            sku: self.sku.map(sku_of).transpose()?,
             identity: match self.identity {
                 None | Some(Value::Null) => None,
                 Some(identity) => Some(identity_of(app, &identity, before)?),
@@ -334,7 +334,7 @@ impl Body {
             ("monitoringSettings", properties.monitoring_settings),
             ("costManagementSettings", properties.cost_management_settings),
             ("publicNetworkAccess", properties.public_network_access),
-            ("restoreSettings", properties.restore_settings),
+            (vaults::RESTORE_SETTINGS, properties.restore_settings),
         ] {
             // They are shown again as they came: never null, and never large.
             if let Some(value) = value.filter(|v| !v.is_null() && v.to_string().len() <= 4096) {
@@ -342,6 +342,15 @@ impl Body {
             }
         }
         Ok(settings)
+    }
+}
+
+/// Azure's two kinds of vault, which are one here.
+fn sku_of(wanted: Value) -> Result<Value, ArmError> {
+    let is_known = |name: &str| ["Standard", "RS0"].iter().any(|known| known.eq_ignore_ascii_case(name));
+    match wanted["name"].as_str().is_some_and(is_known) {
+        true => Ok(wanted),
+        false => Err(ArmError::invalid_parameter("sku.name", "it is Standard or RS0.")),
     }
 }
 
@@ -452,13 +461,13 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
 fn status(app: &App, _: &Request, params: &Params) -> Answer {
     // Also when the vault is gone: that may be what the operation did.
     check_subscription(app, params)?;
-    let state = operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    let state = operations::state(&app.service, super::jobs::parse_operation(&params["operation"])?)?;
     Response::ok(super::jobs::show_operation(&state))
 }
 
 fn result(app: &App, _: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    operations::state(&app.service, super::jobs::parse_id(&params["operation"], "operation")?)?;
+    operations::state(&app.service, super::jobs::parse_operation(&params["operation"])?)?;
     match vaults::find(&app.service, &params["group"], &params["vault"])? {
         Some(vault) => Response::ok(show(app, &vault)?),
         None => Ok(Response::empty(StatusCode::NO_CONTENT)),

@@ -46,6 +46,8 @@ pub struct Request {
     pub method: Method,
     /// Decoded segments, case kept; none is empty, `.` or `..`, or has a slash.
     pub path: Vec<String>,
+    /// Whether the path came with a slash after its last segment, which routes do not see.
+    pub ends_in_slash: bool,
     pub query: Query,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -80,6 +82,7 @@ impl Request {
         Ok(Self {
             method,
             path: target::parse_path(path).map_err(invalid)?,
+            ends_in_slash: path.ends_with('/'),
             query: Query::parse(query).map_err(invalid)?,
             headers: HeaderMap::new(),
             body: Bytes::new(),
@@ -149,7 +152,7 @@ impl Request {
         format!("{}{path}?api-version={}", self.base_url, target::encode_query(self.api_version()))
     }
 
-    /// The body as JSON. Unknown fields are for `T` to tolerate (serde does); depth is limited by the parser, size by
+    /// The body as JSON: an object. Unknown fields are for `T` to tolerate (serde does); depth is limited by the parser, size by
     /// the server.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         if let Some(kind) = self.headers.get(header::CONTENT_TYPE) {
@@ -162,6 +165,10 @@ impl Request {
         let body = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body);
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ArmError::invalid_content("the body is empty"));
+        }
+        // Into a struct serde would take an array as well, field by field.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ArmError::invalid_content("the body is not an object"));
         }
         serde_json::from_slice(body).map_err(ArmError::invalid_content)
     }

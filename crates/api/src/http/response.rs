@@ -2,15 +2,13 @@
 
 use crate::ArmError;
 use crate::http::request::Request;
+use crate::limits::PAGE_MAX_ITEMS;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 
 const JSON: &str = "application/json; charset=utf-8";
-
-/// Rows of a list that memory is taken for at once, by the length of the first.
-const ROWS_FORESEEN: usize = 1000;
 
 /// What an answer carries.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +64,7 @@ impl Response {
     pub fn list(rows: impl IntoIterator<Item = Value>, next_link: Option<&str>) -> Self {
         let mut text = br#"{"value":["#.to_vec();
         let rows = rows.into_iter();
-        let more = rows.size_hint().0.saturating_sub(1).min(ROWS_FORESEEN);
+        let more = rows.size_hint().0.saturating_sub(1).min(PAGE_MAX_ITEMS);
         for (n, row) in rows.enumerate() {
             if n > 0 {
                 text.push(b',');

@@ -11,8 +11,8 @@ pub enum ServiceError {
     /// Read again, and decide again.
     #[error("{} {id} was changed, or removed, by somebody else meanwhile", table.name())]
     Conflict { table: Table, id: String },
-    /// Another row has the name.
-    #[error("there is another one of that name among {} ({detail})", table.name())]
+    /// Another row has the name. The detail is the database's own word, for who looks for a fault in us.
+    #[error("there is another one of that name among {}", table.name())]
     Taken { table: Table, detail: String },
     #[error("the catalog {} is damaged: {detail}. Restore it from a backup of the data directory, or move it away and run `strongroom vault import` for each vault", path.display())]
     Damaged { path: PathBuf, detail: String },

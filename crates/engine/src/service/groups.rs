@@ -33,6 +33,7 @@ pub fn put(
     arm_names::check_resource_group_name(name)
         .map_err(|e| Error::invalid(e.to_string()).coded("InvalidResourceGroupName"))?;
     check_location(location)?;
+    tags.as_ref().map_or(Ok(()), check_tags)?;
     loop {
         let found = find(service, name)?;
         let is_new = found.is_none();
@@ -89,7 +90,7 @@ pub fn delete(service: &Service, name: &str) -> Result<()> {
         return Err(Error::new(
             ErrorKind::Busy,
             format!(
-                "Resource group '{}' cannot be deleted: it holds {}{}. Delete its vaults and move its machines to another group first.",
+                "Resource group '{}' cannot be deleted: it holds {}{}. Delete its vaults and move its machines to another group first (POST …/virtualMachines/{{name}}/providers/Strongroom.Backup/place; docs/service.md has an example).",
                 group.name,
                 inside.join(", "),
                 if vaults.len() + machines.len() > 5 { " and more" } else { "" }
@@ -108,6 +109,15 @@ pub fn delete(service: &Service, name: &str) -> Result<()> {
         .coded("ResourceGroupDeletionBlocked"));
     }
     Ok(service.catalog.apply(&[Change::delete(&group)])?)
+}
+
+/// Tags' names are Azure's: of any resource.
+pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
+    for name in tags.keys() {
+        arm_names::check_tag_name(name)
+            .map_err(|e| Error::invalid(e.to_string()).coded("InvalidTagNameCharacters"))?;
+    }
+    Ok(())
 }
 
 /// Any name will do, as long as it can be one: locations are what the configuration and the vaults say they are.

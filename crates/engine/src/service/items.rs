@@ -2,15 +2,17 @@
 //!
 //! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
 
+use super::restore::OS_DISK_LUN;
 use super::{Service, backup, groups, jobs, machines, operations, policies, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::SignedDuration;
 use strongroom_catalog::service::{
-    Change, DiskChoice, Item, Job, Machine, Operation, Point, Policy, Query, ServiceError, SoftDelete, Vault,
-    key,
+    Change, DiskChoice, Immutability, Item, Job, Machine, Operation, Point, Policy, Query, ServiceError,
+    SoftDelete, Vault, key,
 };
 use strongroom_domain::item::{ItemEvent, ItemState};
 use strongroom_domain::job::{JobOperation, JobStatus};
+use strongroom_domain::retention::keeps_less;
 use strongroom_domain::{ItemName, arm_names};
 use uuid::Uuid;
 
@@ -78,36 +80,15 @@ pub fn protect(
     disks: Option<Option<DiskChoice>>,
     asked_by: &str,
 ) -> Result<Changed> {
-    if !vaults::same_location(&machine.location, &vault.location) {
-        return Err(Error::invalid(format!(
-            "The virtual machine '{}' is in location '{}', the vault '{}' in '{}': a vault protects machines of its own location only. Use a vault in '{}'.",
-            machine.name, machine.location, vault.name, vault.location, machine.location
-        ))
-        .coded("BMSUserErrorInvalidSourceResourceLocation"));
-    }
-    for other in of_machine(service, machine.id)?.iter().filter(|i| i.vault != vault.id) {
-        if holds_machine(other, vault) {
-            let name = service.catalog.get::<Vault>(other.vault)?.map(|v| v.name).unwrap_or_default();
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!(
-                    "The virtual machine '{}' is protected in vault '{name}' already. A machine has one vault at a time: stop its protection there first.",
-                    machine.name
-                ),
-            )
-            .coded("UserErrorVmAlreadyProtected"));
-        }
-    }
+    check_machine(service, vault, machine)?;
     if let Some(Some(choice)) = &disks {
         check_choice(machine, choice)?;
     }
-    let name = arm_names::item_name(&machine.group, &machine.name);
-    let found: Option<Item> =
-        service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(&name)))?;
-    let mut item = match found {
+    let mut item = match of_name(service, vault, machine)? {
         Some(item) => taken_up(service, item, machine)?,
         None => new_item(service, vault, machine)?,
     };
+    check_immutable(service, vault, &item, policy)?;
     let event = match item.state {
         ItemState::NotProtected => ItemEvent::Protect,
         ItemState::ProtectionStopped | ItemState::BackupsSuspended => {
@@ -131,6 +112,43 @@ pub fn protect(
         changes.push(Change::unchanged(vault));
     }
     commit(service, item, job, changes)
+}
+
+/// What [`protect`] looks at of vault and machine: whether it would be refused.
+pub fn check_protect(service: &Service, vault: &Vault, machine: &Machine) -> Result<()> {
+    check_machine(service, vault, machine)?;
+    of_name(service, vault, machine)?.map(|item| taken_up(service, item, machine)).transpose()?;
+    Ok(())
+}
+
+/// Whether a machine may be in this vault: it is of its location, and no other vault protects it.
+fn check_machine(service: &Service, vault: &Vault, machine: &Machine) -> Result<()> {
+    if !vaults::same_location(&machine.location, &vault.location) {
+        return Err(Error::invalid(format!(
+            "The virtual machine '{}' is in location '{}', the vault '{}' in '{}': a vault protects machines of its own location only. Use a vault in '{}'.",
+            machine.name, machine.location, vault.name, vault.location, machine.location
+        ))
+        .coded("BMSUserErrorInvalidSourceResourceLocation"));
+    }
+    for other in of_machine(service, machine.id)?.iter().filter(|i| i.vault != vault.id) {
+        if holds_machine(other, vault) {
+            let name = service.catalog.get::<Vault>(other.vault)?.map(|v| v.name).unwrap_or_default();
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "The virtual machine '{}' is protected in vault '{name}' already. A machine has one vault at a time: stop its protection there first.",
+                    machine.name
+                ),
+            )
+            .coded("UserErrorVmAlreadyProtected"));
+        }
+    }
+    Ok(())
+}
+
+/// The item under a machine's name, which may be another machine's.
+fn of_name(service: &Service, vault: &Vault, machine: &Machine) -> Result<Option<Item>> {
+    find(service, vault, &arm_names::item_name(&machine.group, &machine.name))
 }
 
 /// A machine that was restored under its own name and group goes on with the item of the one before.
@@ -224,23 +242,43 @@ fn store_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Ite
         })
 }
 
-fn check_choice(machine: &Machine, choice: &DiskChoice) -> Result<()> {
-    let known: Vec<i32> = machine.disks.iter().map(|d| d.lun).collect();
-    match choice.luns.iter().find(|lun| !known.contains(lun)) {
-        None => Ok(()),
-        Some(lun) => Err(Error::invalid(format!(
-            "The virtual machine '{}' has no disk with LUN {lun}; it has: {}.",
-            machine.name,
-            machine
-                .disks
-                .iter()
-                .filter(|d| d.lun >= 0)
-                .map(|d| format!("{} ({})", d.lun, d.target))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ))
-        .coded("UserErrorInvalidDiskLun")),
+/// Whether the vault lets the item go over to this policy: not to one that keeps less than what its points were made under.
+/// One that was imported has no such rules, and was promised nothing.
+fn check_immutable(service: &Service, vault: &Vault, item: &Item, policy: &Policy) -> Result<()> {
+    if vault.immutability == Immutability::Disabled {
+        return Ok(());
     }
+    let before = item.policy.map(|id| policies::by_id(service, id)).transpose()?.flatten();
+    let rules = before.as_ref().map(|p| &p.rules).or(item.last_rules.as_ref());
+    if rules.is_some_and(|rules| keeps_less(rules, &policy.rules)) {
+        return Err(vaults::immutable(
+            vault,
+            format!(
+                "policy '{}' keeps recovery points for less long than '{}' was promised. Choose one that keeps them as long, or longer.",
+                policy.name, item.machine_name
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_choice(machine: &Machine, choice: &DiskChoice) -> Result<()> {
+    let refused = |why: String| Err(Error::invalid(why).coded("UserErrorInvalidDiskLun"));
+    if !choice.inclusion && choice.luns.contains(&OS_DISK_LUN) {
+        return refused(format!(
+            "LUN {OS_DISK_LUN} is the OS disk of '{}', which is always backed up: it cannot be excluded.",
+            machine.name
+        ));
+    }
+    let known = |lun: &&i32| machine.disks.iter().any(|d| d.lun == **lun);
+    let Some(lun) = choice.luns.iter().find(|lun| !known(lun)) else { return Ok(()) };
+    let data: Vec<String> =
+        machine.disks.iter().filter(|d| d.lun >= 0).map(|d| format!("{} ({})", d.lun, d.target)).collect();
+    let there = match data.is_empty() {
+        true => "it has no data disks".to_owned(),
+        false => format!("it has: {}", data.join(", ")),
+    };
+    refused(format!("The virtual machine '{}' has no disk with LUN {lun}; {there}.", machine.name))
 }
 
 fn next(item: &Item, event: ItemEvent) -> Result<ItemState> {
@@ -285,15 +323,11 @@ pub fn delete(service: &Service, vault: &Vault, item: &Item, asked_by: &str) -> 
     let now = service.now();
     let soft = vault.soft_delete != SoftDelete::Disabled;
     let points = super::points::count(service, &item)?;
-    if vault.immutability != strongroom_catalog::service::Immutability::Disabled && points > 0 {
-        return Err(Error::new(
-            ErrorKind::Denied,
-            format!(
-                "Vault '{}' is immutable: '{}' has {points} recovery point(s), which stay until they expire.",
-                vault.name, item.machine_name
-            ),
-        )
-        .coded("UserErrorOperationNotAllowedOnImmutableVault"));
+    if vault.immutability != Immutability::Disabled && points > 0 {
+        return Err(vaults::immutable(
+            vault,
+            format!("'{}' has {points} recovery point(s), which stay until they expire.", item.machine_name),
+        ));
     }
     let is_deleted = item.state == ItemState::SoftDeleted;
     if !is_deleted {

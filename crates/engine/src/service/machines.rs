@@ -362,12 +362,21 @@ pub fn place(service: &Service, machine: &Machine, group: &str, location: &str) 
             row.location = vaults::plain_location(location);
             row.placed = true;
             Ok(Vec::new())
+        })
+        .map_err(|error| match error.kind {
+            ErrorKind::AlreadyExists => Error::already_exists(format!(
+                "Resource group '{group}' has another machine '{}' already: choose another group.",
+                machine.name
+            ))
+            .coded("MoveCannotOverwriteResource"),
+            _ => error,
         })?
         .ok_or_else(|| not_found(&machine.group, &machine.name))
 }
 
 /// Gives a machine tags.
 pub fn tag(service: &Service, machine: &Machine, tags: BTreeMap<String, String>) -> Result<Machine> {
+    groups::check_tags(&tags)?;
     service
         .catalog
         .update::<Machine, Error>(machine.id, |row| {

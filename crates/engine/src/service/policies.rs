@@ -1,11 +1,12 @@
 //! Backup policies of a vault.
 
-use super::{Service, notes};
+use super::{Service, notes, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use serde_json::Value;
-use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, Vault, key};
+use strongroom_catalog::service::{Change, Immutability, Item, Policy, Query, ServiceError, Vault, key};
 use strongroom_domain::arm_names;
 use strongroom_domain::policy::Policy as Rules;
+use strongroom_domain::retention::keeps_less;
 use uuid::Uuid;
 
 pub const DEFAULT: &str = "DefaultPolicy";
@@ -74,10 +75,20 @@ pub fn put(
             ))
             .coded("BMSUserErrorInvalidPolicyInput"));
         }
+        let mut changes = Vec::new();
+        if !is_new {
+            // As it is now: it may just have become immutable.
+            let Some(vault) = service.catalog.get::<Vault>(vault.id)? else {
+                return Err(vaults::not_found(&vault.group, &vault.name));
+            };
+            check_immutable(service, &vault, &policy, &rules)?;
+            changes.push(Change::unchanged(&vault));
+        }
         policy.rules = rules.clone();
         policy.wire = wire.clone();
         policy.changed_at = service.now();
-        match service.catalog.apply(&[Change::put(&policy)]) {
+        changes.push(Change::put(&policy));
+        match service.catalog.apply(&changes) {
             Ok(()) => {
                 policy.version += 1;
                 notes::changed(service, vault);
@@ -86,6 +97,23 @@ pub fn put(
             Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Whether the vault lets a policy change like this: what is protected by it is not kept for less long.
+fn check_immutable(service: &Service, vault: &Vault, policy: &Policy, rules: &Rules) -> Result<()> {
+    if vault.immutability == Immutability::Disabled || !keeps_less(&policy.rules, rules) {
+        return Ok(());
+    }
+    match items_of(service, policy)? {
+        0 => Ok(()),
+        used => Err(vaults::immutable(
+            vault,
+            format!(
+                "{used} protected item(s) use policy '{}', which cannot keep recovery points for less long. It can keep them longer.",
+                policy.name
+            ),
+        )),
     }
 }
 

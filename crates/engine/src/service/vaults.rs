@@ -18,6 +18,9 @@ use uuid::Uuid;
 /// How long a deleted vault with data can be brought back.
 pub const SOFT_DELETE_DAYS: i64 = 14;
 
+/// The object of [`VaultSettings::kept`] that says where points may be restored to.
+pub const RESTORE_SETTINGS: &str = "restoreSettings";
+
 /// What a client may set. None: as it was, or Azure's default.
 #[derive(Debug, Clone, Default)]
 pub struct VaultSettings {
@@ -44,14 +47,18 @@ pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Vault>>
 }
 
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Vault> {
-    find(service, group, name)?.ok_or_else(|| not_found(group, name))
+    match find(service, group, name)? {
+        Some(vault) => Ok(vault),
+        None => Err(not_found(&groups::get(service, group)?.name, name)),
+    }
 }
 
 /// Vaults by name, of one group or of all.
 pub fn list(service: &Service, group: Option<&str>) -> Result<Vec<Vault>> {
     let mut query = Query::all().eq("deleted", false).ascending("group_key").ascending("name_key");
     if let Some(group) = group {
-        query = query.eq("group_key", key(group));
+        let group = groups::get(service, group)?.name;
+        query = query.eq("group_key", key(&group));
     }
     Ok(service.catalog.find(&query)?)
 }
@@ -64,6 +71,12 @@ pub fn list_deleted(service: &Service, location: &str) -> Result<Vec<Vault>> {
 /// Deleted vaults of all locations.
 pub fn list_all_deleted(service: &Service) -> Result<Vec<Vault>> {
     Ok(service.catalog.find(&Query::all().eq("deleted", true).ascending("name_key"))?)
+}
+
+/// Of a vault whose points live as long as they were promised to: nothing may let them go sooner.
+pub(super) fn immutable(vault: &Vault, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Denied, format!("Vault '{}' is immutable: {why}", vault.name))
+        .coded("UserErrorOperationNotAllowedOnImmutableVault")
 }
 
 /// A location as it is kept and compared: Azure writes them with blanks and capitals, or without.
@@ -250,6 +263,7 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
         vault.cross_region_restore = wanted;
     }
     if let Some(tags) = &settings.tags {
+        groups::check_tags(tags)?;
         vault.tags.clone_from(tags);
     }
     if let Some(sku) = &settings.sku {
@@ -258,8 +272,43 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
     if let Some(identity) = &settings.identity {
         vault.identity.clone_from(identity);
     }
-    vault.kept.extend(settings.kept.clone());
+    for (name, value) in &settings.kept {
+        keep(vault, name, value)?;
+    }
     vault.changed_at = service.now();
+    Ok(())
+}
+
+/// Takes in an object that is only kept and shown; of restores to other subscriptions, what was ruled out for good stays so.
+fn keep(vault: &mut Vault, name: &str, value: &Value) -> Result<()> {
+    const STATE: &str = "/crossSubscriptionRestoreSettings/crossSubscriptionRestoreState";
+    const FOR_GOOD: &str = "PermanentlyDisabled";
+    let state = |value: &Value| value.pointer(STATE).and_then(Value::as_str).map(str::to_owned);
+    if name == RESTORE_SETTINGS {
+        let wanted = state(value);
+        let is_known =
+            |state: &str| ["Enabled", "Disabled", FOR_GOOD].iter().any(|k| k.eq_ignore_ascii_case(state));
+        if value.pointer(STATE).is_some_and(|given| !given.is_null())
+            && !wanted.as_deref().is_some_and(is_known)
+        {
+            return Err(Error::invalid(format!(
+                "The crossSubscriptionRestoreState of a vault is Enabled, Disabled or {FOR_GOOD}."
+            ))
+            .coded("InvalidParameter"));
+        }
+        let before = vault.kept.get(name).and_then(state);
+        if before.is_some_and(|before| before.eq_ignore_ascii_case(FOR_GOOD)) {
+            return match wanted {
+                Some(wanted) if !wanted.eq_ignore_ascii_case(FOR_GOOD) => Err(Error::invalid(format!(
+                    "Restores to other subscriptions are disabled for vault '{}' permanently: that cannot be taken back.",
+                    vault.name
+                ))
+                .coded("BMSUserErrorCrossSubscriptionRestorePermanentlyDisabled")),
+                _ => Ok(()),
+            };
+        }
+    }
+    vault.kept.insert(name.to_owned(), value.clone());
     Ok(())
 }
 
@@ -303,8 +352,14 @@ pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
     deleted.map(|_| ()).ok_or_else(|| not_found(&vault.group, &vault.name))
 }
 
-/// Brings a deleted vault back.
+/// Brings a deleted vault back, to the group that it was in.
 pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
+    let purged = || {
+        Error::not_found(format!("The deleted vault {id} was not found; it may have been purged."))
+            .coded("ResourceNotFound")
+    };
+    let deleted = service.catalog.get::<Vault>(id)?.ok_or_else(purged)?;
+    groups::get(service, &deleted.group)?;
     let vault = service.catalog.update::<Vault, Error>(id, |row| {
         row.deleted_at = None;
         row.purge_at = None;
@@ -313,11 +368,12 @@ pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
     });
     match vault {
         Ok(Some(vault)) => Ok(vault),
-        Ok(None) => {
-            Err(Error::not_found(format!("The deleted vault {id} was not found; it may have been purged."))
-                .coded("ResourceNotFound"))
-        }
-        Err(error) if error.kind == ErrorKind::AlreadyExists => Err(error.coded("ResourceAlreadyExists")),
+        Ok(None) => Err(purged()),
+        Err(error) if error.kind == ErrorKind::AlreadyExists => Err(Error::already_exists(format!(
+            "Resource group '{}' has another vault '{}' by now. Delete that one, then bring this one back.",
+            deleted.group, deleted.name
+        ))
+        .coded("ResourceAlreadyExists")),
         Err(error) => Err(error),
     }
 }

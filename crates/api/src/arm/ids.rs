@@ -1,0 +1,61 @@
+//! ARM ids in bodies: each field takes one kind of resource, of our subscription. What is anything else is refused.
+
+use super::{App, check_subscription};
+use crate::{ArmError, Params};
+use strongroom_domain::arm_names::{ResourceId, parse_resource_id};
+
+/// What a field's id must name.
+pub(super) struct Kind {
+    provider: &'static str,
+    types: &'static [&'static str],
+    /// For people: "a virtual machine".
+    what: &'static str,
+}
+
+pub(super) const MACHINE: Kind =
+    Kind { provider: "Microsoft.Compute", types: &["virtualMachines"], what: "a virtual machine" };
+pub(super) const STORAGE_ACCOUNT: Kind =
+    Kind { provider: "Microsoft.Storage", types: &["storageAccounts"], what: "a storage account" };
+pub(super) const NETWORK: Kind =
+    Kind { provider: "Microsoft.Network", types: &["virtualNetworks"], what: "a virtual network" };
+pub(super) const SUBNET: Kind =
+    Kind { provider: "Microsoft.Network", types: &["virtualNetworks", "subnets"], what: "a subnet" };
+pub(super) const GROUP: Kind = Kind { provider: "", types: &[], what: "a resource group" };
+pub(super) const VAULT: Kind =
+    Kind { provider: "Microsoft.RecoveryServices", types: &["vaults"], what: "a vault" };
+pub(super) const POLICY: Kind = Kind {
+    provider: "Microsoft.RecoveryServices",
+    types: &["vaults", "backupPolicies"],
+    what: "a backup policy",
+};
+pub(super) const POINT: Kind = Kind {
+    provider: "Microsoft.RecoveryServices",
+    types: &["vaults", "backupFabrics", "protectionContainers", "protectedItems", "recoveryPoints"],
+    what: "a recovery point",
+};
+
+/// The code of an id that is one, of something else; other parts of the API have their own.
+pub(super) const INVALID: &str = "BMSUserErrorInvalidInput";
+
+/// What `field` names.
+pub(super) fn read(app: &App, field: &str, id: &str, kind: &Kind) -> Result<ResourceId, ArmError> {
+    check_id_subscription(app, id)?;
+    parse_resource_id(id, kind.provider, kind.types).ok_or_else(|| {
+        let (what, id) = (kind.what, crate::error::shorten(id));
+        ArmError::bad_request(INVALID, format!("{field} is not the id of {what}: '{id}'."))
+    })
+}
+
+/// Whether an id is of our subscription.
+pub(super) fn check_id_subscription(app: &App, id: &str) -> Result<(), ArmError> {
+    let mut parts = id.strip_prefix('/').unwrap_or_default().split('/');
+    match (parts.next(), parts.next()) {
+        (Some(word), Some(given)) if word.eq_ignore_ascii_case("subscriptions") && !given.is_empty() => {
+            check_subscription(app, &Params::from([("subscription", given)]))
+        }
+        _ => Err(ArmError::bad_request(
+            "LinkedInvalidPropertyId",
+            format!("'{}' is not the id of a resource.", crate::error::shorten(id)),
+        )),
+    }
+}
