@@ -116,7 +116,8 @@ def body(directory):
             if must_refuse and answer.status != 403 and role in ("Reader", "Backup Reader") and method == "POST" \
                     and action.lower().endswith(("validatefeatures/action", "backupstatus/action",
                                                  "prevalidateprotection/action", "validateoperation/action",
-                                                 "recommendedformove/action")):
+                                                 "recommendedformove/action", "backupcrrjob/action",
+                                                 "backupcrrjobs/action")):
                 # Azure lets readers ask these.
                 counts[f"{role} asked"] = counts.get(f"{role} asked", 0) + 1
                 continue

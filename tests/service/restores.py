@@ -422,7 +422,9 @@ def new_machines(lab, name, point, disks):
     lab.machines.names.append(new)
     job = lab.done(lab.restore(name, point, "AlternateLocation", new=new))
     duration = time.monotonic() - began
-    say("new machine:", bag(job).get("Notes", "no notes"))
+    notes = bag(job)["Notes"]
+    say("new machine:", notes)
+    check("not started" in notes and "MAC" not in notes, "a machine without interfaces has no addresses:", notes)
 
     def files():
         return sorted(p.name for p in where.iterdir() if new in p.name)
@@ -466,6 +468,76 @@ def tpm(lab, name):
     return Path("/var/lib/libvirt/swtpm") / lab.machines.virsh("domuuid", name).strip() / "tpm2/tpm2-00.permall"
 
 
+def names(lab):
+    """Disks that are named are the point's, whatever the machine has by now, or whether it is there at all."""
+    def define(name, disks):
+        for seed, disk in enumerate(disks):
+            noise(disk.path, disk.format, 0, 8 * MIB, seed)
+            disk.remember("point")
+        discover()
+        lab.protect(name)
+        lab.backup(name)
+        shown = lab.service.run("point", "show", name, "latest")["disks"]
+        check(shown == [{"lun": at - 1, "name": d.target, "size_bytes": 16 * MIB} for at, d in enumerate(disks)], shown)
+
+    def run_it(*arguments):
+        return subprocess.run([lab.service.binary, "vm", "restore", *arguments, "--data", lab.service.data, "--json"],
+                              capture_output=True, timeout=120)
+
+    def restored(name, disk):
+        done = run_it(name, "--to", "places", "--disk", disk.target)
+        check(done.returncode == 0, done.stderr.decode())
+        details = json.loads(done.stdout)["job"]["details"]
+        container = lab.places / details["Config Blob Container Name"]
+        config = json.loads((container / details["Config Blob Name"]).read_text())
+        check([d["target"] for d in config["disks"]] == [disk.target], config)
+        entry = config["disks"][0]
+        check(disk.holds(container / entry["file"], entry["format"]) == "point", disk.target, "was not restored")
+
+    def refused(name, *arguments, there):
+        done = run_it(name, *arguments)
+        told = json.loads(done.stderr)["error"]["message"]
+        check(done.returncode == 1 and "the point has no disk `" in told and f"it has: {there}" in told, told)
+
+    def discover():
+        lab.service.request("POST", f"/subscriptions/{lab.service.subscription}/providers/Strongroom.Backup/discover")
+
+    # One is taken away, then the machine is.
+    name, disks = lab.machine("fewer", lab.directory, [("qcow2", 16 * MIB)] * 3)
+    define(name, disks)
+    lab.machines.virsh("detach-disk", name, "vdb", "--config")
+    discover()
+    for _ in ("detached", "undefined"):
+        restored(name, disks[2])
+        restored(name, disks[1])
+        refused(name, "--to", "places", "--disk", "vdd", there="vda, vdb, vdc")
+        lab.machines.virsh("undefine", name, "--checkpoints-metadata", check_it=False)
+        discover()
+
+    # One comes in between.
+    name, (first, between, last) = lab.machine("more", lab.directory, [("raw", 16 * MIB)] * 3)
+    lab.machines.virsh("detach-disk", name, "vdb", "--config")
+    noise(between.path, "raw", 0, 8 * MIB, 99)
+    between.remember("point")
+    define(name, [first, last])
+    lab.machines.virsh("attach-disk", name, between.path, "vdb", "--config", "--targetbus", "virtio")
+    for disk in (first, between, last):
+        noise(disk.path, "raw", 4 * MIB, MIB, 100)
+        disk.remember("now")
+    before = {disk.path: (os.stat(disk.path).st_ino, os.stat(disk.path).st_mtime_ns) for disk in (first, between, last)}
+    refused(name, "--replace", "--disk", "vdb", there="vda, vdc")
+    check({path: (os.stat(path).st_ino, os.stat(path).st_mtime_ns) for path in before} == before, "a disk was touched")
+    restored(name, last)
+    # Backed up before anybody has seen it, the new disk has a number of its own.
+    lab.backup(name)
+    luns = {d["name"]: d["lun"] for d in lab.service.run("point", "show", name, "latest")["disks"]}
+    check(len(luns) == 3 and len(set(luns.values())) == 3, luns)
+    for disk in (between, last):
+        disk.copies["point"] = disk.copies["now"]
+        restored(name, disk)
+    say("disks are named as the point has them")
+
+
 def uefi(lab):
     """A machine with UEFI, a TPM, an order of booting and a seed of cloud-init: all of it is kept, its identity is new, and the job says what
     is to be done after."""
@@ -486,6 +558,7 @@ def uefi(lab):
         <target dev='vda' bus='virtio'/><boot order='2'/></disk>
         <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{seed}'/>
         <target dev='sda' bus='sata'/><readonly/><boot order='1'/></disk>
+        <interface type='user'><model type='virtio'/></interface>
         <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices></domain>""")
     lab.machines.virsh("define", xml)
     lab.machines.names.append(name)
@@ -570,9 +643,11 @@ def body(directory):
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
     say(f"seed {seed}")
     lab = Lab(directory, random.Random(seed))
-    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured xfs ext4 snapshots uefi places machines own").split()
+    phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured names xfs ext4 snapshots uefi places machines own").split()
     if "measured" in phases:
         replace_measured(lab)
+    if "names" in phases:
+        names(lab)
     for kind in ("xfs", "ext4"):
         if kind in phases:
             replace_mixture(lab, kind)

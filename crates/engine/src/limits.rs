@@ -119,6 +119,10 @@ pub const DRILL_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 pub const DRILL_SETTLED: Duration = Duration::from_secs(15);
 /// How often the screen is looked at.
 pub const DRILL_SCREEN_INTERVAL: Duration = Duration::from_secs(3);
+/// How long the picture of a machine that answers waits while its screen is blank.
+pub const DRILL_PICTURE_WAIT: Duration = Duration::from_secs(20);
+/// And how often it is looked at then.
+pub const DRILL_PICTURE_INTERVAL: Duration = Duration::from_secs(1);
 /// A system that has booted has read so much of its disks; a firmware or loader that shows an error has not.
 pub const DRILL_READ_MIN_BYTES: u64 = 8 << 20;
 /// What is kept of a check's output, each of both.

@@ -28,7 +28,8 @@ pub enum Error {
     #[error("{what} is not available: {hint}")]
     Unavailable { what: String, hint: String },
     /// A script in the guest failed, and the guest's configuration says that the backup then fails too.
-    #[error("{what}: {why} ({}, {}); {}{}", code.name(), code.number(), code.advice(), said(output))]
+    /// What to do is [`advice`](strongroom_guest::wire::Code::advice) of the code.
+    #[error("{what}: {why} ({}, {}){}", code.name(), code.number(), said(output))]
     Script {
         what: String,
         code: strongroom_guest::wire::Code,
@@ -68,6 +69,7 @@ impl Error {
     }
 }
 
-fn said(output: &str) -> String {
-    if output.is_empty() { String::new() } else { format!(". It said: {output}") }
+/// A script's output as messages have it: in quotes, so that one sees where it ends.
+pub(crate) fn said(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!(". It said: \"{output}\"") }
 }

@@ -117,6 +117,18 @@ pub trait Hypervisor: Send + Sync {
         program: &str,
         arguments: &[&str],
         timeout: Duration,
+    ) -> Result<GuestOutput> {
+        self.guest_exec_while(name, program, arguments, timeout, &|| true)
+    }
+
+    /// The same, as long as `is_wanted` says so; then [`Error::Busy`], and the program goes on.
+    fn guest_exec_while(
+        &self,
+        name: &str,
+        program: &str,
+        arguments: &[&str],
+        timeout: Duration,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<GuestOutput>;
 
     /// Where exports that machines are to run from listen: a path that their hypervisor's user can reach, the same for

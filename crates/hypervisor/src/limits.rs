@@ -56,6 +56,9 @@ pub const JOB_BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for a cancelled job to be gone.
 pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What was put in place of a TPM for a machine that does not exist is removed after this: machines are defined moments later.
+pub const TPM_ABANDONED_AFTER: Duration = Duration::from_secs(3600);
+
 /// A picture of a screen, at most (bytes), and its sides (pixels).
 pub const SCREEN_BYTES_MAX: usize = 128 << 20;
 pub const SCREEN_SIDE_MAX: u32 = 8192;

@@ -52,6 +52,8 @@ pub struct SnapshotRequest {
     /// Targets that are left out.
     pub exclude: BTreeSet<String>,
     pub quiesce: Quiesce,
+    /// Earlier points of the machine were taken frozen: that its agent is missing now deserves a warning.
+    pub was_frozen: bool,
     pub guest: GuestWork,
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites. Default: beside each disk, and

@@ -147,6 +147,16 @@ fn why_it_is_not_better() {
     let silent = machine.back_up();
     assert_eq!(silent.consistency.level, ConsistencyLevel::Crash);
     assert!(silent.consistency.reason.contains("not running"), "{}", silent.consistency);
+    assert!(silent.warnings.is_empty(), "nobody expects more: {:?}", silent.warnings);
+    let request = SnapshotRequest { was_frozen: true, ..machine.request() };
+    let missed = machine.hypervisor.snapshot(&machine.name, &request).unwrap();
+    assert_eq!(missed.consistency.level, ConsistencyLevel::Crash);
+    assert!(
+        missed.warnings.len() == 1 && missed.warnings[0].starts_with("UserErrorFsFreezeFailed: "),
+        "{:?}",
+        missed.warnings
+    );
+    drop(missed);
     // One that the user paused stays so.
     virsh(&["suspend", &machine.name]);
     let paused = machine.back_up();

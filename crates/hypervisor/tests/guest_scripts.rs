@@ -106,7 +106,10 @@ fn machine_scripts_that_fail() {
     };
     let text = error.to_string();
     assert!(matches!(error, Error::Script { code: ScriptCode::PreScriptFailed, .. }), "{text}");
-    assert!(text.contains("Pre-ScriptExecutionFailed, 300") && text.contains("It said: no luck"), "{text}");
+    assert!(
+        text.contains("Pre-ScriptExecutionFailed, 300") && text.ends_with(r#"It said: "no luck""#),
+        "{text}"
+    );
     assert_eq!(posts(&guest), 2);
     assert!(guest.is_thawed());
     // A machine of which one disk alone is taken goes on, without being frozen.
@@ -129,10 +132,13 @@ fn machine_scripts_that_fail() {
     assert!(matches!(error, Error::Script { code: ScriptCode::PostScriptFailed, .. }), "{error}");
     assert_eq!(virsh(&["checkpoint-list", &guest.name, "--name"]).trim(), "", "nothing is left of it");
 
+    // Whatever the scripts did: nothing was frozen.
     configure(&guest, "true", "true", r#""fsFreezeEnabled":false"#);
     let snapshot = guest.snapshot();
-    assert_eq!(snapshot.consistency.level, ConsistencyLevel::Application, "{}", snapshot.consistency);
-    assert!(snapshot.timings.frozen.is_none() && snapshot.consistency.reason.contains("fsFreezeEnabled"));
+    assert_eq!(snapshot.consistency.level, ConsistencyLevel::Crash, "{}", snapshot.consistency);
+    let reason = &snapshot.consistency.reason;
+    assert!(reason.contains("fsFreezeEnabled") && reason.ends_with("; its scripts ran"), "{reason}");
+    assert!(snapshot.timings.frozen.is_none() && snapshot.warnings.is_empty(), "{snapshot:?}");
     drop(snapshot);
     configure(&guest, "exit 1", "true", r#""fsFreezeEnabled":false"#);
     let request = guest.request();

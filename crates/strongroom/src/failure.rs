@@ -21,11 +21,18 @@ pub struct ApiError {
     /// Azure's code, such as `ResourceNotFound`.
     pub code: String,
     pub message: String,
+    /// What to do; empty: the message says it, or nobody knows.
+    pub recommendation: String,
 }
 
 impl ApiError {
     pub fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into() }
+        Self { status, code: code.into(), message: message.into(), recommendation: String::new() }
+    }
+
+    pub fn recommending(mut self, recommendation: impl Into<String>) -> Self {
+        self.recommendation = recommendation.into();
+        self
     }
 }
 
@@ -42,6 +49,15 @@ impl Failure {
             Self::Here(error) => error.kind.code(),
             Self::Api(error) => &error.code,
         }
+    }
+
+    /// What to do, where that is known apart from the message.
+    pub fn recommendation(&self) -> Option<&str> {
+        let told = match self {
+            Self::Here(error) => error.number.map_or("", |(_, advice)| advice),
+            Self::Api(error) => error.recommendation.trim(),
+        };
+        Some(told).filter(|told| !told.is_empty())
     }
 
     pub fn is_cancelled(&self) -> bool {

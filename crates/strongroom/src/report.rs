@@ -15,6 +15,8 @@ struct Document<'a> {
 struct Body<'a> {
     code: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recommendation: Option<&'a str>,
 }
 
 /// What happened, with each cause that the words before it do not contain yet.
@@ -40,19 +42,23 @@ pub fn error(failure: &Failure, json: bool) {
         (Failure::Api(error), true) => error.message.trim_end().to_owned(),
         (Failure::Api(error), false) => error.to_string(),
     };
+    let recommendation = failure.recommendation().filter(|told| !message.contains(told));
     if json {
-        let document = Document { error: Body { code: failure.code(), message: &message } };
+        let document = Document { error: Body { code: failure.code(), message: &message, recommendation } };
         if let Ok(text) = serde_json::to_string(&document) {
             to_stderr(&text);
             return;
         }
     }
     to_stderr(&format_args!("error: {message}"));
+    if let Some(told) = recommendation {
+        to_stderr(&format_args!("what to do: {told}"));
+    }
 }
 
 /// Tells a wrong command line as JSON.
 pub fn usage(message: &str) {
-    let document = Document { error: Body { code: "usage", message: message.trim() } };
+    let document = Document { error: Body { code: "usage", message: message.trim(), recommendation: None } };
     if let Ok(text) = serde_json::to_string(&document) {
         to_stderr(&text);
     }

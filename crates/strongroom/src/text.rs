@@ -95,21 +95,48 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// Names with their values below one another, values aligned.
+/// Names with their values below one another, values aligned, further lines of one too.
 pub fn list(entries: &[(&str, String)]) -> String {
     let width = entries.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
     entries
         .iter()
         .map(|(name, value)| {
             let padding = " ".repeat(width - name.width());
+            let value = value.trim_end().replace('\n', &format!("\n{}", " ".repeat(width + 2)));
             format!("{name}:{padding} {value}\n")
         })
         .collect()
 }
 
+/// A word as a shell reads it back, for commands that are shown to be copied.
+pub fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_reads_words_back() {
+        for (word, shown) in [
+            ("web-01.a", "web-01.a"),
+            ("a b", "'a b'"),
+            ("a;rm -rf x", "'a;rm -rf x'"),
+            ("it's", r"'it'\''s'"),
+            ("$(x)`y`", "'$(x)`y`'"),
+            ("", "''"),
+            ("Büro", "'Büro'"),
+        ] {
+            assert_eq!(shell_word(word), shown);
+            let read = std::process::Command::new("sh").args(["-c", &format!("printf %s {shown}")]).output();
+            assert_eq!(read.unwrap().stdout, word.as_bytes());
+        }
+    }
 
     #[test]
     fn sizes_have_three_digits() {

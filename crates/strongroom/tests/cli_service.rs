@@ -290,12 +290,22 @@ fn restores(home: &Home) {
         &["no place `nowhere`", "host places"],
         ["vm", "restore", "web01", "--disks-to", "nowhere"],
     );
-    home.fails(1, &["no disk `vdz`"], ["vm", "restore", "web01", "--disks-to", "restores", "--disk", "vdz"]);
-    home.fails(
-        1,
-        &["UserErrorDiskNotFoundInRecoveryPoint"],
-        ["vm", "restore", "web01", "--disks-to", "restores", "--disk", "7"],
-    );
+    for disk in ["vdz", "7"] {
+        let named = format!("no disk `{disk}`; it has: vda, vdb");
+        home.fails(1, &[&named], ["vm", "restore", "web01", "--disks-to", "restores", "--disk", disk]);
+    }
+    for name in ["", "a/b", "../../etc/x", ".x"] {
+        home.fails(1, &[name, "cannot be a machine's name"], ["vm", "restore", "web01", "--as", name]);
+    }
+    for useless in [
+        &["--format", "raw", "--as", "web02"][..],
+        &["--format", "raw", "--replace"],
+        &["--format", "raw", "--instant", "--as", "web02"],
+        &["--instant", "--replace"],
+    ] {
+        let words = ["vm", "restore", "web01"].iter().chain(useless).copied();
+        home.fails(2, &["cannot be used with"], words);
+    }
     home.fails(1, &["UserErrorNoHost"], ["vm", "restore", "web01", "--as", "web02"]);
     home.fails(1, &["no network `lan`"], ["vm", "restore", "web01", "--as", "web02", "--network", "lan"]);
 }
@@ -317,7 +327,12 @@ fn points_are_listed_and_restored_without_a_service() {
     assert_eq!(home.json(crash.into_iter().chain(["file-system"]))["points"].as_array().unwrap().len(), 2);
 
     let name = |p: &Value| p["point"].as_str().unwrap().to_owned();
-    assert_eq!(home.json(["point", "show", "web01", "latest"])["point"], all[0]["point"]);
+    let latest = home.json(["point", "show", "web01", "latest"]);
+    assert_eq!(latest["point"], all[0]["point"]);
+    let disk = |lun: i64, name: &str| serde_json::json!({"lun": lun, "name": name, "size_bytes": MIB});
+    assert_eq!(latest["disks"], serde_json::json!([disk(-1, "vda"), disk(0, "vdb")]), "{latest}");
+    let text = home.ok(["point", "show", "web01", "latest"]);
+    assert!(text.contains("vda (1.00 MiB, LUN -1), vdb (1.00 MiB, LUN 0)"), "{text}");
     assert_eq!(home.json(["point", "show", "web01", "30d"])["point"], all[1]["point"]);
     assert_eq!(home.json(["point", "show", "web01", &name(&all[1])])["point"], all[1]["point"]);
     // A time as it is shown names the point.

@@ -302,6 +302,25 @@ fn machine_drill_leaves_nothing_when_it_is_killed() {
     office.ok(&["job", "cancel", &id]);
     assert!(!machine_exists(&name) && storage.hidden_files().is_empty());
     assert!(office.ok(&["point", "show", &guest.name, "latest"]).get("drill").is_none());
+
+    // Also while its check runs, whose end is not waited for.
+    let begun =
+        office.ok(&["vm", "drill", &guest.name, "--check", "touch /run/checking; sleep 300", "--no-wait"]);
+    let id = begun["job"]["job"].as_str().unwrap().to_owned();
+    let name = format!("strongroom-drill-{}", &id.replace('-', "")[..12]);
+    wait_until("it runs", LONG, || is_running(&name));
+    let is_checking = || {
+        let look = ["-c", "test -e /run/checking"];
+        let asked = Libvirt::default().guest_exec(&name, "/bin/sh", &look, Duration::from_secs(10));
+        asked.is_ok_and(|output| output.exit_code == Some(0))
+    };
+    wait_until("its check runs", LONG, is_checking);
+    let asked_at = std::time::Instant::now();
+    office.ok(&["job", "cancel", &id]);
+    assert!(asked_at.elapsed() < Duration::from_secs(30), "{:?}", asked_at.elapsed());
+    assert_eq!(job(&office, &id)["status"], "Cancelled");
+    assert!(!machine_exists(&name) && storage.hidden_files().is_empty());
+    assert!(office.ok(&["point", "show", &guest.name, "latest"]).get("drill").is_none());
 }
 
 #[test]

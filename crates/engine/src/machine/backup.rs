@@ -197,6 +197,7 @@ pub fn take(
         parents,
         exclude: options.exclude.clone(),
         quiesce: options.quiesce,
+        was_frozen: vault.as_ref().is_ok_and(|(_, parent)| parent.was_frozen),
         guest: GuestWork::Auto,
         clones: options.clones,
         scratch_dir: options.scratch_dir.clone(),

@@ -29,6 +29,17 @@ pub fn networks(xml: &str) -> BTreeSet<String> {
     found
 }
 
+/// Whether it has network interfaces. Not one that is not understood.
+pub fn has_interfaces(xml: &str) -> bool {
+    if is_too_deep(xml) {
+        return false;
+    }
+    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
+    let Ok(document) = roxmltree::Document::parse_with_options(xml, options) else { return false };
+    let devices = document.root_element().children().filter(|c| c.has_tag_name("devices"));
+    devices.flat_map(|d| d.children()).any(|device| device.has_tag_name("interface"))
+}
+
 /// What a server shows of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -100,6 +111,10 @@ mod tests {
             <interface type='bridge'><source bridge='br0'/></interface>
             <interface type='network'><source network='b'/></interface></devices></domain>";
         assert_eq!(networks(xml).into_iter().collect::<Vec<_>>(), ["b", "de&fault"]);
+        assert!(has_interfaces(xml));
+        assert!(!has_interfaces(
+            "<domain><metadata><interface/></metadata><devices><disk/></devices></domain>"
+        ));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which point a backup builds on, and what of it can be trusted to tell what changed.
 
-use super::record::{DiskRecord, MachineRecord};
+use super::record::{self, DiskRecord, MachineRecord};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use strongroom_domain::{ItemName, PointId, TypedExtent};
@@ -12,6 +12,8 @@ pub struct Parent {
     pub point: Option<Manifest>,
     /// Whether it is of this very machine, not of another of this name.
     same_machine: bool,
+    /// Whether any of this machine's points was taken frozen.
+    pub was_frozen: bool,
 }
 
 /// What to read of a disk, and what the rest is as in.
@@ -36,6 +38,7 @@ impl Parent {
         let PointList { mut points, damaged } = vault.points(Some(item))?;
         // Ids sort by the time they were made.
         points.retain(|p| before.is_none_or(|before| p.point < before));
+        let was_frozen = points.iter().rev().any(|p| record::was_frozen(p, machine_uuid));
         let point = points.pop();
         let newer = damaged.iter().find(|d| match (&point, d.point) {
             (Some(parent), Some(id)) => id > parent.point,
@@ -61,7 +64,7 @@ impl Parent {
                 "the points of `{item}` so far are of another machine of this name; everything is read, and only what differs is stored"
             ));
         }
-        Ok(Self { point, same_machine })
+        Ok(Self { point, same_machine, was_frozen })
     }
 
     /// What each disk's changes can be relative to.

@@ -48,6 +48,12 @@ pub struct TimingsRecord {
     pub snapshot_ms: f64,
 }
 
+/// Whether a point is of this machine and was taken frozen. Looks at no more than it needs: a record can be large.
+pub fn was_frozen(point: &Manifest, machine_uuid: &str) -> bool {
+    let is_its = point.attributes.get("machine_uuid").is_none_or(|uuid| uuid == machine_uuid);
+    is_its && point.attributes.get("timings").is_some_and(|timings| timings["frozen_ms"].is_number())
+}
+
 impl From<Timings> for TimingsRecord {
     fn from(timings: Timings) -> Self {
         let ms = |d: Duration| (d.as_secs_f64() * 10_000.0).round() / 10.0;

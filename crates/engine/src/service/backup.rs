@@ -114,7 +114,8 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         ..BackupOptions::default()
     };
     let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
-    let mut taken = machine::take(&*hypervisor, store, &parts.machine.name, &options, progress)?;
+    let mut taken = machine::take(&*hypervisor, store, &parts.machine.name, &options, progress)
+        .map_err(|error| missing_disk(&seen, &options.exclude).unwrap_or(error))?;
     match transfer::keep(service, job, &parts, &mut taken, &known)? {
         Ok(point) => {
             drop(taken);
@@ -130,6 +131,25 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             Ok(())
         }
     }
+}
+
+/// What a backup failed of, if it is that a disk's file is not there: said so, whatever it was that stumbled over it.
+fn missing_disk(machine: &strongroom_hypervisor::Machine, left_out: &BTreeSet<String>) -> Option<Error> {
+    let name = &machine.summary.name;
+    let gone = |disk: &&strongroom_hypervisor::Disk| {
+        let path = disk.source.path().filter(|_| !left_out.contains(&disk.target));
+        path.is_some_and(|path| matches!(path.try_exists(), Ok(false)))
+    };
+    let disk = machine.disks.iter().find(gone)?;
+    let path = disk.source.path()?.display();
+    let error = Error::not_found(format!(
+        "Disk '{}' of machine '{name}' is not there: {path} does not exist.",
+        disk.target
+    ));
+    Some(error.coded("UserErrorDiskNotFound").numbered(
+        400003,
+        "Put the disk's file back, or mount the storage that it is on; or take the disk out of the machine's definition, or out of its backups. Then run the job again.",
+    ))
 }
 
 /// Backs an item up as a part of something else: a point on demand. Where its snapshot can be kept, it is there when this
@@ -309,8 +329,15 @@ fn guest_note(report: GuestReport) -> PointGuest {
 
 /// A point as the catalog keeps it, from its manifest.
 pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &[(String, i32)]) -> Point {
-    let lun_of = |target: &str, at: usize| {
-        luns.iter().find(|(t, _)| t == target).map_or(at as i32 - 1, |(_, lun)| *lun)
+    // A disk that was not known yet gets a number that no other has: a restore names disks by it.
+    let mut taken: BTreeSet<i32> = luns.iter().map(|(_, lun)| *lun).collect();
+    let mut lun_of = |target: &str| {
+        let known = luns.iter().find(|(known, _)| known == target).map(|(_, lun)| *lun);
+        known.unwrap_or_else(|| {
+            let free = (-1..).find(|lun| !taken.contains(lun)).unwrap_or(i32::MAX);
+            taken.insert(free);
+            free
+        })
     };
     Point {
         id: manifest.point,
@@ -323,12 +350,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         disks: manifest
             .disks
             .iter()
-            .enumerate()
-            .map(|(at, d)| PointDisk {
-                lun: lun_of(&d.name, at),
-                target: d.name.clone(),
-                size_bytes: d.size_bytes,
-            })
+            .map(|d| PointDisk { lun: lun_of(&d.name), target: d.name.clone(), size_bytes: d.size_bytes })
             .collect(),
         excluded: Vec::new(),
         has_choice: false,

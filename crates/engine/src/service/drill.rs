@@ -247,14 +247,34 @@ fn boot(
     if seen.problem.is_empty()
         && let Some(command) = &request.check
     {
-        check(hypervisor, &machine.name, point, command, deadline, &mut seen);
+        check(hypervisor, &machine.name, point, command, deadline, progress, &mut seen)?;
     }
-    if let Ok(screen) = hypervisor.screenshot(&machine.name) {
-        seen.screen = Some(screen);
-    }
+    take_picture(hypervisor, &machine.name, deadline, progress, &mut seen)?;
     drop(machine);
     drop(exports);
     Ok(seen)
+}
+
+/// The picture that is kept. An agent may answer before anything is shown, a login for example: that is waited for a little.
+fn take_picture(
+    hypervisor: &dyn Hypervisor,
+    name: &str,
+    deadline: Instant,
+    progress: &Progress,
+    seen: &mut Seen,
+) -> Result<()> {
+    let until = deadline.min(Instant::now() + DRILL_PICTURE_WAIT);
+    loop {
+        // What had already been seen is kept where there is no machine any more.
+        let Ok(screen) = hypervisor.screenshot(name) else { return Ok(()) };
+        let is_blank = screen.is_blank();
+        seen.screen = Some(screen);
+        if !is_blank || seen.answered.is_none() || Instant::now() >= until {
+            return Ok(());
+        }
+        progress.check()?;
+        std::thread::sleep(DRILL_PICTURE_INTERVAL);
+    }
 }
 
 /// Until it answers, or it is clear that it does not.
@@ -335,16 +355,18 @@ fn check(
     point: &Manifest,
     command: &str,
     deadline: Instant,
+    progress: &Progress,
     seen: &mut Seen,
-) {
+) -> Result<()> {
     if seen.answered != Some("agent") {
         seen.problem = "The check could not be run: no guest agent answered.".into();
-        return;
+        return Ok(());
     }
     let is_windows = point.definition.as_ref().is_some_and(|d| definition::facts(&d.text).os == "Windows");
     let (shell, option) = if is_windows { ("cmd.exe", "/c") } else { ("/bin/sh", "-c") };
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    match hypervisor.guest_exec(name, shell, &[option, command], left) {
+    let is_wanted = || progress.check().is_ok();
+    match hypervisor.guest_exec_while(name, shell, &[option, command], left, &is_wanted) {
         Ok(output) => {
             if output.exit_code != Some(0) {
                 seen.problem = match output.exit_code {
@@ -361,6 +383,8 @@ fn check(
         }
         Err(error) => seen.problem = format!("The check could not be run to its end: {error}."),
     }
+    // What was left running ends with the machine.
+    Ok(progress.check()?)
 }
 
 /// A guest's words: the last of them, as text.

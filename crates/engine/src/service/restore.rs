@@ -29,14 +29,21 @@ pub const CREATE: &str = tasks::CREATE_MACHINE;
 pub const CREATE_REPLACE: &str = tasks::UPDATE_MACHINE;
 
 /// The disk that a machine boots from.
-const OS_DISK_LUN: i32 = -1;
+pub(super) const OS_DISK_LUN: i32 = -1;
 
 /// What whoever restored a machine is to do.
-const AFTER: [&str; 3] = [
-    "it is not started",
-    "its MAC addresses are new: give it again what was bound to the old ones, such as a fixed address",
-    "where cloud-init runs inside, it sees a new instance and may lock passwords: use an SSH key, or set a password again",
-];
+fn after(definition: &str) -> Vec<String> {
+    let addresses =
+        "its MAC addresses are new: give it again what was bound to the old ones, such as a fixed address";
+    let notes = [
+        Some("it is not started"),
+        machine::definition::has_interfaces(definition).then_some(addresses),
+        Some(
+            "where cloud-init runs inside, it sees a new instance and may lock passwords: use an SSH key, or set a password again",
+        ),
+    ];
+    notes.into_iter().flatten().map(str::to_owned).collect()
+}
 
 /// What to make of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -309,7 +316,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             let mut warnings = [open.warnings, restored.warnings].concat();
             warnings.retain(|w| !restored.notes.contains(w));
             let mut notes = restored.notes;
-            notes.extend(AFTER.iter().map(|note| (*note).to_owned()));
+            notes.extend(after(restored.point.definition.as_ref().map_or("", |d| &d.text)));
             complete(service, job.id, vec![("Notes".to_owned(), notes.join("; "))], warnings)
         }
     }
@@ -433,7 +440,8 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
                 && machine.disks.iter().any(|d| is_restored_file(d.source.path(), name))
             {
                 note_machine(service, &parts.request.target, &machine.summary.uuid)?;
-                complete(service, job.id, vec![("Notes".to_owned(), AFTER.join("; "))], Vec::new())?;
+                let notes = after(&machine.definition_xml).join("; ");
+                complete(service, job.id, vec![("Notes".to_owned(), notes)], Vec::new())?;
                 return Ok(true);
             }
             machine::remove_unfinished(&parts.request.plan);

@@ -37,6 +37,8 @@ pub enum AgentError {
     /// An answer that is none.
     Strange(serde_json::Error),
     TooLong(Duration),
+    /// Whoever asked for it does not want to wait any longer.
+    Unwanted,
 }
 
 impl std::fmt::Display for AgentError {
@@ -48,6 +50,7 @@ impl std::fmt::Display for AgentError {
             Self::Failed(error) => f.write_str(&crate::text::shorten(&error.message)),
             Self::Strange(error) => write!(f, "the guest agent's answer is not understood: {error}"),
             Self::TooLong(time) => write!(f, "it did not end within {time:?}"),
+            Self::Unwanted => f.write_str("it was not waited for any longer"),
         }
     }
 }
@@ -58,7 +61,7 @@ impl AgentError {
             Self::Disabled => Error::unsupported(what, self.to_string()),
             Self::Failed(error) => error.about(doing, what),
             Self::Strange(error) => Error::failed("understanding the guest agent about", what, error),
-            Self::TooLong(_) => Error::Busy { what: what.to_owned(), why: self.to_string() },
+            Self::TooLong(_) | Self::Unwanted => Error::Busy { what: what.to_owned(), why: self.to_string() },
         }
     }
 }
@@ -126,9 +129,15 @@ struct Status {
     err_truncated: bool,
 }
 
-pub fn exec(dom: &Dom, program: &str, arguments: &[&str], timeout: Duration) -> Result<GuestOutput> {
+pub fn exec(
+    dom: &Dom,
+    program: &str,
+    arguments: &[&str],
+    timeout: Duration,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<GuestOutput> {
     let what = format!("`{}` in {}", crate::text::shorten(program), machine(&dom.name()));
-    run(dom, program, arguments, timeout).map_err(|e| e.about("running", &what))
+    run_while(dom, program, arguments, timeout, is_wanted).map_err(|e| e.about("running", &what))
 }
 
 /// Runs a program and waits for its end.
@@ -137,6 +146,16 @@ pub fn run(
     program: &str,
     arguments: &[&str],
     timeout: Duration,
+) -> Result<GuestOutput, AgentError> {
+    run_while(dom, program, arguments, timeout, &|| true)
+}
+
+fn run_while(
+    dom: &Dom,
+    program: &str,
+    arguments: &[&str],
+    timeout: Duration,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<GuestOutput, AgentError> {
     let command = json!({ "path": program, "arg": arguments, "capture-output": true });
     let pid = ask::<Started>(dom, "guest-exec", command)?.pid;
@@ -156,6 +175,9 @@ pub fn run(
         }
         if Instant::now() > deadline {
             return Err(AgentError::TooLong(timeout));
+        }
+        if !is_wanted() {
+            return Err(AgentError::Unwanted);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(200));

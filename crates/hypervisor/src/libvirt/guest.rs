@@ -7,7 +7,7 @@
 use super::agent::{self, AgentError};
 use super::conn::Dom;
 use super::guest_port::Port;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, said};
 use crate::guest::{GuestReport, GuestVia};
 use crate::limits::*;
 use crate::text::shorten;
@@ -279,8 +279,7 @@ pub fn error(what: &str, problem: &Problem) -> Error {
 /// As a warning.
 pub fn warning(problem: &Problem) -> String {
     let Problem { code, message, .. } = problem;
-    let output = output_of(problem);
-    let said = if output.is_empty() { String::new() } else { format!(". It said: {output}") };
+    let said = said(&output_of(problem));
     format!("{} ({}): {}; {}{said}", code.name(), code.number(), shorten(message), code.advice())
 }
 
@@ -365,7 +364,7 @@ mod tests {
             told.starts_with("Pre-ScriptExecutionFailed (300): the pre-script `/a` exited with 3;"),
             "{told}"
         );
-        assert!(told.ends_with("It said: line\nlast"), "{told:?}");
+        assert!(told.ends_with("It said: \"line\nlast\""), "{told:?}");
         let error = error("machine `a`", &problem).to_string();
         assert!(error.contains("machine `a`") && error.contains("last"), "{error}");
     }

@@ -33,6 +33,10 @@ impl Inside {
     }
 }
 
+fn not_frozen(why: &impl std::fmt::Display) -> String {
+    format!("UserErrorFsFreezeFailed: the guest could not be frozen: {why}")
+}
+
 impl Taking<'_> {
     /// Prepares the guest, opens the window, and freezes if that can be done; answers the consistency that is earned if the
     /// window stays open for the instant. Fails when a script did and the guest's configuration wants the backup to fail then.
@@ -41,7 +45,8 @@ impl Taking<'_> {
         let dom = self.session.dom.clone();
         let mark = self.session.frozen_mark();
         let mut cannot = self.cannot_freeze();
-        let mut is_silent = None;
+        // Of a machine that never had an agent nobody expects more.
+        let mut is_silent = cannot.clone().filter(|_| self.request.was_frozen && self.is_agent_missing());
         if cannot.is_none()
             && let Err(why) = agent_answers(&dom)
         {
@@ -80,6 +85,7 @@ impl Taking<'_> {
         let port = session.and_then(GuestSession::port);
         let freezer = match (&cannot, port) {
             _ if session.is_some_and(|s| !s.prepared.freeze) => {
+                is_silent = None;
                 cannot = Some("its configuration asks not to freeze it (fsFreezeEnabled is false)".into());
                 Freezer::Nobody
             }
@@ -92,7 +98,7 @@ impl Taking<'_> {
             _ => Freezer::Nobody,
         };
         if let Some(why) = is_silent {
-            self.warnings.push(format!("the guest could not be frozen: {why}"));
+            self.warnings.push(not_frozen(&why));
         }
         let window = Window::new(dom, &self.session.uri, freezer, suspends, mark);
         let note = note.map_or_else(String::new, |why| format!("; {why}"));
@@ -113,8 +119,7 @@ impl Taking<'_> {
                     format!("the guest's {count} file systems were frozen{note}"),
                 ),
                 Err(why) => {
-                    self.warnings
-                        .push(format!("UserErrorFsFreezeFailed: the guest could not be frozen: {why}"));
+                    self.warnings.push(not_frozen(&why));
                     crash(format!("freezing failed: {why}"))
                 }
             },
@@ -216,10 +221,8 @@ impl Taking<'_> {
             let reason = format!("the guest's scripts ran, and {}", consistency.reason);
             *consistency = Consistency::new(ConsistencyLevel::Application, reason);
         } else if !prepared.freeze {
-            *consistency = Consistency::new(
-                ConsistencyLevel::Application,
-                "the guest's scripts ran; its configuration asks not to freeze it (fsFreezeEnabled is false)",
-            );
+            // What was on disk at one instant, whatever the applications did before: nothing held the file systems.
+            consistency.reason += "; its scripts ran";
         }
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn inspect(dom: &Dom, summary: MachineSummary, listed: bool) -> Resul
     let live = dom.xml(flags).map_err(|e| e.about("inspecting", &what))?;
     let document = definition::parse(&what, &live)?;
     let mut disks = definition::disks(&document);
-    for disk in &mut disks {
+    let streamed = definition::streamed_disks(&document);
+    for disk in disks.iter_mut().filter(|disk| !streamed.contains(&disk.target)) {
         if let Ok(info) = dom.block_info(&disk.target) {
             disk.size_bytes = Some(info.capacity);
             disk.allocated_bytes = Some(info.allocation);

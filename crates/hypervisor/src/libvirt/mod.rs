@@ -293,14 +293,15 @@ impl Hypervisor for Libvirt {
         agent::wait(&self.domain(name)?, timeout)
     }
 
-    fn guest_exec(
+    fn guest_exec_while(
         &self,
         name: &str,
         program: &str,
         arguments: &[&str],
         timeout: Duration,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<GuestOutput> {
-        agent::exec(&self.domain(name)?, program, arguments, timeout)
+        agent::exec(&self.domain(name)?, program, arguments, timeout, is_wanted)
     }
 
     fn export_socket(&self, id: &str) -> Result<PathBuf> {

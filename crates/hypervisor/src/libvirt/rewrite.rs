@@ -126,7 +126,11 @@ impl Writer<'_> {
                 self.start(node, &[attribute]);
                 let new = format!("{old}.{}", self.request.new_name);
                 self.xml.attribute(attribute, &new).end();
-                self.warnings.push(format!("its console is logged to {}", crate::text::shorten(&new)));
+                // Serial port and console are often one device, which is defined twice.
+                let note = format!("its console is logged to {}", crate::text::shorten(&new));
+                if !self.warnings.contains(&note) {
+                    self.warnings.push(note);
+                }
                 return Ok(());
             }
             // The path of the agent's socket belongs to one machine; libvirt makes a new one.
@@ -344,6 +348,7 @@ mod tests {
         <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='vnet3'/><model type='virtio'/></interface>
         <graphics type='vnc' port='5901' listen='127.0.0.1'><listen type='address' address='127.0.0.1'/></graphics>
         <serial type='file'><source path='/log/serial'/><log file='/log/of old' append='on'/></serial>
+        <console type='file'><source path='/log/serial'/><log file='/log/of old' append='on'/></console>
         <channel type='unix'><source mode='bind' path='/var/lib/libvirt/x'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
       </devices><seclabel type='dynamic' model='dac'><label>x</label></seclabel>
       <qemu:commandline><qemu:arg value='-foo'/></qemu:commandline></domain>"#;
@@ -396,6 +401,8 @@ mod tests {
         assert_eq!(foreign.first_element_child().unwrap().text(), Some("1 < 2"));
         assert!(new.warnings.iter().any(|w| w.contains("`vdb` is left out")));
         assert!(new.warnings.iter().any(|w| w.contains("UEFI")));
+        // Each log once, though two devices name it.
+        assert_eq!(new.warnings.iter().filter(|w| w.contains("its console is logged to")).count(), 2);
         let serial = root.descendants().find(|n| n.has_tag_name("serial")).unwrap();
         assert_eq!(child(serial, "source").unwrap().attribute("path"), Some("/log/serial.new <&\">"));
         assert_eq!(child(serial, "log").unwrap().attribute("file"), Some("/log/of old.new <&\">"));

@@ -274,6 +274,13 @@ impl Taking<'_> {
         }
     }
 
+    /// Whether freezing was asked for and the machine could be, if only its agent were there.
+    pub fn is_agent_missing(&self) -> bool {
+        self.request.quiesce == Quiesce::Auto
+            && self.state == MachineState::Running
+            && self.agent != AgentState::Connected
+    }
+
     /// What a disk's extents will cover, before sizes are known. `since` is the usable parent.
     pub fn full_reason(&mut self, disk: &PlannedDisk, lost: Option<String>) -> String {
         match (&disk.parent, lost) {

@@ -5,20 +5,18 @@
 
 use super::definition::{self, child};
 use crate::error::{Error, Result};
+use crate::limits::TPM_ABANDONED_AFTER;
 use crate::model::RestoreMachineRequest;
 use roxmltree::Document;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Of the system's libvirt.
 const ROOT: &str = "/var/lib/libvirt/swtpm";
 const MARKER: &str = "strongroom-new";
-/// A machine is defined moments after its TPM was put there.
-const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 /// Directory and file of the state, below a machine's directory. None: there is no emulated TPM, or its state is elsewhere.
 fn place(document: &Document<'_>) -> Option<(&'static str, &'static str)> {
@@ -132,7 +130,7 @@ fn remove_abandoned(root: &Path, but: &Uuid, exists: impl Fn(&Uuid) -> Result<bo
         };
         let Ok(marker) = fs::metadata(entry.path().join(MARKER)) else { continue };
         let age = marker.modified().ok().and_then(|m| m.elapsed().ok()).unwrap_or_default();
-        if age < ABANDONED_AFTER {
+        if age < TPM_ABANDONED_AFTER {
             continue;
         }
         match exists(&uuid) {
@@ -207,7 +205,7 @@ mod tests {
         for uuid in [killed, defined, young] {
             std::mem::forget(prepare_in(root.path(), &request(backend), uuid, |_| Ok(false)).unwrap());
         }
-        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
+        let long_ago = std::time::SystemTime::now() - 2 * TPM_ABANDONED_AFTER;
         for uuid in [killed, defined] {
             let marker = root.path().join(uuid.to_string()).join(MARKER);
             File::options().write(true).open(marker).unwrap().set_modified(long_ago).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::context::{Context, Outcome};
 use crate::serve::{self, directory, first};
+use crate::text::shell_word;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -108,12 +109,6 @@ fn lines(document: &EnvDocument) -> String {
     )
 }
 
-/// As a shell reads it back.
 fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-    match text.chars().all(plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
+    shell_word(&path.display().to_string())
 }

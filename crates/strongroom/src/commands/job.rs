@@ -238,7 +238,7 @@ fn watch(arguments: &WatchArgs, context: &Context) -> Result<Outcome> {
     let (job, _) = arguments.job.find(&client)?;
     let done = wait(&client, context, &[job])?;
     for document in &done {
-        context.print(document, || document.shown())?;
+        context.print(document, || document.shown_without_problems())?;
     }
     Ok(outcome(&done, context))
 }

@@ -121,16 +121,18 @@ impl JobDocument {
         if !self.is_over() || self.has_succeeded() {
             return None;
         }
-        let (code, message) = match self.errors.first() {
-            Some(error) => (error.name.clone(), sentences(&[&error.message, &error.recommendation])),
-            None => (format!("Job{}", self.status), format!("the job ended as {}", self.status)),
+        let (code, message, recommendation) = match self.errors.first() {
+            Some(error) => {
+                (error.name.clone(), error.message.trim().to_owned(), error.recommendation.as_str())
+            }
+            None => (format!("Job{}", self.status), format!("the job ended as {}", self.status), ""),
         };
         let what = match self.status.as_str() {
             "Cancelled" => "was cancelled",
             _ => "failed",
         };
         let message = format!("{} of {} {what}: {message}", self.operation.to_lowercase(), self.machine);
-        Some(ApiError::new(0, code, message).into())
+        Some(ApiError::new(0, code, message).recommending(recommendation).into())
     }
 
     /// How far it is, in a line.
@@ -173,12 +175,17 @@ impl JobDocument {
         entries
     }
 
+    /// [`Self::shown`] without what went wrong, for whoever tells that apart ([`outcome`]).
+    pub fn shown_without_problems(&self) -> String {
+        Self { errors: Vec::new(), warnings: Vec::new(), ..self.clone() }.shown()
+    }
+
     /// All that there is to say, for people.
     pub fn shown(&self) -> String {
         let mut entries = self.entries();
         for error in &self.errors {
             entries.push(("error", format!("{} ({})", error.message, error.name)));
-            if !error.recommendation.is_empty() {
+            if !error.recommendation.is_empty() && !error.message.contains(&error.recommendation) {
                 entries.push(("what to do", error.recommendation.clone()));
             }
         }
@@ -204,11 +211,6 @@ impl JobDocument {
         }
         out
     }
-}
-
-fn sentences(parts: &[&str]) -> String {
-    let told: Vec<&str> = parts.iter().map(|p| p.trim()).filter(|p| !p.is_empty()).collect();
-    told.join(" ")
 }
 
 /// A job, as the vault's path and its id name it.
@@ -429,7 +431,15 @@ mod tests {
         let told = failed.failure().unwrap();
         assert_eq!(told.code(), "UserErrorAccessDenied");
         let Failure::Api(error) = told else { panic!() };
-        assert_eq!(error.message, "backup of web01 failed: No key. Give it.");
+        assert_eq!(error.message, "backup of web01 failed: No key.");
+        assert_eq!(error.recommendation, "Give it.");
+        let shown = failed.shown();
+        assert!(shown.contains("what to do: Give it.\n") && shown.contains("warning:    slow\n"), "{shown}");
+        let shown = failed.shown_without_problems();
+        assert!(
+            !shown.contains("Give it.") && !shown.contains("slow") && shown.contains("status:"),
+            "{shown}"
+        );
         assert!(job("CompletedWithWarnings", None, Value::Null).failure().is_none());
         assert!(job("Cancelled", None, Value::Null).failure().is_some());
     }

@@ -5,7 +5,7 @@ use super::vm::drill::ResultDocument;
 use crate::client::{Client, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
-use crate::text::{list, table, time};
+use crate::text::{list, size, table, time};
 use crate::when;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -132,6 +132,15 @@ impl GuestDocument {
     }
 }
 
+/// A disk that a point holds, as the API says it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"))]
+pub struct DiskDocument {
+    pub lun: i64,
+    pub name: String,
+    pub size_bytes: u64,
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct PointDocument {
     pub point: String,
@@ -154,8 +163,7 @@ pub struct PointDocument {
     /// Why it is not in the vault, where it never will be.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub transfer_error: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub disks: Vec<String>,
+    pub disks: Vec<DiskDocument>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_disks: Vec<String>,
     /// What was done inside the machine around its instant.
@@ -169,10 +177,8 @@ pub struct PointDocument {
 
 impl PointDocument {
     pub fn of(document: &Value, vault: &Vault, machine: &str) -> Self {
-        let disks = |name: &str| {
-            let list = &document["properties"]["recoveryPointDiskConfiguration"][name];
-            list.as_array().into_iter().flatten().map(|d| text(d, "/name")).collect()
-        };
+        let excluded =
+            document["properties"]["recoveryPointDiskConfiguration"]["excludedDiskList"].as_array();
         let level = text(document, "/properties/recoveryPointType");
         let tiers = document["properties"]["recoveryPointTierDetails"].as_array();
         let is_in =
@@ -200,8 +206,9 @@ impl PointDocument {
             snapshot_expires_at: some_time(document, "/properties/strongroomTier/snapshotExpiryTime"),
             no_snapshot: text(document, "/properties/strongroomTier/noSnapshotReason"),
             transfer_error: text(document, "/properties/strongroomTier/transferError"),
-            disks: disks("includedDiskList"),
-            excluded_disks: disks("excludedDiskList"),
+            disks: serde_json::from_value(document["properties"]["strongroomDisks"].clone())
+                .unwrap_or_default(),
+            excluded_disks: excluded.into_iter().flatten().map(|d| text(d, "/name")).collect(),
             guest: serde_json::from_value(document["properties"]["strongroomGuest"].clone()).ok(),
             drill: ResultDocument::of(&document["properties"]["drill"]),
             id: text(document, "/id"),
@@ -327,9 +334,8 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         if let Some(drill) = &shown.drill {
             entries.push(("drill", drill.shown()));
         }
-        if !shown.disks.is_empty() {
-            entries.push(("disks", shown.disks.join(", ")));
-        }
+        let disk = |d: &DiskDocument| format!("{} ({}, LUN {})", d.name, size(d.size_bytes), d.lun);
+        entries.push(("disks", shown.disks.iter().map(disk).collect::<Vec<_>>().join(", ")));
         if !shown.excluded_disks.is_empty() {
             entries.push(("left out", shown.excluded_disks.join(", ")));
         }

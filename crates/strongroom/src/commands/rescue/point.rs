@@ -3,7 +3,7 @@
 use crate::cli::VaultArgs;
 use crate::context::{Context, Outcome};
 use crate::signals::Interrupt;
-use crate::text::{list, size, table, time};
+use crate::text::{list, shell_word, size, table, time};
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -247,7 +247,10 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
         }
         _ => format!("forgotten: point {}, which was damaged\n", document.forgotten),
     })?;
-    context.note(format_args!("`strongroom rescue vault reclaim {}` gives its space back", vault.location()));
+    context.note(format_args!(
+        "`strongroom rescue vault reclaim {}` gives its space back",
+        shell_word(vault.location())
+    ));
     Ok(Outcome::Done)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli::{KeyArgs, VaultArgs, parse_location};
 use crate::context::{Context, Outcome};
-use crate::text::{count, duration, list, rate, size, table, time};
+use crate::text::{count, duration, list, rate, shell_word, size, table, time};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -503,7 +503,14 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
     context.print(&document, || {
         let speed = document.data_bytes as f64 / document.seconds.max(1e-3);
         let mut text = list(&[
-            ("machine", format!("{} (shut off; `virsh start {0}` starts it)", document.machine)),
+            (
+                "machine",
+                format!(
+                    "{} (shut off; `virsh start {}` starts it)",
+                    document.machine,
+                    shell_word(&document.machine)
+                ),
+            ),
             ("uuid", document.uuid.clone()),
             ("point", document.point.to_string()),
             ("item", document.item.to_string()),

@@ -8,11 +8,11 @@ use crate::commands::jobs::{JobDocument, JobRef, outcome, wait};
 use crate::commands::point::{PointDocument, find_point};
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
-use crate::text::list;
+use crate::text::{list, shell_word};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::{Value, json};
-use strongroom_engine::Error;
+use strongroom_engine::{Error, machine};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true).args(["new_name", "disks_to", "replace"]))]
@@ -57,7 +57,7 @@ pub struct RestoreArgs {
     #[arg(long, visible_alias = "to", value_name = "PLACE")]
     disks_to: Option<String>,
     /// What restored disks are: qcow2, raw or vhd (fixed); default: the place's, else as each disk was, in a container qcow2.
-    #[arg(long, value_enum, requires = "disks_to")]
+    #[arg(long, value_enum, requires = "disks_to", conflicts_with_all = ["new_name", "replace", "instant"])]
     format: Option<ToFormat>,
     /// Put the point's disks in the place of the machine's own, which must be off.
     #[arg(long)]
@@ -72,7 +72,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["disks_to", "replace"])]
     to_group: Option<String>,
     /// Start the new machine from the vault at once, and move its data in behind it.
-    #[arg(long, requires = "new_name", conflicts_with = "disks_to")]
+    #[arg(long, requires = "new_name", conflicts_with_all = ["disks_to", "replace"])]
     instant: bool,
     /// Only this disk; may be given several times.
     #[arg(long = "disk", value_name = "DISK")]
@@ -89,6 +89,9 @@ struct RestoreDocument {
 }
 
 pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
+    if let Some(name) = &arguments.new_name {
+        machine::check_name(name)?;
+    }
     let client = Client::connect(&arguments.vault.service, context)?;
     if arguments.no_wait && client.is_in_process() {
         return Err(needs_service("--no-wait"));
@@ -97,10 +100,10 @@ pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
     let item = find_item(&client, &vault, &arguments.machine)?;
     let point = find_point(&client, &item, &arguments.point)?;
     client.run_jobs()?;
+    let point = PointDocument::of(&point, &vault, &item.name);
     let properties = request(&client, arguments, &item, &vault.document, &point)?;
-    let name = text(&point, "/name");
     let verb = if arguments.instant { "providers/Strongroom.Backup/instantRestore" } else { "restore" };
-    let path = format!("{}/recoveryPoints/{}/{verb}", item.path, crate::client::segment(&name));
+    let path = format!("{}/recoveryPoints/{}/{verb}", item.path, crate::client::segment(&point.point));
     let answer = client.post(&path, Some(&json!({ "properties": properties })))?;
     let id = client.follow(&answer)?.ok_or_else(no_job)?;
     let job = JobRef { vault: vault.path.clone(), id };
@@ -108,7 +111,6 @@ pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
         true => vec![job.look(&client)?],
         false => wait(&client, context, &[job])?,
     };
-    let point = PointDocument::of(&point, &vault, &item.name);
     for job in &done {
         let document = RestoreDocument { point: point.clone(), job: job.clone() };
         context.print(&document, || shown(&document))?;
@@ -117,7 +119,7 @@ pub fn restore(arguments: &RestoreArgs, context: &Context) -> Result<Outcome> {
     if let (Some(name), true, Outcome::Done) =
         (&arguments.new_name, !arguments.no_wait && !arguments.instant, outcome)
     {
-        context.note(format_args!("`virsh start {name}` starts it"));
+        context.note(format_args!("`virsh start {}` starts it", shell_word(name)));
     }
     Ok(outcome)
 }
@@ -138,16 +140,16 @@ fn request(
     arguments: &RestoreArgs,
     item: &Item,
     vault: &Value,
-    point: &Value,
+    point: &PointDocument,
 ) -> Result<Value> {
     let mut p = json!({
         "objectType": "IaasVMRestoreRequest",
-        "recoveryPointId": text(point, "/name"),
+        "recoveryPointId": point.point,
         "sourceResourceId": text(&item.document, "/properties/virtualMachineId"),
         "region": text(vault, "/location"),
     });
     if !arguments.disks.is_empty() {
-        p["restoreDiskLunList"] = luns(client, arguments, item, point)?.into();
+        p["restoreDiskLunList"] = luns(&arguments.disks, point)?.into();
     }
     if let Some(place) = &arguments.disks_to {
         p["recoveryType"] = "RestoreDisks".into();
@@ -207,35 +209,18 @@ fn find(client: &Client, named: &str, kind: &str, what: &str, command: &str) -> 
     }
 }
 
-/// Disks by name, as LUNs: from the point, if it says them, else from the machine as it is.
-fn luns(client: &Client, arguments: &RestoreArgs, item: &Item, point: &Value) -> Result<Vec<i64>> {
-    let configured = &point["properties"]["recoveryPointDiskConfiguration"]["includedDiskList"];
-    let mut known: Vec<(i64, String)> = configured
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|d| Some((d["lun"].as_i64()?, text(d, "/name"))))
-        .collect();
-    if known.is_empty() {
-        let machines = crate::commands::common::machines(client)?;
-        let id = text(&item.document, "/properties/virtualMachineId");
-        let machine = machines.iter().find(|m| m.id.eq_ignore_ascii_case(&id));
-        known = machine.map(|m| m.disks()).unwrap_or_default();
-    }
-    let mut luns = Vec::new();
-    for name in &arguments.disks {
-        // Of a machine that is gone, a LUN can be given.
-        let lun = known.iter().find(|(_, known)| known == name).map(|(lun, _)| *lun);
-        match lun.or_else(|| name.parse().ok()) {
-            Some(lun) => luns.push(lun),
-            None => {
-                let there: Vec<&str> = known.iter().map(|(_, name)| name.as_str()).collect();
-                let there =
-                    if there.is_empty() { "none are known: give its LUN".into() } else { there.join(", ") };
-                let message = format!("the point has no disk `{name}`; it has: {there}");
-                return Err(Error::not_found(message).into());
-            }
-        }
-    }
-    Ok(luns)
+/// Disks by name, as the LUNs that the point itself gives them: the machine's of today may be others.
+fn luns(wanted: &[String], point: &PointDocument) -> Result<Vec<i64>> {
+    wanted
+        .iter()
+        .map(|named| {
+            let by_name = point.disks.iter().find(|d| d.name == *named);
+            let by_lun = || point.disks.iter().find(|d| named.parse() == Ok(d.lun));
+            by_name.or_else(by_lun).map(|d| d.lun).ok_or_else(|| {
+                let there: Vec<&str> = point.disks.iter().map(|d| d.name.as_str()).collect();
+                let message = format!("the point has no disk `{named}`; it has: {}", there.join(", "));
+                Error::not_found(message).into()
+            })
+        })
+        .collect()
 }
