@@ -53,6 +53,11 @@ pub const SNAPSHOT_DAYS_DEFAULT: u32 = 2;
 pub const SNAPSHOT_DAYS_MAX: u32 = 30;
 /// What of a file system stays free of snapshots unless the configuration says otherwise (per cent).
 pub const SNAPSHOT_RESERVE_PERCENT: u32 = 10;
+/// Free space that has not changed for so long has settled, and it is not waited for longer than the second; how often it is
+/// looked at.
+pub const FREE_SETTLED: Duration = Duration::from_secs(1);
+pub const FREE_SETTLED_MAX: Duration = Duration::from_secs(10);
+pub const FREE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often files of snapshots that nobody knows are looked for; and once after each start.
 pub const ORPHANS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How often schedules are looked at.

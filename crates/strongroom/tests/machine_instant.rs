@@ -9,7 +9,7 @@ use machines::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use strongroom_hypervisor::{Hypervisor as _, Libvirt};
+use strongroom_hypervisor::{Hypervisor as _, Libvirt, MachineState};
 
 const LONG: Duration = Duration::from_secs(180);
 
@@ -28,7 +28,13 @@ fn saved(what: &str, office: &Office, storage: &Storage, mib: u32) -> (Guest, St
     (guest, sums)
 }
 
+/// Not one that libvirt is still starting.
 fn is_running(name: &str) -> bool {
+    Libvirt::default().inspect(name).is_ok_and(|m| m.summary.state == MachineState::Running)
+}
+
+/// Also where it waits for its disks.
+fn is_there(name: &str) -> bool {
     Libvirt::default().inspect(name).is_ok_and(|m| m.summary.state.is_active())
 }
 
@@ -153,7 +159,7 @@ fn machine_instant_restore_without_a_service() {
     let late = Made(unique("late"));
     let id = begin(&office, &guest.name, &late.0);
     drop(service);
-    assert!(is_running(&late.0));
+    assert!(is_there(&late.0));
     office.ok(&["job", "cancel", &id]);
     assert_eq!(job(&office, &id)["status"], "Cancelled");
     nothing_is_left(&storage, &late.0, &id);
@@ -170,7 +176,10 @@ fn machine_instant_restore_without_a_service() {
     virsh_quietly(&["destroy", &off.0]);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", told(&output));
-    assert!(!is_running(&off.0));
+    let restored: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(restored["job"]["status"], "CompletedWithWarnings", "{restored}");
+    assert!(restored.to_string().contains("start it again"), "{restored}");
+    assert!(!is_there(&off.0));
     stands_alone(&storage, &off.0);
     let new = Guest::called(&off.0);
     new.boot();

@@ -383,14 +383,17 @@ impl Work<'_> {
             )));
         }
         instant::move_offline(plan, self.progress)?;
-        if instant::find(self.hypervisor, plan)?.is_none() {
-            self.warn(&format!(
+        self.warn(&match instant::find(self.hypervisor, plan)? {
+            Some(_) => format!(
+                "Machine `{}` was shut down, or ended by itself, while its data was moved in; its disks are complete: start it again.",
+                plan.machine
+            ),
+            None => format!(
                 "Machine `{}` was removed meanwhile; its disks are complete, in {}.",
                 plan.machine,
                 plan.directory.display()
-            ))?;
-        }
-        Ok(())
+            ),
+        })
     }
 }
 

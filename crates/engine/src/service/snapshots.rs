@@ -9,7 +9,10 @@
 
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{ORPHANS_INTERVAL, SNAPSHOT_DAYS_DEFAULT, SNAPSHOT_DAYS_MAX};
+use crate::limits::{
+    FREE_LOOK_INTERVAL, FREE_SETTLED, FREE_SETTLED_MAX, ORPHANS_INTERVAL, SNAPSHOT_DAYS_DEFAULT,
+    SNAPSHOT_DAYS_MAX,
+};
 use crate::machine::Facts;
 use crate::source::PointSource;
 use jiff::{SignedDuration, Timestamp};
@@ -383,6 +386,24 @@ impl Room {
         })
     }
 
+    /// After space was given up, which a file system may count a little later (XFS does): when it is enough, or has stopped changing.
+    fn settled(service: &Service, directory: &Path) -> Option<Self> {
+        if let Ok(handle) = std::fs::File::open(directory) {
+            let _ = rustix::fs::syncfs(&handle);
+        }
+        let mut room = Self::of(service, directory)?;
+        let (began, mut changed) = (Instant::now(), Instant::now());
+        while !room.is_enough() && changed.elapsed() < FREE_SETTLED && began.elapsed() < FREE_SETTLED_MAX {
+            std::thread::sleep(FREE_LOOK_INTERVAL);
+            let now = Self::of(service, directory)?;
+            if now.free_bytes != room.free_bytes {
+                changed = Instant::now();
+            }
+            room = now;
+        }
+        Some(room)
+    }
+
     fn is_enough(&self) -> bool {
         self.free_bytes >= self.reserve_bytes
     }
@@ -429,11 +450,7 @@ pub(super) fn make_room(service: &Service, directory: &Path) -> Result<Option<St
                 continue;
             }
         }
-        // Space that was just given up counts only when the file system has come to know of it.
-        if let Ok(handle) = std::fs::File::open(directory) {
-            let _ = rustix::fs::syncfs(&handle);
-        }
-        match Room::of(service, directory) {
+        match Room::settled(service, directory) {
             Some(now) if !now.is_enough() => room = now,
             _ => return Ok(None),
         }

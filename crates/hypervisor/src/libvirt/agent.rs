@@ -49,7 +49,7 @@ impl std::fmt::Display for AgentError {
             }
             Self::Failed(error) => f.write_str(&crate::text::shorten(&error.message)),
             Self::Strange(error) => write!(f, "the guest agent's answer is not understood: {error}"),
-            Self::TooLong(time) => write!(f, "it did not end within {time:?}"),
+            Self::TooLong(time) => write!(f, "it did not end within {:.0} s", time.as_secs_f64()),
             Self::Unwanted => f.write_str("it was not waited for any longer"),
         }
     }
