@@ -26,7 +26,7 @@ import urllib.parse
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab import ROOT, Failure, Machines, Service, Vault, binary, check, main, run, say, wait_until
+from lab import ROOT, Failure, Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
@@ -207,12 +207,7 @@ class Lab:
             self.s3.account("s3gone").replace(str(self.s3.port), str(free_port())),
             self.s3.account("s3nokey", key="NO_SUCH_VARIABLE"),
         ]
-        self.service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-""" + "".join(accounts)).start()
+        self.service = Service(binary(), directory / "data", local_host(GROUP) + "".join(accounts)).start()
         self.vault = Vault(self.service, GROUP, "containers").create()
         self.disks = {}
 

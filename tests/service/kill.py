@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from lab import Failure, Machines, Service, Vault, binary, check, main, run, say, wait_until
+from lab import Failure, Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
 
 ROUNDS = {"discovery": 8, "configure": 10, "backup": 16, "restore": 8, "retention": 8}
 OVER = {"Completed", "CompletedWithWarnings", "Failed", "Cancelled"}
@@ -32,18 +32,7 @@ class Lab:
         self.machines = Machines("kill")
         self.restores = directory / "restores"
         self.restores.mkdir()
-        self.service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-
-[[restore_directories]]
-name = "restores"
-path = "{self.restores}"
-group = "{GROUP}"
-location = "local"
-""").start()
+        self.service = Service(binary(), directory / "data", local_host(GROUP, restores=self.restores)).start()
         self.service.stop()
         self.service.trust_clock()
         self.service.start()

@@ -86,6 +86,13 @@ class Answer:
         return f"{self.status} {self.raw[:600]!r}"
 
 
+def local_host(group, **places):
+    """The part of a configuration that names this host, and directories that disks can be restored to."""
+    own = f'group = "{group}"\nlocation = "local"\n'
+    directories = [f'[[restore_directories]]\nname = "{name}"\npath = "{path}"\n{own}' for name, path in places.items()]
+    return "\n".join([f'[[hosts]]\nname = "local"\n{own}', *directories])
+
+
 class Service:
     """A service in a process of its own. `config` is the text of its configuration."""
 

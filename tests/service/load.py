@@ -14,7 +14,7 @@ import time
 import urllib.parse
 import xml.sax.saxutils
 
-from lab import Machines, Service, Vault, binary, check, main, run, say, wait_until
+from lab import Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
 
 GROUP = "srtest"
 BACKUPS, AT_ONCE = 20, 3
@@ -122,11 +122,7 @@ def body(directory):
         define_all(machines, count)
         say(f"{count} machines defined in {time.monotonic() - began:.1f} s")
         service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-
+{local_host(GROUP)}
 [limits]
 jobs = {AT_ONCE + 1}
 jobs_per_host = {AT_ONCE}

@@ -6,7 +6,7 @@
 
 import urllib.parse
 
-from lab import Machines, Service, Vault, binary, check, main, say, wait_until
+from lab import Machines, Service, Vault, binary, check, local_host, main, say, wait_until
 
 GROUP = "srtest"
 LATER = "UserErrorFeatureNotSupportedOnThisServer"
@@ -19,18 +19,7 @@ class Lab:
         self.other, _ = self.machines.define("two")
         restores = directory / "restores"
         restores.mkdir(mode=0o711)
-        self.service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-
-[[restore_directories]]
-name = "restores"
-path = "{restores}"
-group = "{GROUP}"
-location = "local"
-""").start()
+        self.service = Service(binary(), directory / "data", local_host(GROUP, restores=restores)).start()
         self.vault = Vault(self.service, GROUP, "refusing").create()
         self.root = f"/subscriptions/{self.service.subscription}"
         self.group = f"{self.root}/resourceGroups/{GROUP}"

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from lab import Failure, Machines, Service, Vault, binary, check, main, run, say, wait_until
+from lab import Failure, Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
@@ -112,17 +112,7 @@ class Lab:
         self.machines.virsh("pool-create-as", self.pool, "dir", "--target", self.pool_path)
         atexit.register(lambda: self.machines.virsh("pool-destroy", self.pool, check_it=False))
         self.service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-
-[[restore_directories]]
-name = "places"
-path = "{self.places}"
-group = "{GROUP}"
-location = "local"
-
+{local_host(GROUP, places=self.places)}
 [[restore_directories]]
 name = "vhds"
 path = "{self.places}"

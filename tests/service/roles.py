@@ -10,7 +10,7 @@ name is really there; and an operator does back it up and restore it.
 import time
 import urllib.parse
 
-from lab import (Machines, Service, Vault, binary, check, main, operations, run, sample, say, wait_until,
+from lab import (Machines, Service, Vault, binary, check, local_host, main, operations, run, sample, say, wait_until,
                  wanted_action)
 
 GROUP = "srtest"
@@ -29,18 +29,7 @@ def body(directory):
     name, disk = machines.define("one", noise_mib=2, seed=1)
     restores = directory / "restores"
     restores.mkdir()
-    service = Service(binary(), directory / "data", f"""
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-
-[[restore_directories]]
-name = "restores"
-path = "{restores}"
-group = "{GROUP}"
-location = "local"
-""").start()
+    service = Service(binary(), directory / "data", local_host(GROUP, restores=restores)).start()
     vault = Vault(service, GROUP, "guarded").create(soft_delete=True)
     policy = service.get(f"{vault.path}/backupPolicies/DefaultPolicy")["properties"]
     service.call("PUT", f"{vault.path}/backupPolicies/Other", {"properties": policy})

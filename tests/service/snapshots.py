@@ -19,7 +19,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from lab import Machines, Service, Vault, atexit, binary, check, main, run, say, wait_until
+from lab import Machines, Service, Vault, atexit, binary, check, local_host, main, run, say, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
@@ -79,15 +79,7 @@ class Lab:
         self.machines.start(self.machine)
         self.service = Service(binary(), directory / "data", f"""
 vault_storage = "{self.vaults.path}"
-[[hosts]]
-name = "local"
-group = "{GROUP}"
-location = "local"
-[[restore_directories]]
-name = "restores"
-path = "{self.restores}"
-group = "{GROUP}"
-location = "local"
+{local_host(GROUP, restores=self.restores)}
 [snapshots]
 retry_seconds = 1
 reserve_percent = 20

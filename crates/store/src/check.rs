@@ -229,9 +229,7 @@ impl Run<'_> {
             }
         }
         // Backups and reclaims go on meanwhile: what they wrote or condemned since the objects were listed counts too.
-        let indexed: HashSet<PackId> =
-            index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
-        for pack in indexed {
+        for pack in index.named_packs() {
             if !self.sizes.contains_key(&pack)
                 && let Some(info) = self.vault.objects().head(&pack.object_name())?
             {
@@ -483,8 +481,7 @@ impl Run<'_> {
             }
         }
         // Everything in it has been stored again elsewhere since: no longer damage.
-        let indexed: HashSet<PackId> =
-            index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        let indexed = index.named_packs();
         let before = self.faults.len();
         self.faults.retain(|object, fault| match PackId::from_object_name(object) {
             Some(pack) if indexed.contains(&pack) => {

@@ -358,6 +358,7 @@ impl Vault {
                     index.places(id)
                 }
                 _ => {
+                    let mut places = Vec::new();
                     if error.is_some() && index.drop_damaged(&self.0.keys) {
                         // The index was wrong, not what it named.
                         index.exclude(|excluded| {
@@ -365,8 +366,8 @@ impl Vault {
                                 excluded.damaged_frames.remove(place);
                             });
                         });
+                        places = index.places(id);
                     }
-                    let mut places = index.places(id);
                     places.extend(index.rescue(&self.0.objects, id)?);
                     places
                 }

@@ -54,7 +54,7 @@ fn cross_region(app: &App, _: &Request, params: &Params) -> Answer {
 }
 
 macro_rules! refused {
-    ($($name:ident: $what:literal;)*) => { $(
+    ($($name:ident: $what:expr;)*) => { $(
         fn $name(app: &App, _: &Request, params: &Params) -> Answer {
             vault_of(app, params)?;
             Err(not_available($what))
@@ -69,7 +69,7 @@ refused! {
     archive: "Moving recovery points to the archive tier";
     intents: "Automatic protection";
     scan: "Scanning protected machines for threats";
-    access_token: "Reading and restoring from a secondary region";
+    access_token: CROSS_REGION;
 }
 
 macro_rules! location {

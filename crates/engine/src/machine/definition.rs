@@ -9,11 +9,7 @@ const NODES_MAX: u32 = 200_000;
 /// The virtual networks that its interfaces are connected to. None of one that is not understood: whoever makes the machine
 /// of it says so better.
 pub fn networks(xml: &str) -> BTreeSet<String> {
-    if is_too_deep(xml) {
-        return BTreeSet::new();
-    }
-    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
-    let Ok(document) = roxmltree::Document::parse_with_options(xml, options) else { return BTreeSet::new() };
+    let Some(document) = parse(xml) else { return BTreeSet::new() };
     fn children<'a, 'd>(
         node: roxmltree::Node<'a, 'd>,
         name: &'static str,
@@ -31,11 +27,7 @@ pub fn networks(xml: &str) -> BTreeSet<String> {
 
 /// Whether it has network interfaces. Not one that is not understood.
 pub fn has_interfaces(xml: &str) -> bool {
-    if is_too_deep(xml) {
-        return false;
-    }
-    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
-    let Ok(document) = roxmltree::Document::parse_with_options(xml, options) else { return false };
+    let Some(document) = parse(xml) else { return false };
     let devices = document.root_element().children().filter(|c| c.has_tag_name("devices"));
     devices.flat_map(|d| d.children()).any(|device| device.has_tag_name("interface"))
 }
@@ -53,11 +45,7 @@ pub struct Facts {
 /// All of them 0 or empty in a definition that is not understood.
 pub fn facts(xml: &str) -> Facts {
     let mut facts = Facts { networks: networks(xml), os: "Linux", ..Facts::default() };
-    if is_too_deep(xml) {
-        return facts;
-    }
-    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
-    let Ok(document) = roxmltree::Document::parse_with_options(xml, options) else { return facts };
+    let Some(document) = parse(xml) else { return facts };
     let root = document.root_element();
     let child = |name: &str| root.children().find(|c| c.has_tag_name(name));
     let number = |name: &str| child(name).and_then(|c| c.text()).and_then(|t| t.trim().parse::<u64>().ok());
@@ -80,6 +68,15 @@ pub fn facts(xml: &str) -> Facts {
         facts.os = "Windows";
     }
     facts
+}
+
+/// None of one that is not understood.
+fn parse(xml: &str) -> Option<roxmltree::Document<'_>> {
+    if is_too_deep(xml) {
+        return None;
+    }
+    let options = roxmltree::ParsingOptions { nodes_limit: NODES_MAX, ..Default::default() };
+    roxmltree::Document::parse_with_options(xml, options).ok()
 }
 
 /// Counted without recursion, before a reader that may recurse sees it.

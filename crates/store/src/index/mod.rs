@@ -249,10 +249,14 @@ impl Index {
         Ok(rescued.as_ref().and_then(|found| found.get(id)).cloned().unwrap_or_default())
     }
 
+    /// Packs that some run lists.
+    pub fn named_packs(&self) -> HashSet<PackId> {
+        self.runs.read().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect()
+    }
+
     /// Packs in the store that no run lists, with their sizes.
     pub fn uncovered_packs(&self, store: &BlobStore) -> Result<Vec<(PackId, u64)>> {
-        let covered: HashSet<PackId> =
-            self.runs.read().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        let covered = self.named_packs();
         let listed = store.list("packs/")?;
         Ok(listed
             .into_iter()

@@ -171,12 +171,13 @@ impl Run<'_> {
         let over = self.sessions()?.into_iter().filter(|s| s.is_over(self.vault, self.store_now));
         let over: Vec<SessionId> = over.map(|found| found.session).collect();
         self.over = over.iter().copied().collect();
-        self.covered = self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+        self.covered = self.index.named_packs();
         // What needs no moving goes first: that gives the room which moving the rest takes.
+        let live = self.refs.live()?;
         let (mut dead, mut mixed) = (Vec::new(), Vec::new());
         for (pack, size) in self.candidates(&over, thorough)? {
             self.progress.check()?;
-            if self.is_dead(&pack, size)? { dead.push((pack, size)) } else { mixed.push((pack, size)) }
+            if self.is_dead(&pack, size, &live)? { dead.push((pack, size)) } else { mixed.push((pack, size)) }
         }
         for batch in dead.chunks(PACKS_PER_BATCH).chain(mixed.chunks(PACKS_PER_BATCH)) {
             self.condemn(batch)?;
@@ -294,8 +295,7 @@ impl Run<'_> {
     }
 
     /// Whether no point needs anything that a pack holds.
-    fn is_dead(&self, pack: &PackId, size: u64) -> Result<bool> {
-        let live = self.refs.live()?;
+    fn is_dead(&self, pack: &PackId, size: u64, live: &Live) -> Result<bool> {
         for part in self.parts_of(pack, size)?.unwrap_or_default() {
             for id in &part.ids {
                 if live.contains(id)? {
@@ -615,8 +615,7 @@ impl Run<'_> {
         // are listed while nobody is at work, and nobody has come until the list goes.
         if self.at_work()?.is_empty() {
             self.index.refresh(self.vault.objects(), self.vault.keys())?;
-            let named: HashSet<PackId> =
-                self.index.runs().iter().flat_map(|run| run.packs.iter().map(|row| row.id)).collect();
+            let named = self.index.named_packs();
             for (name, record) in lists.records {
                 let unnamed = record.state == CondemnedState::Deleted
                     && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));

@@ -119,6 +119,20 @@ pub fn draft(item: &str, vault: &Vault, disks: Vec<Disk>, parent: Option<&Manife
     }
 }
 
+/// A backup of an item that is written, and not committed.
+pub struct UnderWay {
+    pub session: Session,
+    pub parent: Option<Manifest>,
+    pub written: DiskWritten,
+}
+
+impl UnderWay {
+    pub fn commit(self, vault: &Vault, item: &str) -> Result<Manifest> {
+        let disks = vec![Disk::new("disk", &self.written)];
+        self.session.commit(draft(item, vault, disks, self.parent.as_ref()))
+    }
+}
+
 /// Backs `image` up as a point of `item`. Without extents, everything is read.
 pub fn backup(
     vault: &Vault,
@@ -126,8 +140,18 @@ pub fn backup(
     image: &Image,
     extents: Option<Vec<TypedExtent>>,
 ) -> Result<Manifest> {
+    begin(vault, item, image, extents)?.commit(vault, item)
+}
+
+/// The same, up to the commit.
+pub fn begin(
+    vault: &Vault,
+    item: &str,
+    image: &Image,
+    extents: Option<Vec<TypedExtent>>,
+) -> Result<UnderWay> {
     let session = Session::begin(vault, "test")?;
-    let parent = vault.points(Some(&item.parse().unwrap()))?.points.pop();
+    let parent = vault.points(Some(&item.parse().unwrap()))?.take_last();
     let size_bytes = image.0.lock().len() as u64;
     let extents = extents.unwrap_or_else(|| match size_bytes {
         0 => vec![],
@@ -141,7 +165,7 @@ pub fn backup(
         parent: parent.as_ref().map(|p| p.disks[0].tree()),
         progress: Arc::default(),
     })?;
-    session.commit(draft(item, vault, vec![Disk::new("disk", &written)], parent.as_ref()))
+    Ok(UnderWay { session, parent, written })
 }
 
 /// Restores the point's only disk.
