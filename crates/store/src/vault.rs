@@ -359,7 +359,8 @@ impl Vault {
                 }
                 _ => {
                     let mut places = Vec::new();
-                    if error.is_some() && index.drop_damaged(&self.0.keys) {
+                    // Found in no place, or in a wrong one: a damaged run may be why, and hides its packs from the rescue.
+                    if index.drop_damaged(&self.0.keys) {
                         // The index was wrong, not what it named.
                         index.exclude(|excluded| {
                             marked.iter().for_each(|place| {

@@ -208,7 +208,7 @@ impl Run<'_> {
         let unreadable: Vec<_> = list.damaged.iter().filter_map(|damaged| damaged.point).collect();
         self.refs.catch_up(self.vault, &self.index, &list.points, &unreadable, self.progress)?;
         if self.refs.is_new {
-            self.refs.find_dead(&self.index)?;
+            self.refs.find_dead(self.vault.keys(), &self.index)?;
         }
         Ok(())
     }
