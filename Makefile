@@ -19,8 +19,8 @@ bench: ## the benchmarks against peers; writes bench/results.md and bench/result
 	bench/run
 	bench/service.py --strongroom $(or $(CARGO_TARGET_DIR),target)/release/strongroom | tee bench/service.txt
 
-demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing)
-	scripts/demo
+demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing); PART=az, PART=all: more
+	scripts/demo $(PART)
 
 lint: ## formatting and clippy, as the CI wants them
 	$(CARGO) fmt --all --check

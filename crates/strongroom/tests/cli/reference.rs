@@ -9,6 +9,8 @@ const INTRODUCTION: &str = "\
 
 What `strongroom help` says, command by command. This page is written by a test from the program itself.
 
+<!-- none of this page is run: the program prints it; a test in crates/strongroom/src/cli.rs has the parser read every example -->
+
 ## Two ways
 
 Most commands are about the service: `vault`, `vm`, `policy`, `job`, `point`, `host`. They are clients of its API, and find it
