@@ -138,7 +138,6 @@ class Strongroom:
                 f.write(source.randbytes(4 * MIB))
         warm(disk)
         extents = self.out / "extents.json"
-        ids = []
         for n in range(points):
             given = None
             if n > 0:
@@ -147,7 +146,7 @@ class Strongroom:
                 given = extents
             self.backup(disk, self.vault, "disk", given)
         _, text = self.measured("rescue", "point", "list", "--vault", self.vault, "--item", "disk")
-        ids = point_ids(text)
+        ids = [point["point"] for point in json.loads(text)["points"]]
         if len(ids) != points:
             raise SystemExit(f"{points} points were made, {len(ids)} are listed:\n{text}")
         for what, forget in (("one", ids[4:5]), ("three", ids[5:8])):
@@ -159,11 +158,3 @@ class Strongroom:
             record(f"reclaim_{what}_of_ten_{logical_gib}gib", figures)
         self.measured("rescue", "vault", "check", self.vault)
         shutil.rmtree(self.out)
-
-
-def point_ids(text):
-    """Ids out of `point list --json`: an array of points, or an object that holds one."""
-    answer = json.loads(text)
-    if isinstance(answer, dict):
-        answer = answer.get("points", [])
-    return [p.get("id") or p.get("point") for p in answer]

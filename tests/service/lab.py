@@ -150,10 +150,9 @@ class Service:
         made = self.run("access", "principal", "create", name)
         if role:
             self.run("access", "assign", name, role, *scope)
-        secret = next(made[key] for key in ("secret", "password") if key in made)
         form = urllib.parse.urlencode({
-            "grant_type": "client_credentials", "client_id": made.get("app_id") or made["appId"],
-            "client_secret": secret, "scope": "https://management.azure.com/.default"})
+            "grant_type": "client_credentials", "client_id": made["app_id"],
+            "client_secret": made["secret"], "scope": "https://management.azure.com/.default"})
         answer = self.request("POST", "/adfs/oauth2/token", raw=form.encode(), version=None,
                               headers={"content-type": "application/x-www-form-urlencoded"})
         check(answer.status == 200, role, answer)
