@@ -133,8 +133,10 @@ fn many_threads_share_one_connection() {
     let dir = tempfile::tempdir().unwrap();
     let size = 16 * MIB;
     // Replies come late and out of order.
-    let peer =
-        nbdkit(dir.path(), &["--threads=16", "memory", "16M", "--filter=delay", "rdelay=30ms", "wdelay=20ms"]);
+    let peer = nbdkit(
+        dir.path(),
+        &["--threads=16", "memory", "16M", "--filter=delay", "rdelay=30ms", "wdelay=20ms"],
+    );
     let client = connect(&peer.endpoint(), &[]);
     let slice = size / 16;
     let started = Instant::now();

@@ -54,16 +54,22 @@ fn a_value_is_taken_from_its_place_and_nowhere_else() {
 
 #[test]
 fn the_demo_names_its_parts() {
-    let demo = |arguments: &[&str]| said(&Command::new(tree().join("scripts/demo")).args(arguments).output().unwrap());
+    let demo = |arguments: &[&str]| {
+        said(&Command::new(tree().join("scripts/demo")).args(arguments).output().unwrap())
+    };
     let (passed, parts, _) = demo(&["--list"]);
     assert!(passed);
     for part in ["core", "az", "az-restore", "all"] {
-        assert!(parts.lines().any(|line| line.contains(&format!("make demo PART={part} "))), "{part}: {parts}");
+        assert!(
+            parts.lines().any(|line| line.contains(&format!("make demo PART={part} "))),
+            "{part}: {parts}"
+        );
     }
     let (passed, _, error) = demo(&["core", "no-such-part"]);
     assert!(!passed && error.contains("there is no part no-such-part; there are: core az"), "{error}");
-    let (passed, recipe, _) =
-        said(&Command::new("make").args(["-n", "-C"]).arg(tree()).args(["demo", "PART=all"]).output().unwrap());
+    let (passed, recipe, _) = said(
+        &Command::new("make").args(["-n", "-C"]).arg(tree()).args(["demo", "PART=all"]).output().unwrap(),
+    );
     assert!(passed && recipe.contains("scripts/demo all"), "{recipe}");
 }
 
@@ -74,7 +80,14 @@ fn a_green_run_is_noted_of_an_unchanged_commit_alone() {
     let git = |arguments: &[&str]| {
         let (passed, out, error) = said(
             &Command::new("git")
-                .args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"])
+                .args([
+                    "-c",
+                    "user.name=test",
+                    "-c",
+                    "user.email=test@localhost",
+                    "-c",
+                    "commit.gpgsign=false",
+                ])
                 .args(arguments)
                 .current_dir(home.path())
                 .output()

@@ -128,13 +128,13 @@ fn a_restore_that_is_stopped_leaves_no_file() {
     for format in ["raw", "qcow2"] {
         until_caught(|_| {
             let to = home.text("to/out");
-            let restore = ["image", "restore", "a@latest", "--vault", &vault, "--to", &to, "--format", format];
+            let restore =
+                ["image", "restore", "a@latest", "--vault", &vault, "--to", &to, "--format", format];
             let child = home.command(restore).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
             // Under way when there is a file with data in it, which may go while it is looked at.
             let has_data = |path: &Path| path.metadata().is_ok_and(|file| file.blocks() * 512 > 512 * KIB);
-            let begun = || {
-                std::fs::read_dir(&directory).unwrap().any(|entry| has_data(&entry.unwrap().path()))
-            };
+            let begun =
+                || std::fs::read_dir(&directory).unwrap().any(|entry| has_data(&entry.unwrap().path()));
             let (code, text) = stop_when(child, libc::SIGTERM, begun);
             assert_eq!(files(&directory), usize::from(code == Some(0)), "{text}");
             if code == Some(0) {
