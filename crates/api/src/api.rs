@@ -1,10 +1,10 @@
 //! The way of a request through the API: route, caller, api-version, permission, handler, audit.
 
 use crate::auth::{AuditEvent, Budget, Caller, CallerKind, Gate};
-use crate::http::{Client, Request, Response};
+use crate::http::{Client, Request, Response, Rows};
 use crate::odata::Pager;
 use crate::openapi;
-use crate::route::{Access, Action, Found, Params, Route, RouteError, Table};
+use crate::route::{Access, Action, Found, Link, Params, Route, RouteError, Table};
 use crate::{ArmError, limits};
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -165,12 +165,17 @@ impl<S: Send + Sync + 'static> Api<S> {
         if route.needs_api_version {
             check_api_version(request)?;
         }
+        if route.access != Access::Public && route.request_schema.is_none() {
+            // What a body may name is declared beside the route; a route that declares no body gets none.
+            request.body = Bytes::new();
+        }
         if let Access::Action(action) = route.access {
             let scope = route.scope(&request.path);
             if !self.gate.allowed(&request.caller, action, &scope)? {
                 let refused = request.caller.refused(action, &scope);
                 return match (route.by_row, &route.handler) {
                     (true, Action::Handler(list)) => {
+                        request.rows = Some(Rows { gate: self.gate.clone(), action });
                         let listed = list(&self.state, request, params)?;
                         self.readable_rows(listed, request, action)?.ok_or(refused)
                     }
@@ -178,10 +183,43 @@ impl<S: Send + Sync + 'static> Api<S> {
                 };
             }
         }
+        self.check_linked(route, params, request)?;
         match route.handler {
             Action::Handler(handler) => handler(&self.state, request, params),
             Action::Document => Ok(Response::bytes("application/json; charset=utf-8", self.document.clone())),
         }
+    }
+
+    /// Whether the caller has what is needed over all that the request names beside its path.
+    fn check_linked(&self, route: &Route<S>, params: &Params, request: &mut Request) -> Result<(), ArmError> {
+        let (named, ids) = route.named(request, params)?;
+        request.named = ids;
+        self.check_links(route, request, named)?;
+        match route.also {
+            Some((_, also)) => {
+                let links = also(&self.state, request, params)?;
+                self.check_links(route, request, links)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_links(&self, route: &Route<S>, request: &mut Request, links: Vec<Link>) -> Result<(), ArmError> {
+        for Link { actions, scope } in links {
+            let mut allowed = false;
+            for action in actions {
+                allowed = allowed || self.gate.allowed(&request.caller, action, &scope)?;
+            }
+            let Some(wanted) = actions.first().filter(|_| !allowed) else { continue };
+            let own = match route.access {
+                Access::Action(action) => action,
+                Access::Authenticated | Access::Public => "",
+            };
+            let refused = request.caller.refused_linked((own, &route.scope(&request.path)), (wanted, &scope));
+            request.lacks = Some(((*wanted).to_owned(), scope));
+            return Err(refused);
+        }
+        Ok(())
     }
 
     /// What of a list the caller has `action` over. None if that is nothing, and there is no other page.
@@ -251,9 +289,11 @@ impl<S: Send + Sync + 'static> Api<S> {
         };
         let scope = route.map_or_else(|| request.path_text(), |r| r.scope(&request.path));
         let event = audit_event(request, &request.caller, response.status, response.error_code.as_deref());
+        // Of a refusal for what the request names beside its path: that.
+        let (action, scope) = request.lacks.clone().unwrap_or((action.to_owned(), scope));
         let event = AuditEvent {
             operation: route.map_or("", |r| r.operation_id).to_owned(),
-            action: action.to_owned(),
+            action,
             scope,
             left_out,
             ..event

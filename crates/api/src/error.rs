@@ -167,6 +167,23 @@ impl ArmError {
         Self::new(StatusCode::FORBIDDEN, "AuthorizationFailed", message)
     }
 
+    /// The caller may do what the path says, but not what is needed over something else that the request names.
+    pub fn linked_authorization_failed(
+        (name, object_id): (&str, &str),
+        (action, scope): (&str, &str),
+        (linked_action, linked_scope): (&str, &str),
+    ) -> Self {
+        let message = format!(
+            "The client '{}' with object id '{object_id}' has permission to perform action '{action}' on scope '{}'; however, \
+             it does not have permission to perform action(s) '{linked_action}' on the linked scope(s) '{}' (respectively) or \
+             the linked scope(s) are invalid.",
+            shorten(name),
+            shorten_to(scope, limits::TARGET_MAX_BYTES),
+            shorten_to(linked_scope, limits::TARGET_MAX_BYTES),
+        );
+        Self::new(StatusCode::FORBIDDEN, "LinkedAuthorizationFailed", message)
+    }
+
     // 404
 
     /// A resource that is not there. `kind` is its type and name from the provider on, such as

@@ -89,6 +89,16 @@ fn operation<S>(route: &Route<S>) -> Value {
         Access::Authenticated => {}
         Access::Action(action) => out["x-action"] = json!(action),
     }
+    // What is needed beside, over what the body names: one of these actions.
+    let linked = route.names.iter().filter(|named| !named.needs.actions().is_empty());
+    let linked: Map<String, Value> =
+        linked.map(|named| (named.field.to_owned(), json!(named.needs.actions()))).collect();
+    if !linked.is_empty() {
+        out["x-linked-actions"] = Value::Object(linked);
+    }
+    if let Some((words, _)) = route.also {
+        out["x-also-needs"] = json!(words);
+    }
     out
 }
 

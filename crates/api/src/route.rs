@@ -7,6 +7,7 @@
 use crate::http::{Request, Response};
 use crate::{ArmError, limits};
 use http::Method;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Index;
 use thiserror::Error;
@@ -21,6 +22,54 @@ pub enum Access {
     /// This ARM action, over the scope that the path names.
     Action(&'static str),
 }
+
+/// A place in a body that names something, and what its caller must be allowed over that. Whatever a route's body can name has
+/// to be declared: a handler gets no id that is not ([`crate::arm`] refuses it), and no body at all where the route takes none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    /// The names on the way to it, with dots between them: `properties.storageAccountId`.
+    pub field: &'static str,
+    pub needs: Needs,
+}
+
+/// What is needed over something that a body names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The field holds an ARM id; one of these actions over it. The first is the one that a refusal tells.
+    Id(&'static [&'static str]),
+    /// The field holds the name of a resource group; one of these actions over it.
+    Group(&'static [&'static str]),
+    /// The field is an object whose members' names are ARM ids; one of these actions over each whose value is not null.
+    Members(&'static [&'static str]),
+    /// Nothing, for this reason.
+    Nothing(&'static str),
+}
+
+impl Needs {
+    /// The actions, one of which is needed; none of what needs nothing.
+    pub fn actions(self) -> &'static [&'static str] {
+        match self {
+            Self::Id(actions) | Self::Group(actions) | Self::Members(actions) => actions,
+            Self::Nothing(_) => &[],
+        }
+    }
+}
+
+/// What the path names, or its body repeats of it.
+pub const OF_THE_PATH: Needs =
+    Needs::Nothing("it repeats what the path names, and is refused if it does not");
+
+/// One action of these is needed over this resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub actions: &'static [&'static str],
+    /// An ARM id.
+    pub scope: String,
+}
+
+/// What a request needs beside the action of its path and what its body names by id: for what follows from several fields, or
+/// is named by a part of the path.
+pub type Links<S> = fn(&S, &Request, &Params) -> Result<Vec<Link>, ArmError>;
 
 /// A query parameter, for the OpenAPI document. `api-version` is implied wherever a caller must be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +118,10 @@ pub struct Route<S> {
     pub audited: bool,
     /// See [`by_row`](Self::by_row).
     pub by_row: bool,
+    /// See [`names`](Self::names).
+    pub names: &'static [Named],
+    /// See [`also_needs`](Self::also_needs).
+    pub also: Option<(&'static str, Links<S>)>,
     pub(crate) handler: Action<S>,
 }
 
@@ -109,6 +162,8 @@ impl<S> Route<S> {
             needs_api_version: true,
             audited: true,
             by_row: false,
+            names: &[],
+            also: None,
             handler,
         }
     }
@@ -186,6 +241,18 @@ impl<S> Route<S> {
         self
     }
 
+    /// What the body can name, and what is needed over it.
+    pub fn names(mut self, names: &'static [Named]) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// What is needed beside: in words, and how it is found out.
+    pub fn also_needs(mut self, words: &'static str, links: Links<S>) -> Self {
+        self.also = Some((words, links));
+        self
+    }
+
     pub fn unaudited(mut self) -> Self {
         self.audited = false;
         self
@@ -199,6 +266,44 @@ impl<S> Route<S> {
     /// The pattern's segments: literals, and parameters in braces.
     pub fn segments(&self) -> impl Iterator<Item = Segment> + use<S> {
         self.pattern.split('/').filter(|s| !s.is_empty()).map(Segment::of)
+    }
+
+    /// What the body names: what is needed over it, and all ids as they are written.
+    pub(crate) fn named(
+        &self,
+        request: &Request,
+        params: &Params,
+    ) -> Result<(Vec<Link>, Vec<String>), ArmError> {
+        let (mut links, mut ids) = (Vec::new(), Vec::new());
+        if self.names.is_empty() || request.body.iter().all(u8::is_ascii_whitespace) {
+            return Ok((links, ids));
+        }
+        let body: Value = request.json()?;
+        for Named { field, needs } in self.names {
+            let Some(value) = at(&body, field)? else { continue };
+            let texts: Vec<&str> = match (needs, value) {
+                (Needs::Members(_), Value::Object(members)) => {
+                    members.iter().filter(|(_, value)| !value.is_null()).map(|(id, _)| id.as_str()).collect()
+                }
+                (_, Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
+                (_, value) => value.as_str().into_iter().collect(),
+            };
+            for text in texts.into_iter().filter(|text| !text.is_empty()) {
+                ids.push(text.to_owned());
+                let scope = match needs {
+                    Needs::Nothing(_) => continue,
+                    Needs::Group(_) => {
+                        let subscription = params.get("subscription").unwrap_or_default();
+                        format!("/subscriptions/{subscription}/resourceGroups/{text}")
+                    }
+                    // What cannot be an id names nothing: the handler says so.
+                    Needs::Id(_) | Needs::Members(_) if !text.starts_with('/') => continue,
+                    Needs::Id(_) | Needs::Members(_) => text.to_owned(),
+                };
+                links.push(Link { actions: needs.actions(), scope });
+            }
+        }
+        Ok((links, ids))
     }
 
     /// The ARM id that authorisation is asked for: the path up to its last whole type and name, so without the collection
@@ -229,6 +334,22 @@ impl<S> std::fmt::Debug for Route<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} ({})", self.method, self.pattern, self.operation_id)
     }
+}
+
+/// What a body has at a place; none for null.
+fn at<'a>(body: &'a Value, field: &str) -> Result<Option<&'a Value>, ArmError> {
+    let mut here = body;
+    for name in field.split('.') {
+        // Into a struct serde takes an array as well, field by field: then the names would say nothing.
+        let Value::Object(members) = here else {
+            return Err(ArmError::invalid_content(format!("what holds '{name}' is not an object")));
+        };
+        match members.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(value) => here = value,
+        }
+    }
+    Ok(Some(here))
 }
 
 /// A segment of a pattern.

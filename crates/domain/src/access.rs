@@ -10,6 +10,10 @@
 //! - Stopping protection and giving an item another policy are writes to the item by their path, which operators may make; but
 //!   Azure's table of who does what has them for contributors alone. They need the right to delete the item as well:
 //!   [`ItemWrite::actions`].
+//! - Who restores to, or protects, what a request names beside its path may do so by the backup roles as well as by the
+//!   rights to write to it: [`linked`].
+//! - Pictures and output of drills are a guest's contents: reading them is an action of its own, [`DRILL_OUTPUT`], which no
+//!   reader has.
 //!
 //! `Strongroom.Backup` is our own namespace: for what Azure has no calls for.
 
@@ -160,6 +164,7 @@ const ITEM_WRITE: &str =
     "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write";
 const ITEM_DELETE: &str =
     "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/delete";
+const ITEM_RESTORE: &str = "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/restore/action";
 
 impl ItemWrite {
     /// The actions that are needed for it, all of them.
@@ -169,6 +174,41 @@ impl ItemWrite {
             Self::ChangePolicy | Self::Stop => &[ITEM_WRITE, ITEM_DELETE],
         }
     }
+}
+
+/// To see what a drill saw inside a machine: its screen, and what a check printed. No `read`: those are for readers.
+pub const DRILL_OUTPUT: &str = "Strongroom.Backup/vaults/drills/output/action";
+
+/// What is needed over a resource that a request names beside the one of its path: one action of these, whichever the caller
+/// has. The first is the one that Azure asks for, and refusals name. To restore somewhere, or to protect a machine, a backup
+/// role over that place or machine is enough: here is no role that writes to machines and nothing else.
+pub mod linked {
+    use super::{ITEM_RESTORE, ITEM_WRITE};
+
+    /// To restore into a resource group.
+    pub const TARGET_GROUP: &[&str] =
+        &["Microsoft.Resources/subscriptions/resourceGroups/write", ITEM_RESTORE];
+    /// To restore disks to a storage account, or a machine's disks.
+    pub const TARGET_ACCOUNT: &[&str] = &["Microsoft.Storage/storageAccounts/write", ITEM_RESTORE];
+    /// To connect a restored machine to a network, or to a subnet of it.
+    pub const TARGET_NETWORK: &[&str] =
+        &["Microsoft.Network/virtualNetworks/subnets/join/action", ITEM_RESTORE];
+    /// To make a machine of a recovery point, or to replace a machine's disks.
+    pub const TARGET_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/write", ITEM_RESTORE];
+    /// To copy a machine into a vault.
+    pub const PROTECTED_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/write", ITEM_WRITE];
+    /// To run a command inside a machine, or inside a copy of it. No backup role has it.
+    pub const COMMANDED_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/runCommand/action"];
+    /// To put a machine into another resource group.
+    pub const PLACED_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/write"];
+    /// To give a vault a user-assigned identity.
+    pub const IDENTITY: &[&str] = &["Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"];
+    pub const READ_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/read"];
+    pub const READ_VAULT: &[&str] = &["Microsoft.RecoveryServices/Vaults/read"];
+    pub const READ_POLICY: &[&str] = &["Microsoft.RecoveryServices/Vaults/backupPolicies/read"];
+    pub const READ_POINT: &[&str] = &[
+        "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/read",
+    ];
 }
 
 /// Where a role holds: a path, and all below it. `/` is everywhere. Segments match whole and in any case.
@@ -369,6 +409,7 @@ static BACKUP_OPERATOR: &[&str] = &[
     "Strongroom.Backup/*/read",
     "Strongroom.Backup/vaults/check/action",
     "Strongroom.Backup/vaults/drills/action",
+    DRILL_OUTPUT,
 ];
 
 static BACKUP_READER: &[&str] = &[
@@ -467,6 +508,30 @@ mod tests {
                 assert!(reads || asks, "{role}: {action}");
             }
         }
+    }
+
+    #[test]
+    fn readers_see_nothing_of_a_guest_and_backup_roles_run_nothing_in_it() {
+        use Role::{BackupContributor, BackupOperator, BackupReader, Contributor, Owner, Reader};
+        let may = |actions: &[&str]| -> Vec<Role> {
+            Role::ALL.into_iter().filter(|role| actions.iter().any(|action| role.allows(action))).collect()
+        };
+        assert_eq!(may(&[DRILL_OUTPUT]), [Owner, Contributor, BackupContributor, BackupOperator]);
+        assert_eq!(may(linked::COMMANDED_MACHINE), [Owner, Contributor]);
+        for actions in [
+            linked::TARGET_GROUP,
+            linked::TARGET_ACCOUNT,
+            linked::TARGET_NETWORK,
+            linked::TARGET_MACHINE,
+            linked::PROTECTED_MACHINE,
+        ] {
+            assert_eq!(may(actions), [Owner, Contributor, BackupContributor, BackupOperator], "{actions:?}");
+            assert_eq!(may(&actions[..1]), [Owner, Contributor], "{actions:?}");
+        }
+        assert_eq!(
+            may(linked::READ_MACHINE),
+            [Owner, Contributor, Reader, BackupContributor, BackupOperator, BackupReader]
+        );
     }
 
     #[test]

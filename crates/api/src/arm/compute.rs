@@ -10,7 +10,7 @@ use strongroom_engine::service::machines::{self, Power};
 use strongroom_engine::service::operations;
 
 const VM: &str = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}";
-const READ: &str = "Microsoft.Compute/virtualMachines/read";
+pub(super) const READ: &str = "Microsoft.Compute/virtualMachines/read";
 
 macro_rules! vm {
     ($rest:literal) => {

@@ -2,13 +2,14 @@
 
 use super::{
     Answer, App, by_name, by_shown_name, check_container, check_fabric, container_id, id_of_machine,
-    machine_id, page, vault_id, vault_of, vault_path,
+    machine_id, machine_link, of_readable_machines, page, vault_id, vault_of, vault_path,
 };
-use crate::route::LIST;
+use crate::route::{LIST, Link, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
 use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_domain::access::linked;
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_engine::service::{items, machines};
@@ -69,6 +70,9 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .answers("Resource")
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/read")
+        .also_needs("Microsoft.Compute/virtualMachines/read over the machine", |app, _, params| {
+            Ok(machine_of(app, params, linked::READ_MACHINE))
+        })
         .summary("A machine that the vault protects.")
         .tag(TAG),
         Route::put(
@@ -78,6 +82,10 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/write")
         .takes("Container")
+        .names(&[Named { field: "properties.sourceResourceId", needs: Needs::Id(linked::PROTECTED_MACHINE) }])
+        .also_needs("the same over the machine of the path", |app, _, params| {
+            Ok(machine_of(app, params, linked::PROTECTED_MACHINE))
+        })
         .summary("Registers a machine, which discovery has done already.")
         .tag(TAG),
         Route::delete(
@@ -90,6 +98,12 @@ pub fn routes() -> Vec<Route<App>> {
         .summary("Forgets the registration of a machine without an item.")
         .tag(TAG),
     ]
+}
+
+/// The machine that a container's name is of; what is no such name is not found.
+fn machine_of(app: &App, params: &Params, actions: &'static [&'static str]) -> Vec<Link> {
+    let machine = arm_names::parse_container_name(&params["container"]);
+    machine.map(|key| machine_link(app, actions, &key.group, &key.machine)).into_iter().collect()
 }
 
 fn refresh(app: &App, request: &Request, params: &Params) -> Answer {
@@ -157,7 +171,8 @@ fn show_protectable(app: &App, vault: &Vault, machine: &Machine) -> Value {
 
 fn protectable(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let mut found = items::protectable(&app.service, &vault)?;
+    let found = items::protectable(&app.service, &vault)?;
+    let mut found = of_readable_machines(app, request, found, |m| (m.group.as_str(), m.name.as_str()))?;
     if let Some(filter) = request.filter()? {
         let wanted = filter
             .equalities(&["backupManagementType", "workloadType", "friendlyName", "status", "itemType"])
@@ -192,7 +207,9 @@ fn show(app: &App, vault: &Vault, item: &Item) -> Value {
 
 fn listed(app: &App, request: &Request, params: &Params, deleted_only: bool) -> Answer {
     let vault = vault_of(app, params)?;
-    let mut found = items::list(&app.service, &vault)?;
+    let found = items::list(&app.service, &vault)?;
+    let mut found =
+        of_readable_machines(app, request, found, |i| (i.group.as_str(), i.machine_name.as_str()))?;
     found.retain(|i| !deleted_only || i.state == ItemState::SoftDeleted);
     if let Some(filter) = request.filter()? {
         let wanted = filter

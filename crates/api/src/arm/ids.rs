@@ -1,7 +1,7 @@
 //! ARM ids in bodies: each field takes one kind of resource, of our subscription. What is anything else is refused.
 
 use super::{App, check_subscription};
-use crate::{ArmError, Params};
+use crate::{ArmError, Params, Request};
 use strongroom_domain::arm_names::{ResourceId, parse_resource_id};
 
 /// What a field's id must name.
@@ -38,12 +38,29 @@ pub(super) const POINT: Kind = Kind {
 pub(super) const INVALID: &str = "BMSUserErrorInvalidInput";
 
 /// What `field` names.
-pub(super) fn read(app: &App, field: &str, id: &str, kind: &Kind) -> Result<ResourceId, ArmError> {
+pub(super) fn read(
+    app: &App,
+    request: &Request,
+    field: &str,
+    id: &str,
+    kind: &Kind,
+) -> Result<ResourceId, ArmError> {
     check_id_subscription(app, id)?;
-    parse_resource_id(id, kind.provider, kind.types).ok_or_else(|| {
+    let found = parse_resource_id(id, kind.provider, kind.types).ok_or_else(|| {
         let (what, id) = (kind.what, crate::error::shorten(id));
         ArmError::bad_request(INVALID, format!("{field} is not the id of {what}: '{id}'."))
-    })
+    })?;
+    check_named(request, field, id)?;
+    Ok(found)
+}
+
+/// Whether the id is in a field that the route declares: of no other is it known whether the caller may.
+pub(super) fn check_named(request: &Request, field: &str, id: &str) -> Result<(), ArmError> {
+    if request.was_named(id) {
+        return Ok(());
+    }
+    tracing::error!(request_id = %request.request_id, field, "a route does not declare what its body names; this is a bug");
+    Err(ArmError::internal(request.request_id))
 }
 
 /// Whether an id is of our subscription.

@@ -3,16 +3,16 @@
 use super::containers::is_for_machines;
 use super::{
     Answer, App, by_name, caller, check_container, ids, item_id, item_id_in, item_of, item_path, machine_id,
-    page, vault_id, vault_of, vault_path,
+    machine_link, page, vault_id, vault_of, vault_path,
 };
 use crate::odata::parse_time;
-use crate::route::LIST;
+use crate::route::{LIST, Link, Named, Needs, OF_THE_PATH};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault, key};
-use strongroom_domain::access::ItemWrite;
+use strongroom_domain::access::{ItemWrite, linked};
 use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::JobStatus;
@@ -37,6 +37,14 @@ pub fn routes() -> Vec<Route<App>> {
         Route::put(item_path!(""), "ProtectedItems_CreateOrUpdate", put)
             .action(WRITE)
             .takes("ProtectedItem")
+            .names(&[
+                Named { field: "properties.sourceResourceId", needs: OF_THE_PATH },
+                Named { field: "properties.policyId", needs: Needs::Id(linked::READ_POLICY) },
+            ])
+            .also_needs(
+                "to protect a machine, to resume that, or to choose its disks: Microsoft.Compute/virtualMachines/write over it, or this route's action",
+                copied_machine,
+            )
             .success(&[202])
             .summary("Protects a machine; changes its policy or disks; stops, resumes or undeletes.")
             .tag(TAG),
@@ -261,8 +269,15 @@ fn invalid(why: &str) -> ArmError {
 }
 
 /// What `field` names, or what is wrong with this request.
-fn read_id(app: &App, field: &str, id: &str, kind: &ids::Kind) -> Result<ResourceId, ArmError> {
-    ids::read(app, field, id, kind).map_err(|e| if e.code == ids::INVALID { invalid(&e.message) } else { e })
+fn read_id(
+    app: &App,
+    request: &Request,
+    field: &str,
+    id: &str,
+    kind: &ids::Kind,
+) -> Result<ResourceId, ArmError> {
+    ids::read(app, request, field, id, kind)
+        .map_err(|e| if e.code == ids::INVALID { invalid(&e.message) } else { e })
 }
 
 /// What a client may ask an item's state to be.
@@ -290,9 +305,9 @@ impl WantedState {
 }
 
 /// Whether `sourceResourceId` is the machine that the path names, where it is given.
-fn check_source(app: &App, params: &Params, given: Option<&str>) -> Result<(), ArmError> {
+fn check_source(app: &App, request: &Request, params: &Params, given: Option<&str>) -> Result<(), ArmError> {
     let Some(id) = given else { return Ok(()) };
-    let source = read_id(app, "sourceResourceId", id, &ids::MACHINE)?;
+    let source = read_id(app, request, "sourceResourceId", id, &ids::MACHINE)?;
     let own = MachineKey { group: key(&source.group), machine: key(source.name()) };
     let is_own = |named: Option<MachineKey>| named.as_ref() == Some(&own);
     let (item, container) = (&params["item"], &params["container"]);
@@ -300,6 +315,25 @@ fn check_source(app: &App, params: &Params, given: Option<&str>) -> Result<(), A
         return Ok(());
     }
     Err(invalid("sourceResourceId is not the virtual machine that the path names"))
+}
+
+/// The machine that a write to an item's path makes a vault copy, or copy more of: by the path, whatever is there. Another
+/// policy for what is backed up as it was does not.
+fn copied_machine(app: &App, request: &Request, params: &Params) -> Result<Vec<Link>, ArmError> {
+    let p = request.json::<Body>()?.properties;
+    let state = WantedState::parse(p.protection_state.as_deref().unwrap_or_default())?;
+    if p.is_rehydrate == Some(true) || state != WantedState::Protected {
+        return Ok(Vec::new());
+    }
+    // What names no machine is refused.
+    let Some(named) = arm_names::parse_item_name(&params["item"]) else { return Ok(Vec::new()) };
+    let vault = vault_of(app, params)?;
+    let existing = items::find(&app.service, &vault, &params["item"])?;
+    let is_backed_up = |item: &Item| matches!(item.state, ItemState::IrPending | ItemState::Protected);
+    if existing.as_ref().is_some_and(is_backed_up) && p.extended_properties.is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![machine_link(app, linked::PROTECTED_MACHINE, &named.group, &named.machine)])
 }
 
 /// What is needed beside the route's own action.
@@ -326,7 +360,7 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
     let scope = request.path_text();
     let state = WantedState::parse(p.protection_state.as_deref().unwrap_or_default())?;
     let source = p.source_resource_id.as_deref().filter(|id| !id.is_empty());
-    check_source(app, params, source)?;
+    check_source(app, request, params, source)?;
     let policy_id = p.policy_id.as_deref().filter(|id| !id.is_empty());
     let changed = if p.is_rehydrate == Some(true) {
         may(app, request, &scope, ItemWrite::Undelete)?;
@@ -360,7 +394,7 @@ fn protect(
     check_container(params, &arm_names::container_name(&machine.group, &machine.name))?;
     let existing = items::find(service, vault, &params["item"])?;
     let policy = match policy_id {
-        Some(id) => policy_of(app, vault, id)?,
+        Some(id) => policy_of(app, request, vault, id)?,
         // Other disks, under the policy it has.
         None => existing
             .as_ref()
@@ -386,8 +420,8 @@ fn protect(
 }
 
 /// The policy a client named by its ARM id; of this vault.
-fn policy_of(app: &App, vault: &Vault, id: &str) -> Result<Policy, ArmError> {
-    let named = read_id(app, "policyId", id, &ids::POLICY)?;
+fn policy_of(app: &App, request: &Request, vault: &Vault, id: &str) -> Result<Policy, ArmError> {
+    let named = read_id(app, request, "policyId", id, &ids::POLICY)?;
     if key(&named.group) != key(&vault.group) || key(&named.names[0]) != key(&vault.name) {
         return Err(invalid("policyId names a policy of another vault"));
     }

@@ -1,6 +1,6 @@
 //! Jobs, and operations as clients follow them.
 
-use super::{Answer, App, check_subscription, item_path, vault_id, vault_of, vault_path};
+use super::{Answer, App, check_subscription, item_path, sees_drills, vault_id, vault_of, vault_path};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use strongroom_catalog::service::{Job, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
+use strongroom_engine::service::drill::OUTPUT_PROPERTIES;
 use strongroom_engine::service::jobs::{self, JobFilter};
 use strongroom_engine::service::operations::{self, OperationState};
 use uuid::Uuid;
@@ -343,7 +344,10 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let job = jobs::get(&app.service, &vault, parse_job(params)?)?;
+    let mut job = jobs::get(&app.service, &vault, parse_job(params)?)?;
+    if !sees_drills(app, request, &request.path_text())? {
+        job.properties.retain(|(name, _)| !OUTPUT_PROPERTIES.contains(&name.as_str()));
+    }
     Response::ok(show(app, &vault, &job, request.now, true))
 }
 

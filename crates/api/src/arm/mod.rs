@@ -26,10 +26,13 @@ pub use format::{duration, no_time, time};
 pub use schemas::schemas;
 
 use crate::auth::{CatalogDirectory, Gate, HasSignIn, SignIn, SignInConfig};
+use crate::route::Link;
 use crate::{ArmError, Params, Request, Route};
 use http::StatusCode;
+use std::collections::HashMap;
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_domain::access::DRILL_OUTPUT;
 use strongroom_domain::arm_names;
 use strongroom_engine::service::Service;
 use strongroom_engine::{Error, ErrorKind};
@@ -293,9 +296,70 @@ pub(crate) fn page<T>(
     show: impl Fn(&T) -> serde_json::Value,
 ) -> Answer {
     let page = request.page(max)?;
+    if request.rows.is_some() {
+        // Before it is cut: neither a page's length nor the token of the next tells of rows that are not shown.
+        all = retain(all, |row| request.shows_row(show(row)["id"].as_str().unwrap_or("/")))?;
+    }
     all.sort_by_cached_key(&key);
     let (shown, cursor) = page.cut(all, &key);
     request.list(shown.iter().map(show), cursor.as_deref())
+}
+
+fn retain<T>(all: Vec<T>, keep: impl Fn(&T) -> Result<bool, ArmError>) -> Result<Vec<T>, ArmError> {
+    let mut kept = Vec::with_capacity(all.len());
+    for row in all {
+        if keep(&row)? {
+            kept.push(row);
+        }
+    }
+    Ok(kept)
+}
+
+/// What is of machines that the caller may read, each by its group and name. Groups are asked about once.
+pub(crate) fn of_readable_machines<T>(
+    app: &App,
+    request: &Request,
+    all: Vec<T>,
+    machine: impl Fn(&T) -> (&str, &str),
+) -> Result<Vec<T>, ArmError> {
+    let may = |id: &str| app.gate.allowed(request.caller(), compute::READ, id);
+    if may(&subscription_id(app))? {
+        return Ok(all);
+    }
+    let mut groups: HashMap<String, bool> = HashMap::new();
+    for group in all.iter().map(|row| machine(row).0) {
+        if !groups.contains_key(group) {
+            groups.insert(group.to_owned(), may(&group_id(app, group))?);
+        }
+    }
+    retain(all, |row| {
+        let (group, name) = machine(row);
+        if groups.get(group) == Some(&true) { Ok(true) } else { may(&machine_id(app, group, name)) }
+    })
+}
+
+/// Whether the caller may see what a drill saw inside a machine.
+pub(crate) fn sees_drills(app: &App, request: &Request, scope: &str) -> Result<bool, ArmError> {
+    app.gate.allowed(request.caller(), DRILL_OUTPUT, scope)
+}
+
+/// Something is needed over a machine, by its group and name.
+pub(crate) fn machine_link(app: &App, actions: &'static [&'static str], group: &str, name: &str) -> Link {
+    Link { actions, scope: machine_id(app, group, name) }
+}
+
+/// The same over the machine of an item: under the name that it was protected by, and under the one that it has now.
+pub(crate) fn item_machine_links(
+    app: &App,
+    actions: &'static [&'static str],
+    item: &Item,
+) -> Result<Vec<Link>, ArmError> {
+    let mut links = vec![machine_link(app, actions, &item.group, &item.machine_name)];
+    let now: Option<Machine> =
+        app.service.catalog().get(item.machine).map_err(|e| ArmError::from(Error::from(e)))?;
+    links.extend(now.map(|machine| machine_link(app, actions, &machine.group, &machine.name)));
+    links.dedup();
+    Ok(links)
 }
 
 /// A key of [`page`]: by name without regard to case, then by what tells those of one name apart.

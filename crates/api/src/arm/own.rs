@@ -1,10 +1,12 @@
 //! What Azure has no call for, under a namespace of our own: hosts, importing vaults, checking them, placing machines.
 
-use super::{Answer, App, check_subscription, subscription_id, vault_of, vault_path};
+use super::{Answer, App, check_subscription, ids, subscription_id, vault_of, vault_path};
+use crate::route::{Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use strongroom_domain::access::linked;
 use strongroom_engine::service::{import, machines, vaults};
 
 pub fn routes() -> Vec<Route<App>> {
@@ -38,6 +40,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.Compute/virtualMachines/write")
         .takes("PlaceRequest")
+        .names(&[Named { field: "resourceGroup", needs: Needs::Group(linked::PLACED_MACHINE) }])
         .summary("Puts a machine into another resource group and location.")
         .tag(TAG),
         Route::get(vault_path!("/providers/Strongroom.Backup/store"), "Vaults_Store", store)
@@ -124,12 +127,7 @@ struct PlaceBody {
 fn place(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: PlaceBody = request.json()?;
-    // Also a write to where it goes.
-    let target = super::group_id(app, &body.resource_group);
-    let action = "Microsoft.Compute/virtualMachines/write";
-    if !app.gate.allowed(request.caller(), action, &target)? {
-        return Err(request.caller().refused(action, &target));
-    }
+    ids::check_named(request, "resourceGroup", &body.resource_group)?;
     let machine = machines::get(&app.service, &params["group"], &params["machine"])?;
     let machine = machines::place(&app.service, &machine, &body.resource_group, &body.location)?;
     Response::ok(super::compute::show(app, &machine, false))

@@ -1,6 +1,6 @@
 //! Recovery points. Restoring them is in [`super::restores`].
 
-use super::{Answer, App, item_id, item_of, item_path};
+use super::{Answer, App, item_id, item_of, item_path, proof, sees_drills};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde_json::{Value, json};
@@ -162,6 +162,18 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
     })
 }
 
+/// A point as it is shown, without what its drill saw inside for who may not see that.
+fn for_caller(mut shown: Value, sees_drills: bool) -> Value {
+    if !sees_drills {
+        proof::withhold_output(&mut shown["properties"]["drill"]);
+        // Looking for it has put it there.
+        if let Some(properties) = shown["properties"].as_object_mut() {
+            properties.retain(|_, value| !value.is_null());
+        }
+    }
+    shown
+}
+
 /// A point with what keeps it.
 type Kept = (Point, Option<Verdict>);
 
@@ -207,14 +219,17 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     }
     // The newest first.
     let key = |(p, _): &Kept| format!("{:020}\u{1}{}", i64::MAX - p.taken_at.as_microsecond().max(0), p.id);
-    super::page(request, found, 500, key, |(p, v)| show(app, &vault, &item, p, v.as_ref()))
+    let sees = sees_drills(app, request, &item_id(app, &vault, &item))?;
+    super::page(request, found, 500, key, |(p, v)| for_caller(show(app, &vault, &item, p, v.as_ref()), sees))
 }
 
-fn get(app: &App, _: &Request, params: &Params) -> Answer {
+fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
     let found = kept(app, &item)?.into_iter().find(|(p, _)| p.id == point.id);
     let verdict = found.and_then(|(_, v)| v);
-    Response::ok(show(app, &vault, &item, &point, verdict.as_ref()))
+    let shown = show(app, &vault, &item, &point, verdict.as_ref());
+    let sees = sees_drills(app, request, shown["id"].as_str().unwrap_or("/"))?;
+    Response::ok(for_caller(shown, sees))
 }
 
 fn recommended(app: &App, request: &Request, params: &Params) -> Answer {

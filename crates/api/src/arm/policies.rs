@@ -3,7 +3,7 @@
 use super::containers::is_for_machines;
 use super::items::policy_id;
 use super::{Answer, App, by_shown_name, page, vault_of, vault_path};
-use crate::route::LIST;
+use crate::route::{LIST, Named, Needs};
 use crate::wire::policy::{self, Texts};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
@@ -14,6 +14,7 @@ use strongroom_engine::service::policies;
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Policies";
     const READ: &str = "Microsoft.RecoveryServices/Vaults/backupPolicies/read";
+    const TIMES: Needs = Needs::Nothing("it says when, and for how long");
     vec![
         Route::get(vault_path!("/backupPolicies"), "BackupPolicies_List", list)
             .action(READ)
@@ -29,6 +30,12 @@ pub fn routes() -> Vec<Route<App>> {
             .answers("Resource")
             .action("Microsoft.RecoveryServices/Vaults/backupPolicies/write")
             .takes("Policy")
+            .names(&[
+                Named { field: "properties.schedulePolicy.dailySchedule", needs: TIMES },
+                Named { field: "properties.schedulePolicy.weeklySchedule", needs: TIMES },
+                Named { field: "properties.retentionPolicy.monthlySchedule", needs: TIMES },
+                Named { field: "properties.retentionPolicy.yearlySchedule", needs: TIMES },
+            ])
             .summary("Makes a policy, or changes one for all its items.")
             .tag(TAG),
         Route::delete(vault_path!("/backupPolicies/{policy}"), "ProtectionPolicies_Delete", delete)

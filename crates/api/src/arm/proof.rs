@@ -2,15 +2,16 @@
 //! these; they are under our own namespace.
 
 use super::points::point_of;
-use super::restores::{Body, accepted, check_item, invalid};
-use super::{Answer, App, caller, item_path};
-use crate::route::QueryParameter;
+use super::restores::{self, Body, accepted, check_item, invalid};
+use super::{Answer, App, caller, item_machine_links, item_path, sees_drills};
+use crate::route::{Link, QueryParameter};
 use crate::{ArmError, Params, Request, Response, Route};
 use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use strongroom_catalog::service::Drill;
+use strongroom_domain::access::{DRILL_OUTPUT, linked};
 use strongroom_engine::service::drill::{self, DrillOptions};
 use strongroom_engine::service::instant::{self, NewMachine};
 use strongroom_engine::service::restore::Target;
@@ -30,6 +31,11 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(RESTORE)
         .takes("InstantRestoreRequest")
+        .names(restores::NAMES)
+        .also_needs(restores::USES_SOURCE, |app, request, params| {
+            let (_, item, _) = point_of(app, params)?;
+            request.json::<Body>()?.properties.used_source(app, &item, true)
+        })
         .success(&[202])
         .summary("Starts a new machine from the vault at once; its data is moved in behind it.")
         .tag(TAG),
@@ -40,6 +46,10 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(RESTORE)
         .takes("DrillRequest")
+        .also_needs(
+            "with a check: Microsoft.Compute/virtualMachines/runCommand/action over the machine",
+            commanded_machine,
+        )
         .success(&[202])
         .summary("Boots a recovery point in isolation, looks at it, and throws it away.")
         .tag(TAG),
@@ -58,10 +68,27 @@ pub fn routes() -> Vec<Route<App>> {
             "RecoveryPoints_GetDrillScreenshot",
             screenshot,
         )
-        .action(READ)
+        .action(DRILL_OUTPUT)
         .summary("The screen at the last drill of a recovery point: image/png.")
         .tag(TAG),
     ]
+}
+
+/// The machine whose copy runs a command.
+fn commanded_machine(app: &App, request: &Request, params: &Params) -> Result<Vec<Link>, ArmError> {
+    if request.json_or_default::<DrillBody>()?.properties.check.is_none() {
+        return Ok(Vec::new());
+    }
+    let (_, item, _) = point_of(app, params)?;
+    item_machine_links(app, linked::COMMANDED_MACHINE, &item)
+}
+
+/// Takes out of a drill as it is shown what the machine said.
+pub(super) fn withhold_output(drill: &mut Value) {
+    if let Some(check) = drill.get_mut("check").and_then(Value::as_object_mut) {
+        check.remove("stdout");
+        check.remove("stderr");
+    }
 }
 
 pub(super) fn show(drill: &Drill) -> Value {
@@ -83,11 +110,11 @@ fn instant_restore(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
     check_item(&item)?;
     let p = request.json::<Body>()?.properties;
-    p.check_source(app, &item)?;
-    let place = p.place(app)?;
-    let target_group = p.group(app, &item)?;
+    p.check_source(app, request, &item)?;
+    let place = p.place(app, request)?;
+    let target_group = p.group(app, request, &item)?;
     let Target::Machine { name, group, host, directory, network } =
-        p.new_machine(app, &item, place, &target_group)?
+        p.new_machine(app, request, &item, place, &target_group)?
     else {
         return Err(invalid("targetVirtualMachineId is missing."));
     };
@@ -121,6 +148,12 @@ fn begin_drill(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let (_, _, point) = point_of(app, params)?;
+    let scope = request.path_text();
+    let sees = sees_drills(app, request, &scope)?;
+    let wants = request.query.get("$expand").is_some_and(|e| e.eq_ignore_ascii_case("screenshot"));
+    if wants && !sees {
+        return Err(request.caller().refused(DRILL_OUTPUT, &scope));
+    }
     let Some(drill) = &point.drill else {
         return Err(ArmError::not_found(
             "UserErrorDrillNotFound",
@@ -128,7 +161,9 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
         ));
     };
     let mut shown = show(drill);
-    let wants = request.query.get("$expand").is_some_and(|e| e.eq_ignore_ascii_case("screenshot"));
+    if !sees {
+        withhold_output(&mut shown);
+    }
     if wants && drill.screenshot {
         let picture = drill::screenshot(&app.service, &point)?;
         shown["screenshot"] = base64::engine::general_purpose::STANDARD.encode(picture).into();

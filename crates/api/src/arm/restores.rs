@@ -1,15 +1,49 @@
 //! Restoring a recovery point: as disks, as a new machine, in the machine's place. And asking beforehand whether that could begin.
 
 use super::points::point_of;
-use super::{Answer, App, caller, ids, item_id, item_path, jobs, vault_of, vault_path};
+use super::{Answer, App, caller, ids, item_id, item_machine_links, item_path, jobs, vault_of, vault_path};
+use crate::route::{Link, Named, Needs, OF_THE_PATH};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_catalog::service::{Item, Job, Machine, Point, Vault, key};
+use strongroom_domain::access::linked;
 use strongroom_domain::arm_names::ResourceId;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::{groups, machines, operations, places, vaults};
+
+/// What a restore's request can name.
+pub(super) const NAMES: &[Named] = &[
+    Named { field: "properties.recoveryPointId", needs: OF_THE_PATH },
+    Named { field: "properties.sourceResourceId", needs: OF_THE_PATH },
+    Named { field: "properties.targetVirtualMachineId", needs: Needs::Id(linked::TARGET_MACHINE) },
+    Named { field: "properties.targetResourceGroupId", needs: Needs::Id(linked::TARGET_GROUP) },
+    Named { field: "properties.storageAccountId", needs: Needs::Id(linked::TARGET_ACCOUNT) },
+    Named { field: "properties.virtualNetworkId", needs: Needs::Id(linked::TARGET_NETWORK) },
+    Named { field: "properties.subnetId", needs: Needs::Id(linked::TARGET_NETWORK) },
+];
+
+/// The same where it is only asked about.
+const NAMES_BEFOREHAND: &[Named] = &[
+    Named { field: "id", needs: Needs::Id(linked::READ_POINT) },
+    Named { field: "properties.restoreRequest.recoveryPointId", needs: OF_THE_ID },
+    Named { field: "properties.restoreRequest.sourceResourceId", needs: OF_THE_ID },
+    Named {
+        field: "properties.restoreRequest.targetVirtualMachineId",
+        needs: Needs::Id(linked::TARGET_MACHINE),
+    },
+    Named {
+        field: "properties.restoreRequest.targetResourceGroupId",
+        needs: Needs::Id(linked::TARGET_GROUP),
+    },
+    Named { field: "properties.restoreRequest.storageAccountId", needs: Needs::Id(linked::TARGET_ACCOUNT) },
+    Named { field: "properties.restoreRequest.virtualNetworkId", needs: Needs::Id(linked::TARGET_NETWORK) },
+    Named { field: "properties.restoreRequest.subnetId", needs: Needs::Id(linked::TARGET_NETWORK) },
+];
+const OF_THE_ID: Needs = Needs::Nothing("it repeats what the id names, and is refused if it does not");
+
+pub(super) const USES_SOURCE: &str = "to replace a machine's disks, or to make a new machine without naming an account and a network for it: Microsoft.Compute/virtualMachines/write over the machine of the item, or the action of restoring";
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Recovery points";
@@ -18,18 +52,27 @@ pub fn routes() -> Vec<Route<App>> {
         Route::post(item_path!("/recoveryPoints/{point}/restore"), "Restores_Trigger", restore)
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/restore/action")
             .takes("RestoreRequest")
+            .names(NAMES)
+            .also_needs(USES_SOURCE, |app, request, params| {
+                let (_, item, _) = point_of(app, params)?;
+                request.json::<Body>()?.properties.used_source(app, &item, false)
+            })
             .success(&[202])
             .summary("Restores a recovery point: as disks, as a new machine, or in the machine's place.")
             .tag(TAG),
         Route::post(vault_path!("/backupValidateOperation"), "Operation_Validate", validate)
             .action("Microsoft.RecoveryServices/Vaults/backupValidateOperation/action")
             .takes("ValidateRequest")
+            .names(NAMES_BEFOREHAND)
+            .also_needs(USES_SOURCE, used_beforehand)
             .answers("ValidateResponse")
             .summary("Whether a restore could begin: what stands in its way.")
             .tag(BEFOREHAND),
         Route::post(vault_path!("/backupTriggerValidateOperation"), "ValidateOperation_Trigger", trigger)
             .action("Microsoft.RecoveryServices/Vaults/backupTriggerValidateOperation/action")
             .takes("ValidateRequest")
+            .names(NAMES_BEFOREHAND)
+            .also_needs(USES_SOURCE, used_beforehand)
             .success(&[202])
             .summary("The same, as an operation that is followed.")
             .tag(BEFOREHAND),
@@ -83,6 +126,10 @@ pub(super) fn invalid(message: impl Into<String>) -> ArmError {
     ArmError::bad_request(ids::INVALID, message)
 }
 
+/// The `recoveryType` that replaces a machine's disks, and the one that makes a new machine.
+const REPLACE: &str = "OriginalLocation";
+const NEW_MACHINE: &str = "AlternateLocation";
+
 /// Names are compared without regard to case, as the catalog does.
 fn is_same(a: &str, b: &str) -> bool {
     key(a) == key(b)
@@ -105,29 +152,47 @@ pub(super) fn accepted(app: &App, request: &Request, vault: &Vault, item: &Item,
 }
 
 impl Properties {
+    /// The machine whose disks are replaced, or beside whose disks, or in whose networks, a new one comes to be, for want of others.
+    pub(super) fn used_source(
+        &self,
+        app: &App,
+        item: &Item,
+        is_new_machine: bool,
+    ) -> Result<Vec<Link>, ArmError> {
+        let is_own = self.storage_account_id.is_none() || self.virtual_network_id.is_none();
+        match self.is(REPLACE) || (is_new_machine || self.is(NEW_MACHINE)) && is_own {
+            true => item_machine_links(app, linked::TARGET_MACHINE, item),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn is(&self, recovery_type: &str) -> bool {
+        self.recovery_type.as_deref().unwrap_or_default().eq_ignore_ascii_case(recovery_type)
+    }
+
     /// The disks chosen, by LUN.
     pub(super) fn luns(&self) -> Option<&[i32]> {
         self.restore_disk_lun_list.as_deref()
     }
 
     /// The place that `storageAccountId` names.
-    pub(super) fn place(&self, app: &App) -> Result<Option<places::Place>, ArmError> {
+    pub(super) fn place(&self, app: &App, request: &Request) -> Result<Option<places::Place>, ArmError> {
         let Some(id) = &self.storage_account_id else { return Ok(None) };
-        let account = ids::read(app, "storageAccountId", id, &ids::STORAGE_ACCOUNT)?;
+        let account = ids::read(app, request, "storageAccountId", id, &ids::STORAGE_ACCOUNT)?;
         Ok(Some(places::get(&app.service, &account.group, account.name())?))
     }
 
     /// The group that `targetResourceGroupId` names; the item's own where it is not given.
-    pub(super) fn group(&self, app: &App, item: &Item) -> Result<String, ArmError> {
+    pub(super) fn group(&self, app: &App, request: &Request, item: &Item) -> Result<String, ArmError> {
         let Some(id) = &self.target_resource_group_id else { return Ok(item.group.clone()) };
-        let id = ids::read(app, "targetResourceGroupId", id, &ids::GROUP)?;
+        let id = ids::read(app, request, "targetResourceGroupId", id, &ids::GROUP)?;
         Ok(groups::get(&app.service, &id.group)?.name)
     }
 
     /// Whether `sourceResourceId` is the item's machine, where it is given.
-    pub(super) fn check_source(&self, app: &App, item: &Item) -> Result<(), ArmError> {
+    pub(super) fn check_source(&self, app: &App, request: &Request, item: &Item) -> Result<(), ArmError> {
         let Some(id) = self.source_resource_id.as_deref().filter(|id| !id.is_empty()) else { return Ok(()) };
-        let source = ids::read(app, "sourceResourceId", id, &ids::MACHINE)?;
+        let source = ids::read(app, request, "sourceResourceId", id, &ids::MACHINE)?;
         if is_same(&source.group, &item.group) && is_same(source.name(), &item.machine_name) {
             return Ok(());
         }
@@ -138,9 +203,9 @@ impl Properties {
     }
 
     /// The group and name in `virtualNetworkId`, which `subnetId` must be a subnet of.
-    fn network(&self, app: &App) -> Result<Option<(String, String)>, ArmError> {
+    fn network(&self, app: &App, request: &Request) -> Result<Option<(String, String)>, ArmError> {
         let read = |field, id: &Option<String>, kind| {
-            id.as_deref().map(|id| ids::read(app, field, id, kind)).transpose()
+            id.as_deref().map(|id| ids::read(app, request, field, id, kind)).transpose()
         };
         let network = read("virtualNetworkId", &self.virtual_network_id, &ids::NETWORK)?;
         if let Some(subnet) = read("subnetId", &self.subnet_id, &ids::SUBNET)? {
@@ -164,6 +229,7 @@ impl Properties {
     fn target(
         &self,
         app: &App,
+        request: &Request,
         vault: &Vault,
         item: &Item,
         point: &Point,
@@ -175,20 +241,22 @@ impl Properties {
         if self.recovery_point_id.as_deref().is_some_and(|id| !id.is_empty() && id != point.name) {
             return Err(invalid("recoveryPointId is not the recovery point that the path names."));
         }
-        self.check_source(app, item)?;
+        self.check_source(app, request, item)?;
         // Whatever they are needed for: what is wrong is not passed over.
-        self.network(app)?;
+        self.network(app, request)?;
         if let Some(id) = &self.target_virtual_machine_id {
-            ids::read(app, "targetVirtualMachineId", id, &ids::MACHINE)?;
+            ids::read(app, request, "targetVirtualMachineId", id, &ids::MACHINE)?;
         }
-        let place = self.place(app)?;
+        let place = self.place(app, request)?;
         let region = self.region.as_deref().unwrap_or(&vault.location);
         if !vaults::same_location(region, &vault.location) {
             return Err(super::unavailable::not_available("Restoring to another region"));
         }
-        let group = self.group(app, item)?;
+        let group = self.group(app, request, item)?;
         let kind = self.recovery_type.as_deref().unwrap_or_default();
         let target = match kind.to_lowercase().as_str() {
+            _ if self.is(REPLACE) => Target::Replace,
+            _ if self.is(NEW_MACHINE) => self.new_machine(app, request, item, place, &group)?,
             "restoredisks" => {
                 let place = place.ok_or_else(|| invalid("storageAccountId is missing."))?;
                 let format = self.disk_format.as_deref().map(str::parse).transpose()?.or(place.format);
@@ -199,8 +267,6 @@ impl Properties {
                     None => Target::Container { place: place.name, place_group: place.group, format },
                 }
             }
-            "alternatelocation" => self.new_machine(app, item, place, &group)?,
-            "originallocation" => Target::Replace,
             _ => {
                 return Err(invalid(
                     "recoveryType must be RestoreDisks, AlternateLocation or OriginalLocation.",
@@ -213,6 +279,7 @@ impl Properties {
     pub(super) fn new_machine(
         &self,
         app: &App,
+        request: &Request,
         item: &Item,
         place: Option<places::Place>,
         target_group: &str,
@@ -222,12 +289,14 @@ impl Properties {
             .target_virtual_machine_id
             .as_deref()
             .ok_or_else(|| invalid("targetVirtualMachineId is missing."))?;
-        let target = ids::read(app, "targetVirtualMachineId", id, &ids::MACHINE)?;
+        let target = ids::read(app, request, "targetVirtualMachineId", id, &ids::MACHINE)?;
         if !is_same(&target.group, target_group) {
             return Err(invalid("targetVirtualMachineId is not in the target resource group."));
         }
-        let network =
-            self.network(app)?.map(|(group, name)| places::network(service, &group, &name)).transpose()?;
+        let network = self
+            .network(app, request)?
+            .map(|(group, name)| places::network(service, &group, &name))
+            .transpose()?;
         // The host the network is on; else the machine's own; else the first.
         let known: Option<Machine> = machines::get(service, &item.group, &item.machine_name).ok();
         let host = network.as_ref().map(|n| n.host.clone()).or(known.map(|m| m.host));
@@ -267,7 +336,7 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
     check_item(&item)?;
     let p = request.json::<Body>()?.properties;
-    let (target, group) = p.target(app, &vault, &item, &point)?;
+    let (target, group) = p.target(app, request, &vault, &item, &point)?;
     let service = &app.service;
     let job = restore::restore(service, &vault, &item, &point, target, p.luns(), &group, &caller(request))?;
     accepted(app, request, &vault, &item, &job)
@@ -288,6 +357,18 @@ struct ValidateProperties {
     restore_request: Option<Properties>,
 }
 
+fn used_beforehand(app: &App, request: &Request, _: &Params) -> Result<Vec<Link>, ArmError> {
+    let body: ValidateBody = request.json()?;
+    let Some(asked) = body.properties.restore_request else { return Ok(Vec::new()) };
+    let id = ids::read(app, request, "id", &body.id, &ids::POINT)?;
+    // Of what is not there nothing is replaced; the answer says that it is not.
+    match point_of(app, &point_path(&id)) {
+        Ok((_, item, _)) => asked.used_source(app, &item, false),
+        Err(error) if error.status == StatusCode::NOT_FOUND => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// What stands in the way of the restore that a body describes; the outer error: the body is none.
 fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<ArmError>), ArmError> {
     let vault = vault_of(app, params)?;
@@ -299,7 +380,7 @@ fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<
         ));
     }
     let asked = body.properties.restore_request.ok_or_else(|| invalid("restoreRequest is missing."))?;
-    let id = ids::read(app, "id", &body.id, &ids::POINT)?;
+    let id = ids::read(app, request, "id", &body.id, &ids::POINT)?;
     let path = point_path(&id);
     let found = (|| -> Result<(), ArmError> {
         let (of, item, point) = point_of(app, &path)?;
@@ -307,7 +388,7 @@ fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<
             return Err(invalid("The recovery point is not of this vault."));
         }
         check_item(&item)?;
-        let (target, _) = asked.target(app, &vault, &item, &point)?;
+        let (target, _) = asked.target(app, request, &vault, &item, &point)?;
         restore::check(&app.service, &item, &point, &target, asked.luns())?;
         Ok(())
     })();

@@ -39,6 +39,19 @@ pub fn schemas() -> Map<String, Value> {
             json!(["count", "durationType"]),
         )
     };
+    let restore = || {
+        object(
+            json!({
+                "objectType": {"enum": ["IaasVMRestoreRequest"]},
+                "recoveryType": {"enum": ["RestoreDisks", "AlternateLocation", "OriginalLocation"]},
+                "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
+                "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
+                "subnetId": text(), "region": text(), "diskFormat": {"enum": ["qcow2", "raw", "vhd"]},
+                "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+            }),
+            json!(["recoveryType"]),
+        )
+    };
     let all = json!({
         "Resource": object(json!({
             "id": text(), "name": text(), "type": text(), "location": text(), "tags": tags(), "properties": {"type": "object"},
@@ -95,7 +108,10 @@ pub fn schemas() -> Map<String, Value> {
                 "monthlySchedule": {"type": "object"}, "yearlySchedule": {"type": "object"},
             }), json!([])),
         }), json!(["schedulePolicy", "retentionPolicy"]))),
-        "Container": properties(json!({"type": "object"})),
+        "Container": properties(object(json!({
+            "sourceResourceId": text(), "friendlyName": text(), "backupManagementType": {"enum": ["AzureIaasVM"]},
+            "containerType": {"enum": ["Microsoft.Compute/virtualMachines"]},
+        }), json!([]))),
         "ProtectedItem": properties(object(json!({
             "protectedItemType": {"enum": ["Microsoft.Compute/virtualMachines"]},
             "policyId": text(), "sourceResourceId": text(),
@@ -109,17 +125,11 @@ pub fn schemas() -> Map<String, Value> {
             "objectType": {"enum": ["IaasVMBackupRequest"]},
             "recoveryPointExpiryTimeInUTC": {"type": "string", "format": "date-time"},
         }), json!([]))),
-        "RestoreRequest": properties(object(json!({
-            "objectType": {"enum": ["IaasVMRestoreRequest"]},
-            "recoveryType": {"enum": ["RestoreDisks", "AlternateLocation", "OriginalLocation"]},
+        "RestoreRequest": properties(restore()),
+        "InstantRestoreRequest": properties(object(json!({
             "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
             "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
-            "subnetId": text(), "region": text(), "diskFormat": {"enum": ["qcow2", "raw", "vhd"]},
-            "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
-        }), json!(["recoveryType"]))),
-        "InstantRestoreRequest": properties(object(json!({
-            "targetVirtualMachineId": text(), "targetResourceGroupId": text(), "storageAccountId": text(),
-            "virtualNetworkId": text(), "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+            "subnetId": text(), "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
         }), json!(["targetVirtualMachineId"]))),
         "DrillRequest": properties(object(json!({
             "check": text(), "timeoutSeconds": {"type": "integer", "minimum": 5, "maximum": 21600},
@@ -139,7 +149,7 @@ pub fn schemas() -> Map<String, Value> {
             "id": text(),
             "properties": object(json!({
                 "objectType": {"enum": ["ValidateIaasVMRestoreOperationRequest", "ValidateRestoreOperationRequest"]},
-                "restoreRequest": {"type": "object"},
+                "restoreRequest": restore(),
             }), json!(["objectType", "restoreRequest"])),
         }), json!(["id", "properties"])),
         "ValidateResponse": object(json!({"validateOperationResponse": object(json!({"validationResults": {

@@ -2,11 +2,12 @@
 
 use super::containers::is_for_machines;
 use super::{Answer, App, check_subscription, ids, vault_id, vault_of, vault_path};
-use crate::route::LIST;
+use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::json;
 use strongroom_catalog::service::Vault;
+use strongroom_domain::access::linked;
 use strongroom_domain::item::ItemState;
 use strongroom_engine::service::{items, policies, vaults};
 
@@ -20,6 +21,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.RecoveryServices/locations/backupStatus/action")
         .takes("BackupStatusRequest")
+        .names(&[Named { field: "resourceId", needs: Needs::Id(linked::READ_MACHINE) }])
         .summary("Whether, and where, a machine is protected.")
         .tag(TAG),
         Route::post(
@@ -38,6 +40,10 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.RecoveryServices/locations/backupPreValidateProtection/action")
         .takes("PreValidateRequest")
+        .names(&[
+            Named { field: "resourceId", needs: Needs::Id(linked::READ_MACHINE) },
+            Named { field: "vaultId", needs: Needs::Id(linked::READ_VAULT) },
+        ])
         .summary("Whether a machine could be protected.")
         .tag(TAG),
         Route::get(vault_path!("/backupUsageSummaries"), "BackupUsageSummaries_List", usage)
@@ -86,6 +92,7 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     }
     let id = body.resource_id.ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
     ids::check_id_subscription(app, &id)?;
+    ids::check_named(request, "resourceId", &id)?;
     let machine = items::machine_by_id(&app.service, &id)?;
     let item = items::of_machine(&app.service, machine.id)?
         .into_iter()
@@ -138,7 +145,7 @@ fn validate_features(app: &App, request: &Request, params: &Params) -> Answer {
 fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: PreValidateBody = request.json()?;
-    Response::ok(match check_protect(app, &body) {
+    Response::ok(match check_protect(app, request, &body) {
         Ok(()) => json!({"status": "Succeeded"}),
         // That nothing could be looked at says nothing about protecting.
         Err(error) if error.status.is_server_error() => return Err(error),
@@ -150,16 +157,16 @@ fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {
 }
 
 /// What protecting a machine in a vault would be refused with.
-fn check_protect(app: &App, body: &PreValidateBody) -> Result<(), ArmError> {
+fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result<(), ArmError> {
     if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
         return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
     }
     let id = body.resource_id.as_deref().ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
-    ids::read(app, "resourceId", id, &ids::MACHINE)?;
+    ids::read(app, request, "resourceId", id, &ids::MACHINE)?;
     let machine = items::machine_by_id(&app.service, id)?;
     // Some ask of the machine alone.
     let Some(id) = body.vault_id.as_deref().filter(|id| !id.is_empty()) else { return Ok(()) };
-    let vault = ids::read(app, "vaultId", id, &ids::VAULT)?;
+    let vault = ids::read(app, request, "vaultId", id, &ids::VAULT)?;
     let vault = vaults::get(&app.service, &vault.group, vault.name())?;
     Ok(items::check_protect(&app.service, &vault, &machine)?)
 }

@@ -4,18 +4,28 @@ use super::{
     Answer, App, by_name, by_shown_name, check_subscription, page, subscription_id, vault_id, vault_of,
     vault_path,
 };
-use crate::route::LIST;
+use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
+use strongroom_domain::access::linked;
 use strongroom_engine::service::operations;
 use strongroom_engine::service::vaults::{self, VaultSettings};
 
 const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
 const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
+
+/// What a vault's body can name.
+const NAMES: &[Named] = &[
+    Named { field: "identity.userAssignedIdentities", needs: Needs::Members(linked::IDENTITY) },
+    Named { field: "properties.monitoringSettings", needs: KEPT },
+    Named { field: "properties.costManagementSettings", needs: KEPT },
+    Named { field: "properties.restoreSettings", needs: KEPT },
+];
+const KEPT: Needs = Needs::Nothing("it is kept and shown as it came, and nothing is done by it");
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Vaults";
@@ -44,6 +54,7 @@ pub fn routes() -> Vec<Route<App>> {
         Route::put(vault_path!(""), "Vaults_CreateOrUpdate", put)
             .action(WRITE)
             .takes("Vault")
+            .names(NAMES)
             .answers("Vault")
             .success(&[200, 201])
             .summary("Makes a vault, or changes one.")
@@ -51,6 +62,7 @@ pub fn routes() -> Vec<Route<App>> {
         Route::patch(vault_path!(""), "Vaults_Update", patch)
             .action(WRITE)
             .takes("VaultPatch")
+            .names(NAMES)
             .success(&[200, 202])
             .summary("Changes a vault.")
             .tag(TAG),
@@ -91,6 +103,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action("Microsoft.RecoveryServices/locations/deletedVaults/undelete/action")
         .takes("UndeleteRequest")
+        .names(&[Named { field: "properties", needs: Needs::Nothing("it is not read: the path says which vault") }])
         .success(&[202])
         .summary("Brings a deleted vault back.")
         .tag(TAG),
@@ -458,16 +471,29 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
     Ok(Response::accepted(request, Some(&status), Some(&result), 1))
 }
 
-fn status(app: &App, _: &Request, params: &Params) -> Answer {
-    // Also when the vault is gone: that may be what the operation did.
+/// An operation of the vault that a path names. Also when the vault is gone: that may be what the operation did. Another
+/// vault's is as if it were not there.
+fn operation_of(app: &App, params: &Params) -> Result<operations::OperationState, ArmError> {
     check_subscription(app, params)?;
     let state = operations::state(&app.service, super::jobs::parse_operation(&params["operation"])?)?;
+    if let (Some(of), Some(group), Some(name)) = (state.vault, params.get("group"), params.get("vault"))
+        && vaults::find(&app.service, group, name)?.is_none_or(|vault| vault.id != of)
+    {
+        return Err(ArmError::not_found(
+            "OperationNotFound",
+            format!("Operation {} was not found in vault '{}'.", state.id, crate::error::shorten(name)),
+        ));
+    }
+    Ok(state)
+}
+
+fn status(app: &App, _: &Request, params: &Params) -> Answer {
+    let state = operation_of(app, params)?;
     Response::ok(super::jobs::show_operation(&state))
 }
 
 fn result(app: &App, _: &Request, params: &Params) -> Answer {
-    check_subscription(app, params)?;
-    operations::state(&app.service, super::jobs::parse_operation(&params["operation"])?)?;
+    operation_of(app, params)?;
     match vaults::find(&app.service, &params["group"], &params["vault"])? {
         Some(vault) => Response::ok(show(app, &vault)?),
         None => Ok(Response::empty(StatusCode::NO_CONTENT)),

@@ -93,6 +93,12 @@ impl Caller {
     pub fn refused(&self, action: &str, scope: &str) -> ArmError {
         ArmError::authorization_failed(&self.name, &self.object_id.to_string(), action, scope)
     }
+
+    /// The refusal for this caller where `own`, the action and scope of the path, is allowed, and `linked` is not.
+    pub fn refused_linked(&self, own: (&str, &str), linked: (&str, &str)) -> ArmError {
+        let object_id = self.object_id.to_string();
+        ArmError::linked_authorization_failed((&self.name, &object_id), own, linked)
+    }
 }
 
 /// One row of the audit: a change that was asked for, or a refusal.

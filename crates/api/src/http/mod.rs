@@ -8,6 +8,7 @@ pub mod response;
 pub mod server;
 pub mod target;
 
+pub(crate) use request::Rows;
 pub use request::{Client, Request};
 pub use response::{Body, Response};
 pub use server::{Server, ServerBounds, ServerConfig, ServerError, Stop};

@@ -6,7 +6,7 @@
 use super::response::Response;
 use super::target::{self, Query};
 use crate::ArmError;
-use crate::auth::{Caller, Credentials};
+use crate::auth::{Caller, Credentials, Gate};
 use crate::limits;
 use crate::odata::{Filter, Page, Pager};
 use bytes::Bytes;
@@ -63,6 +63,25 @@ pub struct Request {
     pub now: Timestamp,
     pub(crate) caller: Caller,
     pub(crate) pager: Option<Arc<Pager>>,
+    /// The ids in the body that dispatch knows of: [`crate::route::Named`].
+    pub(crate) named: Vec<String>,
+    /// The action and scope that the caller lacks, where they are not the path's own.
+    pub(crate) lacks: Option<(String, String)>,
+    /// Which rows of a list the caller may see, where it may not see all.
+    pub(crate) rows: Option<Rows>,
+}
+
+/// Rows that the caller has an action over.
+#[derive(Clone)]
+pub(crate) struct Rows {
+    pub(crate) gate: Arc<dyn Gate>,
+    pub(crate) action: &'static str,
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rows({})", self.action)
+    }
 }
 
 impl Request {
@@ -98,6 +117,9 @@ impl Request {
             now: Timestamp::UNIX_EPOCH,
             caller: Caller::anonymous(),
             pager: None,
+            named: Vec::new(),
+            lacks: None,
+            rows: None,
         })
     }
 
@@ -127,6 +149,19 @@ impl Request {
     /// Who asks; anonymous on public routes.
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// Whether the route declares the field that this id is in: then what is needed over it was looked at.
+    pub(crate) fn was_named(&self, id: &str) -> bool {
+        self.named.iter().any(|named| named == id)
+    }
+
+    /// Whether a list shows the caller a row. An error is a failure to find out.
+    pub(crate) fn shows_row(&self, id: &str) -> Result<bool, ArmError> {
+        match &self.rows {
+            Some(rows) => rows.gate.allowed(&self.caller, rows.action, id),
+            None => Ok(true),
+        }
     }
 
     /// The caller's `api-version`, valid wherever a route asks for one, else empty.

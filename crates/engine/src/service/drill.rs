@@ -31,6 +31,9 @@ use strongroom_hypervisor::{AgentState, Hypervisor, MachineState, Screenshot};
 use strongroom_store::{Manifest, Progress, ReadSession};
 use uuid::Uuid;
 
+/// Properties of a drill's job that hold what its check printed inside the machine: not for everybody who sees the job.
+pub const OUTPUT_PROPERTIES: [&str; 2] = ["Check output", "Check errors"];
+
 /// What is asked of a drill.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DrillOptions {
@@ -420,7 +423,7 @@ fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, scre
         if let Some(check) = &drill.check {
             let code = check.exit_code.map_or_else(|| "a signal".into(), |c| c.to_string());
             job.properties.push(("Check ended with".into(), code));
-            for (name, text) in [("Check output", &check.stdout), ("Check errors", &check.stderr)] {
+            for (name, text) in OUTPUT_PROPERTIES.into_iter().zip([&check.stdout, &check.stderr]) {
                 if !text.is_empty() {
                     job.properties.push((name.into(), text.clone()));
                 }

@@ -141,7 +141,8 @@ pub fn drill(arguments: &DrillArgs, context: &Context) -> Result<Outcome> {
     let wants_result = arguments.show || job.as_ref().is_some_and(JobDocument::is_over);
     let found = match wants_result {
         false => Value::Null,
-        true => match client.get(&format!("{path}?$expand=screenshot")) {
+        // The picture shows what is inside the machine: who may not see that still sees how it came out.
+        true => match client.get(&if picture.is_some() { path + "?$expand=screenshot" } else { path }) {
             Ok(found) => found,
             // Of a job that failed before there was anything to see.
             Err(error) if error.has_status(404) && !arguments.show => Value::Null,
