@@ -4,7 +4,7 @@
     roles.py STRONGROOM
 
 A reader changes nothing and an operator removes nothing, through every route that there is, though all that the routes
-name is really there; and an operator does back it up and restore it.
+name is really there; an operator does back it up and restore it, but one of another vault, or of this vault alone, does not.
 """
 
 import time
@@ -21,7 +21,52 @@ ASKING = ("validatefeatures/action", "backupstatus/action", "prevalidateprotecti
           "recommendedformove/action", "backupcrrjob/action", "backupcrrjobs/action")
 # What an operator is for, by the end of the action's name. All else that writes or deletes is refused.
 OPERATES = ("/protecteditems/backup/action", "/recoverypoints/restore/action", "/refreshcontainers/action",
-            "/jobs/cancel/action", "/protecteditems/write", "/protectioncontainers/write", "/hosts/discover/action")
+            "/jobs/cancel/action", "/protecteditems/write", "/protectioncontainers/write", "/hosts/discover/action",
+            "/drills/output/action")
+
+
+def beyond_the_vault(service, vault, machines, name, point, restores):
+    """An operator of one vault reaches no machine, account or disk outside it by naming that in a body."""
+    mine = Vault(service, "mine", "mine")
+    service.call("PUT", f"/subscriptions/{service.subscription}/resourceGroups/mine", {"location": "local"})
+    mine.create()
+    of_mine = service.sign_in("ofmine", "Backup Operator", "--group", "mine", "--vault", "mine")
+    of_guarded = service.sign_in("ofguarded", "Backup Operator", "--group", GROUP, "--vault", "guarded")
+    machine, account = vault.machine(name), vault.machine(name).replace(
+        "Microsoft.Compute/virtualMachines/" + name, "Microsoft.Storage/storageAccounts/restores")
+
+    def refused(answer, action, scope):
+        check(answer.status == 403 and answer.code == "LinkedAuthorizationFailed", answer)
+        message = answer.body["error"]["message"]
+        check(f"'{action}'" in message and f"'{scope}'".lower() in message.lower(), action, scope, message)
+
+    other, _ = machines.define("two")
+    wait_until("the machine is there", lambda: service.request("GET", vault.machine(other)).status == 200, 90, 0.5)
+    jobs = len(vault.jobs())
+    for path in (vault.machine(other), account, f"/subscriptions/{service.subscription}/resourceGroups/{GROUP}"):
+        check(service.request("GET", path, token=of_mine).status == 403, path)
+    item = mine.path + vault.item(other).removeprefix(vault.path)
+    source = {"protectedItemType": "Microsoft.Compute/virtualMachines", "sourceResourceId": vault.machine(other),
+              "policyId": f"{mine.path}/backupPolicies/DefaultPolicy"}
+    protect = service.request("PUT", item, {"properties": source}, token=of_mine)
+    refused(protect, "Microsoft.Compute/virtualMachines/write", vault.machine(other))
+    for kind in ("backupProtectableItems", "backupProtectionContainers"):
+        shown = service.request("GET", f"{mine.path}/{kind}", token=of_mine).body["value"]
+        check(shown == [], kind, shown)
+    check(any(row["properties"]["friendlyName"] == other for row in service.list(f"{mine.path}/backupProtectableItems")))
+    refused(vault.restore_disks(name, point, "restores", token=of_guarded), "Microsoft.Storage/storageAccounts/write",
+            account)
+    restore = f"{vault.item(name)}/recoveryPoints/{point}/restore"
+    replace = {"properties": {"objectType": "IaasVMRestoreRequest", "recoveryType": "OriginalLocation",
+                              "sourceResourceId": machine}}
+    refused(service.request("POST", restore, replace, token=of_guarded), "Microsoft.Compute/virtualMachines/write", machine)
+    drill = f"{vault.item(name)}/recoveryPoints/{point}/providers/Strongroom.Backup/drill"
+    refused(service.request("POST", drill, {"properties": {"check": "true"}}, token=of_guarded),
+            "Microsoft.Compute/virtualMachines/runCommand/action", machine)
+    check(len(vault.jobs()) == jobs and service.list(f"{mine.path}/backupProtectedItems") == [])
+    check(not list(restores.iterdir()))
+    codes = [(e["principal"], e["scope"].lower()) for e in service.rows("audit") if e["code"] == "LinkedAuthorizationFailed"]
+    check(("ofmine", vault.machine(other).lower()) in codes and ("ofguarded", account.lower()) in codes, codes)
 
 
 def body(directory):
@@ -106,6 +151,9 @@ def body(directory):
     check(vault.restore_disks(name, point, "restores", token=reader).status == 403)
     check(state() == before, "changed:", state(), before)
     check(len(vault.points(name)) == 1 and not list(restores.iterdir()))
+
+    beyond_the_vault(service, vault, machines, name, point, restores)
+    check(state() == before, "changed:", state(), before)
 
     # And what an operator is there for.
     began = time.monotonic()

@@ -13,7 +13,7 @@ use strongroom_api::auth::{
     AuditEvent, Caller, CallerKind, CatalogDirectory, Credentials, Gate, SignIn, SignInConfig,
 };
 use strongroom_api::route::{Named, Needs};
-use strongroom_api::{Access, Api, ArmError, Client, Request, Response};
+use strongroom_api::{Access, Api, ArmError, Client, Request, Response, Route};
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query};
 use strongroom_domain::access::{Assignment, Role, Scope, is_allowed};
 use strongroom_domain::{Consistency, ConsistencyLevel};
@@ -69,6 +69,10 @@ impl World {
     /// In each group: a vault `vault`, a machine `machine` that is protected there and has a point with a drill, a machine
     /// `other`, a storage account `GROUPdisks`.
     fn new() -> Self {
+        Self::with(routes())
+    }
+
+    fn with(routes: Vec<Route<App>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let place = |group: &str| {
             let path = directory.path().join(group);
@@ -95,7 +99,7 @@ impl World {
         let app = App { service, gate: gate.clone(), sign_in: Arc::new(sign_in) };
         let api = Api::builder(Arc::new(app), gate.clone())
             .routes(strongroom_api::auth::routes())
-            .routes(routes())
+            .routes(routes)
             .schemas(schemas())
             .build()
             .unwrap();
@@ -458,6 +462,18 @@ fn lists_of_machines_have_those_alone_that_the_caller_may_read() {
 }
 
 #[test]
+fn a_page_of_a_list_tells_nothing_of_rows_that_it_does_not_show() {
+    let world = World::new();
+    let theirs = world.machine("theirs", "other");
+    world.assign("narrow", Role::Reader, &theirs);
+    let list = format!("{}/providers/Microsoft.Compute/virtualMachines?$top=1", world.subscription);
+    let answer = world.ask("narrow", Method::GET, &list, None).json_body().unwrap();
+    let ids: Vec<&str> =
+        answer["value"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!((ids, answer.get("nextLink")), (vec![theirs.as_str()], None), "{answer}");
+}
+
+#[test]
 fn what_a_drill_saw_inside_is_not_for_readers() {
     let world = World::new();
     let point = world.point("mine", "mine");
@@ -726,6 +742,7 @@ impl World {
 
 /// Who may name something of another group, by the role over that: those that the tables say, written down once more.
 const WRITES: &[Role] = &[Role::Owner, Role::Contributor, Role::BackupContributor, Role::BackupOperator];
+const BACKS_UP: &[Role] = &[Role::Owner, Role::Contributor, Role::BackupContributor];
 const MANAGES: &[Role] = &[Role::Owner, Role::Contributor];
 const READS: &[Role] = &Role::ALL;
 
@@ -864,20 +881,32 @@ fn what_follows_from_a_request_without_an_id_is_asked_for_too() {
     let check = json!({"properties": {"check": "true"}});
     let vault = world.vault("mine");
     let (get, put, post) = (Method::GET, Method::PUT, Method::POST);
+    // A deleted vault of theirs, which the path names.
+    let mut deleted = vaults::get(&world.api.state().service, "theirs", "vault").unwrap();
+    (deleted.id, deleted.version, deleted.name) = (Uuid::new_v4(), 0, "deleted".into());
+    deleted.deleted_at = Some(Timestamp::now());
+    world.apply(&[Change::put(&deleted)]);
+    let locations = format!("{}/providers/Microsoft.RecoveryServices/locations", world.subscription);
+    let undelete = format!("{locations}/local/deletedVaults/theirs_{}/undelete", deleted.id);
+    let (deleted, other, machine) = (
+        world.resource("theirs", "RecoveryServices/vaults", "deleted"),
+        world.machine("theirs", "other"),
+        world.machine("theirs", "new"),
+    );
     let own = |what: &str| format!("{point}/providers/Strongroom.Backup/{what}");
     let cases: Vec<(&str, &Method, String, Value, &str, &[Role])> = vec![
-        ("ProtectedItems_CreateOrUpdate", &put, new.clone(), policy, "new", WRITES),
-        ("ProtectedItems_CreateOrUpdate", &put, item.clone(), disks, "other", WRITES),
-        ("ProtectionContainers_Get", &get, container(&item), Value::Null, "other", READS),
-        ("ProtectionContainers_Register", &put, container(&item), json!({"properties": {}}), "other", WRITES),
-        ("Restores_Trigger", &post, format!("{point}/restore"), replace, "other", WRITES),
-        ("Restores_Trigger", &post, format!("{point}/restore"), new_machine.clone(), "other", WRITES),
+        ("ProtectedItems_CreateOrUpdate", &put, new.clone(), policy, &machine, WRITES),
+        ("ProtectedItems_CreateOrUpdate", &put, item.clone(), disks, &other, WRITES),
+        ("ProtectionContainers_Get", &get, container(&item), Value::Null, &other, READS),
+        ("ProtectionContainers_Register", &put, container(&item), json!({"properties": {}}), &other, WRITES),
+        ("Restores_Trigger", &post, format!("{point}/restore"), replace, &other, WRITES),
+        ("Restores_Trigger", &post, format!("{point}/restore"), new_machine.clone(), &other, WRITES),
         (
             "Operation_Validate",
             &post,
             format!("{vault}/backupValidateOperation"),
             beforehand.clone(),
-            "other",
+            &other,
             WRITES,
         ),
         (
@@ -885,21 +914,22 @@ fn what_follows_from_a_request_without_an_id_is_asked_for_too() {
             &post,
             format!("{vault}/backupTriggerValidateOperation"),
             beforehand,
-            "other",
+            &other,
             WRITES,
         ),
-        ("RecoveryPoints_InstantRestore", &post, own("instantRestore"), new_machine, "other", WRITES),
-        ("RecoveryPoints_Drill", &post, own("drill"), check, "other", MANAGES),
+        ("RecoveryPoints_InstantRestore", &post, own("instantRestore"), new_machine, &other, WRITES),
+        ("DeletedVaults_Undelete", &post, undelete, json!({}), &deleted, BACKS_UP),
+        ("RecoveryPoints_Drill", &post, own("drill"), check, &other, MANAGES),
     ];
     for route in world.api.routes().iter().filter(|r| r.also.is_some()) {
         let tried = cases.iter().any(|case| case.0 == route.operation_id);
         assert!(tried, "{route:?} asks for more than its body names: say here for what, and who may");
     }
-    for (at, (operation, method, path, body, machine, roles)) in cases.into_iter().enumerate() {
+    for (at, (operation, method, path, body, scope, roles)) in cases.into_iter().enumerate() {
         let body = Some(body).filter(|body| !body.is_null());
-        let scope = world.machine("theirs", machine);
         let narrow = format!("owner of mine {at}");
         world.assign(&narrow, Role::Owner, &world.group("mine"));
+        world.assign(&narrow, Role::Owner, &locations);
         let answer = world.ask(&narrow, method.clone(), &path, body.clone());
         let told = answer.json_body().unwrap_or_default().to_string();
         assert_eq!(
@@ -909,10 +939,13 @@ fn what_follows_from_a_request_without_an_id_is_asked_for_too() {
         );
         assert!(told.contains(&format!("'{scope}'")), "{operation}: {told}");
         // The refused one first: what is done changes what is needed.
-        for role in Role::ALL.into_iter().rev() {
+        let (may, may_not): (Vec<Role>, Vec<Role>) =
+            Role::ALL.into_iter().partition(|role| roles.contains(role));
+        for role in may_not.into_iter().chain(may) {
             let who = format!("{role} {at}");
             world.assign(&who, Role::Owner, &world.group("mine"));
-            world.assign(&who, role, &scope);
+            world.assign(&who, Role::Owner, &locations);
+            world.assign(&who, role, scope);
             let answer = world.ask(&who, method.clone(), &path, body.clone());
             assert_eq!(
                 answer.status != StatusCode::FORBIDDEN,
@@ -922,4 +955,24 @@ fn what_follows_from_a_request_without_an_id_is_asked_for_too() {
             );
         }
     }
+}
+
+/// A declaration that somebody forgets opens nothing.
+#[test]
+fn an_id_that_no_route_declares_is_refused() {
+    let forgotten = |mut route: Route<App>| {
+        if route.operation_id == "Restores_Trigger" {
+            (route.names, route.also) = (&[], None);
+        }
+        route
+    };
+    let world = World::with(routes().into_iter().map(forgotten).collect());
+    let before = world.jobs();
+    for group in GROUPS {
+        let body = restore("RestoreDisks", json!({"storageAccountId": world.account(group)}));
+        let path = format!("{}/restore", world.point("mine", "mine"));
+        let answer = world.ask(world.operator(), Method::POST, &path, Some(body));
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{:?}", answer.json_body());
+    }
+    assert_eq!(world.jobs(), before);
 }

@@ -263,6 +263,25 @@ fn bodies_are_read_strictly_and_contents_tolerantly() {
     }
 }
 
+/// What a body can name is declared beside the route: what declares none, gets none.
+#[test]
+fn a_route_that_declares_no_body_gets_none() {
+    let echoes = |route: Route<App>| route.action("Microsoft.RecoveryServices/Vaults/write");
+    let api = Api::builder(Arc::new(App { names: vec![] }), Arc::new(TestGate::default()))
+        .schemas(json!({ "Vault": { "type": "object" } }).as_object().unwrap().clone())
+        .routes([
+            echoes(Route::post("/a/b", "None_Post", echo)),
+            echoes(Route::post("/a/c", "Some_Post", echo)).takes("Vault"),
+        ])
+        .build()
+        .unwrap();
+    for (path, status) in [("/a/b", StatusCode::BAD_REQUEST), ("/a/c", StatusCode::CREATED)] {
+        let mut request = request(Method::POST, &format!("{path}?{V}"), Some("owner"));
+        request.body = b"{\"x\":1}".to_vec().into();
+        assert_eq!(api.dispatch(request).status, status, "{path}");
+    }
+}
+
 #[test]
 fn pages_go_on_where_they_ended() {
     let (api, _) = api();

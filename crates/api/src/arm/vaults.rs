@@ -4,7 +4,7 @@ use super::{
     Answer, App, by_name, by_shown_name, check_subscription, page, subscription_id, vault_id, vault_of,
     vault_path,
 };
-use crate::route::{LIST, Named, Needs};
+use crate::route::{LIST, Link, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
@@ -104,6 +104,9 @@ pub fn routes() -> Vec<Route<App>> {
         .action("Microsoft.RecoveryServices/locations/deletedVaults/undelete/action")
         .takes("UndeleteRequest")
         .names(&[Named { field: "properties", needs: Needs::Nothing("it is not read: the path says which vault") }])
+        .also_needs("Microsoft.RecoveryServices/Vaults/write over the vault", |app, _, params| {
+            Ok(vec![Link { actions: &[WRITE], scope: vault_id(app, &find_deleted(app, params)?) }])
+        })
         .success(&[202])
         .summary("Brings a deleted vault back.")
         .tag(TAG),
