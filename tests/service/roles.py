@@ -65,7 +65,7 @@ def beyond_the_vault(service, vault, machines, name, point, restores):
             "Microsoft.Compute/virtualMachines/runCommand/action", machine)
     check(len(vault.jobs()) == jobs and service.list(f"{mine.path}/backupProtectedItems") == [])
     check(not list(restores.iterdir()))
-    codes = [(e["principal"], e["scope"].lower()) for e in service.rows("audit") if e["code"] == "LinkedAuthorizationFailed"]
+    codes = [(e["principal"], e["scope"].lower()) for e in service.rows("audit") if e.get("code") == "LinkedAuthorizationFailed"]
     check(("ofmine", vault.machine(other).lower()) in codes and ("ofguarded", account.lower()) in codes, codes)
 
 
