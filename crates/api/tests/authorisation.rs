@@ -658,6 +658,61 @@ fn every_route_declares_what_its_body_can_name() {
     assert_eq!(undeclared(&json!({}), &names), ["properties.vaultId"]);
 }
 
+/// `docs/permissions.md`, as the routes and the roles have it.
+fn permissions() -> String {
+    let allowed = |actions: &[&str]| -> String {
+        let may = |role: &Role| actions.iter().any(|action| role.allows(action));
+        let roles: Vec<&str> =
+            Role::ALL.iter().filter(|role| may(role)).map(|role| role.arm_name()).collect();
+        if roles.len() == Role::ALL.len() { "all".into() } else { roles.join(", ") }
+    };
+    let quoted = |actions: &[&str]| actions.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or ");
+    let mut tags: Vec<&str> = Vec::new();
+    let routes = routes();
+    for route in &routes {
+        if !tags.contains(&route.tag) {
+            tags.push(route.tag);
+        }
+    }
+    let mut out = String::from(
+        "# What each operation needs\n\nWritten from the program's own tables by `STRONGROOM_WRITE_DOCS=1 cargo test -p strongroom-api --test authorisation`; a test\ncompares. What the words mean is in [api.md](api.md#permissions-and-audit). The action is needed over what the path names. Under an\noperation stands what is needed over something else: what a field of its body names, or what follows from it.\n",
+    );
+    for tag in tags {
+        out += &format!("\n## {tag}\n\n| operation | needs | roles that have it |\n|---|---|---|\n");
+        for route in routes.iter().filter(|route| route.tag == tag) {
+            let (needs, roles) = match route.access {
+                Access::Public => ("nothing".to_owned(), "everybody".to_owned()),
+                Access::Authenticated => {
+                    ("to be signed in; it shows each caller what is theirs".to_owned(), "all".to_owned())
+                }
+                Access::Action(action) => (quoted(&[action]), allowed(&[action])),
+            };
+            out += &format!("| `{}` | {needs} | {roles} |\n", route.operation_id);
+            for named in route.names.iter().filter(|named| !named.needs.actions().is_empty()) {
+                let actions = named.needs.actions();
+                out += &format!("| – `{}` | {} | {} |\n", named.field, quoted(actions), allowed(actions));
+            }
+            if let Some((words, _)) = route.also {
+                out += &format!("| – | {words} | |\n");
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn the_documented_permissions_are_those_of_routes_and_roles() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/permissions.md");
+    let text = permissions();
+    if std::env::var_os("STRONGROOM_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).is_ok_and(|there| there == text),
+        "docs/permissions.md is not up to date; write it anew: STRONGROOM_WRITE_DOCS=1 cargo test -p strongroom-api --test authorisation"
+    );
+}
+
 impl World {
     /// A route's path, all of it in one group.
     fn path(&self, pattern: &str, group: &str) -> String {
