@@ -1,6 +1,6 @@
 //! The way of a request through the API: route, caller, api-version, permission, handler, audit.
 
-use crate::auth::{AuditEvent, Budget, Caller, CallerKind, Gate};
+use crate::auth::{AuditEvent, Caller, Gate, Refusals, Whose};
 use crate::http::{Client, Request, Response, Rows};
 use crate::odata::Pager;
 use crate::openapi;
@@ -13,10 +13,30 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use strongroom_catalog::service::actor;
+use uuid::Uuid;
 
 /// Answers requests; what the server calls. Blocks.
 pub trait Dispatch: Send + Sync + 'static {
+    /// Looks at a request whose body is still to come: whether it is worth reading, and how much of it.
+    fn admit(&self, request: &mut Request) -> Admission;
+
+    /// Answers a request that is there as a whole. Asks everything again that `admit` has asked: a body takes its time.
     fn dispatch(&self, request: Request) -> Response;
+
+    /// Called once a minute, and at the end.
+    fn tick(&self, _is_last: bool) {}
+}
+
+/// What is done about a body.
+#[derive(Debug)]
+pub enum Admission {
+    /// The request is answered already; its body is not wanted.
+    Refused(Box<Response>),
+    /// Anybody may send one, so it has to be small.
+    Small,
+    /// This caller may do what it asks for.
+    Authorised { caller: Uuid },
 }
 
 /// Where the present time comes from.
@@ -30,7 +50,7 @@ pub struct Api<S> {
     pager: Arc<Pager>,
     clock: Clock,
     document: Bytes,
-    refusals: Budget,
+    refusals: Refusals,
 }
 
 /// Puts an [`Api`] together.
@@ -93,7 +113,7 @@ impl<S> ApiBuilder<S> {
             pager: Arc::new(Pager::new(&key)),
             clock: self.clock,
             document: Bytes::from(document.to_string()),
-            refusals: Budget::new(limits::ANONYMOUS_REFUSALS_BURST, limits::ANONYMOUS_REFUSALS_PER_SECOND),
+            refusals: Refusals::default(),
         })
     }
 }
@@ -119,15 +139,74 @@ impl<S: Send + Sync + 'static> Api<S> {
         request.now = (self.clock)();
         request.pager = Some(self.pager.clone());
         let found = self.table.find(&request.method, &request.path);
-        let route = match &found {
-            Found::Route(route, _) => Some(*route),
-            Found::OtherMethods { .. } | Found::Nothing => None,
+        let (outcome, changed) =
+            actor::of_request(|| self.guarded(&mut request, |request| self.answer(&found, request)));
+        self.finish(&found, request, outcome, changed)
+    }
+
+    /// What of a request can be said before its body is there: who asks, and whether they may do this at all. What the body
+    /// names besides is for the handler to ask about.
+    fn admit(&self, request: &mut Request) -> Admission {
+        request.now = (self.clock)();
+        let found = self.table.find(&request.method, &request.path);
+        match self.guarded(request, |request| self.before_body(&found, request)) {
+            Ok(admission) => admission,
+            refusal @ Err(_) => {
+                let refusal = refusal.map(|_| Response::empty(StatusCode::OK));
+                Admission::Refused(Box::new(self.finish(&found, request.clone(), refusal, Vec::new())))
+            }
+        }
+    }
+
+    fn before_body(&self, found: &Found<'_, S>, request: &mut Request) -> Result<Admission, ArmError> {
+        let route = match found {
+            Found::Route(route, _) => route,
+            Found::OtherMethods { .. } | Found::Nothing => {
+                return self.answer(found, request).map(|answer| Admission::Refused(Box::new(answer)));
+            }
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.answer(&found, &mut request))).unwrap_or_else(|panic| {
+        if route.access == Access::Public {
+            return Ok(Admission::Small);
+        }
+        self.known(request)?;
+        if route.needs_api_version {
+            check_api_version(request)?;
+        }
+        match route.access {
+            Access::Action(action) if route.is_write() => {
+                let scope = route.scope(&request.path);
+                if !self.gate.allowed(&request.caller, action, &scope)? {
+                    return Err(request.caller.refused(action, &scope));
+                }
+                Ok(Admission::Authorised { caller: request.caller.object_id })
+            }
+            _ => Ok(Admission::Small),
+        }
+    }
+
+    fn guarded<T>(
+        &self,
+        request: &mut Request,
+        work: impl FnOnce(&mut Request) -> Result<T, ArmError>,
+    ) -> Result<T, ArmError> {
+        catch_unwind(AssertUnwindSafe(|| work(request))).unwrap_or_else(|panic| {
             let panic = panic_text(panic.as_ref());
             tracing::error!(request_id = %request.request_id, path = request.path_text(), panic, "a handler panicked");
             Err(ArmError::internal(request.request_id))
-        });
+        })
+    }
+
+    fn finish(
+        &self,
+        found: &Found<'_, S>,
+        request: Request,
+        outcome: Result<Response, ArmError>,
+        changed: Vec<String>,
+    ) -> Response {
+        let route = match found {
+            Found::Route(route, _) => Some(*route),
+            Found::OtherMethods { .. } | Found::Nothing => None,
+        };
         let mut response = outcome.unwrap_or_else(Response::from);
         if response.status.is_server_error() {
             let code = response.error_code.as_deref().unwrap_or_default();
@@ -135,7 +214,7 @@ impl<S: Send + Sync + 'static> Api<S> {
         }
         response.complete(Some(&request));
         // The audit writes to a database: what goes wrong there must not cost the answer either.
-        if catch_unwind(AssertUnwindSafe(|| self.audit(&request, route, &response))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| self.audit(&request, route, &response, changed))).is_err() {
             tracing::error!(request_id = %request.request_id, "the audit panicked");
         }
         response
@@ -269,19 +348,15 @@ impl<S: Send + Sync + 'static> Api<S> {
         ArmError::invalid_resource_type(&kinds.join("/"), namespace, request.api_version())
     }
 
-    fn audit(&self, request: &Request, route: Option<&Route<S>>, response: &Response) {
+    fn audit(&self, request: &Request, route: Option<&Route<S>>, response: &Response, changed: Vec<String>) {
+        self.tell_what_was_left_out(request.now, false);
         let refused = matches!(response.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        let written = route.is_some_and(|r| r.is_write() && r.audited);
+        // What needs no action changes nothing, whatever its method.
+        let changes =
+            route.is_some_and(|r| r.is_write() && r.audited && matches!(r.access, Access::Action(_)));
         let refused_here = refused && route.is_none_or(|r| r.audited);
-        if !written && !refused_here {
+        if !changes && !refused_here && changed.is_empty() {
             return;
-        }
-        let mut left_out = 0;
-        if refused && request.caller.kind == CallerKind::Anonymous {
-            match self.refusals.admit(request.now) {
-                Some(others) => left_out = others,
-                None => return,
-            }
         }
         let action = match route.map(|r| r.access) {
             Some(Access::Action(action)) => action,
@@ -295,16 +370,40 @@ impl<S: Send + Sync + 'static> Api<S> {
             operation: route.map_or("", |r| r.operation_id).to_owned(),
             action,
             scope,
-            left_out,
+            detail: changed.join("; "),
             ..event
         };
-        self.gate.audit(&event.bounded());
+        let event = event.bounded();
+        // What was refused, for whatever reason, changed nothing, and who has no rights can ask for it without end.
+        let is_told = match response.status.is_client_error() && event.detail.is_empty() {
+            true => self.refusals.admit(Whose::of(request), event),
+            false => Some(event),
+        };
+        if let Some(event) = is_told {
+            self.gate.audit(&event);
+        }
+    }
+
+    fn tell_what_was_left_out(&self, now: Timestamp, all: bool) {
+        for event in self.refusals.due(now, all) {
+            self.gate.audit(&event);
+        }
     }
 }
 
 impl<S: Send + Sync + 'static> Dispatch for Api<S> {
+    fn admit(&self, request: &mut Request) -> Admission {
+        Self::admit(self, request)
+    }
+
     fn dispatch(&self, request: Request) -> Response {
         Self::dispatch(self, request)
+    }
+
+    fn tick(&self, is_last: bool) {
+        let now = (self.clock)();
+        self.tell_what_was_left_out(now, is_last);
+        self.gate.tick(now, is_last);
     }
 }
 
@@ -333,6 +432,7 @@ pub(crate) fn audit_event(
         status: status.as_u16(),
         code: code.unwrap_or_default().to_owned(),
         left_out: 0,
+        detail: String::new(),
     }
 }
 

@@ -19,7 +19,7 @@ pub mod route;
 pub mod tls;
 pub mod wire;
 
-pub use api::{Api, ApiBuilder, Clock, Dispatch};
+pub use api::{Admission, Api, ApiBuilder, Clock, Dispatch};
 pub use error::{ArmError, ArmErrorDetail};
 pub use http::{Body, Client, Request, Response};
 pub use route::{Access, Handler, Params, QueryParameter, Route, RouteError};

@@ -438,14 +438,35 @@ fn handlers_and_their_queue_are_bounded() {
 fn one_address_does_not_get_all_connections() {
     let bounds = ServerBounds { connections: 10, connections_per_address: 3, ..ServerBounds::default() };
     let server = start(mirror(), bounds);
-    let held: Vec<Tls> = (0..3).map(|_| server.connect()).collect();
-    assert!(connect(server.address, &server.authority(), "localhost").is_err());
-    drop(held);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while connect(server.address, &server.authority(), "localhost").is_err() {
-        assert!(Instant::now() < deadline, "places are not given back");
-        std::thread::sleep(Duration::from_millis(20));
+    let mut held: Vec<Tls> = (0..3).map(|_| server.connect()).collect();
+    // The one that has waited longest makes room for the fourth.
+    assert_eq!(server.get("/").status, 200);
+    assert!(is_closed(&mut held[0]));
+    for stream in &mut held[1..] {
+        write!(stream, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        assert_eq!(read_answer(stream, false).unwrap().status, 200);
     }
+}
+
+#[test]
+fn connections_that_are_answered_give_way_to_nobody() {
+    let (api, began, let_go) = held();
+    let bounds = ServerBounds { connections: 10, connections_per_address: 2, ..ServerBounds::default() };
+    let server = start(api, bounds);
+    let mut running: Vec<Tls> = (0..2)
+        .map(|_| {
+            let mut stream = server.connect();
+            write!(stream, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+            began.recv_timeout(Duration::from_secs(10)).unwrap();
+            stream
+        })
+        .collect();
+    assert!(connect(server.address, &server.authority(), "localhost").is_err());
+    for stream in &mut running {
+        let_go.send(()).unwrap();
+        assert_eq!(read_answer(stream, false).unwrap().status, 204);
+    }
+    assert!(connect(server.address, &server.authority(), "localhost").is_ok(), "a place was given back");
 }
 
 #[test]

@@ -136,3 +136,14 @@ pub const DRILL_OUTPUT_MAX_BYTES: usize = 4096;
 pub const DRILL_CHECK_MAX_BYTES: usize = 4096;
 /// Screenshots that are kept; the oldest go first.
 pub const SCREENSHOTS_KEPT: usize = 100;
+
+/// Rows of the audit that are moved to a file, or told, at once.
+pub const AUDIT_BATCH_ROWS: u32 = 500;
+/// What a row of the audit has at most: its scope and detail have 2 KiB each, and names a few hundred bytes.
+pub const AUDIT_ROW_MAX_BYTES: u64 = 8 << 10;
+/// A month's file of the audit that is as large as this is followed by another one.
+pub const AUDIT_FILE_MAX_BYTES: u64 = 64 << 20;
+/// How soon syslog is told what the audit says.
+pub const SYSLOG_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it may take to take it.
+pub const SYSLOG_SEND_TIMEOUT: Duration = Duration::from_secs(1);

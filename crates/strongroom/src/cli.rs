@@ -16,7 +16,7 @@ use strongroom_store::objects::Location;
 Commands find the service of this host by themselves; where none runs they do its work.
 `rescue` and `image` need neither service nor catalog: a vault's location and its key are
 enough. A location where a vault's name is expected means `rescue`, and so do `vault init`,
-`check`, `reclaim`, `stats` and `key`.
+`check`, `reclaim`, `stats`, `log` and `key`.
 
 Examples:
   strongroom vault create main

@@ -75,7 +75,7 @@ fn run(command: Command, context: &Context, interrupt: &Interrupt) -> Result<Out
         Command::Host(command) => host::run(command, context),
         Command::Serve(arguments) => Ok(serve::run(&arguments, context)?),
         Command::Az(command) => Ok(az::run(command, context)?),
-        Command::Access(command) => Ok(access::run(command, context)?),
+        Command::Access(command) => access::run(command, context),
         Command::Image(command) => Ok(image::run(command, context)?),
         Command::Rescue(command) => Ok(rescue::run(command, context, interrupt)?),
         Command::Completions(arguments) => Ok(completions::run(&arguments)?),

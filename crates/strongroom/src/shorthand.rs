@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 
 /// What works on a location alone.
 const ON_LOCATIONS: [(&str, &[&str]); 2] =
-    [("vault", &["init", "check", "reclaim", "stats", "key"]), ("point", &["forget", "serve"])];
+    [("vault", &["init", "check", "reclaim", "stats", "log", "key"]), ("point", &["forget", "serve"])];
 /// What `rescue` has as well, by its first word.
 const ON_BOTH: [(&str, &[&str]); 2] = [("vm", &["list", "backup", "restore"]), ("point", &["list", "show"])];
 

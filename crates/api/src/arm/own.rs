@@ -1,13 +1,22 @@
 //! What Azure has no call for, under a namespace of our own: hosts, importing vaults, checking them, placing machines.
 
 use super::{Answer, App, check_subscription, ids, subscription_id, vault_of, vault_path};
-use crate::route::{Named, Needs};
-use crate::{ArmError, Params, Request, Response, Route};
+use crate::route::{Named, Needs, QueryParameter};
+use crate::{ArmError, Params, Request, Response, Route, limits};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use strongroom_domain::access::linked;
-use strongroom_engine::service::{import, machines, vaults};
+use strongroom_engine::service::{audit, import, machines, vaults};
+use uuid::Uuid;
+
+const AUDIT: &[QueryParameter] = &[
+    QueryParameter::optional(
+        "after",
+        "A cursor: the `cursor` of an answer before, to go on; `oldest` to begin with the oldest. Without it: the newest.",
+    ),
+    QueryParameter::optional("$top", "How many events at most."),
+];
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Strongroom";
@@ -43,6 +52,11 @@ pub fn routes() -> Vec<Route<App>> {
         .names(&[Named { field: "resourceGroup", needs: Needs::Group(linked::PLACED_MACHINE) }])
         .summary("Puts a machine into another resource group and location.")
         .tag(TAG),
+        Route::get("/subscriptions/{subscription}/providers/Strongroom.Backup/auditEvents", "Audit_List", audit_events)
+            .action("Microsoft.Insights/eventtypes/values/read")
+            .query(AUDIT)
+            .summary("The audit: changes and refusals, in the order in which they were written.")
+            .tag(TAG),
         Route::get(vault_path!("/providers/Strongroom.Backup/store"), "Vaults_Store", store)
             .action("Microsoft.RecoveryServices/Vaults/read")
             .summary("Where a vault's bytes are, and how many.")
@@ -144,4 +158,26 @@ fn store(app: &App, _: &Request, params: &Params) -> Answer {
         "secondCopy": "none",
         "reclaimedAt": vault.reclaimed_at.map(super::time),
     }))
+}
+
+/// The service's activity log, for whoever follows it: a page, and the cursor of what comes after it.
+fn audit_events(app: &App, request: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let invalid = |what: &str| ArmError::bad_request("InvalidQueryParameter", what);
+    let most = match request.query.get("$top") {
+        None => limits::PAGE_MAX_ITEMS as u32,
+        Some(text) => match text.parse::<u32>() {
+            Ok(most) if most as usize <= limits::PAGE_MAX_ITEMS => most,
+            _ => return Err(invalid("$top is a number up to 1000.")),
+        },
+    };
+    let page = match request.query.get("after") {
+        None => audit::page(&app.service, None, most)?,
+        Some("oldest") => audit::oldest(&app.service, most)?,
+        Some(cursor) => {
+            let cursor = cursor.parse::<Uuid>().map_err(|_| invalid("after is no cursor of an answer."))?;
+            audit::page(&app.service, Some(cursor), most)?
+        }
+    };
+    Response::ok(json!({ "value": page.rows, "cursor": page.cursor }))
 }

@@ -68,21 +68,19 @@ impl Directory for CatalogDirectory {
             "" => format!("{} {}", event.method, event.operation).trim_end().to_owned(),
             action => action.to_owned(),
         };
-        let mut principal = event.caller_name.clone();
-        if event.left_out > 0 {
-            principal.push_str(&format!(" (and {} more that were left out before)", event.left_out));
-        }
         let entry = AuditEntry {
             id: Uuid::now_v7(),
             version: 0,
             at: event.at,
-            principal,
+            principal: event.caller_name.clone(),
             action,
             scope: event.scope.clone(),
             status: event.status,
             code: event.code.clone(),
             client: event.client.clone(),
             correlation_id: event.correlation_id.to_string(),
+            left_out: event.left_out,
+            detail: event.detail.clone(),
         };
         Ok(self.catalog.apply(&[Change::put(&entry)])?)
     }

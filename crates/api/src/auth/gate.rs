@@ -125,12 +125,15 @@ pub struct AuditEvent {
     pub code: String,
     /// Events of the same kind that were left out before this one, because there were too many at once.
     pub left_out: u64,
+    /// What became of what, where it is not said by action and scope.
+    pub detail: String,
 }
 
 impl AuditEvent {
     /// Bounds what a stranger wrote into it.
     pub(crate) fn bounded(mut self) -> Self {
-        self.scope = shorten_to(&self.scope, limits::TARGET_MAX_BYTES);
+        self.scope = shorten_to(&self.scope, limits::AUDIT_SCOPE_MAX_BYTES);
+        self.detail = shorten_to(&self.detail, limits::AUDIT_SCOPE_MAX_BYTES);
         self.caller_name = shorten(&self.caller_name);
         self.method = shorten(&self.method);
         self
@@ -149,4 +152,7 @@ pub trait Gate: Send + Sync {
 
     /// Remembers a change or a refusal. It has happened already: what cannot be written is logged, not refused.
     fn audit(&self, event: &AuditEvent);
+
+    /// Called once a minute, and at the end.
+    fn tick(&self, _now: Timestamp, _is_last: bool) {}
 }

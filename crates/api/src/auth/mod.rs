@@ -23,4 +23,4 @@ pub use secret::{generate_secret, hash_secret};
 pub use sign_in::{HasSignIn, SignIn, SignInConfig};
 pub use token_endpoint::routes;
 
-pub(crate) use throttle::Budget;
+pub(crate) use throttle::{Refusals, Whose};

@@ -1,11 +1,13 @@
 //! Secrets: made, hashed with argon2id, and compared; few at a time, since each comparison takes 19 MiB.
 
+use crate::http::Source;
 use crate::limits;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use parking_lot::{Condvar, Mutex};
 use ring::rand::{SecureRandom, SystemRandom};
+use std::collections::HashMap;
 
 use super::Unavailable;
 
@@ -41,11 +43,18 @@ fn argon() -> Result<Argon2<'static>, Unavailable> {
 
 /// Compares secrets, a few at a time.
 pub(super) struct SecretChecker {
-    /// Running, and waiting.
-    load: Mutex<(usize, usize)>,
+    load: Mutex<Load>,
     freed: Condvar,
     /// Compared with where there is no account, so that this takes as long.
     nobody: String,
+}
+
+#[derive(Default)]
+struct Load {
+    running: usize,
+    waiting: usize,
+    /// Both, by where they come from: nobody's guesses keep all others waiting.
+    by_source: HashMap<Source, usize>,
 }
 
 /// What a comparison says.
@@ -60,32 +69,43 @@ pub(super) enum Verdict {
 impl SecretChecker {
     pub(super) fn new() -> Result<Self, Unavailable> {
         let nobody = hash_secret(&generate_secret()?)?;
-        Ok(Self { load: Mutex::new((0, 0)), freed: Condvar::new(), nobody })
+        Ok(Self { load: Mutex::default(), freed: Condvar::new(), nobody })
     }
 
     /// Whether `secret` is the one of `hash`. Without a hash it takes as long and says wrong.
-    pub(super) fn check(&self, hash: Option<&str>, secret: &str) -> Verdict {
+    pub(super) fn check(&self, hash: Option<&str>, secret: &str, source: Source) -> Verdict {
         {
             let mut load = self.load.lock();
-            if load.0 >= limits::SECRET_CHECKS_MAX && load.1 >= limits::SECRET_CHECKS_WAITING_MAX {
+            let is_full = load.running >= limits::SECRET_CHECKS_MAX
+                && load.waiting >= limits::SECRET_CHECKS_WAITING_MAX;
+            let of_source = load.by_source.get(&source).copied().unwrap_or_default();
+            if is_full || of_source >= limits::SECRET_CHECKS_PER_ADDRESS_MAX {
                 return Verdict::Busy;
             }
-            load.1 += 1;
-            while load.0 >= limits::SECRET_CHECKS_MAX {
+            load.by_source.insert(source, of_source + 1);
+            load.waiting += 1;
+            while load.running >= limits::SECRET_CHECKS_MAX {
                 self.freed.wait(&mut load);
             }
-            load.1 -= 1;
-            load.0 += 1;
+            load.waiting -= 1;
+            load.running += 1;
         }
         // Given back also when a comparison panics.
-        struct Running<'a>(&'a SecretChecker);
+        struct Running<'a>(&'a SecretChecker, Source);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
-                self.0.load.lock().0 -= 1;
+                let mut load = self.0.load.lock();
+                load.running -= 1;
+                if let Some(count) = load.by_source.get_mut(&self.1) {
+                    *count -= 1;
+                    if *count == 0 {
+                        load.by_source.remove(&self.1);
+                    }
+                }
                 self.0.freed.notify_one();
             }
         }
-        let _running = Running(self);
+        let _running = Running(self, source);
         let right = matches(hash.unwrap_or(&self.nobody), secret);
         if right && hash.is_some() { Verdict::Right } else { Verdict::Wrong }
     }
@@ -104,6 +124,8 @@ fn matches(hash: &str, secret: &str) -> bool {
 mod tests {
     use super::*;
 
+    const HERE: Source = Source::Process;
+
     #[test]
     fn secrets_and_hashes() {
         let (a, b) = (generate_secret().unwrap(), generate_secret().unwrap());
@@ -113,11 +135,11 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         assert_ne!(hash, hash_secret(&a).unwrap(), "each has a salt of its own");
         let checker = SecretChecker::new().unwrap();
-        assert_eq!(checker.check(Some(&hash), &a), Verdict::Right);
-        assert_eq!(checker.check(Some(&hash), &b), Verdict::Wrong);
-        assert_eq!(checker.check(Some(&hash), ""), Verdict::Wrong);
-        assert_eq!(checker.check(Some("no hash"), &a), Verdict::Wrong);
-        assert_eq!(checker.check(None, &a), Verdict::Wrong);
+        assert_eq!(checker.check(Some(&hash), &a, HERE), Verdict::Right);
+        assert_eq!(checker.check(Some(&hash), &b, HERE), Verdict::Wrong);
+        assert_eq!(checker.check(Some(&hash), "", HERE), Verdict::Wrong);
+        assert_eq!(checker.check(Some("no hash"), &a, HERE), Verdict::Wrong);
+        assert_eq!(checker.check(None, &a, HERE), Verdict::Wrong);
     }
 
     #[test]
@@ -125,14 +147,20 @@ mod tests {
         let checker = SecretChecker::new().unwrap();
         let hash = hash_secret("x").unwrap();
         let verdicts: Vec<Verdict> = std::thread::scope(|scope| {
-            let many = (limits::SECRET_CHECKS_MAX + limits::SECRET_CHECKS_WAITING_MAX) * 4;
-            let threads: Vec<_> =
-                (0..many).map(|_| scope.spawn(|| checker.check(Some(&hash), "x"))).collect();
+            let many = (limits::SECRET_CHECKS_MAX + limits::SECRET_CHECKS_WAITING_MAX) as u8 * 4;
+            let check = |n| checker.check(Some(&hash), "x", Source::V4([192, 0, 2, n]));
+            let threads: Vec<_> = (0..many).map(|n| scope.spawn(move || check(n))).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert!(verdicts.contains(&Verdict::Right), "{verdicts:?}");
         assert!(verdicts.contains(&Verdict::Busy), "{verdicts:?}");
         assert!(!verdicts.contains(&Verdict::Wrong), "{verdicts:?}");
-        assert_eq!(*checker.load.lock(), (0, 0));
+        // One alone is told so sooner, and others go on.
+        let mut load = checker.load.lock();
+        assert_eq!((load.running, load.waiting, load.by_source.len()), (0, 0, 0));
+        load.by_source.insert(HERE, limits::SECRET_CHECKS_PER_ADDRESS_MAX);
+        drop(load);
+        assert_eq!(checker.check(Some(&hash), "x", HERE), Verdict::Busy);
+        assert_eq!(checker.check(Some(&hash), "x", Source::LocalUser(1)), Verdict::Right);
     }
 }

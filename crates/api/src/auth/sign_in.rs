@@ -6,7 +6,8 @@ use super::gate::{AuditEvent, Caller, CallerKind, Credentials, Gate};
 use super::jwt::{Claims, Kind, TokenRefusal, Unverified, sign};
 use super::keys::KeyRing;
 use super::secret::{SecretChecker, Verdict};
-use super::throttle::{Budget, Failures};
+use super::throttle::{Failures, Refusals};
+use crate::http::Source;
 use crate::{ArmError, limits};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -41,8 +42,9 @@ pub struct SignIn {
     pub(super) keys: KeyRing,
     secrets: SecretChecker,
     failures: Failures,
-    /// Rows about sign-ins that were not even tried.
-    pub(super) throttled: Budget,
+    /// Sign-ins that failed, and those that did not: which of them the audit tells.
+    pub(super) refused: Refusals,
+    pub(super) signed_in: Refusals,
     pub(super) issuer: String,
 }
 
@@ -80,20 +82,21 @@ impl SignIn {
             keys: KeyRing::new(keys),
             secrets: SecretChecker::new()?,
             failures: Failures::default(),
-            throttled: Budget::new(limits::ANONYMOUS_REFUSALS_BURST, limits::ANONYMOUS_REFUSALS_PER_SECOND),
+            refused: Refusals::default(),
+            signed_in: Refusals::new(limits::SIGN_INS_BURST, limits::SIGN_INS_PER_SECOND),
         })
     }
 
-    /// The account of a name and a secret. `client` is where the attempt comes from.
+    /// The account of a name and a secret. `source` is where the attempt comes from.
     pub(super) fn check_secret(
         &self,
         kind: AccountKind,
         name: &str,
         secret: &str,
-        client: &str,
+        source: Source,
         now: Timestamp,
     ) -> Result<Account, SignInError> {
-        if let Some(seconds) = self.failures.wait_seconds(name, client, now) {
+        if let Some(seconds) = self.failures.wait_seconds(name, source, now) {
             return Err(SignInError::Throttled { seconds });
         }
         let too_long =
@@ -102,13 +105,13 @@ impl SignIn {
         // One verdict for all: how long it takes must not tell which names exist.
         let verdict = match too_long {
             true => Verdict::Wrong,
-            false => self.secrets.check(account.as_ref().map(|a| a.secret_hash.as_str()), secret),
+            false => self.secrets.check(account.as_ref().map(|a| a.secret_hash.as_str()), secret, source),
         };
         match (verdict, account) {
             (Verdict::Busy, _) => Err(SignInError::Busy),
             (Verdict::Right, Some(account)) if !account.disabled => Ok(account),
             _ => {
-                self.failures.note(name, client, now);
+                self.failures.note(name, source, now);
                 Err(SignInError::Refused)
             }
         }
@@ -293,7 +296,10 @@ impl Gate for SignIn {
                 );
                 Err(ArmError::new(http::StatusCode::FORBIDDEN, "AuthorizationFailed", message))
             }
-            Credentials::Process => Ok(Caller::local_administrator("this process")),
+            Credentials::Process => {
+                let uid = rustix::process::getuid().as_raw();
+                Ok(Caller::local_administrator(format_args!("user {uid}, this process")))
+            }
         }
     }
 
@@ -309,5 +315,11 @@ impl Gate for SignIn {
 
     fn audit(&self, event: &AuditEvent) {
         self.record(event);
+    }
+
+    fn tick(&self, now: Timestamp, is_last: bool) {
+        for event in self.refused.due(now, is_last).into_iter().chain(self.signed_in.due(now, is_last)) {
+            self.record(&event);
+        }
     }
 }

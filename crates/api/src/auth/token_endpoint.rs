@@ -2,8 +2,9 @@
 
 use super::directory::{Account, AccountKind};
 use super::documents::{endpoints, issuer, means_us, openid_configuration};
-use super::gate::{AuditEvent, Caller};
+use super::gate::{AuditEvent, Caller, Gate as _};
 use super::sign_in::{HasSignIn, SignInError, caller_of};
+use super::throttle::Whose;
 use crate::api::audit_event;
 use crate::http::target::Query;
 use crate::{ArmError, Params, Request, Response, Route, limits};
@@ -138,15 +139,15 @@ fn token<S: HasSignIn>(state: &S, request: &Request, params: &Params) -> Result<
         scope: String::from("/"),
         ..event
     };
-    // Failures are few, since they are slowed down; what was not even tried may be many.
-    let admitted = match outcome {
-        Err(SignInError::Throttled { .. } | SignInError::Busy | SignInError::RefreshToken(_)) => {
-            sign_in.throttled.admit(request.now)
-        }
-        _ => Some(0),
+    sign_in.tick(request.now, false);
+    let event = event.bounded();
+    // Whoever has a secret can use it without end, and whoever has none can try.
+    let is_told = match &outcome {
+        Ok(account) => sign_in.signed_in.admit(Whose::Principal(account.object_id), event),
+        Err(_) => sign_in.refused.admit(Whose::Source(request.client.into()), event),
     };
-    if let Some(left_out) = admitted {
-        sign_in.record(&AuditEvent { left_out, ..event }.bounded());
+    if let Some(event) = is_told {
+        sign_in.record(&event);
     }
     Ok(no_store(response))
 }
@@ -269,13 +270,13 @@ impl Grant {
 
 fn sign_in_by<S: HasSignIn>(state: &S, request: &Request, grant: &Grant) -> Result<Account, SignInError> {
     let sign_in = state.sign_in();
-    let client = request.client.to_string();
+    let source = request.client.into();
     match grant {
         Grant::Secret { client_id, secret } => {
-            sign_in.check_secret(AccountKind::Application, client_id, secret, &client, request.now)
+            sign_in.check_secret(AccountKind::Application, client_id, secret, source, request.now)
         }
         Grant::Password { name, password, .. } => {
-            sign_in.check_secret(AccountKind::User, name, password, &client, request.now)
+            sign_in.check_secret(AccountKind::User, name, password, source, request.now)
         }
         Grant::Refresh { client_id, token, .. } => sign_in.check_refresh(token, client_id, request.now),
     }

@@ -1,39 +1,63 @@
 //! One request and its answer: from hyper's types to ours and back, with every bound on the way.
 
+use super::bodies::{Bodies, Held};
+use super::io::Activity;
 use super::pool::{NoAnswer, Pool};
+use super::source::Source;
 use super::target::is_host_and_port;
 use crate::http::{Client, Request, Response};
-use crate::{ArmError, limits};
+use crate::{Admission, ArmError, Dispatch, limits};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
 
-/// What bodies' bytes are counted in: a permit each.
-const BODY_UNIT_BYTES: usize = 4 << 10;
+/// What requests of one kind share, and no other kind takes from them: those over the network, those over the Unix socket.
+pub(super) struct Lane {
+    pub pool: Pool,
+    /// Of callers who have the right to what they ask for.
+    pub bodies: Arc<Bodies>,
+}
 
 /// What answers requests, for all connections.
 pub(super) struct Exchange {
-    pub pool: Pool,
-    pub bodies: Arc<Semaphore>,
+    pub api: Arc<dyn Dispatch>,
+    pub network: Lane,
+    pub local: Lane,
     /// Begins URLs where a client does not say how it addressed us.
     pub public_url: String,
     pub body_timeout: Duration,
+    pub small_body_timeout: Duration,
     pub request_timeout: Duration,
 }
 
+/// A connection, as its requests see it.
+pub(super) struct Channel {
+    pub client: Client,
+    pub activity: Arc<Activity>,
+    /// Room for bodies that anybody may send. Each connection has its own: a stranger's takes nothing from others'.
+    pub small_bodies: Arc<Bodies>,
+}
+
+impl Channel {
+    pub(super) fn new(client: Client, activity: Arc<Activity>) -> Self {
+        let most = limits::SMALL_BODY_MAX_BYTES;
+        Self { client, activity, small_bodies: Bodies::new(most, most) }
+    }
+}
+
 impl Exchange {
-    pub(super) fn body_permits() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(limits::BODIES_TOTAL_MAX_BYTES / BODY_UNIT_BYTES))
+    fn lane(&self, source: Source) -> &Lane {
+        if source.is_local() { &self.local } else { &self.network }
     }
 
     /// The answer, and whether the rest of the request was left unread for it.
     pub(super) async fn answer(
         &self,
-        client: Client,
+        channel: &Channel,
         request: http::Request<Incoming>,
     ) -> (http::Response<Full<Bytes>>, bool) {
         let began = std::time::Instant::now();
@@ -44,16 +68,20 @@ impl Exchange {
         let asks_first = parts.headers.contains_key(header::EXPECT);
         let wants_upgrade = parts.headers.contains_key(header::UPGRADE);
         let mut left_unread = false;
-        let response = match self.read(client, parts, &mut body).await {
-            Ok((request, _permits)) => self.dispatch(request).await,
-            Err(refusal) => {
-                let is_late = refusal.status == StatusCode::REQUEST_TIMEOUT;
-                left_unread = is_late || !drain(&mut body, asks_first).await;
-                let mut response = Response::from(refusal);
-                response.complete(None);
+        let response = match self.read(channel, parts, &mut body).await {
+            Ok((request, held)) => {
+                let _kept = channel.activity.keep();
+                let response = self.dispatch(channel.client.into(), request).await;
+                drop(held);
                 response
             }
+            Err(response) => {
+                let is_late = response.status == StatusCode::REQUEST_TIMEOUT;
+                left_unread = is_late || !drain(&mut body, asks_first).await;
+                *response
+            }
         };
+        let client = channel.client;
         tracing::debug!(%client, %method, path, status = response.status.as_u16(), took_us = began.elapsed().as_micros() as u64);
         let mut answer = to_wire(&response, method == Method::HEAD);
         // A connection that was to become something else is no good for more: the library ends it without ceremony.
@@ -64,10 +92,22 @@ impl Exchange {
         (answer, left_unread)
     }
 
-    async fn dispatch(&self, request: Request) -> Response {
-        let request_id = request.request_id;
-        let refusal = match tokio::time::timeout(self.request_timeout, self.pool.answer(request)).await {
-            Ok(Ok(response)) => return response,
+    async fn dispatch(&self, source: Source, request: Request) -> Response {
+        let api = self.api.clone();
+        let done = self.work(source, request.request_id, move || api.dispatch(request)).await;
+        done.unwrap_or_else(|refusal| *refused(refusal))
+    }
+
+    /// Work that blocks, within its time.
+    async fn work<T: Send + 'static>(
+        &self,
+        source: Source,
+        request_id: Uuid,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ArmError> {
+        let running = self.lane(source).pool.run(source, work);
+        let refusal = match tokio::time::timeout(self.request_timeout, running).await {
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(NoAnswer::Busy)) => ArmError::busy(),
             Ok(Err(NoAnswer::Died)) => ArmError::internal(request_id),
             Err(_) => {
@@ -76,30 +116,58 @@ impl Exchange {
             }
         };
         tracing::warn!(%request_id, code = %refusal.code, "a request was given up");
-        let mut response = Response::from(refusal);
-        response.complete(None);
-        response
+        Err(refusal)
     }
 
-    /// Reads all of it. The permits are given back when the request has been answered.
+    /// Reads all of it, the body last: nothing of it is taken before it is known who asks, and whether they may. The room
+    /// that it takes is given back when the request has been answered.
     async fn read(
         &self,
-        client: Client,
+        channel: &Channel,
         parts: http::request::Parts,
         body: &mut Incoming,
-    ) -> Result<(Request, Vec<OwnedSemaphorePermit>), ArmError> {
+    ) -> Result<(Request, Option<Held>), Box<Response>> {
         let target = parts.uri.path_and_query().map_or("/", |t| t.as_str());
-        let mut out = Request::new(parts.method, target, client)?;
-        out.base_url = match client {
-            Client::Address(_) => self.base_url(parts.version, parts.uri.authority(), &parts.headers)?,
+        let mut out = Request::new(parts.method, target, channel.client).map_err(refused)?;
+        out.base_url = match channel.client {
+            Client::Address(_) => {
+                self.base_url(parts.version, parts.uri.authority(), &parts.headers).map_err(refused)?
+            }
             // Over the socket the Host header says nothing.
             Client::LocalUser { .. } | Client::Process => self.public_url.clone(),
         };
         out.set_headers(parts.headers);
-        let reading = tokio::time::timeout(self.body_timeout, self.read_body(body));
-        let (body, permits) = reading.await.map_err(|_| ArmError::request_timeout())??;
-        out.body = body;
-        Ok((out, permits))
+        if body.is_end_stream() {
+            return Ok((out, None));
+        }
+        let source = Source::from(channel.client);
+        let (mut out, admission) = {
+            let _kept = channel.activity.keep();
+            let (api, request_id) = (self.api.clone(), out.request_id);
+            let admitted = self.work(source, request_id, move || {
+                let admission = api.admit(&mut out);
+                (out, admission)
+            });
+            admitted.await.map_err(refused)?
+        };
+        let (mut held, most, timeout, _kept) = match admission {
+            Admission::Refused(response) => return Err(response),
+            Admission::Small => (
+                channel.small_bodies.hold(Uuid::nil()),
+                limits::SMALL_BODY_MAX_BYTES,
+                self.small_body_timeout,
+                None,
+            ),
+            Admission::Authorised { caller } => (
+                self.lane(source).bodies.hold(caller),
+                limits::BODY_MAX_BYTES,
+                self.body_timeout,
+                Some(channel.activity.keep()),
+            ),
+        };
+        let reading = tokio::time::timeout(timeout, read_body(body, most, &mut held)).await;
+        out.body = reading.unwrap_or_else(|_| Err(ArmError::request_timeout())).map_err(refused)?;
+        Ok((out, Some(held)))
     }
 
     /// `https://host:port` as the client says it.
@@ -130,31 +198,34 @@ impl Exchange {
         }
         Ok(format!("https://{host}"))
     }
+}
 
-    async fn read_body(&self, body: &mut Incoming) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), ArmError> {
-        let too_large = || ArmError::too_large("request body", limits::BODY_MAX_BYTES);
-        // Said in advance: nothing of it is read.
-        if body.size_hint().lower() > limits::BODY_MAX_BYTES as u64 {
+async fn read_body(body: &mut Incoming, most: usize, held: &mut Held) -> Result<Bytes, ArmError> {
+    let too_large = || ArmError::too_large("request body", most);
+    // Said in advance: nothing of it is read.
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let mut out = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ArmError::invalid_content("the body was cut short"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if out.len() + data.len() > most {
             return Err(too_large());
         }
-        let (mut out, mut permits, mut paid) = (BytesMut::new(), Vec::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| ArmError::invalid_content("the body was cut short"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if out.len() + data.len() > limits::BODY_MAX_BYTES {
-                return Err(too_large());
-            }
-            let units = (out.len() + data.len()).div_ceil(BODY_UNIT_BYTES);
-            if units > paid {
-                // No waiting for what others hold: all of them could wait for each other.
-                let more = u32::try_from(units - paid).map_err(|_| too_large())?;
-                permits.push(self.bodies.clone().try_acquire_many_owned(more).map_err(|_| ArmError::busy())?);
-                paid = units;
-            }
-            out.extend_from_slice(&data);
+        if !held.grow_to(out.len() + data.len()) {
+            return Err(ArmError::busy());
         }
-        Ok((out.freeze(), permits))
+        out.extend_from_slice(&data);
     }
+    Ok(out.freeze())
+}
+
+/// A refusal as an answer.
+fn refused(refusal: ArmError) -> Box<Response> {
+    let mut response = Response::from(refusal);
+    response.complete(None);
+    Box::new(response)
 }
 
 /// Reads what is left of a refused request into nothing, if it is little. Whether that was all of it.

@@ -22,6 +22,8 @@ use tokio::time::{Instant, Sleep};
 pub(super) struct Activity {
     in_flight: AtomicUsize,
     times: Mutex<Times>,
+    /// How much goes on for which the connection must stay, and since when there is nothing.
+    kept: Mutex<(usize, Instant)>,
     /// The rest of a request was left unread.
     unread: AtomicBool,
 }
@@ -40,6 +42,7 @@ impl Activity {
         Arc::new(Self {
             in_flight: AtomicUsize::new(0),
             times: Mutex::new(times),
+            kept: Mutex::new((0, Instant::now())),
             unread: AtomicBool::new(false),
         })
     }
@@ -60,6 +63,18 @@ impl Activity {
     pub(super) fn unfinished_for(&self) -> Option<Duration> {
         let quiet = self.in_flight.load(Ordering::Acquire) == 0;
         self.times.lock().heard_at.filter(|_| quiet).map(|at| at.elapsed())
+    }
+
+    /// The connection must not end for another's sake until the guard goes.
+    pub(super) fn keep(self: &Arc<Self>) -> Kept {
+        self.kept.lock().0 += 1;
+        Kept(self.clone())
+    }
+
+    /// Since when the server waits for the client, if it does: while nobody known is heard, and nothing is answered.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let (kept, since) = *self.kept.lock();
+        (kept == 0).then_some(since)
     }
 
     /// A request was refused before all of it was read.
@@ -87,6 +102,17 @@ impl Drop for InFlight {
         if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             *self.0.times.lock() = Times { quiet_since: Instant::now(), heard_at: None };
         }
+    }
+}
+
+/// A reason for a connection to stay.
+pub(super) struct Kept(Arc<Activity>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut kept = self.0.kept.lock();
+        kept.0 -= 1;
+        kept.1 = Instant::now();
     }
 }
 

@@ -1,8 +1,10 @@
-//! Handlers block; this is where they run: some at a time, a queue of bounded length before them.
+//! Handlers block; this is where they run: some at a time, a queue of bounded length before them, of which nobody who asks from
+//! one place gets more than a part.
 
-use crate::{Dispatch, Request, Response};
+use super::source::Source;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 
 /// Why there is no answer.
@@ -15,50 +17,75 @@ pub(super) enum NoAnswer {
 }
 
 pub(super) struct Pool {
-    api: Arc<dyn Dispatch>,
     running: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Mutex<Waiting>,
     waiting_max: usize,
+    waiting_per_source_max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    by_source: HashMap<Source, usize>,
 }
 
 impl Pool {
-    pub(super) fn new(api: Arc<dyn Dispatch>, running_max: usize, waiting_max: usize) -> Self {
+    pub(super) fn new(running_max: usize, waiting_max: usize, waiting_per_source_max: usize) -> Self {
         let running = Arc::new(Semaphore::new(running_max));
-        Self { api, running, waiting: AtomicUsize::new(0), waiting_max }
+        Self { running, waiting: Mutex::default(), waiting_max, waiting_per_source_max }
     }
 
-    /// Answers on a thread that may block. If the caller goes away meanwhile, a request that waits is dropped; one that runs
-    /// runs to its end.
-    pub(super) async fn answer(&self, request: Request) -> Result<Response, NoAnswer> {
+    /// Works on a thread that may block. If the caller goes away meanwhile, work that waits is dropped; what runs goes on
+    /// to its end.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        source: Source,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
         let permit = match self.running.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                let _place = Place::take(&self.waiting, self.waiting_max).ok_or(NoAnswer::Busy)?;
+                let _place = Place::take(self, source).ok_or(NoAnswer::Busy)?;
                 self.running.clone().acquire_owned().await.map_err(|_| NoAnswer::Busy)?
             }
         };
-        let api = self.api.clone();
         let run = move || {
             // Held by the thread, not by who waits for it: what is bounded is what runs.
             let _permit = permit;
-            api.dispatch(request)
+            work()
         };
         tokio::task::spawn_blocking(run).await.map_err(|_| NoAnswer::Died)
     }
 }
 
 /// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
+struct Place<'a> {
+    pool: &'a Pool,
+    source: Source,
+}
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let more = |n: usize| (n < max).then_some(n + 1);
-        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Self(waiting))
+    fn take(pool: &'a Pool, source: Source) -> Option<Self> {
+        let mut waiting = pool.waiting.lock();
+        let of_source = waiting.by_source.get(&source).copied().unwrap_or_default();
+        if waiting.all >= pool.waiting_max || of_source >= pool.waiting_per_source_max {
+            return None;
+        }
+        waiting.all += 1;
+        waiting.by_source.insert(source, of_source + 1);
+        Some(Self { pool, source })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut waiting = self.pool.waiting.lock();
+        waiting.all -= 1;
+        if let Some(count) = waiting.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.by_source.remove(&self.source);
+            }
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! The server: HTTPS on TCP addresses, plain HTTP on a Unix socket, until it is told to stop.
 //!
 //! Waiting is async, on two threads; handlers run on others ([`super::pool`]). Nobody can hold a connection by doing nothing:
-//! handshakes, heads, bodies and the taking of answers have their times, quiet connections are closed, and one address
-//! gets only a part of all connections.
+//! handshakes, heads, bodies and the taking of answers have their times, quiet connections are closed, one address gets only
+//! a part of all connections, and where there are too many, those that wait for their client give way ([`super::connections`]).
+//! What comes over the Unix socket has connections, handlers and room of its own.
 
-use super::exchange::Exchange;
+use super::bodies::Bodies;
+use super::connections::{Connections, Place};
+use super::exchange::{Channel, Exchange, Lane};
 use super::io::{Activity, Watched};
 use super::pool::Pool;
+use super::source::Source;
 use crate::http::Client;
 use crate::tls::Certificates;
 use crate::{Dispatch, limits};
@@ -15,12 +19,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -30,7 +32,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -51,12 +53,18 @@ pub struct ServerConfig {
 #[derive(Debug, Clone)]
 pub struct ServerBounds {
     pub connections: usize,
+    /// Of one IPv4 address, or one IPv6 /64.
     pub connections_per_address: usize,
+    /// Over the Unix socket, beside those above.
+    pub local_connections: usize,
     pub handlers: usize,
     pub handlers_waiting: usize,
+    pub handlers_waiting_per_address: usize,
+    pub local_handlers: usize,
     pub handshake_timeout: Duration,
     pub head_timeout: Duration,
     pub body_timeout: Duration,
+    pub small_body_timeout: Duration,
     pub request_timeout: Duration,
     pub write_stall_timeout: Duration,
     pub idle_timeout: Duration,
@@ -68,11 +76,15 @@ impl Default for ServerBounds {
         Self {
             connections: limits::CONNECTIONS_MAX,
             connections_per_address: limits::CONNECTIONS_PER_ADDRESS_MAX,
+            local_connections: limits::LOCAL_CONNECTIONS_MAX,
             handlers: limits::HANDLERS_MAX,
             handlers_waiting: limits::HANDLERS_WAITING_MAX,
+            handlers_waiting_per_address: limits::HANDLERS_WAITING_PER_ADDRESS_MAX,
+            local_handlers: limits::LOCAL_HANDLERS_MAX,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             head_timeout: limits::HEAD_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,
+            small_body_timeout: limits::SMALL_BODY_TIMEOUT,
             request_timeout: limits::REQUEST_TIMEOUT,
             write_stall_timeout: limits::WRITE_STALL_TIMEOUT,
             idle_timeout: limits::IDLE_TIMEOUT,
@@ -132,7 +144,7 @@ impl Server {
     pub fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .max_blocking_threads(config.bounds.handlers + 4)
+            .max_blocking_threads(config.bounds.handlers + config.bounds.local_handlers + 4)
             .thread_name("api")
             .enable_all()
             .build()
@@ -181,16 +193,28 @@ impl Server {
     pub fn run(self, api: Arc<dyn Dispatch>, stop: &Stop) {
         let bounds = self.config.bounds.clone();
         let exchange = Exchange {
-            pool: Pool::new(api, bounds.handlers, bounds.handlers_waiting),
-            bodies: Exchange::body_permits(),
+            api,
+            network: Lane {
+                pool: Pool::new(
+                    bounds.handlers,
+                    bounds.handlers_waiting,
+                    bounds.handlers_waiting_per_address,
+                ),
+                bodies: Bodies::new(limits::BODIES_TOTAL_MAX_BYTES, limits::BODIES_PER_CALLER_MAX_BYTES),
+            },
+            local: Lane {
+                pool: Pool::new(bounds.local_handlers, bounds.handlers_waiting, bounds.handlers_waiting),
+                bodies: Bodies::new(limits::LOCAL_BODIES_MAX_BYTES, limits::LOCAL_BODIES_MAX_BYTES),
+            },
             public_url: self.url(),
             body_timeout: bounds.body_timeout,
+            small_body_timeout: bounds.small_body_timeout.min(bounds.body_timeout),
             request_timeout: bounds.request_timeout,
         };
         let shared = Arc::new(Shared {
             exchange,
-            connections: Arc::new(Semaphore::new(bounds.connections)),
-            addresses: Mutex::default(),
+            network: Connections::new(bounds.connections, bounds.connections_per_address),
+            local: Connections::new(bounds.local_connections, bounds.local_connections),
             tls: TlsAcceptor::from(self.config.certificates.server_config()),
             bounds,
             stop: stop.0.subscribe(),
@@ -205,6 +229,7 @@ impl Server {
                 listeners.spawn(accept_unix(listener, shared.clone()));
             }
             listeners.spawn(renew(config.certificates.clone(), shared.clone()));
+            listeners.spawn(tick(shared.clone()));
             while listeners.join_next().await.is_some() {}
         });
         if let Some(path) = &config.socket {
@@ -239,9 +264,8 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 
 struct Shared {
     exchange: Exchange,
-    connections: Arc<Semaphore>,
-    /// Connections by address.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    network: Arc<Connections>,
+    local: Arc<Connections>,
     tls: TlsAcceptor,
     bounds: ServerBounds,
     stop: watch::Receiver<bool>,
@@ -255,59 +279,26 @@ impl Shared {
     }
 }
 
-/// A connection's place among all, and among those of its address.
-struct Place {
-    shared: Arc<Shared>,
-    address: Option<IpAddr>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>, address: Option<IpAddr>) -> Option<Self> {
-        let permit = shared.connections.clone().try_acquire_owned().ok()?;
-        if let Some(address) = address {
-            let mut addresses = shared.addresses.lock();
-            let count = addresses.entry(address).or_default();
-            if *count >= shared.bounds.connections_per_address {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Self { shared: shared.clone(), address, _permit: permit })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(address) = self.address {
-            let mut addresses = self.shared.addresses.lock();
-            if let Some(count) = addresses.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    addresses.remove(&address);
-                }
-            }
-        }
-    }
-}
-
 async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let begin = |stream: TcpStream, peer: SocketAddr| {
         let address = peer.ip().to_canonical();
-        let place = Place::take(&shared, Some(address))?;
+        let place = shared.network.take(Source::of_address(address))?;
         let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         Some(async move {
-            let handshake = shared.tls.accept(stream);
-            match tokio::time::timeout(shared.bounds.handshake_timeout, handshake).await {
+            let handshake = tokio::time::timeout(shared.bounds.handshake_timeout, shared.tls.accept(stream));
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = place.gives_way() => return,
+            };
+            match shaken {
                 Ok(Ok(stream)) => {
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    serve(&shared, stream, Client::Address(address), h2).await;
+                    serve(&shared, stream, Client::Address(address), h2, &place).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
             }
-            drop(place);
         })
     };
     let connections = accept(&shared, || listener.accept(), begin).await;
@@ -318,12 +309,11 @@ async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn accept_unix(listener: UnixListener, shared: Arc<Shared>) {
     let begin = |stream: UnixStream, _| {
-        let place = Place::take(&shared, None)?;
         let uid = stream.peer_cred().ok()?.uid();
+        let place = shared.local.take(Source::LocalUser(uid))?;
         let shared = shared.clone();
         Some(async move {
-            serve(&shared, stream, Client::LocalUser { uid }, false).await;
-            drop(place);
+            serve(&shared, stream, Client::LocalUser { uid }, false, &place).await;
         })
     };
     let connections = accept(&shared, || listener.accept(), begin).await;
@@ -373,20 +363,21 @@ async fn finish(shared: &Shared, mut connections: JoinSet<()>) {
 }
 
 /// Serves one connection to its end.
-async fn serve<T>(shared: &Arc<Shared>, stream: T, client: Client, h2: bool)
+async fn serve<T>(shared: &Arc<Shared>, stream: T, client: Client, h2: bool, place: &Place)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Activity::new();
+    let activity = place.activity.clone();
+    let channel = Arc::new(Channel::new(client, activity.clone()));
     let stream = TokioIo::new(Watched::new(stream, activity.clone(), shared.bounds.write_stall_timeout));
     let service = service_fn(|request: http::Request<Incoming>| {
-        let (shared, activity, in_flight) = (shared.clone(), activity.clone(), activity.request());
+        let (shared, channel, in_flight) = (shared.clone(), channel.clone(), activity.request());
         async move {
             let (response, left_unread): (http::Response<Full<Bytes>>, bool) =
-                shared.exchange.answer(client, request).await;
+                shared.exchange.answer(&channel, request).await;
             // Of several requests on one connection (HTTP/2), the library sees to each by itself.
             if left_unread && !h2 {
-                activity.leave_unread();
+                channel.activity.leave_unread();
             }
             drop(in_flight);
             Ok::<_, Infallible>(response)
@@ -404,7 +395,7 @@ where
             .max_send_buf_size(64 << 10)
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        watch_over(shared, &activity, h2, builder.serve_connection(stream, service)).await
+        watch_over(shared, place, h2, builder.serve_connection(stream, service)).await
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
@@ -414,7 +405,7 @@ where
             .max_headers(limits::HEADERS_MAX)
             .max_header_size(limits::HEADERS_MAX_BYTES + limits::TARGET_MAX_BYTES)
             .max_buf_size(64 << 10);
-        watch_over(shared, &activity, h2, builder.serve_connection(stream, service)).await
+        watch_over(shared, place, h2, builder.serve_connection(stream, service)).await
     };
     if let Err(error) = outcome {
         tracing::debug!(%client, %error, "a connection failed");
@@ -451,18 +442,20 @@ where
     }
 }
 
-/// Drives a connection; ends it when it has been quiet for too long, when a head takes too long, and when the server
-/// stops.
+/// Drives a connection; ends it when it has been quiet for too long, when a head takes too long, when it gives way to
+/// another, and when the server stops.
 async fn watch_over(
     shared: &Arc<Shared>,
-    activity: &Activity,
+    place: &Place,
     h2: bool,
     connection: impl Connection,
 ) -> hyper::Result<()> {
-    let bounds = &shared.bounds;
+    let (bounds, activity): (_, &Activity) = (&shared.bounds, &place.activity);
+    let mut gives_way = pin!(place.gives_way());
     let mut connection = pin!(connection);
     let mut stopped = pin!(shared.stopped());
     let mut ending: Option<Instant> = None;
+    let mut is_given_up = false;
     let tick = (bounds.head_timeout.min(bounds.idle_timeout) / 4).max(Duration::from_millis(10));
     let mut ticks = tokio::time::interval(tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -471,6 +464,15 @@ async fn watch_over(
             outcome = connection.as_mut() => return outcome,
             () = &mut stopped, if ending.is_none() => {
                 ending = Some(Instant::now());
+                connection.as_mut().shut_down();
+            }
+            () = &mut gives_way, if !is_given_up => {
+                // A request that came at this very moment is answered; the connection ends after it.
+                if activity.waits_since().is_some() {
+                    return Ok(());
+                }
+                is_given_up = true;
+                ending.get_or_insert_with(Instant::now);
                 connection.as_mut().shut_down();
             }
             _ = ticks.tick() => {}
@@ -507,6 +509,24 @@ async fn renew(certificates: Arc<Certificates>, shared: Arc<Shared>) {
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "the server's certificate could not be renewed"),
             Err(_) => tracing::error!("renewing the server's certificate panicked"),
+        }
+    }
+}
+
+/// What the API does by itself now and then.
+async fn tick(shared: Arc<Shared>) {
+    let mut stopped = pin!(shared.stopped());
+    loop {
+        let is_stopping = tokio::select! {
+            () = &mut stopped => true,
+            () = tokio::time::sleep(limits::TICK_INTERVAL) => false,
+        };
+        let api = shared.exchange.api.clone();
+        if tokio::task::spawn_blocking(move || api.tick(is_stopping)).await.is_err() {
+            tracing::error!("what is done now and then panicked");
+        }
+        if is_stopping {
+            return;
         }
     }
 }

@@ -12,13 +12,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use strongroom_api::http::{Server, ServerBounds, ServerConfig, Stop};
 use strongroom_api::tls::{Certificates, TlsSource};
-use strongroom_api::{Dispatch, Request, Response};
+use strongroom_api::{Admission, Dispatch, Request, Response};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// Answers with what a function says.
 pub struct Answers<F>(pub F);
 
 impl<F: Fn(Request) -> Response + Send + Sync + 'static> Dispatch for Answers<F> {
+    /// Each request is of another caller, who may do everything.
+    fn admit(&self, _: &mut Request) -> Admission {
+        Admission::Authorised { caller: Uuid::new_v4() }
+    }
+
     fn dispatch(&self, request: Request) -> Response {
         (self.0)(request)
     }

@@ -10,13 +10,16 @@
 //!
 //! Calls block: make them from threads, never from within an async runtime's workers.
 
+pub mod actor;
 mod error;
 mod model;
+mod recorded;
 mod row;
 mod sqlite;
 
 pub use error::{Result, ServiceError};
 pub use model::*;
+pub use recorded::Recorded;
 pub use row::{Change, Query, Row, Stored, Table, Value};
 pub use sqlite::SqliteServiceCatalog;
 
@@ -28,6 +31,19 @@ pub trait ServiceCatalog: Send + Sync {
     fn fetch(&self, table: Table, query: &Query) -> Result<Vec<Stored>>;
 
     fn count(&self, table: Table, query: &Query) -> Result<u64>;
+
+    /// How many bytes a table's documents have.
+    fn bytes(&self, table: Table) -> Result<u64> {
+        let (mut bytes, mut seen) = (0, 0);
+        loop {
+            let page = self.fetch(table, &Query::all().ascending("id").skip(seen).limit(1000))?;
+            if page.is_empty() {
+                return Ok(bytes);
+            }
+            bytes += page.iter().map(|row| row.doc.len() as u64).sum::<u64>();
+            seen += page.len() as u32;
+        }
+    }
 }
 
 impl dyn ServiceCatalog + '_ {

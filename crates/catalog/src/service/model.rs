@@ -147,6 +147,16 @@ pub struct AuditEntry {
     pub client: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub correlation_id: String,
+    /// Others of the same kind and the same principal that were left out before this one, because they were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// What became of what, where action and scope do not say it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -157,6 +157,8 @@ pub(super) enum Comparison {
     NotEqual,
     Less,
     AtLeast,
+    /// Written after the row of this id.
+    WrittenAfter,
 }
 
 /// Which rows, in which order: all conditions hold.
@@ -165,6 +167,8 @@ pub struct Query {
     pub(super) conditions: Vec<(&'static str, Comparison, Value)>,
     pub(super) any_of: Option<(&'static str, Vec<Value>)>,
     pub(super) order: Vec<(&'static str, bool)>,
+    /// In the order in which rows were written first; true: the last one first.
+    pub(super) by_writing: Option<bool>,
     pub(super) limit: Option<u32>,
     pub(super) offset: u32,
 }
@@ -219,6 +223,27 @@ impl Query {
     #[must_use]
     pub fn descending(mut self, column: &'static str) -> Self {
         self.order.push((column, true));
+        self
+    }
+
+    /// Rows written for the first time after the one of this id; none if there is no such row. Times and ids of rows may be out of
+    /// order, since they are made before they are written: this is not.
+    #[must_use]
+    pub fn written_after(self, id: impl Into<Value>) -> Self {
+        self.with("id", Comparison::WrittenAfter, id)
+    }
+
+    /// In the order in which rows were written first.
+    #[must_use]
+    pub fn in_order_of_writing(mut self) -> Self {
+        self.by_writing = Some(false);
+        self
+    }
+
+    /// The row that was written last comes first.
+    #[must_use]
+    pub fn last_written_first(mut self) -> Self {
+        self.by_writing = Some(true);
         self
     }
 

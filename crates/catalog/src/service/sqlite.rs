@@ -267,6 +267,14 @@ impl ServiceCatalog for SqliteServiceCatalog {
             row.try_get::<i64, _>(0).map(|n| n as u64).map_err(|e| self.failed(&e))
         })
     }
+
+    fn bytes(&self, table: Table) -> Result<u64> {
+        let sql = format!("SELECT coalesce(sum(length(CAST(doc AS BLOB))), 0) FROM {}", table.name());
+        self.with(async |connection| {
+            let bytes: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await;
+            bytes.map(|n| n as u64).map_err(|e| self.failed(&e))
+        })
+    }
 }
 
 impl SqliteServiceCatalog {
@@ -289,6 +297,12 @@ impl SqliteServiceCatalog {
                 (Comparison::NotEqual, _) => write!(sql, "{joint}{column} IS NOT ?"),
                 (Comparison::Less, _) => write!(sql, "{joint}{column} < ?"),
                 (Comparison::AtLeast, _) => write!(sql, "{joint}{column} >= ?"),
+                // SQLite's own number of a row: the largest there is, and one, for each new row; kept through changes. Nothing
+                // here makes tables anew (VACUUM), which could number rows otherwise.
+                (Comparison::WrittenAfter, _) => {
+                    let name = table.name();
+                    write!(sql, "{joint}rowid > (SELECT rowid FROM {name} WHERE {column} = ?)")
+                }
             };
             joint = " AND ";
         }
@@ -302,6 +316,9 @@ impl SqliteServiceCatalog {
             known(column)?;
             let _ = write!(sql, "{joint}{column}{}", if *descending { " DESC" } else { "" });
             joint = ", ";
+        }
+        if let Some(descending) = query.by_writing {
+            let _ = write!(sql, "{joint}rowid{}", if descending { " DESC" } else { "" });
         }
         if query.limit.is_some() || query.offset > 0 {
             let _ = write!(sql, " LIMIT {} OFFSET {}", query.limit.map_or(-1, i64::from), query.offset);

@@ -26,6 +26,7 @@ pub struct ServiceConfig {
     /// Points that prove by themselves that they can be restored.
     pub drills: Vec<DrillSchedule>,
     pub snapshots: SnapshotConfig,
+    pub audit: AuditConfig,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -171,6 +172,43 @@ impl Default for SnapshotConfig {
     }
 }
 
+/// How long the audit is kept, and who else is told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// Rows older than this go from the catalog into files in the data directory.
+    pub keep_days: u32,
+    /// The same of the oldest, while all together are larger than this.
+    pub keep_megabytes: u64,
+    /// How many months' files are kept.
+    pub files_keep_months: u32,
+    /// And how much in all: the oldest go.
+    pub files_keep_megabytes: u64,
+    /// The socket of the host's syslog, usually /dev/log, which is told every row as well.
+    pub syslog: Option<PathBuf>,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            keep_days: 365,
+            keep_megabytes: 64,
+            files_keep_months: 84,
+            files_keep_megabytes: 4096,
+            syslog: None,
+        }
+    }
+}
+
+impl AuditConfig {
+    /// What is wrong with it, if anything.
+    pub fn problem(&self) -> Option<&'static str> {
+        let all_kept = self.keep_days > 0 && self.keep_megabytes > 0;
+        let files_kept = self.files_keep_months > 0 && self.files_keep_megabytes > 0;
+        (!all_kept || !files_kept).then_some("every number must be 1 or more: with 0 nothing would be kept")
+    }
+}
+
 impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
@@ -187,6 +225,7 @@ impl Default for ServiceConfig {
             limits: Limits::default(),
             drills: Vec::new(),
             snapshots: SnapshotConfig::default(),
+            audit: AuditConfig::default(),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, clock, items, jobs, notes, retention, snapshots, vaults};
+use super::{Service, audit, clock, items, jobs, notes, retention, snapshots, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::time::Instant;
-use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault};
+use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault, actor};
 use strongroom_domain::item::ItemState;
 use strongroom_store::Progress;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
@@ -13,7 +13,7 @@ pub(super) fn run(service: &Service) {
     let mut last: Option<Instant> = None;
     let mut heard = 0;
     while !service.runner.is_stopping() {
-        if let Err(error) = purge(service) {
+        if let Err(error) = actor::named("service: purge", || purge(service)) {
             tracing::error!(%error, "what was deleted could not be purged");
         }
         if let Err(error) = notes::keep(service) {
@@ -24,7 +24,7 @@ pub(super) fn run(service: &Service) {
         }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
-            if let Err(error) = sweep(service) {
+            if let Err(error) = actor::named("service: retention", || sweep(service)) {
                 tracing::error!(%error, "housekeeping");
             }
             if let Err(error) = snapshots::remove_orphans(service) {
@@ -108,6 +108,11 @@ fn reclaim_space(service: &Service) -> Result<()> {
         match reclaim(&store, &options, &Progress::default()) {
             Ok(report) => {
                 tracing::info!(vault = vault.name, freed_bytes = report.freed_bytes, "space reclaimed");
+                if report.freed_bytes > 0 {
+                    let detail = format!("{} bytes of vault {} given back", report.freed_bytes, vault.name);
+                    let (by, action) = ("service: retention", "Strongroom.Backup/vaults/reclaim/action");
+                    audit::note(service, by, action, &format!("/vaults/{}", vault.id), detail);
+                }
                 if report.waiting_bytes == 0 {
                     continue;
                 }

@@ -10,9 +10,11 @@
 //! - [`runner`], [`backup`], [`restore`], [`instant`], [`drill`]: doing it.
 //! - [`snapshots`]: the snapshot tier.
 //! - [`schedule`], [`retention`], [`housekeeping`], `notes`: what happens without anyone.
+//! - [`audit`]: what is remembered of all that, by whoever did it.
 //!
 //! All calls block.
 
+pub mod audit;
 pub mod backup;
 pub mod clock;
 pub mod config;
@@ -42,7 +44,7 @@ mod transfer;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};
-pub use config::{HostConfig, Limits, ServiceConfig, SnapshotConfig};
+pub use config::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::DATA_LOCK_WAIT;
@@ -55,7 +57,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog};
+use strongroom_catalog::service::{
+    Change, Recorded, ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog, actor,
+};
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
 use strongroom_hypervisor::{Hypervisor, Libvirt, LibvirtOptions};
 use uuid::Uuid;
@@ -139,6 +143,11 @@ impl DataDirectory {
         self.0.join("strongroom.sock")
     }
 
+    /// What the audit no longer keeps in the catalog.
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit")
+    }
+
     pub fn cache(&self) -> PathBuf {
         self.0.join("cache")
     }
@@ -202,7 +211,11 @@ impl Service {
         let data = DataDirectory(config.data.clone());
         data.make()?;
         let lock = data.lock()?;
-        let catalog: Arc<dyn ServiceCatalog> = Arc::new(SqliteServiceCatalog::open(&data.catalog())?);
+        let time = clock.clone();
+        let catalog: Arc<dyn ServiceCatalog> = Arc::new(Recorded::new(
+            SqliteServiceCatalog::open(&data.catalog())?,
+            Arc::new(move || time.now()),
+        ));
         let id = |name: &str| -> Result<Uuid> {
             if let Some(setting) = catalog.get::<Setting>(name)? {
                 return serde_json::from_value(setting.value)
@@ -231,11 +244,13 @@ impl Service {
             stores: Mutex::default(),
             _lock: lock,
         }));
-        for host in &service.hosts {
-            groups::ensure(&service, &host.group, &host.location)?;
-        }
-        // The directory is ours alone: whoever had jobs here is dead, and nobody may be told that they go on.
-        service.recover()?;
+        actor::named("service: start", || {
+            for host in &service.hosts {
+                groups::ensure(&service, &host.group, &host.location)?;
+            }
+            // The directory is ours alone: whoever had jobs here is dead, and nobody may be told that they go on.
+            service.recover()
+        })?;
         Ok(service)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Service, snapshots};
 use crate::error::Result;
-use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault};
+use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
 use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
 use strongroom_store::StoreError;
 use uuid::Uuid;
@@ -65,7 +65,7 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
             continue;
         }
         tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
-        forget(service, &store, point)?;
+        actor::named("service: retention", || forget(service, &store, point))?;
     }
     super::vaults::reclaim_later(service, vault.id)?;
     Ok(expired.len())

@@ -2,8 +2,8 @@
 //! when the service stops.
 
 use super::{
-    Service, backup, clock, drill, housekeeping, instant, jobs, machines, operations, restore, schedule,
-    snapshots, transfer, vaults,
+    Service, audit, backup, clock, drill, housekeeping, instant, jobs, machines, operations, restore,
+    schedule, snapshots, transfer, vaults,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Job, JobProgress, Lease, Machine, ServiceError};
+use strongroom_catalog::service::{Change, Item, Job, JobProgress, Lease, Machine, ServiceError, actor};
 use strongroom_domain::job::{Estimate, JobError, JobOperation, JobStatus};
 use strongroom_store::Progress;
 use uuid::Uuid;
@@ -116,7 +116,7 @@ impl Runner {
     }
 
     /// Sleeps, but not past the end of the service.
-    fn pause(&self, time: Duration) {
+    pub(super) fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.is_stopping() {
             let left = until.saturating_duration_since(Instant::now());
@@ -130,12 +130,13 @@ impl Runner {
 
 pub(super) fn start(service: &Service) -> Result<()> {
     type Loop = fn(&Service);
-    let loops: [(&str, Loop); 5] = [
+    let loops: [(&str, Loop); 6] = [
         ("jobs", run_jobs),
         ("heartbeat", keep_leases),
-        ("schedule", run_schedule),
+        ("scheduler", run_schedule),
         ("discovery", run_discovery),
         ("housekeeping", housekeeping::run),
+        ("audit", audit::run),
     ];
     service.runner.started.store(true, Ordering::SeqCst);
     let mut threads = service.runner.threads.lock();
@@ -143,7 +144,7 @@ pub(super) fn start(service: &Service) -> Result<()> {
         let service = service.clone();
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || work(&service))
+            .spawn(move || actor::named(format!("service: {name}"), || work(&service)))
             .map_err(|e| Error::io(format!("starting the thread for {name}"), e))?;
         threads.push(thread);
     }
@@ -311,7 +312,11 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
     }
     let worker = service.clone();
     let spawned = std::thread::Builder::new().name(format!("job {id}")).spawn(move || {
-        run_one(&worker, &job, &progress, &reason);
+        let name = match job.asked_by.as_str() {
+            "" => format!("service: job {id}"),
+            who => format!("service: job {id} of {who}"),
+        };
+        actor::named(name, || run_one(&worker, &job, &progress, &reason));
         worker.runner.running.lock().remove(&id);
         worker.runner.wake();
     });

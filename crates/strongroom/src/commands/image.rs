@@ -203,6 +203,8 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     };
     let doing = format!("backing up {}", options.item);
     let backup = context.watch(&doing, || image::backup(&vault, &options, &context.progress))?;
+    let made = format!("made point {} of {}", backup.point.point, backup.point.item);
+    super::rescue::log::note(&vault, context, "image backup", made);
     let elapsed = backup.elapsed;
     let document = BackupDocument::new(backup);
     for warning in &document.warnings {

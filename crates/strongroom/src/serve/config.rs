@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
 use strongroom_engine::service::drill::DrillSchedule;
-use strongroom_engine::service::{HostConfig, Limits, ServiceConfig, SnapshotConfig};
+use strongroom_engine::service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
 
 /// Where the file is looked for.
@@ -30,6 +30,7 @@ pub struct FileConfig {
     pub limits: Limits,
     pub drills: Vec<DrillSchedule>,
     pub snapshots: SnapshotConfig,
+    pub audit: AuditConfig,
 }
 
 impl Default for FileConfig {
@@ -46,6 +47,7 @@ impl Default for FileConfig {
             limits: service.limits,
             drills: service.drills,
             snapshots: service.snapshots,
+            audit: service.audit,
         }
     }
 }
@@ -64,7 +66,39 @@ impl FileConfig {
             limits: self.limits.clone(),
             drills: self.drills.clone(),
             snapshots: self.snapshots.clone(),
+            audit: self.audit.clone(),
         })
+    }
+
+    /// What it says, part by part, for the audit: where keys are, and none of them.
+    pub fn sections(&self) -> Vec<(&'static str, String)> {
+        // Named one by one: a new part has to be thought about.
+        let Self {
+            listen,
+            public_url,
+            tls,
+            hosts,
+            vault_storage,
+            restore_directories,
+            storage_accounts,
+            limits,
+            drills,
+            snapshots,
+            audit,
+        } = self;
+        vec![
+            ("listen", format!("{listen:?}")),
+            ("public_url", format!("{public_url:?}")),
+            ("tls", format!("{tls:?}")),
+            ("hosts", format!("{hosts:?}")),
+            ("vault_storage", format!("{vault_storage:?}")),
+            ("restore_directories", format!("{restore_directories:?}")),
+            ("storage_accounts", format!("{storage_accounts:?}")),
+            ("limits", format!("{limits:?}")),
+            ("drills", format!("{drills:?}")),
+            ("snapshots", format!("{snapshots:?}")),
+            ("audit", format!("{audit:?}")),
+        ]
     }
 }
 
@@ -148,6 +182,9 @@ fn check(config: &FileConfig) -> Result<()> {
             "the configuration's snapshots must have a reserve_percent of 90 or less, and retry_seconds of 1 or more",
         ));
     }
+    if let Some(problem) = config.audit.problem() {
+        return Err(Error::invalid(format!("the configuration's audit is not right: {problem}")));
+    }
     if config.tls.certificate.is_some() != config.tls.key.is_some() {
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -170,6 +207,7 @@ mod tests {
             EXAMPLE.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         let all: FileConfig = toml::from_str(&all).unwrap();
         check(&all).unwrap();
+        assert_eq!(AuditConfig { syslog: None, ..all.audit.clone() }, AuditConfig::default());
         assert_eq!(all.listen, ["127.0.0.1:8443".parse().unwrap()]);
     }
 
@@ -180,5 +218,7 @@ mod tests {
         assert!(check(&config).is_err());
         config.limits.jobs = 1;
         check(&config).unwrap();
+        config.audit.keep_days = 0;
+        assert!(check(&config).is_err());
     }
 }

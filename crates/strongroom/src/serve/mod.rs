@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_api::Api;
 use strongroom_api::arm::App;
+use strongroom_catalog::service::actor;
 use strongroom_engine::Result;
-use strongroom_engine::service::{DataDirectory, Service};
+use strongroom_engine::service::{DataDirectory, Service, audit};
 
 /// A data directory in use by this process.
 pub struct Opened {
@@ -25,7 +26,8 @@ pub struct Opened {
 pub fn open(data: &Path, config: Option<&Path>) -> Result<Opened> {
     let config = config::load(config)?;
     let service = Service::open(config.service(data)?)?;
-    let first = first::ensure_administrator(&service)?;
+    let first = actor::named("service: start", || first::ensure_administrator(&service))?;
+    audit::configuration(&service, &config.sections())?;
     let api = Arc::new(App::api(service.clone())?);
     Ok(Opened { service, api, config, first })
 }

@@ -1,5 +1,6 @@
 //! `strongroom rescue`: what works on a vault's location with its key alone, without the service and its catalog.
 
+pub mod log;
 pub mod point;
 pub mod vault;
 pub mod vm;

@@ -240,6 +240,13 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
         }
         (Err(error), _) => return Err(error.into()),
     };
+    let whose = document.item.as_ref().map_or_else(|| "damaged".into(), |item| format!("of {item}"));
+    super::log::note(
+        &vault,
+        context,
+        "point forget",
+        format!("forgets point {}, {whose}", document.forgotten),
+    );
     vault.forget(&document.forgotten)?;
     context.print(&document, || match (&document.item, document.taken_at) {
         (Some(item), Some(taken_at)) => {

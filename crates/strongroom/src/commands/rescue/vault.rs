@@ -1,5 +1,6 @@
 //! `strongroom rescue vault`: making vaults, keys, figures, checking and giving space back.
 
+use super::log;
 use crate::cli::{KeyArgs, parse_location};
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, size};
@@ -25,6 +26,8 @@ pub enum VaultCommand {
     Reclaim(ReclaimArgs),
     /// Show what a vault holds and how well it does.
     Stats(StatsArgs),
+    /// Show what was changed in a vault without a service.
+    Log(log::LogArgs),
     /// Move a vault's key.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -35,7 +38,7 @@ pub enum VaultCommand {
 pub struct LocationArg {
     /// A directory or s3://bucket/prefix (credentials and endpoint come from AWS_* variables).
     #[arg(value_name = "LOCATION", value_parser = parse_location)]
-    location: Location,
+    pub(super) location: Location,
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +159,7 @@ pub fn run(command: VaultCommand, context: &Context) -> Result<Outcome> {
         VaultCommand::Check(arguments) => check(&arguments, context),
         VaultCommand::Reclaim(arguments) => reclaim(&arguments, context),
         VaultCommand::Stats(arguments) => stats(&arguments, context),
+        VaultCommand::Log(arguments) => log::run(&arguments, context),
         VaultCommand::Key(KeyCommand::Export(arguments)) => export(&arguments, context),
         VaultCommand::Key(KeyCommand::Import(arguments)) => import(&arguments, context),
     }
@@ -173,6 +177,7 @@ struct InitDocument {
 fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
     let made = vaults::init(&arguments.at.location, arguments.key_file.as_deref(), arguments.block_size)?;
     let key = KeyFile::load(&made.key_path)?;
+    log::note(&made.vault, context, "vault init", "made the vault");
     let document = InitDocument {
         vault: made.vault.id().to_string(),
         location: made.vault.location().to_owned(),
@@ -252,6 +257,11 @@ struct KeyDocument {
 
 fn export(arguments: &ExportArgs, context: &Context) -> Result<Outcome> {
     let key = vaults::export_key(&arguments.at.location, arguments.key.key_file.as_deref())?;
+    // Who took the key away is worth knowing; a vault that cannot be written gives it all the same.
+    if let Ok(vault) = context.open(&arguments.at.location, &arguments.key) {
+        let to = arguments.to.as_ref().map_or_else(|| "printed".into(), |to| format!("to {}", to.display()));
+        log::note_quietly(&vault, "vault key export", to);
+    }
     let mut document =
         KeyDocument { vault: key.vault.to_string(), key_id: key.key_id(), key_file: None, key: None };
     match &arguments.to {
@@ -373,9 +383,17 @@ struct ReclaimDocument {
 
 fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key)?;
+    log::note(
+        &vault,
+        context,
+        "vault reclaim",
+        if arguments.thorough { "began, thoroughly" } else { "began" },
+    );
     let options = ReclaimOptions { cache_dir: vaults::cache_directory(), thorough: arguments.thorough };
     let report = context
         .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
+    let freed = format!("{} bytes freed, {} packs deleted", report.freed_bytes, report.packs_deleted);
+    log::note(&vault, context, "vault reclaim", freed);
     let document =
         ReclaimDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), report };
     context.print(&document, || {

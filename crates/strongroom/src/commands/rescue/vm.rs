@@ -347,6 +347,12 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let backup = context.watch(&format!("backing up {name}"), || {
         machine::backup(&libvirt, &vault, name, &options, &context.progress)
     })?;
+    super::log::note(
+        &vault,
+        context,
+        "vm backup",
+        format!("made point {} of {}", backup.point.point, backup.point.item),
+    );
     let document = BackupDocument::new(backup);
     for warning in &document.warnings {
         context.warn(warning);
