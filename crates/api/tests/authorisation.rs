@@ -446,7 +446,7 @@ fn lists_of_machines_have_those_alone_that_the_caller_may_read() {
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{group}/{machine}: {:?}", answer.json_body());
     }
     world.assign(who, Role::BackupReader, &own);
-    assert_eq!(listed(&ask("backupProtectableItems")), [own.clone()]);
+    assert_eq!(listed(&ask("backupProtectableItems")), std::slice::from_ref(&own));
     // A page of one is one of what may be seen, and names nothing else in its token.
     let first = ask("backupProtectableItems?$top=1");
     assert_eq!((listed(&first), first.json_body().unwrap().get("nextLink")), (vec![own.clone()], None));
@@ -949,7 +949,9 @@ fn what_follows_from_a_request_without_an_id_is_asked_for_too() {
         world.machine("theirs", "new"),
     );
     let own = |what: &str| format!("{point}/providers/Strongroom.Backup/{what}");
-    let cases: Vec<(&str, &Method, String, Value, &str, &[Role])> = vec![
+    // Operation, method, path and body; what is needed over what; the roles that suffice over that.
+    type Case<'a> = (&'a str, &'a Method, String, Value, &'a str, &'a [Role]);
+    let cases: Vec<Case<'_>> = vec![
         ("ProtectedItems_CreateOrUpdate", &put, new.clone(), policy, &machine, WRITES),
         ("ProtectedItems_CreateOrUpdate", &put, item.clone(), disks, &other, WRITES),
         ("ProtectionContainers_Get", &get, container(&item), Value::Null, &other, READS),
