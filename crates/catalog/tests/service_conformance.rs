@@ -320,6 +320,24 @@ mod suite {
             assert!(matches!(catalog.fetch(Table::Jobs, &query), Err(ServiceError::Failed { .. })));
         }
         assert_eq!(count(catalog, Table::Jobs), 6);
+
+        // In the order of writing, whatever ids and times say; changes and removals move nothing.
+        let written = |query: Query| ids(catalog, Table::Jobs, &query);
+        assert_eq!(written(Query::all().in_order_of_writing()), ["a", "b", "c", "d", "e", "f'%_"]);
+        catalog.apply(&[raw_job("0", "v", None, "Failed", -100)]).unwrap();
+        catalog.apply(&[Change::Delete { table: Table::Jobs, id: "c".into(), version: 1 }]).unwrap();
+        let mut again = raw_job("b", "v", None, "Completed", 50);
+        if let Change::Put { version, .. } = &mut again {
+            *version = 1;
+        }
+        catalog.apply(&[again]).unwrap();
+        let after = |id: &str| Query::all().written_after(id).in_order_of_writing();
+        assert_eq!(written(after("a")), ["b", "d", "e", "f'%_", "0"]);
+        assert_eq!(written(after("e").limit(1)), ["f'%_"]);
+        assert_eq!(written(after("0")), [] as [&str; 0]);
+        assert_eq!(written(after("c")), [] as [&str; 0], "one that is not there");
+        assert_eq!(written(Query::all().last_written_first().limit(2)), ["0", "f'%_"]);
+        assert_eq!(catalog.bytes(Table::Jobs).unwrap(), 6 * 2, "of documents: {{}}");
     }
 
     pub fn documents(catalog: &Rows) {
@@ -343,6 +361,8 @@ mod suite {
             code: String::new(),
             client: String::new(),
             correlation_id: String::new(),
+            left_out: 0,
+            detail: String::new(),
         };
         for us in [-1, 0, 1, 1_700_000_000_000_001] {
             catalog.apply(&[Change::put(&entry(us))]).unwrap();

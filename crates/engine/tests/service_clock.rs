@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Transfer, Vault, key,
+    AuditEntry, Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Transfer,
+    Vault, key,
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
@@ -17,8 +18,8 @@ use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
 use strongroom_domain::{Consistency, ConsistencyLevel, arm_names};
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Clock, DataDirectory, Service, ServiceConfig, backup, groups, housekeeping, items, policies, retention,
-    schedule, vaults,
+    AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, groups, housekeeping, items,
+    policies, retention, schedule, vaults,
 };
 use strongroom_store::objects::Location;
 use strongroom_store::{Disk, PointDraft, PointKind, Session};
@@ -596,4 +597,156 @@ fn operations_are_forgotten_after_a_week() {
     assert_eq!(count(), 1);
     lab.live(2 * DAY, HOUR);
     assert_eq!(count(), 0);
+}
+
+/// Who did what to what, in the order of writing.
+fn audit_rows(service: &Service) -> Vec<(String, String)> {
+    let rows: Vec<AuditEntry> = service.catalog().find(&Query::all().in_order_of_writing()).unwrap();
+    rows.into_iter().map(|row| (row.principal, row.detail)).collect()
+}
+
+#[test]
+fn what_happens_by_itself_is_in_the_audit() {
+    let lab = Lab::new(daily(7));
+    let told = |who: &str, what: &str| {
+        let rows = audit_rows(&lab.service);
+        assert!(rows.iter().any(|(w, detail)| w == who && detail.contains(what)), "{who}, {what}: {rows:?}");
+    };
+    lab.live(DAY, HOUR);
+    told("service: scheduler", "made job Backup ");
+    let point = lab.point("2026-03-02T12:00:00Z");
+    lab.point("2026-03-20T12:00:00Z");
+    lab.hands.pass(30 * DAY);
+    for _ in 0..25 {
+        lab.hands.pass(HOUR);
+        housekeeping::sweep(&lab.service).unwrap();
+    }
+    assert_eq!(lab.service.catalog().get::<Point>(point.id).unwrap().map(|p| p.id), None, "it has expired");
+    told("service: retention", &format!("removed point {}", point.id));
+    let item = lab.item();
+    items::delete(&lab.service, &lab.vault(), &item, "anna").unwrap();
+    for _ in 0..24 * 16 {
+        lab.hands.pass(HOUR);
+        housekeeping::purge(&lab.service).unwrap();
+    }
+    told("service: purge", "removed point ");
+    told("service: purge", "removed item machine");
+}
+
+fn with_audit(config: AuditConfig) -> (tempfile::TempDir, Hands, Service) {
+    let directory = tempfile::tempdir().unwrap();
+    let hands = Hands::new("2026-02-28T12:00:00Z");
+    let data = directory.path().join("data");
+    let config = ServiceConfig { data, hosts: Vec::new(), audit: config, ..ServiceConfig::default() };
+    let service = Service::open_with(config, Vec::new(), Arc::new(hands.clone())).unwrap();
+    (directory, hands, service)
+}
+
+fn write_rows(service: &Service, numbers: std::ops::Range<u128>, detail: &str) {
+    let changes: Vec<Change> = numbers
+        .map(|n| {
+            Change::put(&AuditEntry {
+                id: Uuid::from_u128(n),
+                version: 0,
+                at: service.now(),
+                principal: "p".into(),
+                action: "a".into(),
+                scope: "/".into(),
+                status: 200,
+                code: String::new(),
+                client: String::new(),
+                correlation_id: String::new(),
+                left_out: 0,
+                detail: detail.into(),
+            })
+        })
+        .collect();
+    service.catalog().apply(&changes).unwrap();
+}
+
+fn exported(service: &Service) -> Vec<u128> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(service.data().audit()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let texts: Vec<String> = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let ids = |text: &String| -> Vec<u128> {
+        let id = |line: &str| serde_json::from_str::<AuditEntry>(line).unwrap().id.as_u128();
+        text.lines().map(id).collect()
+    };
+    texts.iter().flat_map(ids).collect()
+}
+
+#[test]
+fn the_audit_is_bounded_and_nothing_of_it_is_lost() {
+    let kept =
+        AuditConfig { keep_days: 30, keep_megabytes: 1, files_keep_months: 2, ..AuditConfig::default() };
+    let (_directory, hands, service) = with_audit(kept);
+    let there = || {
+        let rows: Vec<AuditEntry> = service.catalog().find(&Query::all().in_order_of_writing()).unwrap();
+        rows.iter().filter(|r| r.action == "a").map(|row| row.id.as_u128()).collect::<Vec<_>>()
+    };
+    // By age: but not by a clock that is not trusted yet.
+    write_rows(&service, 1..4, "old");
+    hands.jump(40 * DAY);
+    write_rows(&service, 4..6, "new");
+    assert_eq!(audit::keep(&service).unwrap(), 0);
+    for _ in 0..26 {
+        hands.pass(HOUR);
+        audit::keep(&service).unwrap();
+    }
+    assert_eq!((there(), exported(&service)), (vec![4, 5], vec![1, 2, 3]));
+    // By size, the oldest first.
+    write_rows(&service, 100..800, &"x".repeat(2000));
+    let moved = audit::keep(&service).unwrap();
+    let (left, gone) = (there(), exported(&service));
+    assert!(moved > 100 && left.len() < 550 && !left.is_empty(), "{moved}, {}", left.len());
+    assert_eq!(*left.last().unwrap(), 799, "the newest stay");
+    let all: Vec<u128> = gone.iter().chain(&left).copied().collect();
+    assert_eq!(all, (1..6).chain(100..800).collect::<Vec<_>>(), "each is in one place");
+    assert_eq!(audit::keep(&service).unwrap(), 0);
+    // Who follows goes on where it was, and is told where that is no longer.
+    let newest = audit::page(&service, None, 1).unwrap();
+    write_rows(&service, 900..902, "later");
+    let later = audit::page(&service, newest.cursor, 10).unwrap();
+    assert_eq!(later.rows.iter().map(|r| r.id.as_u128()).collect::<Vec<_>>(), [900, 901]);
+    let expired = audit::page(&service, Some(Uuid::from_u128(1)), 10).unwrap_err();
+    assert_eq!(expired.code, Some("AuditCursorExpired"));
+    // Files go when their months are over, and that is told.
+    for _ in 0..100 {
+        hands.pass(DAY);
+        audit::keep(&service).unwrap();
+    }
+    audit::keep(&service).unwrap();
+    let removed: Vec<AuditEntry> = service.catalog().find(&Query::all()).unwrap();
+    let removed = removed.iter().filter(|r| r.action == "Strongroom.Backup/auditFiles/delete");
+    assert!(removed.count() >= 1);
+    assert!(!service.data().audit().join("audit-2026-02.jsonl").exists());
+}
+
+#[test]
+fn syslog_is_told_every_row_once() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("log");
+    let config = AuditConfig { syslog: Some(path.clone()), ..AuditConfig::default() };
+    let (_directory, _hands, service) = with_audit(config);
+    write_rows(&service, 1..3, "before anybody listened");
+    let log = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    log.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    service.start().unwrap();
+    // Once it has begun, it tells what comes.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while service.catalog().get::<strongroom_catalog::service::Setting>("audit-syslog").unwrap().is_none() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    write_rows(&service, 10..700, "x");
+    let mut buffer = [0; 8192];
+    for wanted in 10..700u128 {
+        let length = log.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (head, json) = text.split_once(": ").unwrap();
+        assert!(head.starts_with("<86>") && head.contains(" strongroom["), "{head}");
+        assert_eq!(serde_json::from_str::<AuditEntry>(json).unwrap().id.as_u128(), wanted);
+    }
+    service.stop();
 }

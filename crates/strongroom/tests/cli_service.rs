@@ -513,3 +513,137 @@ fn what_cannot_be_a_server_or_a_configuration_is_refused() {
     home.fails(1, &["strongroom.toml", "host"], ["vault", "list"]);
     home.fails(1, &["missing.toml"], ["vault", "list", "--config", &home.text("missing.toml")]);
 }
+
+/// Lines of a child's output, as they come.
+fn lines_of(child: &mut Child) -> std::sync::mpsc::Receiver<String> {
+    use std::io::BufRead as _;
+    let (send, lines) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| send.send(line).is_ok()));
+    lines
+}
+
+/// What the command line changes has a row, with and without a service; and who follows is told.
+#[test]
+fn access_by_the_command_line_is_in_the_audit_and_can_be_followed() {
+    let home = home();
+    let service = Service::start(&home);
+    let mut follower = home
+        .command(["access", "audit", "--follow", "--last", "0", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = lines_of(&mut follower);
+    // It follows from its first look on: what comes after its first line is all there is.
+    let uid = unsafe { libc::getuid() };
+    let who = format!("local administrator (user {uid})");
+    let told = |wanted: &str| -> Value {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left).unwrap_or_else(|e| panic!("{wanted}: {e}"));
+            let row: Value = serde_json::from_str(&line).unwrap();
+            if row["detail"].as_str().unwrap_or_default().contains(wanted) {
+                return row;
+            }
+        }
+    };
+    let mut began = 0;
+    loop {
+        home.ok(["access", "principal", "create", &format!("p{began}")]);
+        if lines.recv_timeout(Duration::from_secs(2)).is_ok() {
+            break;
+        }
+        began += 1;
+        assert!(began < 15, "nothing is told");
+    }
+    home.ok(["access", "principal", "create", "nightly"]);
+    let row = told("made principal nightly");
+    assert_eq!(
+        (&row["principal"], &row["action"]),
+        (&who.as_str().into(), &"Strongroom.Backup/principals/write".into())
+    );
+    home.ok(["access", "assign", "nightly", "Backup Reader"]);
+    assert_eq!(told("made role Backup Reader of nightly")["scope"], "/");
+    home.ok(["access", "unassign", "nightly", "Backup Reader"]);
+    assert_eq!(
+        told("removed role Backup Reader of nightly")["action"],
+        "Microsoft.Authorization/roleAssignments/delete"
+    );
+    home.ok(["access", "principal", "delete", "nightly"]);
+    told("removed principal nightly");
+    home.ok(["vault", "create", "main"]);
+    let row = told("made vault main");
+    assert_eq!(row["action"], "Microsoft.RecoveryServices/Vaults/write");
+    send(&follower, libc::SIGINT);
+    assert_eq!(follower.wait().unwrap().code(), Some(130));
+    service.stop();
+
+    // Without a service: the same rows, those of the start and of its configuration too.
+    home.ok(["access", "principal", "create", "alone"]);
+    home.ok(["vault", "create", "second"]);
+    let all = home.json(["access", "audit", "--last", "1000"]);
+    let has = |principal: &str, detail: &str| {
+        all.as_array().unwrap().iter().any(|row| {
+            row["principal"].as_str().unwrap().contains(principal)
+                && row["detail"].as_str().unwrap_or_default().contains(detail)
+        })
+    };
+    for (principal, detail) in [
+        (who.as_str(), "made principal alone"),
+        ("this process)", "made vault second"),
+        ("service: start", "made principal administrator"),
+        ("service: start", "made role Owner of administrator"),
+        ("service: start", "first seen: listen"),
+    ] {
+        assert!(has(principal, detail), "{principal}, {detail}: {all}");
+    }
+    // A configuration that changed is told, once.
+    let configuration = std::fs::read_to_string(home.path("strongroom.toml")).unwrap();
+    std::fs::write(home.path("strongroom.toml"), format!("{configuration}\n[limits]\njobs = 3\n")).unwrap();
+    home.ok(["vault", "list"]);
+    home.ok(["vault", "list"]);
+    let all = home.json(["access", "audit", "--last", "1000"]);
+    let changed: Vec<&str> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|row| row["detail"].as_str().filter(|d| d.starts_with("changed: limits = ")))
+        .collect();
+    assert_eq!(changed.len(), 1, "{all}");
+    // There is nothing to follow without a service.
+    home.fails(1, &["no service runs"], ["access", "audit", "--follow"]);
+}
+
+/// What is changed in a vault without a service is noted in the vault.
+#[test]
+fn rescue_leaves_a_note_in_the_vault() {
+    let home = Home::with_vault();
+    let image = home.image("disk.raw", MIB, &[(0, MIB)], 1);
+    let image = image.to_str().unwrap();
+    let made = home.json(["image", "backup", image, "--vault", &home.vault(), "--item", "data"]);
+    let point = made["point"].as_str().unwrap();
+    home.ok(["rescue", "vault", "key", "export", &home.vault()]);
+    home.ok(["rescue", "point", "forget", point, "--vault", &home.vault()]);
+    home.ok(["rescue", "vault", "reclaim", &home.vault()]);
+    let log = home.json(["rescue", "vault", "log", &home.vault()]);
+    let entries = log["entries"].as_array().unwrap();
+    let commands: Vec<&str> = entries.iter().map(|e| e["command"].as_str().unwrap()).collect();
+    assert_eq!(
+        commands,
+        ["vault init", "image backup", "vault key export", "point forget", "vault reclaim", "vault reclaim"]
+    );
+    assert!(entries[1]["what"].as_str().unwrap().contains(point), "{log}");
+    assert!(entries[3]["what"].as_str().unwrap().contains(point), "{log}");
+    let uid = unsafe { libc::getuid() };
+    for entry in entries {
+        assert!(entry["user"].as_str().unwrap().contains(&format!("({uid})")), "{entry}");
+        assert!(entry["at"].is_string() && entry["host"].as_str().is_some_and(|h| !h.is_empty()), "{entry}");
+    }
+    // It is of no harm: the vault is sound, and a log that is damaged is begun anew.
+    home.ok(["rescue", "vault", "check", &home.vault(), "--read-data"]);
+    std::fs::write(home.path("vault/notes/rescue-log"), "nonsense").unwrap();
+    home.ok(["rescue", "vault", "reclaim", &home.vault()]);
+    let log = home.json(["rescue", "vault", "log", &home.vault()]);
+    assert_eq!(log["entries"].as_array().unwrap().len(), 2, "{log}");
+}

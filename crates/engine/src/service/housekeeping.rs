@@ -13,7 +13,7 @@ pub(super) fn run(service: &Service) {
     let mut last: Option<Instant> = None;
     let mut heard = 0;
     while !service.runner.is_stopping() {
-        if let Err(error) = actor::named("service: purge", || purge(service)) {
+        if let Err(error) = purge(service) {
             tracing::error!(%error, "what was deleted could not be purged");
         }
         if let Err(error) = notes::keep(service) {
@@ -24,7 +24,7 @@ pub(super) fn run(service: &Service) {
         }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
-            if let Err(error) = actor::named("service: retention", || sweep(service)) {
+            if let Err(error) = sweep(service) {
                 tracing::error!(%error, "housekeeping");
             }
             if let Err(error) = snapshots::remove_orphans(service) {
@@ -53,7 +53,7 @@ pub fn sweep(service: &Service) -> Result<()> {
             tracing::error!(item = item.machine_name, %error, "expired points could not be removed");
         }
     }
-    snapshots::expire(service)?;
+    actor::named("service: retention", || snapshots::expire(service))?;
     reclaim_space(service)?;
     forget_operations(service)
 }
@@ -74,7 +74,7 @@ pub fn purge(service: &Service) -> Result<()> {
             && !jobs::has_open(service, item.id)?
             && let Some(vault) = service.catalog.get::<Vault>(item.vault)?
         {
-            items::purge(service, &vault, &item)?;
+            actor::named("service: purge", || items::purge(service, &vault, &item))?;
         }
     }
     for vault in service.catalog.find::<Vault>(&Query::all().eq("deleted", true))? {
@@ -83,7 +83,7 @@ pub fn purge(service: &Service) -> Result<()> {
             Ok(service.catalog.first::<Job>(Query::all().eq("vault", vault.id).eq("open", true))?.is_none())
         };
         if vault.purge_at.is_some_and(|at| at <= now) && (may_expire || at_once) && is_idle()? {
-            vaults::purge(service, &vault)?;
+            actor::named("service: purge", || vaults::purge(service, &vault))?;
         }
     }
     Ok(())

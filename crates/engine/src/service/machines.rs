@@ -7,7 +7,9 @@ use crate::machine::definition;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Machine, MachineDisk, Operation, Query, ServiceError, key};
+use strongroom_catalog::service::{
+    Change, Item, Machine, MachineDisk, Operation, Query, ServiceError, actor, key,
+};
 use strongroom_hypervisor::MachineSummary;
 use uuid::Uuid;
 
@@ -106,7 +108,7 @@ pub fn refresh(service: &Service, vault: Option<Uuid>) -> Result<Operation> {
         let worker = service.clone();
         let thread = std::thread::Builder::new()
             .name("refresh".into())
-            .spawn(move || run_refreshes(&worker))
+            .spawn(move || actor::named("service: discovery", || run_refreshes(&worker)))
             .map_err(|e| Error::io("starting the thread for discovery", e))?;
         refreshes.running = true;
         service.runner.keep(thread);

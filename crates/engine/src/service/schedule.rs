@@ -5,7 +5,7 @@ use super::{Service, jobs};
 use crate::error::{Error, Result};
 use jiff::Timestamp;
 use std::collections::HashMap;
-use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError};
+use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, actor};
 use strongroom_domain::decide::{Decision, Situation, decide};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobError, JobStatus};
@@ -73,7 +73,10 @@ fn look(service: &Service, mut item: Item, policy: &Policy, now: Timestamp) -> R
         }];
         jobs::end(&mut job, JobStatus::CompletedWithWarnings, now);
     }
-    match service.catalog.apply(&[Change::put(&item), Change::put(&job)]) {
+    let begun = actor::named("service: scheduler", || {
+        service.catalog.apply(&[Change::put(&item), Change::put(&job)])
+    });
+    match begun {
         Ok(()) => {
             service.runner.wake();
             Ok(())
