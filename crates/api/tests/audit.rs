@@ -106,7 +106,7 @@ fn the_audit_is_read_page_by_page() {
         let rows = answer["value"].as_array().unwrap();
         rows.iter().map(|r| r["scope"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()).collect()
     };
-    ["a", "b", "c"].map(make);
+    ["a", "b", "c"].iter().copied().for_each(make);
     let (_, newest) = get("&$top=2");
     assert_eq!(names(&newest), ["b", "c"]);
     let cursor = newest["cursor"].as_str().unwrap().to_owned();
@@ -116,7 +116,7 @@ fn the_audit_is_read_page_by_page() {
     // Only where one is, from now on.
     let (_, here) = get("&$top=0");
     assert_eq!((names(&here).len(), here["cursor"].as_str()), (0, Some(&*cursor)));
-    ["d", "e"].map(make);
+    ["d", "e"].iter().copied().for_each(make);
     assert_eq!(names(&get(&format!("&after={cursor}")).1), ["d", "e"]);
     assert_eq!(get("&after=nonsense").0, 400);
     assert_eq!(get("&$top=1001").0, 400);
