@@ -347,6 +347,7 @@ impl Vault {
     /// The frame that holds `id`, and where in it: from any place that still has it.
     pub(crate) fn find_frame(&self, id: &Id, kind: FrameKind) -> Result<(Arc<Decoded>, usize)> {
         let index = self.index()?;
+        let dropped = index.dropped();
         let mut error = None;
         let mut marked = Vec::new();
         for attempt in 0..3 {
@@ -360,7 +361,9 @@ impl Vault {
                 _ => {
                     let mut places = Vec::new();
                     // Found in no place, or in a wrong one: a damaged run may be why, and hides its packs from the rescue.
-                    if index.drop_damaged(&self.0.keys) {
+                    index.drop_damaged(&self.0.keys);
+                    // Another reader may have been the one to drop it.
+                    if index.dropped() > dropped {
                         // The index was wrong, not what it named.
                         index.exclude(|excluded| {
                             marked.iter().for_each(|place| {

@@ -185,6 +185,30 @@ fn a_damaged_large_index_run_harms_nothing() {
             }
         }
     };
+    // Several readers come across it at once.
+    let directory = linked(&original);
+    let mut run = RunFile::open(&directory.path().join(&large.name));
+    run.records(RunFile::BLOCKS).into_iter().for_each(|record| run.wrong_offset(record));
+    run.save();
+    let wanted = image.bytes();
+    for round in 0..5 {
+        let vault = Vault::open_in(objects_at(directory.path()), &key, Arc::new(Incarnation(2))).unwrap();
+        let disk = ReadSession::begin(&vault, "test").unwrap().open_disk(second.disks[0].tree());
+        std::thread::scope(|scope| {
+            for reader in 0..8 {
+                let (disk, wanted) = (&disk, &wanted);
+                scope.spawn(move || {
+                    let at = (blocks / 2 + (round * 8 + reader) * 100) * BLOCK as usize;
+                    let mut block = vec![0; BLOCK as usize];
+                    disk.read_at(at as u64, &mut block).unwrap();
+                    assert!(block == wanted[at..at + BLOCK as usize]);
+                });
+            }
+        });
+        vault.record_damage().unwrap();
+        assert_eq!(stored(&vault, "damaged/"), 0, "what the index named is sound");
+    }
+
     // Whether reclaim can see what is dead although the run is damaged: of a run that is dropped it sees nothing, until a
     // check has made it anew.
     for (about, damage, sees_dead) in [

@@ -68,6 +68,8 @@ pub struct Index {
     faults: Mutex<Vec<(String, String)>>,
     /// Runs that were opened, and found damaged since.
     dropped: Mutex<HashSet<String>>,
+    /// Held while runs are opened or dropped: who lists them anew must not bring back what another has just dropped.
+    changing: Mutex<()>,
 }
 
 impl Index {
@@ -78,6 +80,7 @@ impl Index {
             rescued: Mutex::default(),
             faults: Mutex::default(),
             dropped: Mutex::default(),
+            changing: Mutex::default(),
         };
         index.refresh(store, keys)?;
         Ok(index)
@@ -85,6 +88,7 @@ impl Index {
 
     /// Opens runs that have come since, and lets go of those that went.
     pub fn refresh(&self, store: &BlobStore, keys: &VaultKeys) -> Result<()> {
+        let _changing = self.changing.lock();
         let listed = store.list(INDEX_PREFIX)?;
         let known: HashMap<String, Arc<Run>> =
             self.runs.read().iter().map(|run| (run.name.clone(), run.clone())).collect();
@@ -118,18 +122,22 @@ impl Index {
         Ok(())
     }
 
-    /// Does without runs whose mac is wrong from now on; whether there were any. It reads them all: for when one is in doubt.
-    pub fn drop_damaged(&self, keys: &VaultKeys) -> bool {
+    /// Does without runs whose mac is wrong from now on. It reads them all: for when one is in doubt.
+    pub fn drop_damaged(&self, keys: &VaultKeys) {
+        let _changing = self.changing.lock();
         let damaged: HashSet<String> =
             self.runs().iter().filter(|run| !run.is_trusted(keys)).map(|run| run.name.clone()).collect();
         self.runs.write().retain(|run| !damaged.contains(&run.name));
-        let any = !damaged.is_empty();
-        if any {
+        if !damaged.is_empty() {
             self.dropped.lock().extend(damaged);
             // What only they named is to be found in its packs.
             *self.rescued.lock() = None;
         }
-        any
+    }
+
+    /// How many runs were dropped so far.
+    pub fn dropped(&self) -> usize {
+        self.dropped.lock().len()
     }
 
     pub fn runs(&self) -> Vec<Arc<Run>> {
