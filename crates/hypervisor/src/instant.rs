@@ -35,6 +35,13 @@ pub struct ThrowAway {
     pub(crate) _guard: Box<dyn Any + Send>,
 }
 
+impl ThrowAway {
+    /// One that ends when `guard` is dropped.
+    pub fn new(name: String, guard: Box<dyn Any + Send>) -> Self {
+        Self { name, _guard: guard }
+    }
+}
+
 /// What a machine's screen shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Screenshot {

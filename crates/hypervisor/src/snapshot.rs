@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::files::Fingerprint;
 use crate::guest::{GuestReport, GuestWork};
 use crate::kept::{self, Keep, KeptSnapshot};
-use crate::model::DiskFormat;
+use crate::model::{DiskFormat, Machine};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -117,6 +117,20 @@ pub struct DiskSnapshot {
 }
 
 impl DiskSnapshot {
+    /// All of a disk, for implementations of [`Hypervisor`](crate::Hypervisor) outside of this crate.
+    pub fn full(target: &str, size_bytes: u64, format: DiskFormat, reader: Arc<dyn ReadDisk>) -> Result<Self> {
+        Ok(Self {
+            target: target.to_owned(),
+            size_bytes,
+            format,
+            road: Road::Offline,
+            changes: Changes::Full { reason: "nothing tracks its changes".into() },
+            extents: reader.kinds()?,
+            checkpoint: None,
+            reader,
+        })
+    }
+
     pub fn reader(&self) -> Arc<dyn ReadDisk> {
         self.reader.clone()
     }
@@ -226,6 +240,27 @@ pub struct MachineSnapshot {
 }
 
 impl MachineSnapshot {
+    /// One at whose end nothing is to be done, for implementations of [`Hypervisor`](crate::Hypervisor) outside of this
+    /// crate. It cannot be kept.
+    pub fn of_disks(machine: &Machine, consistency: Consistency, disks: Vec<DiskSnapshot>) -> Self {
+        Self {
+            uuid: machine.summary.uuid.clone(),
+            name: machine.summary.name.clone(),
+            taken_at: SystemTime::now(),
+            consistency,
+            definition_xml: machine.definition_xml.clone(),
+            nvram: None,
+            tpm: None,
+            disks,
+            skipped: Vec::new(),
+            warnings: Vec::new(),
+            timings: Timings::default(),
+            guest: None,
+            not_kept: Some("it is not independent of the machine".into()),
+            backend: None,
+        }
+    }
+
     /// Makes the snapshot independent of this process: its clones stay, durable, until
     /// [`Hypervisor::remove_kept`](crate::Hypervisor::remove_kept), and are read through
     /// [`open_kept`](crate::Hypervisor::open_kept). Its checkpoint stays until

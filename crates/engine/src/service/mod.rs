@@ -208,14 +208,24 @@ impl Service {
 
     /// With hypervisors and a clock of the caller's.
     pub fn open_with(config: ServiceConfig, hosts: Vec<Host>, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::open_around(config, hosts, clock, |catalog| catalog)
+    }
+
+    /// As [`open_with`](Self::open_with), with something around the catalog.
+    pub fn open_around(
+        config: ServiceConfig,
+        hosts: Vec<Host>,
+        clock: Arc<dyn Clock>,
+        around: impl FnOnce(Arc<dyn ServiceCatalog>) -> Arc<dyn ServiceCatalog>,
+    ) -> Result<Self> {
         let data = DataDirectory(config.data.clone());
         data.make()?;
         let lock = data.lock()?;
         let time = clock.clone();
-        let catalog: Arc<dyn ServiceCatalog> = Arc::new(Recorded::new(
+        let catalog: Arc<dyn ServiceCatalog> = around(Arc::new(Recorded::new(
             SqliteServiceCatalog::open(&data.catalog())?,
             Arc::new(move || time.now()),
-        ));
+        )));
         let id = |name: &str| -> Result<Uuid> {
             if let Some(setting) = catalog.get::<Setting>(name)? {
                 return serde_json::from_value(setting.value)

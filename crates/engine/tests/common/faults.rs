@@ -1,0 +1,79 @@
+//! A catalog that fails when a test says so.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use strongroom_catalog::service::{Change, Query, Result, ServiceCatalog, ServiceError, Stored, Table};
+
+type Watcher = Box<dyn FnMut(Table) + Send>;
+type Judge = Box<dyn FnMut(&[Change]) -> Option<ServiceError> + Send>;
+
+/// Says of each change whether it fails; shared with who changes its mind.
+#[derive(Clone, Default)]
+pub struct Faults {
+    judge: Arc<Mutex<Option<Judge>>>,
+    watcher: Arc<Mutex<Option<Watcher>>>,
+}
+
+impl Faults {
+    pub fn set(&self, judge: impl FnMut(&[Change]) -> Option<ServiceError> + Send + 'static) {
+        *self.judge.lock().unwrap() = Some(Box::new(judge));
+    }
+
+    /// From here on nothing fails.
+    pub fn heal(&self) {
+        self.set(|_| None);
+    }
+
+    /// Told after each query, before its answer goes out.
+    pub fn after_query(&self, watcher: impl FnMut(Table) + Send + 'static) {
+        *self.watcher.lock().unwrap() = Some(Box::new(watcher));
+    }
+
+    pub fn around(&self, inner: Arc<dyn ServiceCatalog>) -> Arc<dyn ServiceCatalog> {
+        Arc::new(FaultyCatalog { inner, faults: self.clone() })
+    }
+}
+
+/// The errors that a catalog has while its disk is full, locked or ill, in turn.
+pub fn error(number: usize) -> ServiceError {
+    let (path, detail) = (PathBuf::from("catalog.db"), "a fault of the test's".to_owned());
+    match number % 3 {
+        0 => ServiceError::Busy { path, detail },
+        1 => ServiceError::NoSpace { path, detail },
+        _ => ServiceError::Failed { path, detail },
+    }
+}
+
+struct FaultyCatalog {
+    inner: Arc<dyn ServiceCatalog>,
+    faults: Faults,
+}
+
+impl ServiceCatalog for FaultyCatalog {
+    fn apply(&self, changes: &[Change]) -> Result<()> {
+        // Not under the lock: it may change the catalog itself.
+        let mut judge = self.faults.judge.lock().unwrap().take();
+        let failed = judge.as_mut().and_then(|judge| judge(changes));
+        if let Some(judge) = judge {
+            self.faults.judge.lock().unwrap().get_or_insert(judge);
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => self.inner.apply(changes),
+        }
+    }
+
+    fn fetch(&self, table: Table, query: &Query) -> Result<Vec<Stored>> {
+        let found = self.inner.fetch(table, query);
+        let watcher = self.faults.watcher.lock().unwrap().take();
+        if let Some(mut watcher) = watcher {
+            watcher(table);
+            self.faults.watcher.lock().unwrap().get_or_insert(watcher);
+        }
+        found
+    }
+
+    fn count(&self, table: Table, query: &Query) -> Result<u64> {
+        self.inner.count(table, query)
+    }
+}

@@ -1,0 +1,474 @@
+//! After its commit a job does not fail: a catalog that fails at any of its writes, for once or until the service ends, makes it
+//! be recorded late, never undone. Each kind of job is walked through, write by write.
+
+#[path = "common/faults.rs"]
+mod faults;
+#[path = "common/host.rs"]
+mod host;
+
+use faults::Faults;
+use host::FakeHost;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use strongroom_catalog::service::{Change, Item, Job, Point, Query, Table, Vault};
+use strongroom_domain::job::{JobOperation, JobStatus};
+use strongroom_engine::service::instant::NewMachine;
+use strongroom_engine::service::restore::Target;
+use strongroom_engine::service::vaults::VaultSettings;
+use strongroom_engine::service::{
+    Host, Service, ServiceConfig, SystemClock, backup, drill, groups, instant, items, jobs, machines, policies,
+    points, restore, vaults,
+};
+use strongroom_hypervisor::MachineState;
+use strongroom_store::objects::Location;
+use uuid::Uuid;
+
+const DISK_BYTES: usize = 1 << 20;
+
+struct Lab {
+    directory: tempfile::TempDir,
+    host: FakeHost,
+    faults: Faults,
+    service: Option<Service>,
+    vault: Uuid,
+    item: Uuid,
+}
+
+/// A vault, a machine that is off, and a point of it, by a service that runs.
+impl Lab {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let disks = directory.path().join("disks");
+        fs::create_dir(&disks).unwrap();
+        fs::create_dir(directory.path().join("sockets")).unwrap();
+        let host = FakeHost::new(&directory.path().join("sockets"));
+        let mut lab = Self {
+            directory,
+            host,
+            faults: Faults::default(),
+            service: None,
+            vault: Uuid::nil(),
+            item: Uuid::nil(),
+        };
+        lab.write_disk(1);
+        lab.host.add("machine", &[("vda", &lab.disk())]);
+        lab.open();
+        let service = lab.service();
+        groups::put(service, "group", "local", None).unwrap();
+        let vault = vaults::put(service, "group", "vault", "local", &VaultSettings::default()).unwrap().0;
+        machines::discover(service).unwrap();
+        let machine = machines::get(service, "group", "machine").unwrap();
+        let policy = policies::get(service, &vault, "DefaultPolicy").unwrap();
+        let item = items::protect(service, &vault, &machine, &policy, None, "test").unwrap().item;
+        (lab.vault, lab.item) = (vault.id, item.id);
+        let job = lab.back_up();
+        assert_eq!(lab.over(job.id).status, JobStatus::Completed);
+        lab
+    }
+
+    fn open(&mut self) {
+        let config = ServiceConfig {
+            data: self.directory.path().join("data"),
+            hosts: Vec::new(),
+            ..ServiceConfig::default()
+        };
+        let hosts = vec![Host {
+            name: "host".into(),
+            hypervisor: Arc::new(self.host.clone()),
+            group: "group".into(),
+            location: "local".into(),
+        }];
+        let faults = self.faults.clone();
+        let around = |catalog| faults.around(catalog);
+        let service = Service::open_around(config, hosts, Arc::new(SystemClock::new()), around).unwrap();
+        service.start().unwrap();
+        self.service = Some(service);
+    }
+
+    fn reopen(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.stop();
+        }
+        self.faults.heal();
+        self.open();
+    }
+
+    fn service(&self) -> &Service {
+        self.service.as_ref().unwrap()
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.directory.path().join("disks/machine.img")
+    }
+
+    fn content(seed: u8) -> Vec<u8> {
+        (0..DISK_BYTES).map(|at| ((at / 512) as u8).wrapping_mul(31) ^ seed).collect()
+    }
+
+    /// What the machine writes to its disk, in place.
+    fn write_disk(&self, seed: u8) {
+        fs::write(self.disk(), Self::content(seed)).unwrap();
+    }
+
+    fn vault(&self) -> Vault {
+        self.service().catalog().get(self.vault).unwrap().unwrap()
+    }
+
+    fn item(&self) -> Item {
+        self.service().catalog().get(self.item).unwrap().unwrap()
+    }
+
+    /// The oldest.
+    fn point(&self) -> Point {
+        points::list(self.service(), &self.item(), None, None).unwrap().pop().unwrap()
+    }
+
+    fn job(&self, id: Uuid) -> Job {
+        self.service().catalog().get(id).unwrap().unwrap()
+    }
+
+    fn over(&self, id: Uuid) -> Job {
+        self.until(id, |job| job.status.is_over())
+    }
+
+    fn until(&self, id: Uuid, is_so: impl Fn(&Job) -> bool) -> Job {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let job = self.job(id);
+            if is_so(&job) {
+                return job;
+            }
+            assert!(Instant::now() < until, "{job:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn back_up(&self) -> Job {
+        backup::backup_now(self.service(), &self.item(), None, "test").unwrap()
+    }
+
+    fn restore(&self, target: Target) -> Job {
+        let service = self.service();
+        restore::restore(service, &self.vault(), &self.item(), &self.point(), target, None, "group", "test")
+            .unwrap()
+    }
+
+    /// Files beside the machine's disks that somebody hid.
+    fn hidden(&self) -> Vec<String> {
+        let names = fs::read_dir(self.directory.path().join("disks")).unwrap();
+        names
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with('.'))
+            .collect()
+    }
+
+    /// From the `first` write of a job that runs on, `many` fail. Counts all of them.
+    fn fail_at(&self, first: usize, many: usize) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let seen = count.clone();
+        self.faults.set(move |changes| {
+            let is_running = |change: &Change| {
+                let Change::Put { table: Table::Jobs, doc, .. } = change else { return false };
+                let job: serde_json::Value = serde_json::from_str(doc).unwrap();
+                let is_over = job["status"] != serde_json::to_value(JobStatus::InProgress).unwrap();
+                !job["lease"].is_null() || is_over
+            };
+            if !changes.iter().any(is_running) {
+                return None;
+            }
+            let number = seen.fetch_add(1, Ordering::SeqCst);
+            // The first takes the job up, before anything of it runs.
+            (number > 0 && number > first && number <= first.saturating_add(many)).then(|| faults::error(number))
+        });
+        count
+    }
+}
+
+/// Lets a job's writes fail: each alone, each with those that follow it at once, and each with all until the service ends. In the
+/// end it has succeeded, and what it makes is there, or it has failed, and nothing is. `is_there` cleans up for the next.
+fn walk(
+    lab: &mut Lab,
+    begin: impl Fn(&Lab, usize) -> Job,
+    mut is_there: impl FnMut(&Lab, &Job, usize) -> bool,
+) {
+    let mut run = 0;
+    for many in [1, 4, usize::MAX] {
+        for first in 0.. {
+            run += 1;
+            let count = lab.fail_at(first, many);
+            let job = begin(lab, run);
+            if many == usize::MAX {
+                lab.until(job.id, |job| job.status.is_over() || count.load(Ordering::SeqCst) > first + 1);
+                lab.reopen();
+            }
+            let job = lab.over(job.id);
+            lab.faults.heal();
+            let there = is_there(lab, &job, run);
+            match job.status {
+                JobStatus::Completed | JobStatus::CompletedWithWarnings => {
+                    assert!(there, "write {first}, {many}: {job:#?}")
+                }
+                JobStatus::Failed => assert!(!there, "write {first}, {many}: {job:#?}"),
+                _ => panic!("{job:#?}"),
+            }
+            if count.load(Ordering::SeqCst) <= first + 1 {
+                assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backup_is_recorded_whatever_write_fails() {
+    let mut lab = Lab::new();
+    walk(&mut lab, |lab, _| lab.back_up(), |lab, job, _| {
+        let vault = lab.vault();
+        let key = lab.service().data().keys().join(format!("{}.key", vault.id));
+        let store = strongroom_engine::vaults::open(&Location::parse(&vault.store_location).unwrap(), Some(&key));
+        let stored: Vec<String> =
+            store.unwrap().points(None).unwrap().points.iter().map(|p| p.point.to_string()).collect();
+        let known: Vec<Point> = points::list(lab.service(), &lab.item(), None, None).unwrap();
+        assert_eq!(stored.len(), known.len(), "{job:#?}");
+        assert!(known.iter().all(|p| stored.contains(&p.id.to_string())));
+        known.iter().any(|p| p.job == Some(job.id))
+    });
+}
+
+#[test]
+fn restored_disks_are_recorded_whatever_write_fails() {
+    let mut lab = Lab::new();
+    let place = lab.directory.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let target = Target::Disks { place: "place".into(), directory: place.clone(), pool: None, format: None };
+    walk(&mut lab, |lab, _| lab.restore(target.clone()), |_, job, _| {
+        let found: Vec<PathBuf> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).collect();
+        let is_whole = match found.as_slice() {
+            [] => false,
+            [one] => {
+                assert!(one.ends_with(format!("machine-{}", job.id.simple())), "{one:?}");
+                assert_eq!(fs::read(one.join("machine-vda.raw")).unwrap(), Lab::content(1));
+                true
+            }
+            more => panic!("{more:?}"),
+        };
+        for directory in found {
+            fs::remove_dir_all(directory).unwrap();
+        }
+        is_whole
+    });
+}
+
+fn new_machine(lab: &Lab, name: &str) -> Target {
+    Target::Machine {
+        name: name.into(),
+        group: "group".into(),
+        host: "host".into(),
+        directory: Some(lab.directory.path().join("disks")),
+        network: None,
+    }
+}
+
+#[test]
+fn a_new_machine_is_recorded_whatever_write_fails() {
+    let mut lab = Lab::new();
+    let begin = |lab: &Lab, run: usize| lab.restore(new_machine(lab, &format!("new{run}")));
+    walk(&mut lab, begin, |lab, _, run| {
+        let name = format!("new{run}");
+        let file = lab.directory.path().join(format!("disks/{name}-vda.raw"));
+        assert_eq!(lab.hidden(), [""; 0]);
+        let is_there = lab.host.get(&name).is_some();
+        assert_eq!(is_there, fs::read(&file).is_ok_and(|bytes| bytes == Lab::content(1)));
+        is_there
+    });
+}
+
+#[test]
+fn a_machine_whose_definitions_answer_got_lost_is_there() {
+    let lab = Lab::new();
+    lab.host.lose_answers();
+    let job = lab.over(lab.restore(new_machine(&lab, "new")).id);
+    assert!(lab.host.get("new").is_some(), "{job:#?}");
+    assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+    assert_eq!(fs::read(lab.directory.path().join("disks/new-vda.raw")).unwrap(), Lab::content(1));
+}
+
+fn at_once(lab: &Lab, name: &str) -> Job {
+    let target = NewMachine {
+        name: name.into(),
+        group: "group".into(),
+        host: "host".into(),
+        directory: Some(lab.directory.path().join("disks")),
+        network: None,
+    };
+    instant::begin(lab.service(), &lab.vault(), &lab.item(), &lab.point(), target, None, "test").unwrap()
+}
+
+/// Every look of the service at a machine's disks finds the exports that it runs from.
+fn watch_exports(lab: &Lab) -> Arc<Mutex<Vec<String>>> {
+    let missing: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (told, sockets) = (missing.clone(), lab.directory.path().join("sockets"));
+    lab.host.on_pull(move |_| {
+        for socket in fs::read_dir(&sockets).unwrap() {
+            let socket = socket.unwrap().path();
+            if let Err(error) = UnixStream::connect(&socket) {
+                told.lock().unwrap().push(format!("{}: {error}", socket.display()));
+            }
+        }
+    });
+    missing
+}
+
+#[test]
+fn a_machine_that_runs_from_the_vault_goes_on_whatever_write_fails() {
+    let mut lab = Lab::new();
+    let missing = watch_exports(&lab);
+    let begin = |lab: &Lab, run: usize| at_once(lab, &format!("new{run}"));
+    walk(&mut lab, begin, |lab, _, run| {
+        let name = format!("new{run}");
+        let found = lab.host.get(&name);
+        assert!(found.as_ref().is_none_or(|m| m.summary.state == MachineState::Running));
+        found.is_some()
+    });
+    assert_eq!(*missing.lock().unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_running_machine_keeps_its_exports_while_the_catalog_fails() {
+    let lab = Lab::new();
+    let host = lab.host.clone();
+    // From the machine's start on nothing can be written.
+    lab.faults.set(move |changes| {
+        let writes_job = |c: &Change| matches!(c, Change::Put { table: Table::Jobs, .. });
+        (host.get("new").is_some() && changes.iter().any(writes_job)).then(|| faults::error(1))
+    });
+    let job = at_once(&lab, "new");
+    let until = Instant::now() + Duration::from_secs(20);
+    while lab.host.get("new").is_none() {
+        assert!(Instant::now() < until, "{:#?}", lab.job(job.id));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let sockets = lab.directory.path().join("sockets");
+    let socket: PathBuf = fs::read_dir(&sockets).unwrap().next().unwrap().unwrap().path();
+    for _ in 0..100 {
+        UnixStream::connect(&socket).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!lab.job(job.id).status.is_over());
+    lab.faults.heal();
+    let job = lab.over(job.id);
+    assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+    assert!(job.properties.iter().any(|(name, _)| name == instant::STARTED), "{job:#?}");
+}
+
+#[test]
+fn a_machine_whose_starts_answer_got_lost_runs_on() {
+    let lab = Lab::new();
+    lab.host.lose_answers();
+    let job = lab.over(at_once(&lab, "new").id);
+    assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+    assert_eq!(lab.host.get("new").unwrap().summary.state, MachineState::Running);
+}
+
+#[test]
+fn a_drills_result_is_recorded_whatever_write_fails() {
+    let mut lab = Lab::new();
+    let begin = |lab: &Lab, _: usize| {
+        let options = drill::DrillOptions::default();
+        drill::begin(lab.service(), &lab.vault(), &lab.item(), &lab.point(), &options, "test").unwrap()
+    };
+    walk(&mut lab, begin, |lab, job, _| {
+        assert_eq!(lab.hidden(), [""; 0]);
+        lab.point().drill.is_some_and(|drill| drill.job == job.id && drill.passed)
+    });
+}
+
+fn replace_walk(change: impl Fn(&Lab, &[u8])) {
+    let mut lab = Lab::new();
+    let other = |seed: u8| Lab::content(seed);
+    change(&lab, &other(1));
+    let before = fs::read(lab.disk()).unwrap();
+    walk(&mut lab, |lab, _| lab.restore(Target::Replace), |lab, job, _| {
+        let now = fs::read(lab.disk()).unwrap();
+        assert_eq!(lab.hidden(), [""; 0], "{job:#?}");
+        let is_replaced = now == other(1);
+        assert!(is_replaced || now == before, "neither the point's nor the one before: {job:#?}");
+        fs::write(lab.disk(), &before).unwrap();
+        is_replaced
+    });
+}
+
+#[test]
+fn replaced_disks_are_recorded_whatever_write_fails() {
+    replace_walk(|lab, _| lab.write_disk(7));
+}
+
+#[test]
+fn a_disk_rewritten_in_place_is_recorded_whatever_write_fails() {
+    replace_walk(|lab, bytes| {
+        let mut bytes = bytes.to_vec();
+        bytes[70_000] ^= 1;
+        fs::write(lab.disk(), bytes).unwrap();
+    });
+}
+
+/// The machine is started by somebody at the `at`th look of the replacement, which opens its disk as QEMU does.
+fn start_in_between(lab: &Lab, at: usize) -> Job {
+    let opened: Arc<Mutex<Option<fs::File>>> = Arc::default();
+    let (disk, looks, keeps) = (lab.disk(), AtomicUsize::new(0), opened.clone());
+    lab.host.on_inspect(move |host| {
+        if looks.fetch_add(1, Ordering::SeqCst) == at {
+            *keeps.lock().unwrap() = Some(fs::File::open(&disk).unwrap());
+            host.set_state("machine", MachineState::Running);
+        }
+    });
+    let job = lab.over(lab.restore(Target::Replace).id);
+    lab.host.on_inspect(|_| ());
+    lab.host.set_state("machine", MachineState::ShutOff);
+    job
+}
+
+#[test]
+fn a_machine_that_is_started_meanwhile_keeps_its_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    let lab = Lab::new();
+    lab.write_disk(9);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = inode(&lab.disk());
+    for at in 1.. {
+        let job = start_in_between(&lab, at);
+        assert_eq!(lab.hidden(), [""; 0], "look {at}: {job:#?}");
+        if job.status == JobStatus::Completed {
+            // It was begun after all was done.
+            assert!(at > 5, "{job:#?}");
+            assert_eq!(fs::read(lab.disk()).unwrap(), Lab::content(1));
+            break;
+        }
+        assert_eq!(job.status, JobStatus::Failed, "look {at}");
+        assert_eq!(job.errors[0].name, "UserErrorVmNotInDesirableState", "look {at}: {job:#?}");
+        assert_eq!((inode(&lab.disk()), fs::read(lab.disk()).unwrap()), (before, Lab::content(9)), "look {at}");
+    }
+}
+
+#[test]
+fn a_job_that_is_over_is_not_open() {
+    let lab = Lab::new();
+    let filter = jobs::JobFilter { operation: Some(JobOperation::Backup), ..jobs::JobFilter::default() };
+    let all = jobs::list(lab.service(), &lab.vault(), &filter, 0, 10).unwrap();
+    assert_eq!(all.len(), 1);
+    let open: Vec<Job> = lab.service().catalog().find(&Query::all().eq("open", true)).unwrap();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.faults.heal();
+        if let Some(service) = self.service.take() {
+            service.stop();
+        }
+    }
+}
