@@ -68,11 +68,13 @@ pub struct Error {
     /// Azure's number for it, and what to do, where they are not those of its kind.
     pub number: Option<(i64, &'static str)>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    /// Whether what it was about was committed all the same is not known.
+    is_unsettled: bool,
 }
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), code: None, number: None, source: None }
+        Self { kind, message: message.into(), code: None, number: None, source: None, is_unsettled: false }
     }
 
     /// With Azure's name for it.
@@ -91,6 +93,16 @@ impl Error {
     pub fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(cause.into());
         self
+    }
+
+    /// What it was about may be committed: it must not be told as a failure before somebody has looked.
+    pub(crate) fn unsettled(mut self) -> Self {
+        self.is_unsettled = true;
+        self
+    }
+
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.is_unsettled
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {

@@ -40,6 +40,11 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(120);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// A job that is interrupted this often by the service's end has failed.
 pub const JOB_ATTEMPTS_MAX: u32 = 3;
+/// How long the catalog is left alone before what was committed is written down again, at first and at most.
+pub const COMMITTED_RETRY_FIRST: Duration = Duration::from_millis(50);
+pub const COMMITTED_RETRY_MAX: Duration = Duration::from_secs(15);
+/// How long a job waits of which it could not be seen whether it was committed, until that is looked at again.
+pub const UNSETTLED_RETRY: Duration = Duration::from_secs(10);
 /// How long a replacement of disks that cannot go on waits before it tries again, at first and at most.
 pub const REPLACE_RETRY_FIRST: Duration = Duration::from_secs(2);
 pub const REPLACE_RETRY_MAX: Duration = Duration::from_secs(120);

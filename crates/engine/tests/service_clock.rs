@@ -2,24 +2,28 @@
 //! runs by itself here; each look at the schedule, and each housekeeping, is the test's.
 
 mod common;
+#[path = "common/faults.rs"]
+mod faults;
 
+use faults::Faults;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    AuditEntry, Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Transfer,
-    Vault, key,
+    AuditEntry, Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Table,
+    Transfer, Vault, key,
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
 use strongroom_domain::{Consistency, ConsistencyLevel, arm_names};
+use strongroom_engine::service::restore::Target;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, groups, housekeeping, items,
-    policies, retention, schedule, vaults,
+    AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, drill, groups, housekeeping,
+    items, points, policies, restore, retention, schedule, vaults,
 };
 use strongroom_store::objects::Location;
 use strongroom_store::{Disk, PointDraft, PointKind, Session};
@@ -60,8 +64,13 @@ impl Clock for Hands {
 }
 
 fn open(data: &Path, hands: &Hands) -> Service {
+    open_around(data, hands, &Faults::default())
+}
+
+fn open_around(data: &Path, hands: &Hands, faults: &Faults) -> Service {
     let config = ServiceConfig { data: data.to_owned(), hosts: Vec::new(), ..ServiceConfig::default() };
-    Service::open_with(config, Vec::new(), Arc::new(hands.clone())).unwrap()
+    let around = |catalog| faults.around(catalog);
+    Service::open_around(config, Vec::new(), Arc::new(hands.clone()), around).unwrap()
 }
 
 /// A service with a vault, a policy and a protected machine that no host has, since the 1st of the month at noon, whose
@@ -69,6 +78,7 @@ fn open(data: &Path, hands: &Hands) -> Service {
 struct Lab {
     directory: tempfile::TempDir,
     hands: Hands,
+    faults: Faults,
     service: Service,
     vault: Uuid,
     item: Uuid,
@@ -82,11 +92,12 @@ impl Lab {
     fn with(rules: Rules, settings: &VaultSettings) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let hands = Hands::new("2026-02-28T12:00:00Z");
-        let service = open(directory.path(), &hands);
+        let faults = Faults::default();
+        let service = open_around(directory.path(), &hands, &faults);
         groups::put(&service, "group", "local", None).unwrap();
         let vault = vaults::put(&service, "group", "vault", "local", settings).unwrap().0;
         policies::put(&service, &vault, "policy", rules, serde_json::Value::Null).unwrap();
-        let mut lab = Self { directory, hands, service, vault: vault.id, item: Uuid::nil() };
+        let mut lab = Self { directory, hands, faults, service, vault: vault.id, item: Uuid::nil() };
         // The first start is followed by the grace.
         for _ in 0..24 {
             lab.hands.pass(HOUR);
@@ -207,6 +218,7 @@ impl Lab {
             vaulted_at: Some(run),
             snapshot: None,
             checkpoints: BTreeMap::new(),
+            going_at: None,
             snapshot_ended_at: None,
             no_snapshot: String::new(),
         };
@@ -243,6 +255,26 @@ impl Lab {
             housekeeping::purge(&self.service).unwrap();
         }
         assert_eq!(self.days(), [1, 2, 3, 4, 5, 6]);
+    }
+
+    /// The point of a day of March.
+    fn point_of(&self, day: i8) -> Point {
+        let query = Query::all().eq("item", self.item).eq("taken_us", march(day, 11, 0));
+        self.service.catalog().first(query).unwrap().unwrap()
+    }
+
+    /// Asks for a point's disks; nobody does it.
+    fn restore(&self, point: &Point) -> strongroom_engine::Result<Job> {
+        let directory = self.directory.path().to_owned();
+        let target = Target::Disks { place: "place".into(), directory, pool: None, format: None };
+        restore::restore(&self.service, &self.vault(), &self.item(), point, target, None, "group", "test")
+    }
+
+    fn end(&self, mut job: Job) {
+        job = self.service.catalog().get(job.id).unwrap().unwrap();
+        job.status = JobStatus::Completed;
+        job.ended_at = Some(self.service.now());
+        self.service.catalog().apply(&[Change::put(&job)]).unwrap();
     }
 
     fn expire(&self) -> usize {
@@ -438,7 +470,7 @@ fn a_clock_put_back_an_hour_expires_nothing_early_and_nothing_twice() {
 
 #[test]
 fn a_service_that_was_away_for_long_waits_and_what_it_knew_is_kept() {
-    let Lab { directory, hands, service, vault, item } = {
+    let Lab { directory, hands, faults, service, vault, item } = {
         let lab = Lab::new(daily(3));
         lab.six_points();
         lab
@@ -448,7 +480,7 @@ fn a_service_that_was_away_for_long_waits_and_what_it_knew_is_kept() {
     // An hour: as if it had never been away. What it left is due at once.
     hands.pass(HOUR);
     let service = open(directory.path(), &hands);
-    let lab = Lab { directory, hands, service, vault, item };
+    let lab = Lab { directory, hands, faults: faults.clone(), service, vault, item };
     assert_eq!(lab.expire(), 3);
     // Ten days, or a clock that says so: nobody can tell.
     let Lab { directory, hands, service, .. } = lab;
@@ -456,7 +488,7 @@ fn a_service_that_was_away_for_long_waits_and_what_it_knew_is_kept() {
     drop(service);
     hands.pass(10 * DAY);
     let service = open(directory.path(), &hands);
-    let lab = Lab { directory, hands, service, vault, item };
+    let lab = Lab { directory, hands, faults: faults.clone(), service, vault, item };
     housekeeping::sweep(&lab.service).unwrap();
     assert_eq!((lab.expire(), lab.days()), (0, vec![4, 5, 6]));
     lab.live(DAY, HOUR);
@@ -496,6 +528,113 @@ fn retention_goes_on_for_stopped_and_suspended_items_and_keeps_the_last_point() 
             lab.live(5 * DAY, HOUR);
             assert_eq!(lab.days(), [6]);
         }
+    }
+}
+
+#[test]
+fn a_point_that_a_waiting_job_needs_stays_until_that_is_over() {
+    let lab = Lab::new(daily(3));
+    lab.six_points();
+    let job = lab.restore(&lab.point_of(1)).unwrap();
+    let drill = drill::DrillOptions::default();
+    lab.expire();
+    assert_eq!(lab.days(), [1, 4, 5, 6]);
+    // The item's deletion waits as well, even where it is told at once to purge.
+    lab.end(job);
+    let second = lab.restore(&lab.point_of(1)).unwrap();
+    lab.expire();
+    assert_eq!(lab.days(), [1, 4, 5, 6]);
+    lab.end(second);
+    assert_eq!(lab.expire(), 1);
+    assert_eq!(lab.days(), [4, 5, 6]);
+    // There is no host to boot it on; a point that is gone is told first by nobody else.
+    drill::begin(&lab.service, &lab.vault(), &lab.item(), &lab.point_of(4), &drill, "test").unwrap_err();
+}
+
+/// Each between the other's look and its write.
+#[test]
+fn a_job_and_the_end_of_its_point_do_not_pass_each_other() {
+    let lab = Lab::new(daily(3));
+    lab.six_points();
+    // The job comes after it was looked for.
+    let made: Arc<Mutex<Option<Job>>> = Arc::default();
+    let (service, vault, item, point) = (lab.service.clone(), lab.vault(), lab.item(), lab.point_of(1));
+    let (directory, keeps) = (lab.directory.path().to_owned(), made.clone());
+    lab.faults.after_query(move |table| {
+        if table == Table::Jobs && keeps.lock().unwrap().is_none() {
+            let target = Target::Disks {
+                place: "place".into(),
+                directory: directory.clone(),
+                pool: None,
+                format: None,
+            };
+            let job =
+                restore::restore(&service, &vault, &item, &point, target, None, "group", "test").unwrap();
+            *keeps.lock().unwrap() = Some(job);
+        }
+    });
+    lab.expire();
+    lab.faults.after_query(|_| ());
+    let job = made.lock().unwrap().take().unwrap();
+    assert!(lab.days().contains(&1), "a job was promised a point that went");
+    lab.expire();
+    assert_eq!(lab.days(), [1, 4, 5, 6]);
+    lab.end(job);
+
+    // The point goes after the job was checked, before it is written.
+    let (service, item) = (lab.service.clone(), lab.item);
+    let is_new = |c: &Change| matches!(c, Change::Put { table: Table::Jobs, version: 0, .. });
+    let mut once = true;
+    lab.faults.set(move |changes| {
+        if changes.iter().any(is_new) && std::mem::take(&mut once) {
+            assert_eq!(retention::expire_item(&service, item).unwrap(), 1);
+        }
+        None
+    });
+    let error = lab.restore(&lab.point_of(1)).unwrap_err();
+    assert_eq!(error.code, Some("UserErrorRecoveryPointNotFound"), "{error}");
+    assert!(error.message.contains("has expired"), "{error}");
+    assert_eq!(lab.days(), [4, 5, 6]);
+    let open: Vec<Job> = lab.service.catalog().find(&Query::all().eq("open", true)).unwrap();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_point_that_goes_is_not_shown_and_goes_in_the_end_whatever_fails() {
+    for failing in 0..3 {
+        let lab = Lab::new(daily(3));
+        lab.six_points();
+        let first = lab.point_of(1);
+        let mut number = 0;
+        lab.faults.set(move |changes| {
+            let is_points = |c: &Change| {
+                let (Change::Put { table, .. } | Change::Delete { table, .. }) = c else { return false };
+                *table == Table::RecoveryPoints
+            };
+            let is_it = changes.iter().any(is_points);
+            number += usize::from(is_it);
+            (is_it && number == failing + 1).then(|| faults::error(failing))
+        });
+        let _ = retention::expire_item(&lab.service, lab.item);
+        lab.faults.heal();
+        // Whatever is told to be there can be restored; whatever is not cannot.
+        let stored = lab.store().points(None).unwrap().points;
+        for point in points::list(&lab.service, &lab.item(), None, None).unwrap() {
+            assert!(stored.iter().any(|m| m.point == point.id), "{failing}: it is told to be there");
+        }
+        if lab.service.catalog().get::<Point>(first.id).unwrap().is_some_and(|p| p.version > 1) {
+            assert!(lab.restore(&first).is_err(), "{failing}");
+        }
+        // Also while the clock is not to be trusted: it was decided.
+        lab.hands.jump(-3 * HOUR);
+        let _ = retention::expire_item(&lab.service, lab.item);
+        lab.hands.jump(3 * HOUR);
+        for _ in 0..30 {
+            lab.hands.pass(HOUR);
+            housekeeping::purge(&lab.service).unwrap();
+        }
+        lab.expire();
+        assert!(!lab.days().contains(&1), "{failing}");
     }
 }
 

@@ -118,7 +118,12 @@ pub struct DiskSnapshot {
 
 impl DiskSnapshot {
     /// All of a disk, for implementations of [`Hypervisor`](crate::Hypervisor) outside of this crate.
-    pub fn full(target: &str, size_bytes: u64, format: DiskFormat, reader: Arc<dyn ReadDisk>) -> Result<Self> {
+    pub fn full(
+        target: &str,
+        size_bytes: u64,
+        format: DiskFormat,
+        reader: Arc<dyn ReadDisk>,
+    ) -> Result<Self> {
         Ok(Self {
             target: target.to_owned(),
             size_bytes,

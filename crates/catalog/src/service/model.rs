@@ -511,6 +511,9 @@ pub struct Point {
     /// What tracks each disk's changes from its instant on, by target, and how large the disk was then.
     #[serde(default)]
     pub checkpoints: BTreeMap<String, (String, u64)>,
+    /// When it was decided that it goes, which nobody takes back: no job that is made after this may read it.
+    #[serde(default)]
+    pub going_at: Option<Timestamp>,
     /// When the snapshot went.
     #[serde(default)]
     pub snapshot_ended_at: Option<Timestamp>,
@@ -572,6 +575,9 @@ pub struct Job {
     /// Times it was begun.
     #[serde(default)]
     pub attempts: u32,
+    /// It was cut short, and whether it had been committed could not be seen yet: that comes before anything else.
+    #[serde(default)]
+    pub unsettled: bool,
     /// It waits until then.
     #[serde(default)]
     pub not_before: Option<Timestamp>,

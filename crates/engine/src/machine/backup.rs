@@ -403,7 +403,14 @@ fn transfer(
         warnings,
         attributes,
     };
-    let point = session.commit_as(facts.point, draft)?;
+    let vault = session.vault().clone();
+    let point = session.commit_as(facts.point, draft).map_err(|error| {
+        let is_known = matches!(error, StoreError::LeaseLost { .. })
+            || matches!(vault.point_of(&facts.item, &facts.point), Ok(None));
+        let error = Error::from(error);
+        // It may be there all the same, or come to be: whoever asks later finds it.
+        if is_known { error } else { error.unsettled() }
+    })?;
     Ok((point, report))
 }
 

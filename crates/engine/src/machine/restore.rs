@@ -230,7 +230,7 @@ pub fn restore_from(
         nvram: nvram_path,
         tpm: tpm_of(&point, &mut warnings),
     };
-    let created = create(hypervisor, &request, &files)?;
+    let created = create(hypervisor, &request, &mut files)?;
     // The commit was the definition: from here on the files are the machine's.
     files.keep();
     let directory = storage.directory.clone();
@@ -343,22 +343,37 @@ fn state_of(text: Option<String>, what: &str, instead: &str, warnings: &mut Vec<
     sound
 }
 
-/// Defines the machine. If that fails after all but its answer got lost, it is taken back.
+/// Defines the machine. Where only the answer got lost it is there. Where that cannot be seen the files stay, since they may be a
+/// machine's.
 fn create(
     hypervisor: &dyn Hypervisor,
     request: &RestoreMachineRequest,
-    files: &NewFiles,
+    files: &mut NewFiles,
 ) -> Result<CreatedMachine> {
-    hypervisor.create(request).map_err(|error| {
-        if !matches!(error, HypervisorError::AlreadyExists { .. })
-            && let Ok(machine) = hypervisor.inspect(&request.new_name)
-            && machine.disks.iter().any(|d| d.source.path().is_some_and(|p| files.0.iter().any(|f| f == p)))
-            && let Err(error) = hypervisor.undefine(&request.new_name)
-        {
-            tracing::warn!(machine = request.new_name, %error, "undefining a machine that was not restored");
+    let error = match hypervisor.create(request) {
+        Ok(created) => return Ok(created),
+        Err(error) => error,
+    };
+    let is_made_here = |path: &Path| files.0.iter().any(|file| file == path);
+    match hypervisor.inspect(&request.new_name) {
+        Ok(machine) if machine.disks.iter().any(|d| d.source.path().is_some_and(is_made_here)) => {
+            tracing::warn!(machine = request.new_name, %error, "the machine is defined all the same");
+            Ok(CreatedMachine {
+                name: machine.summary.name,
+                uuid: machine.summary.uuid,
+                warnings: Vec::new(),
+            })
         }
-        error.into()
-    })
+        Ok(_) | Err(HypervisorError::NotFound { .. }) => Err(error.into()),
+        Err(_) => {
+            files.keep();
+            let told = format!(
+                "{error}; whether machine `{}` was defined cannot be seen now: its files stay until somebody has looked",
+                request.new_name
+            );
+            Err(Error::new(Error::from(error).kind, told).unsettled())
+        }
+    }
 }
 
 fn new_tag() -> String {

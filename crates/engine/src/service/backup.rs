@@ -8,7 +8,7 @@
 //! The second is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
 //! tells of it, and is made up for at the next start if it was missed.
 
-use super::{Service, jobs, machines, points, retention, snapshots, transfer};
+use super::{Service, committed, jobs, machines, points, retention, snapshots, transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::{DiskRecord, MachineRecord};
 use crate::machine::{self, BackupOptions};
@@ -87,8 +87,11 @@ fn parts(service: &Service, job: &Job) -> Result<Parts> {
 }
 
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
-    let parts = parts(service, job)?;
-    if let Some(point) = snapshots::pending(service, job)? {
+    // Its snapshot may be a point already, which no failure to read rows ends.
+    let (parts, pending) = committed::record(service, "a backup", || {
+        Ok((parts(service, job)?, snapshots::pending(service, job)?))
+    })?;
+    if let Some(point) = pending {
         return transfer::transfer_snapshot(service, job, &parts, &point, progress);
     }
     task(service, job.id, TAKE_SNAPSHOT)?;
@@ -127,7 +130,10 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             }
             let done = taken.transfer(progress)?;
             record(service, job.id, &parts, &done.point, &known, &done.warnings, &why)?;
-            retention::expire_item(service, parts.item.id)?;
+            // The job is over; what has expired is looked for again by and by.
+            if let Err(error) = retention::expire_item(service, parts.item.id) {
+                tracing::warn!(%error, "expired points could not be removed");
+            }
             Ok(())
         }
     }
@@ -187,14 +193,21 @@ pub(super) fn take_point(
     point.os.clone_from(&machine.os);
     point.keep_until = Some(keep_until);
     point.no_snapshot = why;
-    point.name = free_name(service, &point)?;
     let taken_at = point.taken_at;
-    service.catalog.apply(&[Change::put(&point)])?;
-    service.catalog.update::<Item, Error>(item.id, |row| {
-        row.last_point_at = Some(taken_at);
-        Ok(Vec::new())
-    })?;
-    Ok(point)
+    // It is in the vault: the row follows, however long that takes.
+    committed::record(service, "a point that is in the vault", || {
+        if let Some(there) = service.catalog.get::<Point>(point.id)? {
+            return Ok(there);
+        }
+        let mut point = point.clone();
+        point.name = free_name(service, &point)?;
+        service.catalog.update::<Item, Error>(item.id, |row| {
+            row.last_point_at = row.last_point_at.max(Some(taken_at));
+            Ok(vec![Change::put(&point)])
+        })?;
+        point.version = 1;
+        Ok(point)
+    })
 }
 
 /// Notes that a job has come to a task.
@@ -248,8 +261,23 @@ pub(super) fn detailed(
     Ok(point)
 }
 
-/// Tells the catalog of a point that is in the vault: the point, the item's new state, and the job's end, at once.
+/// Tells the catalog of a point that is in the vault: the point, the item's new state, and the job's end, at once, and until
+/// it knows.
 pub(super) fn record(
+    service: &Service,
+    job: Uuid,
+    parts: &Parts,
+    manifest: &Manifest,
+    luns: &[(String, i32)],
+    warnings: &[String],
+    no_snapshot: &str,
+) -> Result<()> {
+    committed::record(service, "a point that is in the vault", || {
+        record_once(service, job, parts, manifest, luns, warnings, no_snapshot)
+    })
+}
+
+fn record_once(
     service: &Service,
     job: Uuid,
     parts: &Parts,
@@ -263,6 +291,10 @@ pub(super) fn record(
     point.no_snapshot = no_snapshot.to_owned();
     let read_bytes: u64 = manifest.disks.iter().map(|d| d.read_bytes).sum();
     service.catalog.update::<Job, Error>(job, |job| {
+        // By a try whose answer was lost.
+        if job.status.is_over() {
+            return Ok(Vec::new());
+        }
         let now = service.now();
         for warning in manifest.warnings.iter().chain(warnings) {
             if !job.warnings.contains(warning) {
@@ -370,6 +402,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
             .iter()
             .filter_map(|d| Some((d.name.clone(), (DiskRecord::of(d).checkpoint?, d.size_bytes))))
             .collect(),
+        going_at: None,
         snapshot_ended_at: None,
         no_snapshot: String::new(),
     }

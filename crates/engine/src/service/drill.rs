@@ -9,7 +9,7 @@
 //! file systems were frozen through its agent must answer by its agent.
 
 use super::backup::task;
-use super::{Service, jobs, points};
+use super::{Service, committed, jobs, points};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::*;
 use crate::machine::definition;
@@ -138,7 +138,7 @@ pub fn begin(
         plan: None,
     };
     job.request = serde_json::to_value(&request).unwrap_or_default();
-    jobs::put(service, &job, Vec::new())?;
+    jobs::put_reading(service, &job, point)?;
     service.runner.wake();
     Ok(job)
 }
@@ -412,7 +412,8 @@ fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, scre
         message: seen.problem,
     };
     let point = PointId::from_uuid(request.point);
-    service.catalog.update::<Job, Error>(job, |job| {
+    let told = || {
+        service.catalog.update::<Job, Error>(job, |job| {
         if job.status.is_over() {
             return Ok(Vec::new());
         }
@@ -451,7 +452,10 @@ fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, scre
             })
             .into_iter()
             .collect())
-    })?;
+    })
+    };
+    // Nobody is to wait for all of it again because of this.
+    committed::record(service, "a drill's result", told)?;
     Ok(())
 }
 

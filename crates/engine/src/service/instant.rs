@@ -6,7 +6,7 @@
 //! same socket, before the machine's requests have waited too long; one that was paused meanwhile is resumed.
 
 use super::backup::task;
-use super::{Service, jobs, machines, restore};
+use super::{Service, committed, jobs, machines, restore};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{INSTANT_BOOT, INSTANT_BOOT_BLIND, INSTANT_LOOK_INTERVAL, INSTANT_RETRY_MAX};
 use crate::machine::instant::{self, Exports, Network, Plan, Wanted};
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Item, Job, Point, Query, Vault};
+use strongroom_catalog::service::{Item, Job, Point, Vault};
 use strongroom_domain::job::{JobOperation, JobTask, task as tasks};
 use strongroom_hypervisor::{AgentState, Hypervisor};
 use strongroom_store::{Progress, ReadSession};
@@ -58,15 +58,6 @@ pub fn is_one(job: &Job) -> bool {
 /// Whether a job has made something that somebody has to see to.
 pub(super) fn has_begun(job: &Job) -> bool {
     is_one(job) && !job.request["plan"].is_null()
-}
-
-/// Whether a machine still runs from this point: it must not go then.
-pub(super) fn needs(service: &Service, point: &Point) -> Result<bool> {
-    let open: Vec<Job> = service.catalog.find(&Query::all().eq("item", point.item).eq("open", true))?;
-    Ok(open.iter().any(|job| {
-        is_one(job)
-            && job.request["point"].as_str() == Some(&Uuid::from_bytes(*point.id.as_bytes()).to_string())
-    }))
 }
 
 /// Checks a request and writes its job. `luns`: these disks alone.
@@ -118,7 +109,7 @@ pub fn begin(
         started: false,
     };
     job.request = serde_json::to_value(&request).unwrap_or_default();
-    jobs::put(service, &job, Vec::new())?;
+    jobs::put_reading(service, &job, point)?;
     service.runner.wake();
     Ok(job)
 }
@@ -148,16 +139,22 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
     let done = work.all(&mut request);
     let Err(error) = done else { return Ok(()) };
     let Some(plan) = &request.plan else { return Err(error) };
-    if request.started && !is_cancelled_by_somebody(service, job.id)? {
+    // What may run is not taken away for that.
+    if error.is_unsettled() {
+        return Err(error);
+    }
+    let is_cancelled = || is_cancelled_by_somebody(service, job.id);
+    if request.started && !committed::record(service, "a cancellation", is_cancelled)? {
         // The service stops: the machine runs on.
         return Err(error);
     }
-    // Tried for a while: libvirt may be restarting.
+    // Tried for a while: libvirt may be restarting. A machine that was started, and is not wanted any more, for as long as it takes.
     let mut left = 5;
     loop {
         match instant::abandon(&*hypervisor, plan) {
             Ok(()) => return Err(error),
-            Err(gone) if left == 0 => {
+            Err(_) if request.started && service.runner.is_stopping() => return Err(error.unsettled()),
+            Err(gone) if left == 0 && !request.started => {
                 return Err(Error::new(
                     gone.kind,
                     format!(
@@ -170,7 +167,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 tracing::warn!(error = %gone, "a machine that was cancelled could not be removed yet")
             }
         }
-        left -= 1;
+        left = (left - 1).max(0);
         std::thread::sleep(Duration::from_secs(1));
     }
 }
@@ -201,7 +198,10 @@ impl Work<'_> {
             // A machine runs from the vault: giving up would take its disks away. It is tried again until it works, or
             // somebody cancels it.
             tracing::warn!(machine = request.target.name, %error, "moving a machine's data does not go on");
-            self.warn(&format!("It does not go on for now, and is tried again: {error}"))?;
+            let told = self.warn(&format!("It does not go on for now, and is tried again: {error}"));
+            if let Err(error) = told {
+                tracing::warn!(%error, "the job's warning could not be written");
+            }
             self.wait(pause)?;
             pause = (pause * 2).min(INSTANT_RETRY_MAX);
         }
@@ -257,30 +257,35 @@ impl Work<'_> {
             save(self.service, self.job.id, request)?;
         }
         let Some(plan) = request.plan.clone() else { return Err(Error::cancelled()) };
-        // Of the attempt before: its socket is taken over.
-        drop(self.exports.lock().take());
-        *self.exports.lock() = Some(instant::serve(self.hypervisor, &session, &point, &plan)?);
+        // Those of the attempt before stay, since a machine may run from them; unless they could not read the vault.
+        let are_sound = self.exports.lock().as_ref().is_some_and(|e| e.last_failure().is_none());
+        if !are_sound {
+            // The socket is taken over.
+            drop(self.exports.lock().take());
+            *self.exports.lock() = Some(instant::serve(self.hypervisor, &session, &point, &plan)?);
+        }
         let found = instant::find(self.hypervisor, &plan)?;
         let mut is_new = false;
         if !request.started {
+            let mut notes = Vec::new();
             match &found {
                 Some(machine) if machine.state.is_active() => {}
-                Some(_) => instant::start_again(self.hypervisor, &point, &plan)?,
+                Some(_) => instant::start_again(self.hypervisor, &point, &plan)
+                    .or_else(|error| self.check_runs(error, &plan))?,
                 None => {
                     // Of an attempt that came to nothing.
                     instant::remove_files(&plan);
                     instant::make_files(&point, &plan)?;
                     self.progress.check()?;
-                    let made = instant::start(self.hypervisor, &point, &plan)?;
-                    if !made.warnings.is_empty() {
-                        self.note("Notes", made.warnings.join("; "))?;
+                    match instant::start(self.hypervisor, &point, &plan) {
+                        Ok(made) => notes = made.warnings,
+                        Err(error) => self.check_runs(error, &plan)?,
                     }
                 }
             }
             is_new = true;
             request.started = true;
-            save(self.service, self.job.id, request)?;
-            self.note(STARTED, plan.machine.clone())?;
+            self.note_start(request, &plan, &notes)?;
             if let Err(error) = self.place(request) {
                 tracing::warn!(%error, "the machine will be discovered later");
             }
@@ -299,6 +304,41 @@ impl Work<'_> {
             ));
         }
         restore::complete(self.service, self.job.id, Vec::new(), Vec::new())
+    }
+
+    /// After a start that failed: it may have been its answer alone that was lost. Until that is known the exports stay.
+    fn check_runs(&self, error: Error, plan: &Plan) -> Result<()> {
+        loop {
+            match instant::find(self.hypervisor, plan) {
+                Ok(Some(machine)) if machine.state.is_active() => {
+                    tracing::warn!(machine = machine.name, %error, "the machine runs all the same");
+                    return Ok(());
+                }
+                Ok(_) => return Err(error),
+                Err(unknown) => {
+                    tracing::warn!(machine = plan.machine, %unknown, "whether a machine runs is not known");
+                    self.wait(Duration::from_secs(1)).map_err(Error::unsettled)?;
+                }
+            }
+        }
+    }
+
+    /// The machine runs, which was the commit: this is written down late rather than not at all.
+    fn note_start(&self, request: &InstantRequest, plan: &Plan, notes: &[String]) -> Result<()> {
+        let value = serde_json::to_value(request).unwrap_or_default();
+        let mut properties = vec![(STARTED.to_owned(), plan.machine.clone())];
+        if !notes.is_empty() {
+            properties.insert(0, ("Notes".to_owned(), notes.join("; ")));
+        }
+        committed::record(self.service, "a machine's start", || {
+            self.service.catalog.update::<Job, Error>(self.job.id, |job| {
+                job.request = value.clone();
+                job.properties.retain(|(name, _)| !properties.iter().any(|(new, _)| new == name));
+                job.properties.extend(properties.clone());
+                Ok(Vec::new())
+            })?;
+            Ok(())
+        })
     }
 
     /// The restored machine is known at once, in the group that was asked for.

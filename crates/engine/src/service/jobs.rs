@@ -4,7 +4,8 @@ use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use strongroom_catalog::service::{Change, Item, Job, JobProgress, Query, Vault};
+use strongroom_catalog::service::{Change, Item, Job, JobProgress, Point, Query, Vault};
+use strongroom_domain::PointId;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
 use uuid::Uuid;
 
@@ -58,6 +59,38 @@ pub fn open_of(service: &Service, item: Uuid) -> Result<Option<Job>> {
     Ok(open.into_iter().find(|job| job.operation != JobOperation::Drill && !super::instant::is_one(job)))
 }
 
+/// The points that a job reads, or may have to: as long as it is open they stay.
+fn points_of(job: &Job) -> impl Iterator<Item = PointId> + '_ {
+    ["/point", "/swap/before"]
+        .into_iter()
+        .filter_map(|at| job.request.pointer(at)?.as_str()?.parse().ok())
+        .map(PointId::from_uuid)
+}
+
+/// A job that is not over, and that a point must not go before. To be asked after the point's row was read: a job that is made
+/// later changes the row.
+pub(super) fn needing(service: &Service, point: &Point) -> Result<Option<Job>> {
+    let open: Vec<Job> = service.catalog.find(&Query::all().eq("item", point.item).eq("open", true))?;
+    Ok(open.into_iter().find(|job| points_of(job).any(|id| id == point.id)))
+}
+
+/// Writes a job that reads a point. The same transaction touches the point, so that whoever is about to remove it notices, and
+/// is refused for one that goes already. From there on the point stays until the job is over.
+pub(super) fn put_reading(service: &Service, job: &Job, point: &Point) -> Result<()> {
+    let gone = || {
+        Error::not_found(format!(
+            "Recovery point '{}' of '{}' has expired meanwhile: choose another one.",
+            point.name, job.entity
+        ))
+        .coded("UserErrorRecoveryPointNotFound")
+    };
+    let pinned = service.catalog.update::<Point, Error>(point.id, |row| match row.going_at {
+        Some(_) => Err(gone()),
+        None => Ok(vec![Change::put(job)]),
+    })?;
+    pinned.map(|_| ()).ok_or_else(gone)
+}
+
 /// A new job about an item, not written yet.
 pub(super) fn draft(service: &Service, item: &Item, operation: JobOperation, asked_by: &str) -> Job {
     Job {
@@ -81,6 +114,7 @@ pub(super) fn draft(service: &Service, item: &Item, operation: JobOperation, ask
         lease: None,
         cancel_requested: false,
         attempts: 0,
+        unsettled: false,
         not_before: None,
         activity_id: Uuid::new_v4(),
         asked_by: asked_by.to_owned(),
@@ -140,7 +174,7 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
         job.status = JobStatus::Cancelling;
         // One that has made something is begun once more, to take it away; one whose snapshot is there is ended by the
         // runner, which removes it.
-        let has_begun = super::instant::has_begun(job) || super::restore_container::has_begun(job);
+        let has_begun = has_begun(job) || job.unsettled;
         if job.lease.is_none() && !is_kept && !has_begun {
             note_cancelled(job);
             end(job, JobStatus::Cancelled, service.now());
@@ -150,6 +184,11 @@ pub fn cancel(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
     service.runner.cancel(id);
     service.runner.wake();
     cancelled.ok_or_else(|| Error::not_found(format!("Job '{id}' is gone.")))
+}
+
+/// Whether a job has made something, before its commit or after it, that only it can take away or complete.
+pub(super) fn has_begun(job: &Job) -> bool {
+    super::instant::has_begun(job) || super::restore_container::has_begun(job) || super::swap::has_begun(job)
 }
 
 pub(super) fn note_cancelled(job: &mut Job) {
@@ -213,23 +252,23 @@ pub(super) fn job_error(error: &Error) -> JobError {
     }
 }
 
+/// Of a job that nobody can say anything of, ever.
+pub(super) const NOT_UNDERSTOOD: &str = "UserErrorJobNotUnderstood";
+
 /// What a job is about, and what is to be done.
 pub(super) fn parts<R: DeserializeOwned>(service: &Service, job: &Job) -> Result<(Vault, Item, R)> {
-    let gone = |what: &str| Error::not_found(format!("The job's {what} is no longer known."));
+    let gone =
+        |what: &str| Error::not_found(format!("The job's {what} is no longer known.")).coded(NOT_UNDERSTOOD);
     let item = job.item.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let vault = service.catalog.get(job.vault)?.ok_or_else(|| gone("vault"))?;
-    let request = serde_json::from_value(job.request.clone())
-        .map_err(|e| Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}")))?;
+    let request = serde_json::from_value(job.request.clone()).map_err(|e| {
+        Error::new(ErrorKind::Failed, format!("The job's request is not understood: {e}"))
+            .coded(NOT_UNDERSTOOD)
+    })?;
     Ok((vault, item.ok_or_else(|| gone("item"))?, request))
 }
 
 /// Jobs that are not over, the oldest first.
 pub(super) fn open(service: &Service) -> Result<Vec<Job>> {
     Ok(service.catalog.find(&Query::all().eq("open", true).ascending("started_us"))?)
-}
-
-/// Writes a job together with other changes.
-pub(super) fn put(service: &Service, job: &Job, mut others: Vec<Change>) -> Result<()> {
-    others.push(Change::put(job));
-    Ok(service.catalog.apply(&others)?)
 }

@@ -8,6 +8,7 @@
 //! - [`groups`], [`vaults`], [`policies`], [`machines`], [`items`], [`points`], [`places`]: the resources.
 //! - [`jobs`], [`operations`]: what is being done, and following it.
 //! - [`runner`], [`backup`], [`restore`], [`instant`], [`drill`]: doing it.
+//! - `committed`: what follows a commit, whatever fails.
 //! - [`snapshots`]: the snapshot tier.
 //! - [`schedule`], [`retention`], [`housekeeping`], `notes`: what happens without anyone.
 //! - [`audit`]: what is remembered of all that, by whoever did it.
@@ -17,6 +18,7 @@
 pub mod audit;
 pub mod backup;
 pub mod clock;
+mod committed;
 pub mod config;
 pub mod drill;
 pub mod groups;

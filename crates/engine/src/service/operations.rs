@@ -37,10 +37,14 @@ pub(super) fn of_job(service: &Service, id: Uuid, job: &Job, follows_job: bool) 
     }
 }
 
-/// One that is over as soon as its job has begun. Of restores its id is the job's.
+/// One that is over as soon as its job has begun. Of restores its id is the job's. The job is there: where the operation cannot be
+/// written it is followed by the job's own id.
 pub fn begun(service: &Service, job: &Job, id_is_jobs: bool) -> Result<Uuid> {
     let id = if id_is_jobs { job.id } else { Uuid::new_v4() };
-    service.catalog.apply(&[Change::put(&of_job(service, id, job, false))])?;
+    if let Err(error) = service.catalog.apply(&[Change::put(&of_job(service, id, job, false))]) {
+        tracing::warn!(job = %job.id, %error, "an operation could not be written; its job goes on");
+        return Ok(job.id);
+    }
     Ok(id)
 }
 
@@ -103,7 +107,11 @@ pub(super) fn recover(service: &Service) -> Result<()> {
 }
 
 pub fn state(service: &Service, id: Uuid) -> Result<OperationState> {
-    let operation: Operation = service.catalog.get(id)?.ok_or_else(|| {
+    let operation: Option<Operation> = match service.catalog.get(id)? {
+        None => service.catalog.get::<Job>(id)?.map(|job| of_job(service, id, &job, false)),
+        there => there,
+    };
+    let operation = operation.ok_or_else(|| {
         Error::not_found(format!("Operation {id} was not found; operations are kept for some days."))
             .coded("OperationNotFound")
     })?;

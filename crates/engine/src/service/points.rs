@@ -19,11 +19,13 @@ pub fn list(
     if let Some(until) = until {
         query = query.less("taken_us", until);
     }
-    Ok(service.catalog.find(&query.descending("taken_us"))?)
+    let found: Vec<Point> = service.catalog.find(&query.descending("taken_us"))?;
+    Ok(found.into_iter().filter(|point| point.going_at.is_none()).collect())
 }
 
 pub fn get(service: &Service, item: &Item, name: &str) -> Result<Point> {
-    service.catalog.first(Query::all().eq("item", item.id).eq("name", name))?.ok_or_else(|| {
+    let found: Option<Point> = service.catalog.first(Query::all().eq("item", item.id).eq("name", name))?;
+    found.filter(|point| point.going_at.is_none()).ok_or_else(|| {
         Error::not_found(format!(
             "Recovery point '{name}' of '{}' was not found: it never was, or it has expired. See `az backup recoverypoint list`.",
             item.machine_name

@@ -9,14 +9,14 @@
 //!   place;
 //! - else a new disk.
 //!
-//! Then the job's row says that all is ready: that is the commit, and from there on [`super::swap`] goes forward, also after a
-//! crash. Before it, nothing of the machine's has been touched.
+//! Then the job's row says that all is ready, and from there on [`super::swap`] goes forward, also after a crash, unless it finds
+//! that the machine was started. Before it, nothing of the machine's has been touched.
 
 use super::backup::{self, task};
 use super::restore::{CREATE_REPLACE, RestoreRequest};
 use super::snapshots::OpenPoint;
 use super::swap::{self, ReadyDisk, Swap, Way};
-use super::{Service, machines};
+use super::{Service, committed, machines};
 use crate::error::{Error, Result};
 use crate::present;
 use crate::restore::{RestoreOptions, restore_disk};
@@ -56,8 +56,10 @@ pub(super) fn run(
     if request.swap.is_empty() {
         written = prepare(service, job, vault, item, &mut request, &mut warnings, progress)?;
     }
-    task(service, job.id, CREATE_REPLACE)?;
-    let rest = swap::carry_out(service, job, vault, item, request, progress)?;
+    if let Err(error) = task(service, job.id, CREATE_REPLACE) {
+        tracing::warn!(%error, "the job's progress could not be written");
+    }
+    let rest = swap::carry_out(service, job, vault, item, request, progress, &mut warnings)?;
     let details = vec![
         ("Bytes Compared".to_owned(), (written.compared_bytes + rest.compared_bytes).to_string()),
         ("Bytes Written".to_owned(), (written.written_bytes + rest.written_bytes).to_string()),
@@ -103,6 +105,7 @@ fn prepare(
             target: place.disk.name.clone(),
             format: place.format,
             way: Way::Ready,
+            files: None,
         });
         let Some(ready) = made.0.last_mut() else { continue };
         let present = vaulted.iter().flat_map(|m| &m.disks).find(|d| d.name == place.disk.name);
@@ -113,15 +116,31 @@ fn prepare(
     }
     progress.check()?;
     super::restore::check_replace(service, &machine)?;
+    for disk in made.0.iter_mut().filter(|d| d.way == Way::Ready) {
+        disk.files = Some(swap::Files::of(disk)?);
+    }
     request.swap = Swap {
         disks: made.0.clone(),
         before: Some(Uuid::from_bytes(*before.id.as_bytes())),
         ..Swap::default()
     };
-    // The commit point.
-    swap::note(service, job.id, request)?;
-    made.0.clear();
-    Ok(total)
+    let ready = || {
+        // By a try whose answer was lost.
+        let row = service.catalog.get::<Job>(job.id)?;
+        if row.is_some_and(|row| swap::has_begun(&row)) {
+            return Ok(());
+        }
+        progress.check()?;
+        swap::note_ready(service, job.id, request, &before)
+    };
+    match committed::record(service, "a replacement that is ready", ready) {
+        // Where it is not known, the row says so later whether they are needed.
+        Err(error) if !error.is_unsettled() => Err(error),
+        noted => {
+            made.0.clear();
+            noted.map(|()| total)
+        }
+    }
 }
 
 /// Makes one disk ready, in the way that costs least.

@@ -10,7 +10,7 @@ use super::restore_container::{self, Sent};
 use super::restore_disks::{self, Destination};
 use super::snapshots::{self, OpenPoint};
 use super::swap::Swap;
-use super::{Service, jobs, machines};
+use super::{Service, committed, jobs, machines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{self, Planned, RestoreOptions as MachineRestoreOptions, RestorePlan};
 use crate::target::DiskFormat;
@@ -200,10 +200,13 @@ pub fn restore(
     };
     job.request = serde_json::to_value(&request).unwrap_or_default();
     job.vault = vault.id;
-    jobs::put(service, &job, Vec::new())?;
+    jobs::put_reading(service, &job, point)?;
     service.runner.wake();
     Ok(job)
 }
+
+/// The machine's disks are in use.
+pub(super) const NOT_OFF: &str = "UserErrorVmNotInDesirableState";
 
 /// Whether a machine's disks could be replaced now: only while it is off.
 pub fn check_replace(service: &Service, machine: &Machine) -> Result<()> {
@@ -217,7 +220,7 @@ pub fn check_replace(service: &Service, machine: &Machine) -> Result<()> {
                 machine.name, seen.summary.state
             ),
         )
-        .coded("UserErrorVmNotInDesirableState")),
+        .coded(NOT_OFF)),
     }
 }
 
@@ -279,8 +282,16 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         Target::Disks { directory, pool, format, .. } => {
             let open = open(service, job, &parts)?;
             let to = Destination { directory, pool: pool.as_ref(), format: *format };
-            restore_disks::run(service, job, &parts.request, &open.source, &open.manifest, &to, progress)?;
-            complete(service, job.id, Vec::new(), open.warnings)
+            let more = restore_disks::run(
+                service,
+                job,
+                &parts.request,
+                &open.source,
+                &open.manifest,
+                &to,
+                progress,
+            )?;
+            complete(service, job.id, Vec::new(), [open.warnings, more].concat())
         }
         Target::Container { .. } => {
             let warnings = restore_container::run(
@@ -308,7 +319,10 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             let open = open(service, job, &parts)?;
             let restored =
                 machine::restore_from(&*hypervisor, &open.source, open.manifest, &options, progress)?;
-            task(service, job.id, CREATE)?;
+            // It is defined: from here on nothing fails.
+            if let Err(error) = task(service, job.id, CREATE) {
+                tracing::warn!(%error, "the job's progress could not be written");
+            }
             places::refresh_pools(service, host, &restored.storage);
             if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
                 tracing::warn!(%error, "the restored machine will be discovered later");
@@ -377,24 +391,32 @@ pub(super) fn note_machine(service: &Service, target: &Target, uuid: &str) -> Re
     super::items::adopt(service, &placed)
 }
 
+/// Tells of a restore that is committed, until the catalog knows.
 pub(super) fn complete(
     service: &Service,
     job: Uuid,
     made: Vec<(String, String)>,
     warnings: Vec<String>,
 ) -> Result<()> {
-    service.catalog.update::<Job, Error>(job, |job| {
-        let last = job.properties.pop();
-        job.properties.extend(made.clone());
-        job.properties.extend(last);
-        job.warnings.extend(warnings.clone());
-        job.progress.percent = Some(100);
-        job.progress.remaining_seconds = Some(0);
-        let status =
-            if job.warnings.is_empty() { JobStatus::Completed } else { JobStatus::CompletedWithWarnings };
-        jobs::end(job, status, service.now());
-        Ok(Vec::<Change>::new())
-    })?;
+    let told = || {
+        service.catalog.update::<Job, Error>(job, |job| {
+            // By a try whose answer was lost.
+            if job.status.is_over() {
+                return Ok(Vec::new());
+            }
+            let last = job.properties.pop();
+            job.properties.extend(made.clone());
+            job.properties.extend(last);
+            job.warnings.extend(warnings.clone());
+            job.progress.percent = Some(100);
+            job.progress.remaining_seconds = Some(0);
+            let status =
+                if job.warnings.is_empty() { JobStatus::Completed } else { JobStatus::CompletedWithWarnings };
+            jobs::end(job, status, service.now());
+            Ok(Vec::<Change>::new())
+        })
+    };
+    committed::record(service, "a restore that is done", told)?;
     Ok(())
 }
 
@@ -429,17 +451,25 @@ pub(super) fn recover(service: &Service, job: &Job) -> Result<bool> {
         Target::Disks { directory, pool, .. } => {
             restore_disks::remove_leftovers(job, directory);
             if directory.join(restore_disks::container(job)).is_dir() {
-                restore_disks::publish(service, job, directory, pool.as_ref())?;
-                complete(service, job.id, Vec::new(), Vec::new())?;
+                let warnings = restore_disks::publish(service, job, directory, pool.as_ref());
+                complete(service, job.id, Vec::new(), warnings)?;
                 return Ok(true);
             }
         }
         Target::Machine { name, host, .. } => {
             // The name was free when the job began, and nobody else makes a machine of files named like this.
-            if let Ok(machine) = service.host(host)?.hypervisor.inspect(name)
-                && machine.disks.iter().any(|d| is_restored_file(d.source.path(), name))
-            {
-                note_machine(service, &parts.request.target, &machine.summary.uuid)?;
+            let found = match service.host(host)?.hypervisor.inspect(name) {
+                Ok(machine) => {
+                    Some(machine).filter(|m| m.disks.iter().any(|d| is_restored_file(d.source.path(), name)))
+                }
+                Err(strongroom_hypervisor::Error::NotFound { .. }) => None,
+                // Its files stay until that is known.
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(machine) = found {
+                if let Err(error) = note_machine(service, &parts.request.target, &machine.summary.uuid) {
+                    tracing::warn!(%error, "the restored machine will be discovered later");
+                }
                 let notes = after(&machine.definition_xml).join("; ");
                 complete(service, job.id, vec![("Notes".to_owned(), notes)], Vec::new())?;
                 return Ok(true);

@@ -161,7 +161,7 @@ pub(super) fn run(
         &names,
         format.unwrap_or(DiskFormat::Qcow2),
     );
-    if sent.is_err()
+    if sent.as_ref().is_err_and(|error| !error.is_unsettled())
         && let Err(error) = clean(service, job, &request, &place.container, &directory)
     {
         tracing::warn!(directory, %error, "what a restore had sent could not be taken away");
@@ -169,10 +169,13 @@ pub(super) fn run(
             "What had been sent could not be taken away again ({error}); remove {directory} from {} yourself.",
             place.account.url
         );
-        service.catalog.update::<Job, Error>(job.id, |job| {
+        let told = service.catalog.update::<Job, Error>(job.id, |job| {
             job.warnings.push(left.clone());
             Ok(Vec::<Change>::new())
-        })?;
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "the job's warning could not be written");
+        }
     }
     sent
 }
@@ -259,8 +262,14 @@ fn send(
     restore_disks::tell(service, job, &full, &shown.container, &shown.base, &manifest, &restored)?;
     progress.check()?;
     // The commit.
-    put(&names.config, config)?;
-    Ok(warnings)
+    let Err(error) = put(&names.config, config) else { return Ok(warnings) };
+    // Its answer may have been lost, and it be there all the same: then all is.
+    match container.cleaning(SETTLING_PATIENCE).size_bytes(&format!("{directory}/{}", names.config)) {
+        Ok(Some(_)) => Ok(warnings),
+        Ok(None) => Err(error),
+        // Nothing is taken away before that is known; the job is begun once more for it.
+        Err(_) => Err(error.unsettled()),
+    }
 }
 
 /// After a crash: either all was committed, or what was sent is taken away, and the job has failed.

@@ -77,7 +77,7 @@ pub(super) fn run(
     manifest: &Manifest,
     to: &Destination<'_>,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let container = container(job);
     let final_directory = to.directory.join(&container);
     let hidden = Hidden(to.directory.join(format!(".{container}")));
@@ -121,13 +121,29 @@ pub(super) fn run(
     // The commit: from here on the disks are there, under their name.
     fs::rename(&hidden.0, &final_directory)
         .map_err(|e| Error::io(format!("naming {}", final_directory.display()), e))?;
-    sync(to.directory)?;
-    publish(service, job, to.directory, to.pool)
+    Ok(publish(service, job, to.directory, to.pool))
 }
 
-/// After the commit: a pool's disks become its volumes. Done again after a crash.
-pub(super) fn publish(service: &Service, job: &Job, directory: &Path, pool: Option<&Pool>) -> Result<()> {
-    let Some(pool) = pool else { return Ok(()) };
+/// After the commit: a pool's disks become its volumes. Done again after a crash. Returns what could not be done of it: the disks
+/// are there all the same.
+pub(super) fn publish(service: &Service, job: &Job, directory: &Path, pool: Option<&Pool>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Err(error) = sync(directory) {
+        warnings.push(format!("the disks are there, but might not outlive a crash of the host now: {error}"));
+    }
+    if let Some(pool) = pool
+        && let Err(error) = move_up(service, job, directory, pool)
+    {
+        warnings.push(format!(
+            "disks that could not become volumes of pool {} are in {}, from where they can be moved: {error}",
+            pool.name,
+            directory.join(container(job)).display()
+        ));
+    }
+    warnings
+}
+
+fn move_up(service: &Service, job: &Job, directory: &Path, pool: &Pool) -> Result<()> {
     let from = directory.join(container(job));
     let failed = |e| Error::io(format!("looking at {}", from.display()), e);
     let names = Names::of(job);

@@ -1,6 +1,6 @@
 //! Expired recovery points go.
 
-use super::{Service, snapshots};
+use super::{Service, jobs, snapshots};
 use crate::error::Result;
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
 use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
@@ -39,42 +39,47 @@ pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Opti
 pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     // The very time that was looked at: one that jumps after this expires nothing.
     let now = service.watch_clock().wall;
-    if !service.guard.lock().may_expire() {
-        return Ok(0);
-    }
+    let may_expire = service.guard.lock().may_expire();
     let Some(item) = service.catalog.get::<Item>(item)? else { return Ok(0) };
-    if item.state.retention_mode() == RetentionMode::KeepAll {
-        return Ok(0);
-    }
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
-    let Some(verdicts) = verdicts(service, &item, &points)? else { return Ok(0) };
-    let expired: Vec<&Point> = points
-        .iter()
-        .zip(&verdicts)
-        .filter(|(point, verdict)| verdict.is_expired(now) && point.transfer == Transfer::Done)
-        .map(|(point, _)| point)
-        .collect();
+    // What was decided is carried through, whatever holds by now: nothing can be restored from these any more.
+    let (mut expired, points): (Vec<Point>, Vec<Point>) =
+        points.into_iter().partition(|point| point.going_at.is_some());
+    if may_expire
+        && item.state.retention_mode() != RetentionMode::KeepAll
+        && let Some(verdicts) = verdicts(service, &item, &points)?
+    {
+        let mut verdicts = verdicts.iter();
+        expired.extend(points.into_iter().filter(|point| {
+            let verdict = verdicts.next();
+            verdict.is_some_and(|verdict| verdict.is_expired(now)) && point.transfer == Transfer::Done
+        }));
+    }
     if expired.is_empty() {
         return Ok(0);
     }
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     let store = service.store(&vault)?;
+    let mut gone = 0;
     for point in &expired {
-        if super::instant::needs(service, point)? {
-            // A machine runs from it: it expires when that is over.
-            continue;
+        if actor::named("service: retention", || forget(service, &store, point))? {
+            tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
+            gone += 1;
         }
-        tracing::info!(item = item.machine_name, point = %point.id, taken_at = %point.taken_at, "expired");
-        actor::named("service: retention", || forget(service, &store, point))?;
     }
-    super::vaults::reclaim_later(service, vault.id)?;
-    Ok(expired.len())
+    if gone > 0 {
+        super::vaults::reclaim_later(service, vault.id)?;
+    }
+    Ok(gone)
 }
 
-/// First out of the vault, then out of the catalog: cut short in between, it is done again.
+/// First the row is marked, in a transaction that no job which needs the point gets past; then the point goes out of the vault,
+/// then out of the catalog: cut short in between, it is done again.
 ///
-/// One whose transfer goes on is its job's; one that is being restored from its snapshot goes the next time: `false`.
+/// One whose transfer goes on is its job's; one that is being restored from its snapshot, or that a job reads or is going to, goes
+/// the next time: `false`.
 pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: &Point) -> Result<bool> {
+    let Some(mut point) = service.catalog.get::<Point>(point.id)? else { return Ok(true) };
     let claim = match (&point.transfer, &point.snapshot) {
         (Transfer::Pending, _) => return Ok(false),
         (_, Some(_)) => match service.snapshots.claim(point.id) {
@@ -83,11 +88,24 @@ pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: 
         },
         (_, None) => None,
     };
+    if point.going_at.is_none() {
+        if let Some(job) = jobs::needing(service, &point)? {
+            tracing::info!(point = %point.id, job = %job.id, "stays, since a job needs it");
+            return Ok(false);
+        }
+        point.going_at = Some(service.now());
+        match service.catalog.apply(&[Change::put(&point)]) {
+            Ok(()) => point.version += 1,
+            // A job was made that needs it, perhaps.
+            Err(ServiceError::Conflict { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
     match store.forget(&point.id) {
         Ok(()) | Err(StoreError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    match service.catalog.apply(&[Change::delete(point)]) {
+    match service.catalog.apply(&[Change::delete(&point)]) {
         Ok(()) => {}
         Err(ServiceError::Conflict { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),

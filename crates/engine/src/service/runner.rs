@@ -2,13 +2,13 @@
 //! when the service stops.
 
 use super::{
-    Service, audit, backup, clock, drill, housekeeping, instant, jobs, machines, operations, restore,
-    schedule, snapshots, transfer, vaults,
+    Service, audit, backup, clock, committed, drill, housekeeping, instant, jobs, machines, operations,
+    restore, schedule, snapshots, transfer, vaults,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKUP_DURATION_MAX, DISCOVERY_INTERVAL, HEARTBEAT_INTERVAL, JOB_ATTEMPTS_MAX, LEASE_DURATION,
-    SCHEDULE_INTERVAL, STOP_TIMEOUT, TRANSFER_RETRY_MAX,
+    SCHEDULE_INTERVAL, STOP_TIMEOUT, TRANSFER_RETRY_MAX, UNSETTLED_RETRY,
 };
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -181,23 +181,48 @@ impl Service {
         operations::recover(self)?;
         for job in jobs::open(self)? {
             let id = job.id;
-            let done = match job.operation {
-                JobOperation::Backup => backup::recover(self, &job),
-                JobOperation::Restore if instant::is_one(&job) => instant::recover(self, &job),
-                JobOperation::Restore => restore::recover(self, &job),
-                JobOperation::Drill => drill::recover(self, &job),
-                _ => Ok(false),
-            };
-            let outcome = match done {
-                Ok(true) => continue,
+            let outcome = match self.what_is_there(&job) {
+                Ok(true) => self.is_settled(id, None),
                 Ok(false) => self.take_up_again(&job),
-                Err(error) => Err(error),
+                Err(error) if error.code == Some(jobs::NOT_UNDERSTOOD) => Err(error),
+                // Neither failed nor begun anew before that is known.
+                Err(error) => leave_unsettled(self, id, &error, None),
             };
             if let Err(error) = outcome {
+                if committed::is_catalogs(&error) {
+                    return Err(error);
+                }
                 tracing::warn!(job = %id, %error, "taking up a job that was interrupted");
                 fail(self, id, &error)?;
             }
         }
+        Ok(())
+    }
+
+    /// Looks at what a job that was cut short has left. `true`: it was committed, and is complete or goes on; `false`: it was
+    /// not, and what it left is gone. An error: that cannot be seen now.
+    fn what_is_there(&self, job: &Job) -> Result<bool> {
+        match job.operation {
+            JobOperation::Backup => backup::recover(self, job),
+            JobOperation::Restore if instant::is_one(job) => instant::recover(self, job),
+            JobOperation::Restore => restore::recover(self, job),
+            JobOperation::Drill => drill::recover(self, job),
+            _ => Ok(false),
+        }
+    }
+
+    /// It is known what there is of a job. One that goes on does so after a while.
+    fn is_settled(&self, id: Uuid, pause: Option<Duration>) -> Result<()> {
+        let Some(job) = self.catalog.get::<Job>(id)? else { return Ok(()) };
+        if job.status.is_over() || !job.unsettled && pause.is_none() {
+            return Ok(());
+        }
+        let not_before = pause.map(|pause| self.now().saturating_add(pause)).transpose()?;
+        self.catalog.update::<Job, Error>(id, |job| {
+            job.unsettled = false;
+            job.not_before = not_before;
+            Ok(Vec::new())
+        })?;
         Ok(())
     }
 
@@ -207,6 +232,7 @@ impl Service {
         self.catalog.update::<Job, Error>(job.id, |job| {
             let now = self.now();
             job.lease = None;
+            job.unsettled = false;
             if is_kept {
                 // Its snapshot is there: only the transfer begins anew, as often as it takes.
                 job.progress = JobProgress::default();
@@ -285,13 +311,9 @@ fn host_of(service: &Service, job: &Job) -> Result<String> {
 fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
     let now = service.now();
     job.lease = Some(Lease { owner: service.run, until: now.saturating_add(LEASE_DURATION)? });
-    job.attempts += 1;
+    // To look at what it left is no attempt.
+    job.attempts += u32::from(!job.unsettled);
     job.not_before = None;
-    match service.catalog.apply(&[Change::put(&job)]) {
-        Ok(()) => job.version += 1,
-        Err(ServiceError::Conflict { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    }
     let progress = Arc::new(Progress::default());
     let reason = Arc::new(Mutex::new(None));
     let running = Running {
@@ -305,9 +327,19 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
         reason: reason.clone(),
     };
     let id = job.id;
+    // Before the lease: whoever cancels it once it has one finds it here.
     service.runner.running.lock().insert(id, running);
-    // A cancellation between the lease and this is not lost.
-    if service.catalog.get::<Job>(id)?.is_some_and(|j| j.cancel_requested) {
+    match service.catalog.apply(&[Change::put(&job)]) {
+        Ok(()) => job.version += 1,
+        Err(error) => {
+            service.runner.running.lock().remove(&id);
+            return match error {
+                ServiceError::Conflict { .. } => Ok(()),
+                error => Err(error.into()),
+            };
+        }
+    }
+    if job.cancel_requested {
         service.runner.cancel(id);
     }
     let worker = service.clone();
@@ -322,6 +354,7 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
     });
     if let Err(e) = spawned {
         service.runner.running.lock().remove(&id);
+        committed::record(service, "that a job waits", || put_back(service, id))?;
         return Err(Error::io("starting a job's thread", e));
     }
     Ok(())
@@ -331,6 +364,12 @@ fn run_one(service: &Service, job: &Job, progress: &Arc<Progress>, reason: &Mute
     let span =
         tracing::info_span!("job", id = %job.id, operation = job.operation.arm_name(), entity = job.entity);
     let _entered = span.enter();
+    if job.unsettled {
+        if let Err(error) = settle(service, job.id, None, None) {
+            tracing::error!(%error, "what became of the job could not be written");
+        }
+        return;
+    }
     tracing::info!("begins");
     let work = || match job.operation {
         JobOperation::Backup => backup::run(service, job, progress),
@@ -340,12 +379,18 @@ fn run_one(service: &Service, job: &Job, progress: &Arc<Progress>, reason: &Mute
         other => Err(Error::new(ErrorKind::Failed, format!("{} is not a job to be run", other.arm_name()))),
     };
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Failed, "the job's thread ended by itself; this is a bug, see the log"))
+        let bug = "the job's thread ended by itself; this is a bug, see the log";
+        Err(Error::new(ErrorKind::Failed, bug).unsettled())
     });
     let why = *reason.lock();
     let ended = match (done, why) {
         (Ok(()), _) => Ok(()),
+        (Err(error), why) if error.is_unsettled() => settle(service, job.id, Some(&error), why),
         (Err(error), Some(Reason::Asked)) if error.kind == ErrorKind::Cancelled => cancelled(service, job.id),
+        // Asked before the service was started anew.
+        (Err(error), None) if error.kind == ErrorKind::Cancelled && was_cancelled(service, job.id) => {
+            cancelled(service, job.id)
+        }
         (Err(error), Some(Reason::ServiceStops)) if error.kind == ErrorKind::Cancelled => {
             put_back(service, job.id)
         }
@@ -368,6 +413,65 @@ fn run_one(service: &Service, job: &Job, progress: &Arc<Progress>, reason: &Mute
     if let Err(error) = ended {
         tracing::error!(%error, "the job's end could not be written");
     }
+}
+
+/// Of a job that may have been committed: looks at what is there, and completes it, lets it go on, or ends it as it was going
+/// to end (by `failure`; without one: as one that was interrupted).
+fn settle(service: &Service, id: Uuid, failure: Option<&Error>, why: Option<Reason>) -> Result<()> {
+    let look = || -> Result<Option<(Job, bool)>> {
+        let Some(job) = service.catalog.get::<Job>(id)?.filter(|job| !job.status.is_over()) else {
+            return Ok(None);
+        };
+        let is_there = service.what_is_there(&job)?;
+        Ok(Some((job, is_there)))
+    };
+    // It is only looked at, not ended: the next start does that as well.
+    if service.runner.is_stopping() {
+        return Ok(());
+    }
+    match look() {
+        Ok(None) => Ok(()),
+        Ok(Some((_, true))) => {
+            committed::record(service, "that a job goes on", || service.is_settled(id, Some(UNSETTLED_RETRY)))
+        }
+        Ok(Some((job, false))) => match (failure, why) {
+            (_, Some(Reason::Asked)) => cancelled(service, id),
+            (Some(failure), _) => fail(service, id, failure),
+            (None, _) => committed::record(service, "the end of a job", || service.take_up_again(&job)),
+        },
+        Err(error) if error.code == Some(jobs::NOT_UNDERSTOOD) => fail(service, id, &error),
+        Err(error) => leave_unsettled(service, id, &error, Some(UNSETTLED_RETRY)),
+    }
+}
+
+/// It cannot be seen now whether a job was committed: it is looked at again, and does nothing else before. Who cancels it
+/// does without knowing, unless it has made something that it alone can take away.
+fn leave_unsettled(service: &Service, id: Uuid, error: &Error, pause: Option<Duration>) -> Result<()> {
+    tracing::warn!(job = %id, %error, "whether a job was committed is not known yet");
+    let unknown = format!("Whether it was done before it was cut short could not be seen yet: {error}");
+    committed::record(service, "that a job is to be looked at", || {
+        service.catalog.update::<Job, Error>(id, |job| {
+            if job.status.is_over() {
+                return Ok(Vec::new());
+            }
+            job.lease = None;
+            job.unsettled = true;
+            job.not_before = pause.map(|pause| service.now().saturating_add(pause)).transpose()?;
+            if !job.warnings.contains(&unknown) {
+                job.warnings.push(unknown.clone());
+            }
+            if job.cancel_requested && !jobs::has_begun(job) {
+                jobs::note_cancelled(job);
+                jobs::end(job, JobStatus::Cancelled, service.now());
+            }
+            Ok(Vec::new())
+        })?;
+        Ok(())
+    })
+}
+
+fn was_cancelled(service: &Service, id: Uuid) -> bool {
+    service.catalog.get::<Job>(id).is_ok_and(|job| job.is_some_and(|job| job.cancel_requested))
 }
 
 fn cancelled(service: &Service, id: Uuid) -> Result<()> {
@@ -402,8 +506,12 @@ pub(super) fn fail(service: &Service, id: Uuid, error: &Error) -> Result<()> {
     })
 }
 
-/// Ends a job that made nothing, and notes it at its item.
+/// Ends a job that made nothing, and notes it at its item; as late as the catalog makes it.
 fn finish(service: &Service, id: Uuid, end: impl Fn(&mut Job, jiff::Timestamp)) -> Result<()> {
+    committed::record(service, "the end of a job", || finish_once(service, id, &end))
+}
+
+fn finish_once(service: &Service, id: Uuid, end: &impl Fn(&mut Job, jiff::Timestamp)) -> Result<()> {
     // What came into the vault all the same is there, and is told so.
     if let Some(job) = service.catalog.get::<Job>(id)?
         && job.operation == JobOperation::Backup
@@ -425,7 +533,8 @@ fn finish(service: &Service, id: Uuid, end: impl Fn(&mut Job, jiff::Timestamp)) 
         }
         let mut changes = Vec::new();
         if let Some(point) = point {
-            let (change, removed) = transfer::without_vault(job, point.clone());
+            let is_needed = jobs::needing(service, &point)?.is_some();
+            let (change, removed) = transfer::without_vault(job, point.clone(), is_needed);
             changes.push(change);
             without_vault = Some((point, removed));
         }

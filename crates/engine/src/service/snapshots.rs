@@ -7,7 +7,7 @@
 //! Who reads a snapshot holds it ([`hold`]); who removes one claims it, which nobody can while it is held. The row changes
 //! before the files go: cut short, the files are found and removed as nobody's later ([`remove_orphans`]).
 
-use super::Service;
+use super::{Service, jobs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     FREE_LOOK_INTERVAL, FREE_SETTLED, FREE_SETTLED_MAX, ORPHANS_INTERVAL, SNAPSHOT_DAYS_DEFAULT,
@@ -258,6 +258,8 @@ pub(super) fn remove(service: &Service, point: &Point, why: &str) -> Result<bool
     let mut row = point.clone();
     let change = match row.transfer {
         Transfer::Pending => return Ok(false),
+        // All there is of the point: a job that reads it, or is going to, keeps it.
+        Transfer::Failed { .. } if jobs::needing(service, &row)?.is_some() => return Ok(false),
         Transfer::Failed { .. } => Change::delete(&row),
         Transfer::Done => {
             row.snapshot = None;
@@ -342,6 +344,10 @@ pub(super) fn expire(service: &Service) -> Result<usize> {
             if newest.is_none_or(|n| n.id == point.id) {
                 continue;
             }
+        }
+        // Restores read it from here sooner than from the vault.
+        if jobs::needing(service, &point)?.is_some() {
+            continue;
         }
         match remove(service, &point, "its time, which the policy gives, is over") {
             Ok(done) => gone += usize::from(done),

@@ -1,7 +1,12 @@
 //! After a replacement's commit: the point's disks take the place of the machine's.
 //!
-//! The machine has its old disks or its new ones, never some of each, and never one that is half: while more than a single
-//! rename is to be done, one disk, the gate, is not under its name, so that the machine cannot be started. The gate
+//! The machine has its old disks or its new ones, never some of each, and never one that is half. A single disk that is ready
+//! takes one step: where the file system can, it is exchanged with the machine's, atomically, so that there is no
+//! moment without a disk, and the old one is still there. Whether the machine is off is looked at right before it and
+//! after it: one that was started in between has one of the two open, and keeps it. Which of the files is which the job's row
+//! knows, by their inodes.
+//!
+//! While more than that is to be done, one disk, the gate, is not under its name, so that the machine cannot be started. The gate
 //! goes first and comes back last. Each step is safe to do again, and the job's row says which are done, so that a
 //! restart of the service goes on from anywhere.
 //!
@@ -9,20 +14,22 @@
 //! cancelled, it is rewritten to the point that was taken of it before; that this point is in the vault is what makes it safe to
 //! begin.
 
-use super::restore::RestoreRequest;
-use super::{Service, machines};
+use super::restore::{NOT_OFF, RestoreRequest};
+use super::{Service, committed, machines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{REPLACE_RETRY_FIRST, REPLACE_RETRY_MAX};
 use crate::present;
 use crate::target::DiskFormat;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Item, Job, Machine, Vault};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::PointId;
 use strongroom_store::{Progress, ReadSession, Rewritten};
 use uuid::Uuid;
@@ -51,6 +58,48 @@ pub struct ReadyDisk {
     pub format: DiskFormat,
     #[serde(default)]
     pub way: Way,
+    /// None: written down by a version that renamed the one over the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+}
+
+/// Which file is which, whatever they are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// The disk that is ready.
+    new: File,
+    /// The machine's.
+    old: File,
+}
+
+/// A file of one file system: an inode's number is given to another file when it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct File {
+    inode: u64,
+    /// When it was made, where the file system knows.
+    made_ns: Option<u64>,
+}
+
+impl Files {
+    pub fn of(disk: &ReadyDisk) -> Result<Self> {
+        let of = |path: &Path| {
+            file_at(path)?.ok_or_else(|| Error::not_found(format!("{} is gone", path.display())))
+        };
+        Ok(Self { new: of(&disk.new)?, old: of(&disk.disk)? })
+    }
+}
+
+/// None: there is no such file.
+fn file_at(path: &Path) -> Result<Option<File>> {
+    match path.symlink_metadata() {
+        Ok(metadata) => {
+            let made = metadata.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            let made_ns = made.and_then(|since| u64::try_from(since.as_nanos()).ok());
+            Ok(Some(File { inode: metadata.ino(), made_ns }))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("looking at {}", path.display()), e)),
+    }
 }
 
 impl ReadyDisk {
@@ -61,15 +110,16 @@ impl ReadyDisk {
         name.into()
     }
 
-    fn is_there(&self) -> bool {
-        self.disk.symlink_metadata().is_ok()
+    /// Under its name. That it cannot be seen is another answer.
+    fn is_there(&self) -> Result<bool> {
+        Ok(file_at(&self.disk)?.is_some())
     }
 }
 
 /// What of a replacement is done; kept in the job's request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swap {
-    /// Not empty: the replacement is committed.
+    /// Not empty: all is ready, and goes on from here.
     pub disks: Vec<ReadyDisk>,
     /// The point of the disks before.
     #[serde(default)]
@@ -77,6 +127,9 @@ pub struct Swap {
     /// The gate is shut: the machine cannot be started until all is done.
     #[serde(default)]
     pub is_shut: bool,
+    /// The file system cannot exchange two files: a single disk takes the gate's way, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_gate: bool,
     /// It goes back to the disks before, and why; empty: the job was cancelled.
     #[serde(default)]
     pub back: Option<String>,
@@ -92,15 +145,46 @@ impl Swap {
     }
 
     fn needs_gate(&self) -> bool {
-        self.disks.len() > 1 || self.disks.iter().any(|d| d.way == Way::InPlace)
+        self.by_gate || self.disks.len() > 1 || self.disks.iter().any(|d| d.way == Way::InPlace)
     }
+}
+
+/// Whether a job has a replacement that is ready: files, and perhaps a machine, wait for what comes of it.
+pub(super) fn has_begun(job: &Job) -> bool {
+    let disks = job.request.pointer("/swap/disks").and_then(serde_json::Value::as_array);
+    disks.is_some_and(|disks| !disks.is_empty())
+}
+
+/// Writes down that all is ready, and what the way back is: that point stays from here on, until the job is over.
+pub(super) fn note_ready(
+    service: &Service,
+    job: Uuid,
+    request: &RestoreRequest,
+    before: &Point,
+) -> Result<()> {
+    let kept = kept(request)?;
+    service.catalog.update::<Job, Error>(job, |row| {
+        row.request.clone_from(&kept);
+        match service.catalog.get::<Point>(before.id)?.filter(|point| point.going_at.is_none()) {
+            // Touched: whoever is about to remove it notices.
+            Some(point) => Ok(vec![Change::put(&point)]),
+            None => Err(Error::not_found(
+                "The point that was taken of the disks before was removed meanwhile: nothing was replaced.",
+            )),
+        }
+    })?;
+    Ok(())
+}
+
+fn kept(request: &RestoreRequest) -> Result<serde_json::Value> {
+    serde_json::to_value(request).map_err(|e| {
+        Error::new(ErrorKind::Failed, format!("The job's request could not be written down: {e}"))
+    })
 }
 
 /// Writes down how far a replacement is.
 pub(super) fn note(service: &Service, job: Uuid, request: &RestoreRequest) -> Result<()> {
-    let kept = serde_json::to_value(request).map_err(|e| {
-        Error::new(ErrorKind::Failed, format!("The job's request could not be written down: {e}"))
-    })?;
+    let kept = kept(request)?;
     service.catalog.update::<Job, Error>(job, |row| {
         row.request.clone_from(&kept);
         Ok(Vec::new())
@@ -108,8 +192,13 @@ pub(super) fn note(service: &Service, job: Uuid, request: &RestoreRequest) -> Re
     Ok(())
 }
 
-/// Does what is left of a committed replacement. It fails if the machine has its old disks after all; while it can have neither,
-/// it goes on trying.
+/// Writes down how far a replacement is that cannot be given up any more: as late as the catalog makes it.
+fn keep_note(service: &Service, job: Uuid, request: &RestoreRequest) -> Result<()> {
+    committed::record(service, "how far a replacement is", || note(service, job, request))
+}
+
+/// Does what is left of a replacement that is ready. It fails if the machine has its old disks after all; while it can have
+/// neither, it goes on trying.
 pub(super) fn carry_out(
     service: &Service,
     job: &Job,
@@ -117,12 +206,18 @@ pub(super) fn carry_out(
     item: &Item,
     mut request: RestoreRequest,
     progress: &Arc<Progress>,
+    warnings: &mut Vec<String>,
 ) -> Result<Rewritten> {
     let work = Work { service, job: job.id, vault, item };
     if !request.swap.needs_gate() {
-        return work.replace_one(&mut request).map(|()| Rewritten::default());
+        if work.exchange_one(&mut request, progress, warnings)? {
+            return Ok(Rewritten::default());
+        }
+        request.swap.by_gate = true;
+        keep_note(service, job.id, &request)?;
     }
     if !request.swap.is_shut {
+        work.check_wanted(&mut request, progress)?;
         work.shut(&mut request)?;
     }
     let mut pause = REPLACE_RETRY_FIRST;
@@ -154,7 +249,7 @@ pub(super) fn carry_out(
             };
             if back.is_some() && request.swap.before.is_some() {
                 request.swap.back = back;
-                note(service, job.id, &request)?;
+                keep_note(service, job.id, &request)?;
                 continue;
             }
         }
@@ -190,18 +285,121 @@ impl Work<'_> {
         }
     }
 
-    /// A single disk that is complete: one rename does it.
-    fn replace_one(&self, request: &mut RestoreRequest) -> Result<()> {
-        let Some(disk) = request.swap.disks.first().cloned() else { return Ok(()) };
-        if disk.new.symlink_metadata().is_err() && disk.is_there() {
-            // Done before a crash.
-            return sync_directory(&disk.disk);
+    /// Cancelled while nothing was changed yet.
+    fn check_wanted(&self, request: &mut RestoreRequest, progress: &Progress) -> Result<()> {
+        match progress.check() {
+            Err(error) if !self.service.runner.is_stopping() => Err(self.give_up(request, error.into())),
+            other => Ok(other?),
         }
-        if let Err(error) = self.check_off() {
-            return Err(self.give_up(request, error));
+    }
+
+    /// A single disk that is complete. `false`: the two cannot be exchanged here.
+    fn exchange_one(
+        &self,
+        request: &mut RestoreRequest,
+        progress: &Progress,
+        warnings: &mut Vec<String>,
+    ) -> Result<bool> {
+        let Some(disk) = request.swap.disks.first().cloned() else { return Ok(true) };
+        let (there, ready) = self.look(&disk)?;
+        let Some(files) = disk.files else {
+            // Of a version that only renamed, which takes the gate's way now.
+            return Ok(ready.is_none() && there.is_some());
+        };
+        if there != Some(files.new) {
+            if ready != Some(files.new) {
+                let lost = Error::not_found(format!(
+                    "The disk that was to take the place of {} is gone; the machine has the disks that it had before.",
+                    disk.disk.display()
+                ));
+                return Err(self.give_up(request, lost));
+            }
+            self.check_wanted(request, progress)?;
+            if let Err(error) = self.check_off() {
+                return Err(self.give_up(request, error));
+            }
+            match exchange(&disk.new, &disk.disk) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => return Err(self.give_up(request, error)),
+            }
         }
-        rename(&disk.new, &disk.disk)?;
-        sync_directory(&disk.disk)
+        self.keep_exchange(request, &disk, files, warnings)?;
+        Ok(true)
+    }
+
+    /// What is under a disk's names. It is known in the end, or the service stops.
+    fn look(&self, disk: &ReadyDisk) -> Result<(Option<File>, Option<File>)> {
+        let mut pause = REPLACE_RETRY_FIRST;
+        loop {
+            match file_at(&disk.disk).and_then(|there| Ok((there, file_at(&disk.new)?))) {
+                Ok(found) => return Ok(found),
+                Err(error) => self.try_later(error, &mut pause)?,
+            }
+        }
+    }
+
+    /// Waits; when the service stops, that is the answer.
+    fn try_later(&self, error: Error, pause: &mut Duration) -> Result<()> {
+        if self.service.runner.is_stopping() {
+            return Err(error.unsettled());
+        }
+        self.tell(&error);
+        wait(self.service, *pause);
+        *pause = (*pause * 2).min(REPLACE_RETRY_MAX);
+        Ok(())
+    }
+
+    /// With the new disk in its place, and the old one under the hidden name: the machine is off, or it was started meanwhile and
+    /// has one of the two, which it keeps.
+    fn keep_exchange(
+        &self,
+        request: &mut RestoreRequest,
+        disk: &ReadyDisk,
+        files: Files,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        let mut pause = REPLACE_RETRY_FIRST;
+        loop {
+            let looked = sync_directory(&disk.disk).and_then(|()| match self.check_off() {
+                Ok(()) => Ok(None),
+                Err(started) if started.code == Some(NOT_OFF) => Ok(Some(started)),
+                Err(unknown) => Err(unknown),
+            });
+            let started = match looked {
+                Ok(None) => break,
+                Ok(Some(started)) => started,
+                Err(error) => {
+                    self.try_later(error, &mut pause)?;
+                    continue;
+                }
+            };
+            if file_at(&disk.new)? == Some(files.old) && is_open(&disk.new) {
+                // It was started just before: nothing has changed for it, nor does anything.
+                match exchange(&disk.new, &disk.disk).and_then(|_| sync_directory(&disk.disk)) {
+                    Ok(()) => return Err(self.give_up(request, started)),
+                    Err(error) => self.try_later(error, &mut pause)?,
+                }
+                continue;
+            }
+            if !is_open(&disk.disk) {
+                warnings.push(format!(
+                    "the machine was started while its disk was replaced, and which of the two it has could not be seen: the disk before stays as {}; remove it when the machine is sound",
+                    disk.new.display()
+                ));
+                return Ok(());
+            }
+            break;
+        }
+        // The one before. Whatever else has come to have the name stays.
+        let removed = match file_at(&disk.new)? {
+            Some(found) if found == files.old => remove(&disk.new).and_then(|()| sync_directory(&disk.disk)),
+            _ => Ok(()),
+        };
+        if let Err(error) = removed {
+            warnings.push(format!("the disk before could not be removed: {error}"));
+        }
+        Ok(())
     }
 
     /// From here on the machine cannot be started until all is done; or it fails, and nothing has changed.
@@ -214,7 +412,7 @@ impl Work<'_> {
                     Way::Ready if at == swap.gate() => disk.aside(),
                     Way::Ready => continue,
                 };
-                if disk.is_there() && to.symlink_metadata().is_err() {
+                if disk.is_there()? && file_at(&to)?.is_none() {
                     rename_new(&disk.disk, &to)?;
                     sync_directory(&disk.disk)?;
                 }
@@ -225,13 +423,13 @@ impl Work<'_> {
         match done {
             Ok(()) => {
                 request.swap.is_shut = true;
-                note(self.service, self.job, request)
+                keep_note(self.service, self.job, request)
             }
             Err(error) => Err(self.give_up(request, error)),
         }
     }
 
-    /// Takes the commit back: everything is as it was. Returns why.
+    /// Takes back what was begun: everything is as it was. Returns why.
     fn give_up(&self, request: &mut RestoreRequest, why: Error) -> Error {
         let swap = std::mem::take(&mut request.swap);
         let undo = || -> Result<()> {
@@ -241,24 +439,30 @@ impl Work<'_> {
                     Way::Ready if at == swap.gate() && swap.needs_gate() => disk.aside(),
                     Way::Ready => continue,
                 };
-                if !disk.is_there() && from.symlink_metadata().is_ok() {
+                if !disk.is_there()? && file_at(&from)?.is_some() {
                     rename_new(&from, &disk.disk)?;
                     sync_directory(&disk.disk)?;
                 }
             }
-            // Before the new disks go: their absence would say that they are in place.
-            note(self.service, self.job, request)
+            Ok(())
         };
-        if let Err(error) = undo() {
-            return Error::new(
-                error.kind,
-                format!(
-                    "{why} And what had been begun could not be undone; the service does so at its next start: {error}"
-                ),
-            );
+        // A job that has failed is not looked at again: it ends when all is as it was.
+        let mut pause = REPLACE_RETRY_FIRST;
+        while let Err(error) = undo() {
+            if let Err(stopped) = self.try_later(error, &mut pause) {
+                return stopped;
+            }
+        }
+        // Before the new disks go: the row must not name what is not there.
+        if let Err(error) = keep_note(self.service, self.job, request) {
+            return error;
         }
         for disk in swap.disks.iter().filter(|d| d.way == Way::Ready) {
-            let _ = fs::remove_file(&disk.new);
+            let is_ours =
+                disk.files.is_none_or(|of| file_at(&disk.new).is_ok_and(|found| found == Some(of.new)));
+            if is_ours {
+                let _ = fs::remove_file(&disk.new);
+            }
         }
         why
     }
@@ -269,7 +473,7 @@ impl Work<'_> {
         let Some(gate) = swap.disks.get(swap.gate()) else { return Ok(Rewritten::default()) };
         let mut done = Rewritten::default();
         // The gate comes last: where it is open, all is done but the sweeping.
-        if !gate.is_there() {
+        if !gate.is_there()? {
             done = self.rewrite(request, progress)?;
             let goes_back = swap.back.is_some();
             let others = swap.disks.iter().enumerate().filter(|(at, _)| *at != swap.gate()).map(|(_, d)| d);
@@ -277,7 +481,7 @@ impl Work<'_> {
                 match disk.way {
                     Way::Ready if goes_back => remove(&disk.new)?,
                     // Those that are done already have no hidden name any more.
-                    _ if disk.new.symlink_metadata().is_ok() => {
+                    _ if file_at(&disk.new)?.is_some() => {
                         rename(&disk.new, &disk.disk)?;
                         sync_directory(&disk.disk)?;
                     }
@@ -344,6 +548,33 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|e| Error::io(format!("naming {}", to.display()), e))
 }
 
+/// Gives each of two files the other's name, at one instant. `false`: that cannot be done here, and nothing was.
+fn exchange(one: &Path, other: &Path) -> Result<bool> {
+    use rustix::io::Errno;
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
+        Err(e) => Err(Error::io(format!("exchanging {} with {}", one.display(), other.display()), e.into())),
+    }
+}
+
+/// Whether any process of this host has a file open, as far as can be seen.
+fn is_open(path: &Path) -> bool {
+    let Ok(wanted) = fs::metadata(path) else { return false };
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    let is_process = |name: &OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let files = processes
+        .flatten()
+        .filter(|process| is_process(&process.file_name()))
+        .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
+        .flat_map(|files| files.flatten());
+    // By the name first, which costs nothing to ask of files that lie on storage that does not answer.
+    files.map(|file| file.path()).any(|file| {
+        fs::read_link(&file).is_ok_and(|link| link.file_name() == path.file_name())
+            && fs::metadata(&file).is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
+    })
+}
+
 /// Never over anything.
 fn rename_new(from: &Path, to: &Path) -> Result<()> {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
@@ -368,4 +599,189 @@ fn sync_directory(file: &Path) -> Result<()> {
     fs::File::open(directory)
         .and_then(|d| d.sync_all())
         .map_err(|e| Error::io(format!("syncing {}", directory.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::restore::Target;
+    use super::super::{ServiceConfig, groups, items, jobs, policies, vaults};
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use strongroom_domain::job::JobOperation;
+
+    /// Where tests find file systems: usually ext4 or XFS, and tmpfs.
+    fn places() -> Vec<tempfile::TempDir> {
+        let shm = Path::new("/dev/shm").is_dir().then(|| tempfile::tempdir_in("/dev/shm").unwrap());
+        [Some(tempfile::tempdir().unwrap()), shm].into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn files_are_exchanged_without_a_moment_between() {
+        for place in places() {
+            let [one, other] = ["one", "other"].map(|name| place.path().join(name));
+            fs::write(&one, "1").unwrap();
+            fs::write(&other, "2").unwrap();
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::SeqCst) {
+                        let read = fs::read_to_string(&one).unwrap();
+                        assert!(read == "1" || read == "2");
+                    }
+                });
+                for _ in 0..501 {
+                    assert!(
+                        exchange(&one, &other).unwrap(),
+                        "{} cannot exchange files",
+                        place.path().display()
+                    );
+                }
+                stop.store(true, Ordering::SeqCst);
+            });
+            assert_eq!([&one, &other].map(|file| fs::read_to_string(file).unwrap()), ["2", "1"]);
+            // What cannot be is said, and nothing is done.
+            assert!(!exchange(&one, &place.path().join("none")).unwrap());
+            assert!(!is_open(&one) && one.exists());
+            let open = fs::File::open(&one).unwrap();
+            assert!(exchange(&one, &other).unwrap());
+            assert!(is_open(&other) && !is_open(&one));
+            drop(open);
+        }
+    }
+
+    struct Lab {
+        directory: tempfile::TempDir,
+        service: Service,
+        vault: Vault,
+        item: Item,
+        job: Job,
+        disk: ReadyDisk,
+    }
+
+    impl Lab {
+        /// A replacement of one disk that is ready, of a machine that is not there any more, and so is off.
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let data = directory.path().join("data");
+            let service =
+                Service::open(ServiceConfig { data, hosts: Vec::new(), ..ServiceConfig::default() }).unwrap();
+            groups::put(&service, "group", "local", None).unwrap();
+            let settings = vaults::VaultSettings::default();
+            let vault = vaults::put(&service, "group", "vault", "local", &settings).unwrap().0;
+            let mut machine: Machine = serde_json::from_value(serde_json::json!({
+                "id": Uuid::new_v4(), "host": "nowhere", "host_uuid": "", "name": "machine", "group": "group",
+                "location": "local", "power": "", "disks": [], "os": "Linux", "discovered_at": service.now(),
+            }))
+            .unwrap();
+            service.catalog.apply(&[Change::put(&machine)]).unwrap();
+            let policy = policies::get(&service, &vault, "DefaultPolicy").unwrap();
+            let item = items::protect(&service, &vault, &machine, &policy, None, "test").unwrap().item;
+            machine.version = 1;
+            machine.gone_at = Some(service.now());
+            service.catalog.apply(&[Change::put(&machine)]).unwrap();
+            let job = jobs::draft(&service, &item, JobOperation::Restore, "test");
+            service.catalog.apply(&[Change::put(&job)]).unwrap();
+            let file = |name: &str| directory.path().join(name);
+            let mut disk = ReadyDisk {
+                new: file(".hidden"),
+                disk: file("disk"),
+                target: "vda".into(),
+                format: DiskFormat::Raw,
+                way: Way::Ready,
+                files: None,
+            };
+            fs::write(&disk.new, "new").unwrap();
+            fs::write(&disk.disk, "old").unwrap();
+            disk.files = Some(Files::of(&disk).unwrap());
+            Self { directory, service, vault, item, job, disk }
+        }
+
+        fn carry_out(&self, change: impl Fn(&mut Swap)) -> Result<Vec<String>> {
+            let mut request: RestoreRequest = serde_json::from_value(serde_json::json!({
+                "point": Uuid::new_v4(), "target": Target::Replace,
+            }))
+            .unwrap();
+            request.swap.disks = vec![self.disk.clone()];
+            change(&mut request.swap);
+            let mut warnings = Vec::new();
+            let progress = Arc::new(Progress::default());
+            carry_out(&self.service, &self.job, &self.vault, &self.item, request, &progress, &mut warnings)
+                .map(|_| warnings)
+        }
+
+        fn files(&self) -> Vec<(String, String)> {
+            let mut files: Vec<(String, String)> = fs::read_dir(self.directory.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file())
+                .map(|path| {
+                    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                    (name, fs::read_to_string(&path).unwrap())
+                })
+                .collect();
+            files.sort();
+            files
+        }
+
+        fn is_replaced(&self) {
+            assert_eq!(self.files(), [("disk".to_owned(), "new".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn a_replacement_killed_anywhere_is_completed() {
+        let steps: [fn(&Lab); 3] = [
+            |_| (),
+            |lab| assert!(exchange(&lab.disk.new, &lab.disk.disk).unwrap()),
+            |lab| {
+                assert!(exchange(&lab.disk.new, &lab.disk.disk).unwrap());
+                fs::remove_file(&lab.disk.new).unwrap();
+            },
+        ];
+        for step in steps {
+            let lab = Lab::new();
+            step(&lab);
+            assert_eq!(lab.carry_out(|_| ()).unwrap(), [""; 0]);
+            lab.is_replaced();
+        }
+        // Without exchange: the gate, which is open, aside, and open again.
+        type Step = fn(&Lab);
+        let steps: [(bool, Step); 5] = [
+            (false, |_| ()),
+            (false, |lab| fs::rename(&lab.disk.disk, lab.disk.aside()).unwrap()),
+            (true, |lab| fs::rename(&lab.disk.disk, lab.disk.aside()).unwrap()),
+            (true, |lab| {
+                fs::rename(&lab.disk.disk, lab.disk.aside()).unwrap();
+                fs::rename(&lab.disk.new, &lab.disk.disk).unwrap();
+            }),
+            (true, |lab| fs::rename(&lab.disk.new, &lab.disk.disk).unwrap()),
+        ];
+        for (is_shut, step) in steps {
+            let lab = Lab::new();
+            step(&lab);
+            lab.carry_out(|swap| (swap.by_gate, swap.is_shut) = (true, is_shut)).unwrap();
+            lab.is_replaced();
+        }
+        // Written down by a version that renamed the one over the other, before it did and after.
+        for is_done in [false, true] {
+            let lab = Lab::new();
+            if is_done {
+                fs::rename(&lab.disk.new, &lab.disk.disk).unwrap();
+            }
+            lab.carry_out(|swap| swap.disks[0].files = None).unwrap();
+            lab.is_replaced();
+        }
+    }
+
+    #[test]
+    fn a_new_disk_that_is_gone_is_not_one_that_is_in_place() {
+        let lab = Lab::new();
+        // Another has its name.
+        fs::write(lab.directory.path().join("other"), "other").unwrap();
+        fs::rename(lab.directory.path().join("other"), &lab.disk.new).unwrap();
+        let error = lab.carry_out(|_| ()).unwrap_err();
+        assert!(error.message.contains("is gone"), "{error}");
+        let expected = [(".hidden", "other"), ("disk", "old")].map(|(n, c)| (n.to_owned(), c.to_owned()));
+        assert_eq!(lab.files(), expected);
+    }
 }

@@ -4,7 +4,7 @@
 //! vault (see [`super::backup`]); until then a try that fails is made again later, and one that was cut short anew.
 
 use super::backup::{BackupRequest, Parts, TRANSFER, detailed, luns, record, task};
-use super::{Service, jobs, retention, snapshots};
+use super::{Service, committed, jobs, retention, snapshots};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{BACKUP_DURATION_MAX, TRANSFER_RETRY_MAX};
 use crate::machine::{self, SPOILED, TakenMachine};
@@ -85,7 +85,15 @@ pub(super) fn keep(
             Ok(Ok(point))
         }
         failed => {
-            snapshots::abandoned(service, &point, true);
+            // A write whose answer was lost may have been made. Where that cannot be seen the files stay: they are removed as
+            // nobody's later, if they are.
+            match service.catalog.get::<Point>(point.id) {
+                Ok(Some(there)) => return Ok(Ok(there)),
+                Ok(None) => snapshots::abandoned(service, &point, true),
+                Err(error) => {
+                    tracing::warn!(point = %point.id, %error, "whether a snapshot is a point is not known");
+                }
+            }
             failed?;
             Err(Error::not_found("The protected item is gone.").coded("UserErrorItemNotFound"))
         }
@@ -169,6 +177,11 @@ const FAILED_SO_FAR: &str = "The transfer to the vault failed";
 fn again(service: &Service, job: &Job, error: &Error) -> Result<()> {
     tracing::warn!(%error, "the transfer is tried again later");
     let first = Duration::from_secs(service.config.snapshots.retry_seconds);
+    // The point is there, and its job must not end because this could not be written.
+    committed::record(service, "that a transfer is tried again", || again_once(service, job, error, first))
+}
+
+fn again_once(service: &Service, job: &Job, error: &Error, first: Duration) -> Result<()> {
     service.catalog.update::<Job, Error>(job.id, |job| {
         if job.status.is_over() {
             return Ok(Vec::new());
@@ -192,11 +205,11 @@ fn again(service: &Service, job: &Job, error: &Error) -> Result<()> {
     Ok(())
 }
 
-/// What follows for a point that never came into the vault when its job ends: nobody wants that of a cancelled one; that of
-/// a failed one stays, as long as its snapshot can be read.
-pub(super) fn without_vault(job: &Job, mut point: Point) -> (Change, bool) {
+/// What follows for a point that never came into the vault when its job ends: nobody wants that of a cancelled one, unless a
+/// job is going to restore it; that of a failed one stays, as long as its snapshot can be read.
+pub(super) fn without_vault(job: &Job, mut point: Point, is_needed: bool) -> (Change, bool) {
     let unreadable = job.errors.iter().any(|e| e.name == SPOILED);
-    if job.status != JobStatus::Failed || unreadable {
+    if (job.status != JobStatus::Failed || unreadable) && !is_needed {
         return (Change::delete(&point), true);
     }
     let reason = job.errors.first().map(|e| e.message.clone()).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! A catalog that fails when a test says so.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use strongroom_catalog::service::{Change, Query, Result, ServiceCatalog, ServiceError, Stored, Table};

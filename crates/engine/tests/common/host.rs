@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use strongroom_domain::{Consistency, ConsistencyLevel, TypedExtent};
 use strongroom_hypervisor::*;
 use uuid::Uuid;
@@ -21,10 +21,12 @@ pub struct FakeHost(Arc<Inner>);
 struct Inner {
     sockets: Mutex<PathBuf>,
     machines: Mutex<BTreeMap<String, Machine>>,
-    /// What happens when a machine is looked at.
-    on_inspect: Mutex<Option<Hook>>,
+    /// What happens right after a machine was looked at.
+    after_inspect: Mutex<Option<Hook>>,
     /// What happens when a pull is looked at.
     on_pull: Mutex<Option<Hook>>,
+    /// What is read of kept snapshots; none: the host does not answer.
+    kept: Mutex<Option<(Machine, serde_json::Value)>>,
     /// Answers lost on the way: the machine is made, and an error told.
     loses_answers: Mutex<bool>,
 }
@@ -71,8 +73,8 @@ impl FakeHost {
         }
     }
 
-    pub fn on_inspect(&self, hook: impl FnMut(&FakeHost) + Send + 'static) {
-        *self.0.on_inspect.lock().unwrap() = Some(Box::new(hook));
+    pub fn after_inspect(&self, hook: impl FnMut(&FakeHost) + Send + 'static) {
+        *self.0.after_inspect.lock().unwrap() = Some(Box::new(hook));
     }
 
     pub fn on_pull(&self, hook: impl FnMut(&FakeHost) + Send + 'static) {
@@ -81,6 +83,29 @@ impl FakeHost {
 
     pub fn lose_answers(&self) {
         *self.0.loses_answers.lock().unwrap() = true;
+    }
+
+    /// There is a kept snapshot of a machine, whose record says this.
+    pub fn keep(&self, machine: &Machine, extra: serde_json::Value) {
+        *self.0.kept.lock().unwrap() = Some((machine.clone(), extra));
+    }
+
+    pub fn forget_kept(&self) {
+        *self.0.kept.lock().unwrap() = None;
+    }
+
+    fn snapshot_of(&self, machine: &Machine) -> Result<MachineSnapshot> {
+        let disks: Result<Vec<DiskSnapshot>> = machine
+            .disks
+            .iter()
+            .map(|d| {
+                let file = File::open(d.source.path().unwrap()).unwrap();
+                let size_bytes = file.metadata().unwrap().len();
+                DiskSnapshot::full(&d.target, size_bytes, DiskFormat::Raw, Arc::new(RawDisk(file)))
+            })
+            .collect();
+        let consistency = Consistency::new(ConsistencyLevel::Crash, "a test");
+        Ok(MachineSnapshot::of_disks(machine, consistency, disks?))
     }
 
     fn happen(&self, hook: &Mutex<Option<Hook>>) {
@@ -159,27 +184,32 @@ impl Hypervisor for FakeHost {
     }
 
     fn inspect(&self, name: &str) -> Result<Machine> {
-        self.happen(&self.0.on_inspect);
-        self.get(name).ok_or_else(|| not_found(name))
+        let answer = self.get(name).ok_or_else(|| not_found(name));
+        self.happen(&self.0.after_inspect);
+        answer
     }
 
     fn snapshot(&self, name: &str, _request: &SnapshotRequest) -> Result<MachineSnapshot> {
-        let machine = self.get(name).ok_or_else(|| not_found(name))?;
-        let disks: Result<Vec<DiskSnapshot>> = machine
-            .disks
-            .iter()
-            .map(|d| {
-                let file = File::open(d.source.path().unwrap()).unwrap();
-                let size_bytes = file.metadata().unwrap().len();
-                DiskSnapshot::full(&d.target, size_bytes, DiskFormat::Raw, Arc::new(RawDisk(file)))
-            })
-            .collect();
-        let consistency = Consistency::new(ConsistencyLevel::Crash, "a test");
-        Ok(MachineSnapshot::of_disks(&machine, consistency, disks?))
+        self.snapshot_of(&self.get(name).ok_or_else(|| not_found(name))?)
     }
 
     fn open_kept(&self, record: &Path) -> Result<(MachineSnapshot, KeptSnapshot)> {
-        Err(not_found(&record.display().to_string()))
+        let kept = self.0.kept.lock().unwrap().clone();
+        let (machine, extra) = kept.ok_or_else(|| Error::Unavailable {
+            what: "the host".into(),
+            hint: "it does not answer".into(),
+        })?;
+        let kept = KeptSnapshot {
+            id: "kept".into(),
+            owner: String::new(),
+            machine_uuid: machine.summary.uuid.clone(),
+            machine: machine.summary.name.clone(),
+            taken_at: SystemTime::now(),
+            record: record.to_owned(),
+            extra,
+            disks: Vec::new(),
+        };
+        Ok((self.snapshot_of(&machine)?, kept))
     }
 
     fn conclude_kept(&self, _record: &Path, _outcome: Outcome) -> Result<Vec<String>> {
@@ -216,11 +246,7 @@ impl Hypervisor for FakeHost {
         if *self.0.loses_answers.lock().unwrap() {
             return Err(Error::Unavailable { what: "the host".into(), hint: "its answer was lost".into() });
         }
-        Ok(CreatedMachine {
-            name: request.new_name.clone(),
-            uuid: uuid.to_string(),
-            warnings: Vec::new(),
-        })
+        Ok(CreatedMachine { name: request.new_name.clone(), uuid: uuid.to_string(), warnings: Vec::new() })
     }
 
     fn start(&self, name: &str) -> Result<()> {
