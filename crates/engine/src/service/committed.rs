@@ -12,12 +12,13 @@ use std::error::Error as _;
 use strongroom_catalog::service::ServiceError;
 
 /// Writes down what is true already, again until the catalog takes it. An error that is not the catalog's ends it. When
-/// the service stops, so does this: the error is an unsettled one. One that does not run yet has no other time: it does not open.
+/// the service stops, or the catalog is beyond waiting, so does this: the error is an unsettled one. One that does not run yet has no other time: it does not open.
 pub(super) fn record<T>(service: &Service, what: &str, mut write: impl FnMut() -> Result<T>) -> Result<T> {
     let mut pause = COMMITTED_RETRY_FIRST;
     loop {
         let error = match write() {
             Err(error) if is_catalogs(&error) => error,
+            Err(error) if cause(&error).is_some() => return Err(error.unsettled()),
             done => return done,
         };
         if service.runner.is_stopping() || !service.runner.is_started() {
@@ -29,14 +30,18 @@ pub(super) fn record<T>(service: &Service, what: &str, mut write: impl FnMut() -
     }
 }
 
-/// Whether the catalog failed, and may work again later.
+fn cause(error: &Error) -> Option<&ServiceError> {
+    error.source().and_then(|cause| cause.downcast_ref::<ServiceError>())
+}
+
+/// Whether the catalog failed, and may work again later. A name that was taken meanwhile is another one then.
 pub(super) fn is_catalogs(error: &Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<ServiceError>());
-    cause.is_some_and(|cause| match cause {
+    cause(error).is_some_and(|cause| match cause {
         ServiceError::Conflict { .. }
+        | ServiceError::Taken { .. }
         | ServiceError::Busy { .. }
         | ServiceError::NoSpace { .. }
         | ServiceError::Failed { .. } => true,
-        ServiceError::Taken { .. } | ServiceError::Damaged { .. } | ServiceError::Newer { .. } => false,
+        ServiceError::Damaged { .. } | ServiceError::Newer { .. } => false,
     })
 }

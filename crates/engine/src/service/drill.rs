@@ -203,9 +203,11 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         Ok(Vec::new())
     })?;
     let seen = boot(service, job, &*hypervisor, &session, &point, &plan, &request, progress);
-    let removed = instant::abandon(&*hypervisor, &plan);
+    if let Err(error) = instant::abandon(&*hypervisor, &plan) {
+        // Its files are removed before the job is over, however long that takes.
+        return Err(seen.err().unwrap_or(error).unsettled());
+    }
     let seen = seen?;
-    removed?;
     let has_screenshot = match seen.screen.as_ref().map(|screen| keep(service, job.id, screen)) {
         None => false,
         Some(Ok(())) => true,

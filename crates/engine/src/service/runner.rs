@@ -444,11 +444,12 @@ fn settle(service: &Service, id: Uuid, failure: Option<&Error>, why: Option<Reas
     }
 }
 
+const NOT_SEEN_YET: &str = "Whether it was done before it was cut short could not be seen yet";
+
 /// It cannot be seen now whether a job was committed: it is looked at again, and does nothing else before. Who cancels it
 /// does without knowing, unless it has made something that it alone can take away.
 fn leave_unsettled(service: &Service, id: Uuid, error: &Error, pause: Option<Duration>) -> Result<()> {
     tracing::warn!(job = %id, %error, "whether a job was committed is not known yet");
-    let unknown = format!("Whether it was done before it was cut short could not be seen yet: {error}");
     committed::record(service, "that a job is to be looked at", || {
         service.catalog.update::<Job, Error>(id, |job| {
             if job.status.is_over() {
@@ -457,9 +458,8 @@ fn leave_unsettled(service: &Service, id: Uuid, error: &Error, pause: Option<Dur
             job.lease = None;
             job.unsettled = true;
             job.not_before = pause.map(|pause| service.now().saturating_add(pause)).transpose()?;
-            if !job.warnings.contains(&unknown) {
-                job.warnings.push(unknown.clone());
-            }
+            job.warnings.retain(|w| !w.starts_with(NOT_SEEN_YET));
+            job.warnings.push(format!("{NOT_SEEN_YET}: {error}"));
             if job.cancel_requested && !jobs::has_begun(job) {
                 jobs::note_cancelled(job);
                 jobs::end(job, JobStatus::Cancelled, service.now());

@@ -374,10 +374,23 @@ impl Work<'_> {
                     continue;
                 }
             };
-            if file_at(&disk.new)? == Some(files.old) && is_open(&disk.new) {
+            let has_old = match file_at(&disk.new) {
+                Ok(found) => found == Some(files.old) && is_open(&disk.new),
+                Err(error) => {
+                    self.try_later(error, &mut pause)?;
+                    continue;
+                }
+            };
+            if has_old {
                 // It was started just before: nothing has changed for it, nor does anything.
-                match exchange(&disk.new, &disk.disk).and_then(|_| sync_directory(&disk.disk)) {
-                    Ok(()) => return Err(self.give_up(request, started)),
+                match exchange(&disk.new, &disk.disk) {
+                    Ok(true) => {
+                        if let Err(error) = sync_directory(&disk.disk) {
+                            tracing::warn!(%error, "a machine's own disk is back, but might not outlive a crash");
+                        }
+                        return Err(self.give_up(request, started));
+                    }
+                    Ok(false) => self.try_later(started, &mut pause)?,
                     Err(error) => self.try_later(error, &mut pause)?,
                 }
                 continue;
@@ -392,11 +405,11 @@ impl Work<'_> {
             break;
         }
         // The one before. Whatever else has come to have the name stays.
-        let removed = match file_at(&disk.new)? {
+        let remove_old = || match file_at(&disk.new)? {
             Some(found) if found == files.old => remove(&disk.new).and_then(|()| sync_directory(&disk.disk)),
             _ => Ok(()),
         };
-        if let Err(error) = removed {
+        if let Err(error) = remove_old() {
             warnings.push(format!("the disk before could not be removed: {error}"));
         }
         Ok(())
