@@ -83,7 +83,7 @@ pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: 
         },
         (_, None) => None,
     };
-    match store.forget(&point.id) {
+    match store.forget(&point.id, "expired or deleted") {
         Ok(()) | Err(StoreError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
