@@ -165,7 +165,8 @@ fn every_object_damaged_in_turn() {
     let dir = tempfile::tempdir().unwrap();
     let (vault, key, mut points) = small_vault(objects_at(dir.path()));
     // A tombstone, a roll that names the points, and one lease of a session that committed since.
-    vault.forget(&points.remove(0).0.point, "test").unwrap();
+    let forgotten = backup(&vault, "d", &Image::new(noise(8, 20_000)), None).unwrap();
+    vault.forget(&forgotten.point, "test").unwrap();
     reclaim_all(&vault, None);
     let last = Image::new(text(7, 20_000));
     points.push((backup(&vault, "c", &last, None).unwrap(), last.bytes()));

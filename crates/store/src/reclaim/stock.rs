@@ -292,6 +292,7 @@ impl Run<'_> {
                  `strongroom rescue vault reclaim --as-listed`)"
                     .into(),
             );
+            return Ok(());
         }
         self.report.waiting_for.extend(unsettled.iter().map(|session| {
             format!(
