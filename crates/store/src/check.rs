@@ -10,16 +10,17 @@ use crate::frames::decode;
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
 use crate::index::run::PackRow;
 use crate::index::{Excluded, INDEX_PREFIX, Index, Location, Pending};
-use crate::lease::{self, Lease};
+use crate::lease::{self, Lease, LeaseState};
 use crate::limits::PACK_MAX_BYTES;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::objects::{Kind, ObjectInfo};
 use crate::pack::{read_directory, walk};
 use crate::progress::Progress;
 use crate::reclaim::condemned;
+use crate::roll::{self, RollState};
 use crate::tree::NodeSource as _;
 use crate::vault::Vault;
-use crate::{damage, note, record};
+use crate::{damage, lists, marker, note, record, tombstone};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -80,6 +81,7 @@ pub fn check(vault: &Vault, options: &CheckOptions, progress: &Progress) -> Resu
     let mut run =
         Run { vault, report: CheckReport::default(), faults: BTreeMap::new(), sizes: HashMap::new() };
     run.header()?;
+    run.roll()?;
     let listed = vault.objects().list("")?;
     run.report.objects = listed.len() as u64;
     run.records(&listed)?;
@@ -138,7 +140,7 @@ impl Run<'_> {
     fn header(&mut self) -> Result<()> {
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
             match Header::load_copy(self.vault.objects(), name) {
-                Ok(header) if header == *self.vault.header() => {}
+                Ok(header) if header == self.vault.header() => {}
                 Ok(_) => self.fault(name, "it differs from the copy in use"),
                 Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {
                     self.fault(name, "it is missing; the next backup writes it anew");
@@ -148,6 +150,51 @@ impl Run<'_> {
                     self.fault(name, format!("{detail}; the next backup writes it anew"));
                 }
                 Err(other) => self.fault(name, other.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The marker, the roll and the list of lists: what the vault knows of itself. Points that the roll names must be there,
+    /// or forgotten.
+    fn roll(&mut self) -> Result<()> {
+        if !self.vault.is_marked() {
+            return Ok(());
+        }
+        for name in marker::MARKER_NAMES {
+            if let Some(detail) = marker::fault(self.vault, name)? {
+                self.fault(name, format!("{detail}; the next backup writes it anew beside a right copy"));
+            }
+        }
+        if lists::load(self.vault)?.is_none() {
+            self.fault(lists::LISTS_NAME, "it is missing or damaged; reclaim writes it anew");
+        }
+        for name in roll::ROLL_NAMES {
+            match roll::load_copy(self.vault, name) {
+                Ok(Some(_)) => {}
+                Ok(None) => self.fault(name, "it is missing; reclaim writes it anew"),
+                Err(StoreError::Corrupt { detail, .. }) => {
+                    self.fault(name, format!("{detail}; reclaim writes it anew"));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if let RollState::Known { roll, .. } = roll::load(self.vault)? {
+            // The roll before the points: one that is forgotten meanwhile has its tombstone.
+            let survey = self.vault.survey(None)?;
+            let present: HashSet<PointId> = survey.present().collect();
+            for known in roll.points.iter().filter(|known| !present.contains(&known.point)) {
+                if survey.tombstones.covering(self.vault, &known.point, known.session)?.is_some() {
+                    continue;
+                }
+                let object = manifest::object_name(&known.item_key, &known.point);
+                self.fault(
+                    &object,
+                    "the point is not there, and nobody forgot it: mount or restore what is missing, or `strongroom \
+                     rescue vault reclaim --accept-loss` writes it off",
+                );
+                let fault = self.faults.entry(object).or_default();
+                fault.points.insert(TouchedPoint { point: known.point, item: None });
             }
         }
         Ok(())
@@ -169,6 +216,16 @@ impl Run<'_> {
                     Err(StoreError::Corrupt { detail, .. }) => {
                         self.fault(&object.name, format!("{detail}; reclaim removes it"));
                     }
+                    Err(e) => return Err(e),
+                }
+            }
+            if object.name.starts_with(tombstone::TOMBSTONES_PREFIX) {
+                match tombstone::load(self.vault, &object.name) {
+                    Ok(_) => {}
+                    Err(StoreError::Corrupt { detail, .. }) => self.fault(
+                        &object.name,
+                        format!("{detail}; reclaim removes it if the point is gone for good, else forget the point again"),
+                    ),
                     Err(e) => return Err(e),
                 }
             }
@@ -268,9 +325,15 @@ impl Run<'_> {
     /// Writes a run for packs that none covers, and removes runs that are damaged. Packs of sessions at work are
     /// left alone: they get their run when their writer is ready.
     fn rebuild(&mut self, index: &Index, bad: &[String], listed: &[ObjectInfo]) -> Result<()> {
-        let active: HashSet<_> = listed
+        let committed: HashSet<SessionId> = lease::list(self.vault)?
+            .into_iter()
+            .filter(|found| found.record.as_ref().is_some_and(|record| record.state == LeaseState::Committed))
+            .map(|found| found.session)
+            .collect();
+        let active: HashSet<SessionId> = listed
             .iter()
-            .filter_map(|o| o.name.strip_prefix(lease::SESSIONS_PREFIX)?.parse::<SessionId>().ok())
+            .filter_map(|o| o.name.strip_prefix(lease::SESSIONS_PREFIX)?.parse().ok())
+            .filter(|session| !committed.contains(session))
             .collect();
         let covered: HashSet<PackId> = index
             .runs()
@@ -278,6 +341,10 @@ impl Run<'_> {
             .filter(|run| !bad.contains(&run.name))
             .flat_map(|run| run.packs.iter().map(|row| row.id))
             .collect();
+        if self.vault.check_there().is_err() {
+            // Nothing is written where the marker is not right.
+            return Ok(());
+        }
         let mut pending = Pending::default();
         let uncovered: Vec<(PackId, u64)> =
             self.sizes.iter().filter(|(pack, _)| !covered.contains(pack)).map(|(p, s)| (*p, *s)).collect();

@@ -75,6 +75,10 @@ pub fn save_new(vault: &Vault, index: &Index) -> Result<()> {
     if list.frames.is_empty() && list.packs.is_empty() {
         return Ok(());
     }
+    if let Err(e) = vault.check_there() {
+        tracing::warn!("damage that was found is not recorded: {e}");
+        return Ok(());
+    }
     list.frames.sort_unstable();
     list.packs.sort_unstable();
     let name = format!("{DAMAGED_PREFIX}{}", vault.environment().new_session_id());

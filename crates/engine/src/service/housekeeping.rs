@@ -103,7 +103,7 @@ fn reclaim_space(service: &Service) -> Result<()> {
             row.reclaimed_at = Some(now);
             Ok(Vec::new())
         })?;
-        let options = ReclaimOptions { cache_dir: Some(service.data().cache()), thorough: false };
+        let options = ReclaimOptions { cache_dir: Some(service.data().cache()), ..ReclaimOptions::default() };
         let store = service.store(&vault)?;
         match reclaim(&store, &options, &Progress::default()) {
             Ok(report) => {

@@ -101,7 +101,7 @@ pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: 
             Err(error) => return Err(error.into()),
         }
     }
-    match store.forget(&point.id) {
+    match store.forget(&point.id, "expired or deleted") {
         Ok(()) | Err(StoreError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }

@@ -11,6 +11,10 @@
 //! | delay | the operation takes longer | sessions: leases, reclaim beside writers |
 //! | disk full | from a number of bytes on every put fails with `NoSpace`, leaving a torn temporary | engine: a clear error, no committed point lost |
 //! | crash | one operation fails before, after or torn; every one from then on fails, reads too | store: committed points are there, uncommitted ones not, no repair needed |
+//! | short list | a listing leaves out names, chosen by the rule's seed | store: what is not listed is not taken for gone |
+//! | empty list | a listing shows nothing | as above |
+//! | late list | a listing leaves out what was written since the plan was set | as above |
+//! | not found | get and head say that what is there is not | as above |
 //! | lost delete | the delete says it worked, the object stays | reclaim: an object that comes back does no harm and is taken again |
 //!
 //! Operations are counted from 0 in the order they start, so that a test can run once without faults and then again
@@ -21,7 +25,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -79,6 +83,18 @@ pub enum Fault {
     Delay(Duration),
     /// A delete says it worked and does nothing. Other operations go through.
     LoseDelete,
+    /// A listing leaves out about half of the names, which ones by this seed. Other operations go through.
+    ShortList {
+        /// Chooses the names.
+        seed: u64,
+    },
+    /// A listing shows nothing. Other operations go through.
+    EmptyList,
+    /// A listing leaves out what was written since the plan was set, and shows what was deleted since. Other operations
+    /// go through.
+    LateList,
+    /// A get or head says that the object is not there. Other operations go through.
+    SayNotFound,
 }
 
 /// Which operations a rule is about.
@@ -104,6 +120,13 @@ pub enum Nth {
     From(u64),
     /// Those before this one.
     Before(u64),
+    /// About one in so many, which ones by a seed.
+    OneIn {
+        /// One in so many.
+        of: u64,
+        /// Chooses them.
+        seed: u64,
+    },
 }
 
 impl Nth {
@@ -113,8 +136,21 @@ impl Nth {
             Nth::Only(k) => n == k,
             Nth::From(k) => n >= k,
             Nth::Before(k) => n < k,
+            Nth::OneIn { of, seed } => mixed(seed ^ n.wrapping_mul(0x9e37_79b9)).is_multiple_of(of),
         }
     }
+}
+
+/// A number that looks random.
+fn mixed(n: u64) -> u64 {
+    let n = (n ^ (n >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+/// Whether a short listing leaves a name out.
+fn leaves_out(seed: u64, name: &str) -> bool {
+    name.bytes().fold(mixed(seed), |hash, byte| mixed(hash ^ u64::from(byte))) & 1 == 1
 }
 
 /// How the operation at which a simulated crash strikes ends.
@@ -200,6 +236,10 @@ struct State {
     written_bytes: u64,
     dead: bool,
     torn_temps: u64,
+    /// What was there when the plan was set, for late listings.
+    before: Vec<ObjectMeta>,
+    /// How much older than it is everything looks that was there at a time.
+    aged: Vec<(SystemTime, Duration)>,
 }
 
 /// An object store that follows a [`FaultPlan`]. Cheap to clone; clones share plan and counters.
@@ -239,8 +279,32 @@ impl FaultStore {
             matched: vec![0; plan.rules.len()],
             plan,
             torn_temps: state.torn_temps,
+            aged: std::mem::take(&mut state.aged),
             ..State::default()
         };
+    }
+
+    /// Remembers what is there now: it is what late listings show.
+    pub async fn remember(&self) -> Result<()> {
+        use futures::TryStreamExt;
+        let before = self.inner.list(None).try_collect().await?;
+        self.state.lock().before = before;
+        Ok(())
+    }
+
+    /// Everything that was written until now looks so much older from now on.
+    pub fn age(&self, by: Duration) {
+        self.state.lock().aged.push((SystemTime::now(), by));
+    }
+
+    fn with_age(&self, mut meta: ObjectMeta) -> ObjectMeta {
+        let written = SystemTime::from(meta.last_modified);
+        for (until, by) in &self.state.lock().aged {
+            if written <= *until {
+                meta.last_modified -= *by;
+            }
+        }
+        meta
     }
 
     /// Operations started since the plan was set.
@@ -325,7 +389,19 @@ impl FaultStore {
             tokio::time::sleep(delay).await;
         }
         match verdict.fault {
-            None | Some((Fault::Delay(_) | Fault::LoseDelete, _)) => work.await,
+            None => work.await,
+            Some((Fault::SayNotFound, text)) if matches!(op, OpKind::Get | OpKind::Head) => {
+                Err(fault_error(Kind::NotFound, verdict.operation, text))
+            }
+            Some((
+                Fault::Delay(_)
+                | Fault::LoseDelete
+                | Fault::ShortList { .. }
+                | Fault::EmptyList
+                | Fault::LateList
+                | Fault::SayNotFound,
+                _,
+            )) => work.await,
             Some((Fault::ErrorAfter(kind), text)) => {
                 work.await?;
                 Err(fault_error(kind, verdict.operation, text))
@@ -344,7 +420,15 @@ impl FaultStore {
             tokio::time::sleep(delay).await;
         }
         match verdict.fault {
-            None | Some((Fault::Delay(_), _)) => self.inner.delete(&location).await?,
+            None
+            | Some((
+                Fault::Delay(_)
+                | Fault::ShortList { .. }
+                | Fault::EmptyList
+                | Fault::LateList
+                | Fault::SayNotFound,
+                _,
+            )) => self.inner.delete(&location).await?,
             Some((Fault::LoseDelete, _)) => {}
             Some((Fault::ErrorAfter(kind), text)) => {
                 self.inner.delete(&location).await?;
@@ -410,7 +494,12 @@ impl ObjectStore for FaultStore {
         };
         let failed = |kind| Err(fault_error(kind, verdict.operation, text));
         match fault {
-            Fault::Delay(_) | Fault::LoseDelete => self.inner.put_opts(location, payload, opts).await,
+            Fault::Delay(_)
+            | Fault::LoseDelete
+            | Fault::ShortList { .. }
+            | Fault::EmptyList
+            | Fault::LateList
+            | Fault::SayNotFound => self.inner.put_opts(location, payload, opts).await,
             Fault::ErrorBefore(kind) => failed(kind),
             Fault::ErrorAfter(kind) => {
                 self.inner.put_opts(location, payload, opts).await?;
@@ -443,7 +532,9 @@ impl ObjectStore for FaultStore {
             false => OpKind::Get,
         };
         let work = self.inner.get_opts(location, options);
-        self.run(op, location.as_ref(), work).await
+        let mut result = self.run(op, location.as_ref(), work).await?;
+        result.meta = self.with_age(result.meta);
+        Ok(result)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -486,6 +577,24 @@ impl ObjectStore for FaultStore {
 }
 
 impl FaultStore {
+    /// Counts a listing; what it is to lie about, if anything.
+    async fn begin_listing(&self, name: &str) -> Result<Option<Fault>> {
+        let verdict = self.begin(OpKind::List, name, 0)?;
+        if let Some(delay) = verdict.delay {
+            tokio::time::sleep(delay).await;
+        }
+        match verdict.fault {
+            Some((
+                Fault::ErrorBefore(kind)
+                | Fault::ErrorAfter(kind)
+                | Fault::TornObject { kind, .. }
+                | Fault::TornTemp { kind, .. },
+                text,
+            )) => Err(fault_error(kind, verdict.operation, text)),
+            other => Ok(other.map(|(fault, _)| fault)),
+        }
+    }
+
     fn listing(&self, prefix: Option<&Path>, offset: Option<Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let store = self.clone();
         let prefix = prefix.cloned();
@@ -493,14 +602,36 @@ impl FaultStore {
             let name = prefix.as_ref().map(ToString::to_string).unwrap_or_default();
             let inner = store.inner.clone();
             // A listing has no effect, so after is as good as before.
-            let begun = store.run(OpKind::List, &name, async { Ok(()) }).await;
-            match begun {
-                Err(e) => stream::once(async { Err(e) }).boxed(),
-                Ok(()) => match &offset {
-                    Some(offset) => inner.list_with_offset(prefix.as_ref(), offset),
-                    None => inner.list(prefix.as_ref()),
-                },
-            }
+            let begun = store.begin_listing(&name).await;
+            let lie = match begun {
+                Err(e) => return stream::once(async { Err(e) }).boxed(),
+                Ok(lie) => lie,
+            };
+            let listed = match (&lie, &offset) {
+                (Some(Fault::EmptyList), _) => stream::empty().boxed(),
+                (Some(Fault::LateList), _) => {
+                    let mut before = store.state.lock().before.clone();
+                    before.retain(|meta| {
+                        prefix.as_ref().is_none_or(|prefix| meta.location.prefix_matches(prefix))
+                            && offset.as_ref().is_none_or(|offset| meta.location > *offset)
+                    });
+                    stream::iter(before.into_iter().map(Ok)).boxed()
+                }
+                (_, Some(offset)) => inner.list_with_offset(prefix.as_ref(), offset),
+                (_, None) => inner.list(prefix.as_ref()),
+            };
+            listed
+                .filter_map(move |meta| {
+                    let shown = match (&meta, &lie) {
+                        (Ok(meta), Some(Fault::ShortList { seed })) => {
+                            !leaves_out(*seed, meta.location.as_ref())
+                        }
+                        _ => true,
+                    };
+                    let meta = meta.map(|meta| store.with_age(meta));
+                    std::future::ready(shown.then_some(meta))
+                })
+                .boxed()
         })
         .flatten()
         .boxed()

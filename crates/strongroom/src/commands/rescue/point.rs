@@ -247,7 +247,7 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
         "point forget",
         format!("forgets point {}, {whose}", document.forgotten),
     );
-    vault.forget(&document.forgotten)?;
+    vault.forget(&document.forgotten, "`rescue point forget`")?;
     context.print(&document, || match (&document.item, document.taken_at) {
         (Some(item), Some(taken_at)) => {
             format!("forgotten: point {} of {item}, taken {}\n", document.forgotten, time(taken_at))

@@ -6,10 +6,12 @@ use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, size};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use strongroom_domain::PointId;
 use strongroom_engine::{Error, Result, vaults};
 use strongroom_store::check::{CheckOptions, CheckReport};
 use strongroom_store::objects::Location;
@@ -88,14 +90,23 @@ pub struct CheckArgs {
     /// Read and verify every stored byte, not only what holds the vault together.
     #[arg(long)]
     read_data: bool,
+    /// First mark the location as this vault's anew, where its marker was lost. Make sure that the location is right.
+    #[arg(long)]
+    renew_marker: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Backups and restores may go on meanwhile. What running ones may still need is kept until a later reclaim.
+Only what was forgotten is freed. If a point that the vault is known to have is gone, nothing is: mount or restore
+what is missing, or, after a look, write the point off with --accept-loss. In a vault that an earlier release made
+nothing is freed until it is known which points it has: a service that keeps the vault finds that out within two days;
+without one, look at the points (strongroom rescue point list) and say --as-listed once.
 
-Example:
-  strongroom rescue vault reclaim /srv/backup/vault")]
+Examples:
+  strongroom rescue vault reclaim /srv/backup/vault
+  strongroom rescue vault reclaim /srv/backup/vault --as-listed --json
+  strongroom rescue vault reclaim /srv/backup/vault --accept-loss 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")]
 pub struct ReclaimArgs {
     #[command(flatten)]
     at: LocationArg,
@@ -104,6 +115,12 @@ pub struct ReclaimArgs {
     /// Look at everything again, also at what earlier runs have counted: slower, finds what crashes left behind.
     #[arg(long)]
     thorough: bool,
+    /// Write off a point that is gone and that nobody forgot; may be given several times.
+    #[arg(long, value_name = "POINT")]
+    accept_loss: Vec<PointId>,
+    /// Take the points that are listed for all that the vault has, where that is not known. They are counted first.
+    #[arg(long)]
+    as_listed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -323,6 +340,9 @@ struct CheckDocument {
 
 fn check(arguments: &CheckArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key)?;
+    if arguments.renew_marker {
+        vault.renew_marker()?;
+    }
     let options = CheckOptions { read_data: arguments.read_data };
     let report =
         context.watch("checking", || strongroom_store::check::check(&vault, &options, &context.progress))?;
@@ -377,6 +397,9 @@ fn check_text(document: &CheckDocument, read_data: bool) -> String {
 struct ReclaimDocument {
     vault: String,
     location: String,
+    /// With --as-listed: points an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listed: Option<BTreeMap<String, u64>>,
     #[serde(flatten)]
     report: ReclaimReport,
 }
@@ -389,13 +412,37 @@ fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
         "vault reclaim",
         if arguments.thorough { "began, thoroughly" } else { "began" },
     );
-    let options = ReclaimOptions { cache_dir: vaults::cache_directory(), thorough: arguments.thorough };
+    let options = ReclaimOptions {
+        cache_dir: vaults::cache_directory(),
+        thorough: arguments.thorough,
+        accept_loss: arguments.accept_loss.clone(),
+        as_listed: arguments.as_listed,
+        ..ReclaimOptions::default()
+    };
+    let mut listed = None;
+    if arguments.as_listed {
+        let mut items: BTreeMap<String, u64> = BTreeMap::new();
+        for point in vault.points(None)?.points {
+            *items.entry(point.item.to_string()).or_default() += 1;
+        }
+        let shown: Vec<String> =
+            items.iter().map(|(item, points)| format!("{} of {item}", count(*points, "point"))).collect();
+        context.note(format_args!(
+            "listed, and taken for all that the vault has: {}",
+            if shown.is_empty() { "no points".to_owned() } else { shown.join(", ") }
+        ));
+        listed = Some(items);
+    }
     let report = context
         .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
     let freed = format!("{} bytes freed, {} packs deleted", report.freed_bytes, report.packs_deleted);
     log::note(&vault, context, "vault reclaim", freed);
-    let document =
-        ReclaimDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), report };
+    let document = ReclaimDocument {
+        vault: vault.id().to_string(),
+        location: vault.location().to_owned(),
+        listed,
+        report,
+    };
     context.print(&document, || {
         let r = &document.report;
         let mut entries = vec![
@@ -411,14 +458,9 @@ fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
             ),
             ("time", duration(Duration::from_secs_f64(r.seconds.max(0.0)))),
         ];
-        if r.waiting_bytes > 0 {
-            let waiting = format!(
-                "{} until {} that may need it ended; reclaim again then",
-                size(r.waiting_bytes),
-                count(r.waiting_for.len() as u64, "session")
-            );
-            entries.push(("waiting", waiting));
-            entries.extend(r.waiting_for.iter().map(|session| ("  for", session.clone())));
+        if r.waiting_bytes > 0 || !r.waiting_for.is_empty() {
+            entries.push(("waiting", format!("{}; reclaim again then", size(r.waiting_bytes))));
+            entries.extend(r.waiting_for.iter().map(|what| ("  for", what.clone())));
         }
         list(&entries)
     })?;

@@ -1,0 +1,597 @@
+//! What is not found is not forgotten: listings that come back short, late or empty, objects that are said not to be there,
+//! locations that are not mounted. Nothing is freed by any of it, and every point is whole once the store tells the truth.
+
+mod common;
+
+use common::*;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom_domain::{PointId, TypedExtent};
+use strongroom_store::objects::fault::{Crash, Fault, FaultPlan, FaultStore, Matches, Nth, OpKind};
+use strongroom_store::objects::{BlobStore, OpenOptions, RetryLimits};
+use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport, reclaim};
+use strongroom_store::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn faulty() -> (FaultStore, BlobStore) {
+    let fault = FaultStore::new(Arc::new(object_store::memory::InMemory::new()), FaultPlan::none());
+    let options = OpenOptions { retry: RetryLimits::NONE, ..OpenOptions::default() };
+    let objects = BlobStore::from_object_store(Arc::new(fault.clone()), "memory", options).unwrap();
+    (fault, objects)
+}
+
+fn try_reclaim(vault: &Vault, options: &ReclaimOptions) -> Result<ReclaimReport> {
+    reclaim(vault, options, &Progress::default())
+}
+
+fn missing(result: Result<ReclaimReport>) -> Vec<PointId> {
+    match result.unwrap_err() {
+        StoreError::PointsMissing { points } => points,
+        other => panic!("{other}"),
+    }
+}
+
+/// Two points of item a and one of b that share data.
+fn three_points(vault: &Vault) -> Vec<(Manifest, Vec<u8>)> {
+    let image = Image::new([text(1, 70_000), noise(2, 60_000)].concat());
+    let mut points = vec![(backup(vault, "a", &image, None).unwrap(), image.bytes())];
+    image.0.lock()[10_000..14_000].copy_from_slice(&noise(3, 4000));
+    let extents = Some(vec![TypedExtent::data(10_000, 4000)]);
+    points.push((backup(vault, "a", &image, extents).unwrap(), image.bytes()));
+    let other = Image::new([noise(2, 60_000), noise(4, 20_000)].concat());
+    points.push((backup(vault, "b", &other, None).unwrap(), other.bytes()));
+    points
+}
+
+fn assert_whole(vault: &Vault, points: &[(Manifest, Vec<u8>)], about: &str) {
+    for (point, bytes) in points {
+        let there = vault.point(&point.point).unwrap_or_else(|e| panic!("{about}: {e}"));
+        let restored = restore(vault, &there).unwrap_or_else(|e| panic!("{about}: {e}"));
+        assert!(restored == *bytes, "{about}: wrong bytes of {}", point.point);
+    }
+}
+
+#[test]
+fn points_moved_away_free_nothing() {
+    for reclaimed_before in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (vault, _) = init(objects_at(directory.path()));
+        let points = three_points(&vault);
+        if reclaimed_before {
+            reclaim_all(&vault, None);
+        }
+        let (from, to) = (directory.path().join("points"), directory.path().join("elsewhere"));
+        std::fs::rename(&from, &to).unwrap();
+        let before = stored(&vault, "packs/");
+        for thorough in [false, true] {
+            let options = ReclaimOptions { thorough, ..ReclaimOptions::default() };
+            let error = try_reclaim(&vault, &options).unwrap_err();
+            for (point, _) in &points {
+                assert!(error.to_string().contains(&point.point.to_string()), "{error}");
+            }
+            assert!(error.to_string().contains("--accept-loss"), "{error}");
+        }
+        assert_eq!(stored(&vault, "packs/"), before);
+        if reclaimed_before {
+            let report = check(&vault, false);
+            for (point, _) in &points {
+                assert!(report.findings.iter().any(|f| f.points.iter().any(|p| p.point == point.point)));
+            }
+        }
+        std::fs::rename(&to, &from).unwrap();
+        reclaim_all(&vault, None);
+        assert_whole(&vault, &points, "after they came back");
+    }
+}
+
+#[test]
+fn a_point_that_only_its_catalog_knows_frees_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    three_points(&vault);
+    let unknown = vault.environment().new_point_id();
+    let options = ReclaimOptions { expected: vec![unknown], ..ReclaimOptions::default() };
+    assert_eq!(missing(try_reclaim(&vault, &options)), [unknown]);
+}
+
+#[test]
+fn a_loss_that_is_accepted_is_freed() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    reclaim_all(&vault, Some(cache.path()));
+    let lost = vault.objects().list("points/").unwrap();
+    let lost = lost.iter().find(|o| o.name.ends_with(&points[2].0.point.to_string())).unwrap();
+    std::fs::remove_file(directory.path().join(&lost.name)).unwrap();
+    let id = points[2].0.point;
+    let options = ReclaimOptions {
+        cache_dir: Some(cache.path().to_owned()),
+        accept_loss: vec![id],
+        ..ReclaimOptions::default()
+    };
+    // One that is there is not written off.
+    assert!(vault.accept_loss(&points[0].0.point, "x").is_err());
+    assert_eq!(
+        missing(try_reclaim(&vault, &ReclaimOptions { accept_loss: vec![], ..options.clone() })),
+        [id]
+    );
+    let report = try_reclaim(&vault, &options).unwrap();
+    assert!(report.packs_deleted > 0, "{report:?}");
+    assert_eq!(vault.tombstone(&id).unwrap().unwrap().why, "accepted loss");
+    reclaim_all(&vault, Some(cache.path()));
+    assert_whole(&vault, &points[..2], "after the loss");
+    assert!(check(&vault, true).is_sound());
+}
+
+#[test]
+fn a_manifest_that_is_not_to_be_had_frees_nothing() {
+    let (fault, objects) = faulty();
+    let (vault, _) = init(objects);
+    let points = three_points(&vault);
+    let id = points[1].0.point;
+    let name = vault.objects().list("points/").unwrap();
+    let name = name.into_iter().find(|o| o.name.ends_with(&id.to_string())).unwrap().name;
+    let before = stored(&vault, "packs/");
+    fault.set_plan(FaultPlan::none().rule(
+        Matches { op: Some(OpKind::Get), name_prefix: Some(name), nth: Nth::Every },
+        Fault::SayNotFound,
+    ));
+    assert_eq!(missing(try_reclaim(&vault, &ReclaimOptions::default())), [id]);
+    fault.set_plan(FaultPlan::none());
+    assert_eq!(stored(&vault, "packs/"), before);
+    assert_whole(&vault, &points, "after");
+}
+
+#[test]
+fn forgetting_is_written_down_first_and_finished_by_whoever_comes() {
+    for finisher in ["forget", "reclaim"] {
+        let mut k = 0;
+        loop {
+            let (fault, objects) = faulty();
+            let (vault, key) = init(objects.clone());
+            let points = three_points(&vault);
+            let id = points[0].0.point;
+            fault.set_plan(FaultPlan::crash_at(k, Crash::Before));
+            let forgot = vault.forget(&id, "it expired");
+            fault.set_plan(FaultPlan::none());
+            let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
+            let visible = vault.points(None).unwrap().points.iter().any(|p| p.point == id);
+            let tombstone = vault.tombstone(&id).unwrap();
+            assert_eq!(visible, tombstone.is_none(), "{k}");
+            assert_eq!(vault.point(&id).is_ok(), visible);
+            if forgot.is_err() && (finisher == "forget" || visible) {
+                vault.forget(&id, "it expired").unwrap();
+            }
+            // Again is fine.
+            vault.forget(&id, "another reason").unwrap();
+            reclaim_all(&vault, None);
+            assert!(
+                !vault.objects().list("points/").unwrap().iter().any(|o| o.name.contains(&id.to_string()))
+            );
+            let tombstone = vault.tombstone(&id).unwrap().unwrap();
+            assert_eq!(
+                (tombstone.why.as_str(), tombstone.session),
+                ("it expired", Some(points[0].0.session))
+            );
+            assert_whole(&vault, &points[1..], "beside");
+            assert!(check(&vault, true).is_sound());
+            if forgot.is_ok() {
+                break;
+            }
+            k += 1;
+        }
+        assert!(k > 4);
+    }
+}
+
+#[test]
+fn tombstones_are_kept_for_ninety_days() {
+    let (fault, objects) = faulty();
+    let (vault, _) = init(objects);
+    let points = three_points(&vault);
+    vault.forget(&points[0].0.point, "test").unwrap();
+    for (days, left) in [(0, 1), (89, 1), (2, 0)] {
+        fault.age(DAY * days);
+        reclaim_all(&vault, None);
+        assert_eq!(vault.tombstones().unwrap().tombstones.len(), left, "{days} days later");
+    }
+    assert_whole(&vault, &points[1..], "after");
+}
+
+/// Killed between its packs and its point, or right after it: which of the two is not known at once.
+#[test]
+fn packs_of_a_session_that_may_have_committed_wait_for_a_day() {
+    let (fault, objects) = faulty();
+    let (vault, key) = init(objects.clone());
+    let image = Image::new(noise(1, 200_000));
+    let under_way = begin(&vault, "a", &image, None).unwrap();
+    fault.set_plan(FaultPlan::crash_at(commit_operation(), Crash::After));
+    under_way.commit(&vault, "a").unwrap_err();
+    assert!(fault.crashed());
+    fault.set_plan(FaultPlan::none());
+    let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
+    let before = stored(&vault, "packs/");
+    let point = vault.points(None).unwrap().points.pop().expect("the process died after its point");
+    // Hidden: a listing leaves it out, and it is said not to be there.
+    fault.set_plan(
+        FaultPlan::none()
+            .rule(
+                Matches { op: Some(OpKind::List), name_prefix: Some("points".into()), nth: Nth::Every },
+                Fault::EmptyList,
+            )
+            .rule(
+                Matches { op: Some(OpKind::Get), name_prefix: Some("points/".into()), nth: Nth::Every },
+                Fault::SayNotFound,
+            ),
+    );
+    let report = reclaim_all(&vault, None);
+    assert!(report.packs_deleted == 0 && report.waiting_bytes > 0, "{report:?}");
+    assert!(report.waiting_for[0].contains(&point.point.to_string()), "{report:?}");
+    fault.set_plan(FaultPlan::none());
+    assert_eq!(stored(&vault, "packs/"), before);
+    reclaim_all(&vault, None);
+    assert!(restore(&vault, &point).unwrap() == image.bytes());
+    assert!(vault.objects().list("sessions/").unwrap().is_empty());
+}
+
+/// Which operation of a commit writes the manifest, counted from the commit's first.
+fn commit_operation() -> u64 {
+    let (fault, objects) = faulty();
+    let (vault, _) = init(objects);
+    let under_way = begin(&vault, "a", &Image::new(noise(1, 200_000)), None).unwrap();
+    fault.set_plan(FaultPlan::none());
+    under_way.commit(&vault, "a").unwrap();
+    fault.log().iter().position(|o| o.op == OpKind::Put && o.name.starts_with("points/")).unwrap() as u64
+}
+
+#[test]
+fn a_session_that_died_before_its_point_frees_its_packs_a_day_later() {
+    let (fault, objects) = faulty();
+    let (vault, key) = init(objects.clone());
+    let under_way = begin(&vault, "a", &Image::new(noise(1, 200_000)), None).unwrap();
+    fault.set_plan(FaultPlan::crash_at(commit_operation(), Crash::Before));
+    under_way.commit(&vault, "a").unwrap_err();
+    fault.set_plan(FaultPlan::none());
+    let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
+    assert!(reclaim_all(&vault, None).waiting_bytes > 0);
+    assert!(stored(&vault, "packs/") > 0);
+    fault.age(DAY + Duration::from_secs(60));
+    reclaim_all(&vault, None);
+    assert_eq!((stored(&vault, "packs/"), stored(&vault, "sessions/")), (0, 0));
+}
+
+/// As where another directory is mounted in place of the vault's: with a header even, but without the marker.
+#[test]
+fn without_the_marker_nothing_is_written_or_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    let marker = std::fs::read(directory.path().join("marker")).unwrap();
+    // One copy will do, and the other is put right.
+    std::fs::remove_file(directory.path().join("marker.copy")).unwrap();
+    drop(Session::begin(&vault, "test").unwrap());
+    assert!(directory.path().join("marker.copy").exists());
+    for name in ["marker", "marker.copy"] {
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    let vault = Vault::open_in(objects_at(directory.path()), &key, Arc::new(Incarnation(2))).unwrap();
+    let before = vault.objects().list("").unwrap();
+    let refusals = [
+        Session::begin(&vault, "test").map(drop),
+        try_reclaim(&vault, &ReclaimOptions::default()).map(drop),
+        vault.write_note("policies", &"kept".into()),
+        vault.forget(&points[0].0.point, "test"),
+        vault.accept_loss(&vault.environment().new_point_id(), "test"),
+    ];
+    for (index, refused) in refusals.into_iter().enumerate() {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StoreError::Unmarked { .. }), "{index}: {error}");
+    }
+    // Restores go on, without a lease.
+    assert_whole(&vault, &points, "without the marker");
+    assert!(check(&vault, true).findings.iter().any(|finding| finding.object == "marker"));
+    assert_eq!(vault.objects().list("").unwrap(), before);
+    vault.renew_marker().unwrap();
+    assert_eq!(std::fs::read(directory.path().join("marker")).unwrap(), marker);
+    vault.forget(&points[0].0.point, "test").unwrap();
+}
+
+/// A file system that goes while a reclaim is at it.
+#[test]
+fn a_mount_that_vanishes_midway_loses_nothing() {
+    for k in 0.. {
+        let (fault, objects) = faulty();
+        let (vault, key) = init(objects.clone());
+        let points = three_points(&vault);
+        vault.forget(&points[0].0.point, "test").unwrap();
+        let gone = |op| Matches { op: Some(op), name_prefix: None, nth: Nth::From(k) };
+        fault.set_plan(
+            FaultPlan::none()
+                .rule(gone(OpKind::Get), Fault::SayNotFound)
+                .rule(Matches { nth: Nth::From(k / 2), ..gone(OpKind::Head) }, Fault::SayNotFound)
+                .rule(Matches { nth: Nth::From(k / 3), ..gone(OpKind::List) }, Fault::EmptyList),
+        );
+        let reclaimed = try_reclaim(&vault, &ReclaimOptions::default());
+        let gets = fault.log().iter().filter(|o| o.op == OpKind::Get).count() as u64;
+        fault.set_plan(FaultPlan::none());
+        let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
+        assert_whole(&vault, &points[1..], &format!("gone from read {k} on"));
+        if reclaimed.is_ok() && gets <= k {
+            assert!(k > 10);
+            break;
+        }
+    }
+}
+
+/// Makes a vault what an earlier release would have made of it.
+fn make_version_1(vault: &Vault) {
+    let text = vault.objects().get("vault.json").unwrap();
+    let line = std::str::from_utf8(&text).unwrap().lines().next().unwrap();
+    let mut header: serde_json::Value = serde_json::from_str(line).unwrap();
+    let fields = header.as_object_mut().unwrap();
+    fields["version"] = 1.into();
+    fields.remove("requires").unwrap();
+    fields.remove("release").unwrap();
+    write_header(vault, &header);
+    for name in ["marker", "marker.copy", "roll", "roll.copy", "lists"] {
+        vault.objects().delete(name).unwrap();
+    }
+    for prefix in ["tombstones/", "sessions/"] {
+        for object in vault.objects().list(prefix).unwrap() {
+            vault.objects().delete(&object.name).unwrap();
+        }
+    }
+}
+
+fn write_header(vault: &Vault, header: &serde_json::Value) {
+    let line = header.to_string();
+    let bytes = format!("{line}\nblake3 {}\n", blake3::hash(line.as_bytes()).to_hex());
+    for name in ["vault.json", "vault.copy.json"] {
+        vault.objects().put(name, bytes.clone().into()).unwrap();
+    }
+}
+
+/// The real world with a clock that can be moved.
+struct Clock(Mutex<jiff::SignedDuration>);
+
+impl Environment for Clock {
+    fn now(&self) -> jiff::Timestamp {
+        System.now() + *self.0.lock()
+    }
+    fn elapsed(&self) -> Duration {
+        System.elapsed()
+    }
+    fn new_session_id(&self) -> strongroom_domain::SessionId {
+        System.new_session_id()
+    }
+    fn new_point_id(&self) -> PointId {
+        System.new_point_id()
+    }
+    fn new_vault_id(&self) -> strongroom_domain::VaultId {
+        System.new_vault_id()
+    }
+    fn process(&self) -> ProcessIdentity {
+        System.process()
+    }
+    fn is_gone(&self, _: &ProcessIdentity) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_vault_of_version_1_is_upgraded_once_wherever_it_is_killed() {
+    let mut k = 0;
+    loop {
+        let (fault, objects) = faulty();
+        let (vault, key) = init(objects.clone());
+        let points = three_points(&vault);
+        make_version_1(&vault);
+        let open = || Vault::open_in(objects.clone(), &key, Arc::new(Incarnation(2))).unwrap();
+        // Reading changes nothing.
+        let names = |vault: &Vault| -> Vec<String> {
+            vault.objects().list("").unwrap().into_iter().map(|object| object.name).collect()
+        };
+        let before = names(&vault);
+        assert_whole(&open(), &points, "version 1");
+        assert!(check(&open(), true).is_sound());
+        assert_eq!(names(&vault), before);
+        fault.set_plan(FaultPlan::crash_at(k, if k % 2 == 0 { Crash::Before } else { Crash::After }));
+        let begun = open_quietly(&objects, &key).and_then(|vault| Session::begin(&vault, "test").map(drop));
+        fault.set_plan(FaultPlan::none());
+        assert_whole(&open(), &points, "killed in between");
+        drop(Session::begin(&open(), "test").unwrap());
+        let header = vault.objects().get("vault.json").unwrap();
+        assert_eq!(vault.objects().get("vault.copy.json").unwrap(), header);
+        let header = std::str::from_utf8(&header).unwrap().to_owned();
+        assert!(
+            header.contains(r#""version":2"#)
+                && header.contains(r#""requires":["kept","tombstones","roll","marker"]"#)
+        );
+        for name in ["marker", "marker.copy", "roll", "roll.copy", "lists"] {
+            assert!(vault.objects().head(name).unwrap().is_some(), "{name} after a kill at {k}");
+        }
+        assert_whole(&open(), &points, "upgraded");
+        assert!(check(&open(), true).is_sound());
+        // What it has is known from a listing alone.
+        assert!(!reclaim_all(&open(), None).confirmed);
+        if begun.is_ok() {
+            break;
+        }
+        k += 1;
+    }
+    assert!(k > 10);
+}
+
+fn open_quietly(objects: &BlobStore, key: &KeyFile) -> Result<Vault> {
+    Vault::open_in(objects.clone(), key, Arc::new(Incarnation(2)))
+}
+
+#[test]
+fn what_was_dead_before_tombstones_is_freed_once_two_agreements_say_so() {
+    for as_listed in [false, true] {
+        let (fault, objects) = faulty();
+        let (vault, key) = init(objects.clone());
+        let points = three_points(&vault);
+        // Forgotten as an earlier release did: the manifest just goes.
+        for object in vault.objects().list("points/").unwrap() {
+            if object.name.ends_with(&points[2].0.point.to_string()) {
+                vault.objects().delete(&object.name).unwrap();
+            }
+        }
+        make_version_1(&vault);
+        fault.age(DAY);
+        let clock = Arc::new(Clock(Mutex::default()));
+        let vault = Vault::open_in(objects, &key, clock.clone()).unwrap();
+        let before = stored(&vault, "packs/");
+        let known: Vec<PointId> = points[..2].iter().map(|(point, _)| point.point).collect();
+        let nothing = |about: &str| {
+            let report = reclaim_all(&vault, None);
+            assert!(!report.confirmed && report.packs_deleted == 0, "{about}: {report:?}");
+            assert!(
+                report.waiting_bytes > 0 && report.waiting_for[0].contains("agree"),
+                "{about}: {report:?}"
+            );
+            assert_eq!(stored(&vault, "packs/"), before, "{about}");
+        };
+        nothing("at first");
+        if as_listed {
+            let options = ReclaimOptions { as_listed, ..ReclaimOptions::default() };
+            assert!(try_reclaim(&vault, &options).unwrap().packs_deleted > 0);
+        } else {
+            let Agreement::First { since } = vault.agree(&known).unwrap() else { panic!() };
+            nothing("agreed once");
+            *clock.0.lock() += jiff::SignedDuration::from_hours(23);
+            assert_eq!(vault.agree(&known).unwrap(), Agreement::First { since });
+            nothing("agreed twice on a day");
+            // Somebody who disagrees begins it anew.
+            assert_eq!(
+                vault.agree(&known[1..]).unwrap(),
+                Agreement::Differs { missing: vec![], unknown: vec![known[0]] }
+            );
+            *clock.0.lock() += jiff::SignedDuration::from_hours(2);
+            let Agreement::First { .. } = vault.agree(&known).unwrap() else { panic!() };
+            nothing("after a difference");
+            *clock.0.lock() += jiff::SignedDuration::from_hours(24);
+            assert_eq!(vault.agree(&known).unwrap(), Agreement::Confirmed);
+            assert_eq!(vault.agree(&known).unwrap(), Agreement::Confirmed);
+            assert!(reclaim_all(&vault, None).packs_deleted > 0);
+        }
+        assert!(stored(&vault, "packs/") < before);
+        assert_whole(&vault, &points[..2], "after");
+        assert!(check(&vault, true).is_sound());
+        assert_eq!(reclaim_all(&vault, None).packs_deleted, 0);
+    }
+}
+
+#[test]
+fn without_its_roll_nothing_is_freed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    reclaim_all(&vault, None);
+    vault.forget(&points[2].0.point, "test").unwrap();
+    for name in ["roll", "roll.copy"] {
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    let before = stored(&vault, "packs/");
+    let error = try_reclaim(&vault, &ReclaimOptions::default()).unwrap_err();
+    assert!(matches!(error, StoreError::RollUnknown { .. }), "{error}");
+    assert!(error.to_string().contains("--as-listed"), "{error}");
+    assert_eq!(stored(&vault, "packs/"), before);
+    let options = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+    assert!(try_reclaim(&vault, &options).unwrap().packs_deleted > 0);
+    assert_whole(&vault, &points[..2], "after");
+    assert!(check(&vault, true).is_sound());
+}
+
+#[test]
+fn a_vault_that_uses_what_this_program_does_not_know_is_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(directory.path()));
+    let text = vault.objects().get("vault.json").unwrap();
+    let mut header: serde_json::Value =
+        serde_json::from_str(std::str::from_utf8(&text).unwrap().lines().next().unwrap()).unwrap();
+    header["requires"].as_array_mut().unwrap().push("time-travel".into());
+    header["release"] = "9.9.9".into();
+    write_header(&vault, &header);
+    let error = Vault::open(objects_at(directory.path()), &key).map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::UnknownRequirement { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("time-travel") && text.contains("9.9.9") && !text.contains("tombstones"), "{text}");
+}
+
+/// A store whose listings come back short, empty or late, and which says of what is there that it is not, under
+/// everything that writes and deletes. Once it tells the truth, what was not forgotten is there, bit for bit.
+#[test]
+fn a_store_that_denies_what_it_has_loses_nothing() {
+    for seed in 0..60u64 {
+        let (fault, objects) = faulty();
+        let (vault, key) = init(objects.clone());
+        let mut kept = three_points(&vault);
+        if seed % 2 == 0 {
+            reclaim_all(&vault, None);
+        }
+        let cache = tempfile::tempdir().unwrap();
+        let image = Image::new([text(seed, 60_000), noise(seed, 60_000)].concat());
+        for round in 0..4u64 {
+            let lying = seed * 4 + round;
+            let lie = match lying % 4 {
+                0 => Fault::ShortList { seed: lying },
+                1 => Fault::EmptyList,
+                2 => Fault::LateList,
+                _ => Fault::SayNotFound,
+            };
+            let of = 1 + lying % 3;
+            let ops = match lie {
+                Fault::SayNotFound => vec![OpKind::Get, OpKind::Head],
+                _ => vec![OpKind::List],
+            };
+            let mut plan = FaultPlan::none();
+            for op in ops {
+                let nth = Nth::OneIn { of: of + u64::from(op != OpKind::List) * 5, seed: lying };
+                plan = plan.rule(Matches { op: Some(op), name_prefix: None, nth }, lie);
+            }
+            fault.set_plan(plan);
+            futures::executor::block_on(fault.remember()).unwrap();
+            let opened = Vault::open_in(objects.clone(), &key, Arc::new(Incarnation(2 + lying)));
+            let Ok(vault) = opened else { continue };
+            let cached = ReclaimOptions {
+                cache_dir: (round % 2 == 0).then(|| cache.path().to_owned()),
+                thorough: round == 3,
+                ..ReclaimOptions::default()
+            };
+            image.0.lock()[round as usize * 8192..][..4096].copy_from_slice(&noise(lying, 4096));
+            // A point whose session did not say that it failed must be whole; it builds on what it was shown.
+            if let Ok(point) = backup(&vault, "c", &image, None) {
+                kept.push((point, image.bytes()));
+            }
+            let forgotten = kept[lying as usize % kept.len()].0.point;
+            let _ = vault.forget(&forgotten, "test");
+            let _ = try_reclaim(&vault, &cached);
+            let _ = strongroom_store::check::check(&vault, &Default::default(), &Progress::default());
+            let _ = vault.write_note("policies", &round.into());
+            let _ = try_reclaim(&vault, &cached);
+            fault.set_plan(FaultPlan::none());
+            // What was forgotten, was; by this loop's word, or because the forget got that far.
+            let truth = Vault::open_in(objects.clone(), &key, Arc::new(Incarnation(2 + lying))).unwrap();
+            if truth.tombstone(&forgotten).unwrap().is_some() {
+                kept.retain(|(point, _)| point.point != forgotten);
+            }
+            assert_whole(&truth, &kept, &format!("seed {seed}, round {round}, {lie:?}"));
+        }
+        // And once it tells the truth, all goes on.
+        fault.set_plan(FaultPlan::none());
+        let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(1_000_000))).unwrap();
+        fault.age(DAY * 2);
+        let about = format!("seed {seed}, in the end");
+        let options = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+        try_reclaim(&vault, &options).unwrap_or_else(|e| panic!("{about}: {e}"));
+        assert_whole(&vault, &kept, &about);
+        let report = check(&vault, true);
+        let serious: Vec<_> = report.findings.iter().filter(|finding| !finding.points.is_empty()).collect();
+        assert!(serious.is_empty(), "{about}: {serious:?}");
+    }
+}
