@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
-use strongroom_engine::service::operations;
 use strongroom_engine::service::vaults::{self, VaultSettings};
+use strongroom_engine::service::{operations, reconcile};
 
 const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
 const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
@@ -195,6 +195,10 @@ pub(super) fn show(app: &App, vault: &Vault) -> Result<Value, ArmError> {
         "publicNetworkAccess": "Enabled",
         "restoreSettings": {"crossSubscriptionRestoreSettings": {"crossSubscriptionRestoreState": "Enabled"}},
     });
+    if let Some(report) = reconcile::report(&app.service, vault)? {
+        properties["strongroomUnmanagedPoints"] = report.unmanaged.into();
+        properties["strongroomMissingPoints"] = report.missing.len().into();
+    }
     if let Value::Object(map) = &mut properties {
         map.extend(vault.kept.clone());
     }

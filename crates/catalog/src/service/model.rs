@@ -225,6 +225,9 @@ pub struct Vault {
     pub deleted_at: Option<Timestamp>,
     #[serde(default)]
     pub purge_at: Option<Timestamp>,
+    /// It was found to hold nothing that anybody wants: its store is being removed, and cannot be brought back.
+    #[serde(default)]
+    pub is_being_removed: bool,
     /// Points were removed since the last reclaim.
     #[serde(default)]
     pub reclaim_due: bool,
@@ -501,6 +504,9 @@ pub struct Point {
     /// What tracks each disk's changes from its instant on, by target, and how large the disk was then.
     #[serde(default)]
     pub checkpoints: BTreeMap<String, (String, u64)>,
+    /// Since when it is not found in the vault, which does not say that it was forgotten. None: it is there, for all that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
     /// When the snapshot went.
     #[serde(default)]
     pub snapshot_ended_at: Option<Timestamp>,

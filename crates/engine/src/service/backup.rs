@@ -371,6 +371,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
             .filter_map(|d| Some((d.name.clone(), (DiskRecord::of(d).checkpoint?, d.size_bytes))))
             .collect(),
         snapshot_ended_at: None,
+        missing_since: None,
         no_snapshot: String::new(),
     }
 }

@@ -2,8 +2,8 @@
 //! when the service stops.
 
 use super::{
-    Service, backup, clock, drill, housekeeping, instant, jobs, machines, operations, restore, schedule,
-    snapshots, transfer, vaults,
+    Service, backup, clock, drill, housekeeping, instant, jobs, machines, operations, reconcile, restore,
+    schedule, snapshots, storage, transfer,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
@@ -116,7 +116,7 @@ impl Runner {
     }
 
     /// Sleeps, but not past the end of the service.
-    fn pause(&self, time: Duration) {
+    pub(super) fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.is_stopping() {
             let left = until.saturating_duration_since(Instant::now());
@@ -130,12 +130,13 @@ impl Runner {
 
 pub(super) fn start(service: &Service) -> Result<()> {
     type Loop = fn(&Service);
-    let loops: [(&str, Loop); 5] = [
+    let loops: [(&str, Loop); 6] = [
         ("jobs", run_jobs),
         ("heartbeat", keep_leases),
         ("schedule", run_schedule),
         ("discovery", run_discovery),
         ("housekeeping", housekeeping::run),
+        ("reconciliation", reconcile::run),
     ];
     service.runner.started.store(true, Ordering::SeqCst);
     let mut threads = service.runner.threads.lock();
@@ -176,7 +177,8 @@ pub(super) fn stop(service: &Service) {
 impl Service {
     /// At the start: whoever had leases is dead, since the data directory is ours alone.
     pub(super) fn recover(&self) -> Result<()> {
-        vaults::remove_strays(self)?;
+        storage::mark_known(self);
+        storage::tell_strays(self);
         operations::recover(self)?;
         for job in jobs::open(self)? {
             let id = job.id;
