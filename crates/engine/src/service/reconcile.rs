@@ -9,7 +9,7 @@
 //! What was found is kept for each vault, shown by `strongroom vault show`, and logged where it is not as it should be.
 
 use super::held::{self, Absence};
-use super::{Service, jobs, retention, unmanaged};
+use super::{Service, jobs, retention, storage, unmanaged};
 use crate::error::{Error, Result};
 use crate::limits::{RECONCILIATION_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use crate::machine::record::MachineRecord;
@@ -294,6 +294,7 @@ fn is_due(service: &Service, vault: Uuid) -> bool {
 pub(super) fn run(service: &Service) {
     // The start itself is not held up by it.
     service.runner.pause(Duration::from_secs(1));
+    storage::tell_strays(service);
     while !service.runner.is_stopping() {
         if let Err(error) = all(service) {
             tracing::error!(%error, "vaults and catalog could not be compared");

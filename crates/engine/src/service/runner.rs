@@ -178,7 +178,6 @@ impl Service {
     /// At the start: whoever had leases is dead, since the data directory is ours alone.
     pub(super) fn recover(&self) -> Result<()> {
         storage::mark_known(self);
-        storage::tell_strays(self);
         operations::recover(self)?;
         for job in jobs::open(self)? {
             let id = job.id;

@@ -296,7 +296,8 @@ pub(super) fn tell_strays(service: &Service) {
             "a store that no vault of the catalog has: `strongroom vault import` brings it back (see `strongroom vault list --strays`)"
         );
     }
-    for key in &found.keys {
+    // That of a purged vault was told of when that was purged.
+    for key in found.keys.iter().filter(|k| k.name.is_none()) {
         tracing::warn!(
             path = %key.path.display(), vault = key.vault.map(|v| v.to_string()),
             "a key that no vault of the catalog has; it is kept (see `strongroom vault list --strays`)"
