@@ -158,12 +158,16 @@ impl StdError for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::NotAVault { .. } | StoreError::NotFound { .. } => ErrorKind::NotFound,
-            StoreError::NewerFormat { .. } => ErrorKind::Unsupported,
+            StoreError::NotAVault { .. } | StoreError::NotFound { .. } | StoreError::Unmarked { .. } => {
+                ErrorKind::NotFound
+            }
+            StoreError::NewerFormat { .. } | StoreError::UnknownRequirement { .. } => ErrorKind::Unsupported,
             StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } => ErrorKind::Denied,
             StoreError::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             StoreError::Busy { .. } | StoreError::LeaseLost { .. } => ErrorKind::Busy,
-            StoreError::Corrupt { .. } => ErrorKind::Corrupt,
+            StoreError::Corrupt { .. }
+            | StoreError::PointsMissing { .. }
+            | StoreError::RollUnknown { .. } => ErrorKind::Corrupt,
             StoreError::Invalid { .. } => ErrorKind::Invalid,
             StoreError::Cancelled => return Self::cancelled(),
             StoreError::Object(e) => kind_of_object(e.kind),

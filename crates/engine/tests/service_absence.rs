@@ -615,3 +615,21 @@ fn an_old_data_directory_whose_vaults_are_not_mounted_gets_no_marker() {
     let made = vaults::put(&service, "strongroom", "another", "local", &VaultSettings::default());
     assert_eq!(made.unwrap_err().code, Some("VaultStorageNotMarked"));
 }
+
+#[test]
+fn a_vault_that_does_not_list_what_it_is_known_to_hold_is_not_purged() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    lab.point();
+    // Nobody's but the vault's, which takes stock of it when space is given back.
+    lab.commit("photos", PointKind::Image, None);
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    lab.pass(4 * 3600);
+    assert!(lab.rows().is_empty());
+    let before = lab.contents();
+    Fault::NoPoints.begin(&lab.place());
+    let _ = vaults::delete(&lab.service, &lab.vault());
+    lab.pass(DAY);
+    assert!(lab.place().is_dir() && lab.service.catalog().get::<Vault>(lab.vault).unwrap().is_some());
+    Fault::NoPoints.end(&lab.place());
+    assert_nothing_lost(&lab, &before, "a short listing");
+}

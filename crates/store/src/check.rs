@@ -138,7 +138,7 @@ impl Run<'_> {
     fn header(&mut self) -> Result<()> {
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
             match Header::load_copy(self.vault.objects(), name) {
-                Ok(header) if header == *self.vault.header() => {}
+                Ok(header) if header == self.vault.header() => {}
                 Ok(_) => self.fault(name, "it differs from the copy in use"),
                 Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {
                     self.fault(name, "it is missing; the next backup writes it anew");

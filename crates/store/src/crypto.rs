@@ -141,11 +141,8 @@ impl VaultKeys {
         self.seal_key("strongroom v1 manifest", &[point.as_bytes()])
     }
 
-    pub fn note_key(&self) -> SealKey {
-        self.seal_key("strongroom v1 note", &[])
-    }
-
-    fn seal_key(&self, context: &str, material: &[&[u8]]) -> SealKey {
+    /// A key to seal with; the context says what for.
+    pub fn seal_key(&self, context: &str, material: &[&[u8]]) -> SealKey {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.data_key);
         for part in material {

@@ -13,7 +13,13 @@ use strongroom_domain::VaultId;
 pub const HEADER_NAME: &str = "vault.json";
 pub const HEADER_COPY_NAME: &str = "vault.copy.json";
 pub const FORMAT: &str = "strongroom-vault";
-pub const VERSION: u64 = 1;
+/// What this program makes, and the highest it reads.
+pub const VERSION: u64 = 2;
+/// What a program must know to write to a vault of version 2, or to judge what is in it. Every later change of the format adds a
+/// name here, and the release that brought it below.
+pub const REQUIRES: [&str; 4] = ["kept", "tombstones", "roll", "marker"];
+/// The first release that knows all of them.
+pub const REQUIRES_RELEASE: &str = "0.1.0";
 
 /// See `docs/vault-format.md`, section 3.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +30,15 @@ pub struct Header {
     pub created_at: Timestamp,
     pub block_size_bytes: u32,
     pub key: WrappedKey,
+    /// Since version 2: names of what a program must know to open the vault, and the first release that does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }
 
 impl Header {
-    /// Makes the header of a new vault around a fresh data key.
+    /// Makes the header of a new vault around a fresh data key: of version 1, until what version 2 promises is there.
     pub fn create(
         id: VaultId,
         created_at: Timestamp,
@@ -39,8 +50,27 @@ impl Header {
         crate::crypto::random(&mut data_key)?;
         let additional = additional_data(&id, &created_at, block_size_bytes);
         let key = provider.wrap(id, additional.as_bytes(), &data_key)?;
-        let header = Self { format: FORMAT.into(), version: VERSION, id, created_at, block_size_bytes, key };
+        let header = Self {
+            format: FORMAT.into(),
+            version: 1,
+            id,
+            created_at,
+            block_size_bytes,
+            key,
+            requires: Vec::new(),
+            release: None,
+        };
         Ok((header, VaultKeys::new(id, data_key)))
+    }
+
+    /// The same vault's, of the version that this program makes.
+    pub fn upgraded(&self) -> Self {
+        Self {
+            version: VERSION,
+            requires: REQUIRES.iter().map(|name| (*name).to_owned()).collect(),
+            release: Some(REQUIRES_RELEASE.into()),
+            ..self.clone()
+        }
     }
 
     pub fn unwrap_keys(&self, provider: &dyn KeyProvider) -> Result<VaultKeys> {
@@ -66,6 +96,10 @@ impl Header {
         struct Versioned {
             format: String,
             version: u64,
+            #[serde(default)]
+            requires: Vec<String>,
+            #[serde(default)]
+            release: Option<String>,
         }
         let versioned: Versioned =
             serde_json::from_str(line).map_err(|e| corrupt(&format!("not a header: {e}")))?;
@@ -75,11 +109,20 @@ impl Header {
                 detail: format!("{name} says it is of format {:?}", versioned.format),
             });
         }
-        if versioned.version != VERSION {
+        if !(1..=VERSION).contains(&versioned.version) {
             return Err(StoreError::NewerFormat {
                 location: location.into(),
                 found: versioned.version,
                 supported: VERSION,
+            });
+        }
+        let mut names = versioned.requires;
+        names.retain(|name| !REQUIRES.contains(&name.as_str()));
+        if !names.is_empty() {
+            return Err(StoreError::UnknownRequirement {
+                location: location.into(),
+                names,
+                release: versioned.release.unwrap_or_else(|| "of a newer version".into()),
             });
         }
         let header: Self = serde_json::from_str(line).map_err(|e| corrupt(&format!("not a header: {e}")))?;
@@ -132,5 +175,6 @@ pub fn check_block_size(block_size_bytes: u32) -> Result<()> {
 }
 
 fn additional_data(id: &VaultId, created_at: &Timestamp, block_size_bytes: u32) -> String {
-    format!("{FORMAT}/{VERSION}/{id}/{created_at}/{block_size_bytes}")
+    // 1 is the version of this binding: the data key stays wrapped as it is when the header becomes a newer one.
+    format!("{FORMAT}/1/{id}/{created_at}/{block_size_bytes}")
 }

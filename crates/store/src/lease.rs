@@ -13,15 +13,28 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
-use strongroom_domain::SessionId;
+use strongroom_domain::{PointId, SessionId};
 
 pub const SESSIONS_PREFIX: &str = "sessions/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseState {
+    /// At work: it has not committed.
     Active,
+    /// About to commit a point, or to finish after it: whether its manifest is there tells.
+    Committing,
+    /// Over: its point is there, and reclaim has not taken it down yet.
+    Committed,
+    /// Over: it has not committed, or took back what it had. Its packs need looking after.
     Ended,
+}
+
+/// The point that a session commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    pub point: PointId,
+    pub item_key: String,
 }
 
 /// What a lease's object says.
@@ -36,6 +49,8 @@ pub struct LeaseRecord {
     pub renewed: u64,
     pub lease_seconds: u64,
     pub state: LeaseState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
 }
 
 pub fn object_name(session: &SessionId) -> String {
@@ -53,6 +68,8 @@ struct Shared {
 
 impl Shared {
     fn write(&self) -> Result<()> {
+        // Its file system may have gone since: then it is not written beside it.
+        self.vault.check_there()?;
         let record = self.record.lock();
         let name = object_name(&record.session);
         let bytes = record::encode(self.vault.keys(), &name, &*record)?;
@@ -90,6 +107,10 @@ fn has_run_out(written: SystemTime, at: SystemTime) -> bool {
     at.duration_since(written).unwrap_or_default() > LEASE_HELD
 }
 
+fn lost(detail: impl Into<String>) -> Result<()> {
+    Err(StoreError::LeaseLost { detail: detail.into() })
+}
+
 /// A lease that is held. Ends itself when dropped.
 pub struct Lease {
     shared: Arc<Shared>,
@@ -105,7 +126,13 @@ impl Lease {
         purpose: &str,
         reading_only: bool,
     ) -> Result<Option<Self>> {
-        vault.check_there()?;
+        match vault.check_there() {
+            Err(StoreError::Unmarked { .. }) if reading_only => {
+                tracing::warn!("reading without a lease: the marker of the vault is missing or damaged");
+                return Ok(None);
+            }
+            other => other?,
+        }
         let environment = vault.environment();
         let shared = Arc::new(Shared {
             record: Mutex::new(LeaseRecord {
@@ -116,6 +143,7 @@ impl Lease {
                 renewed: 0,
                 lease_seconds: LEASE_SECONDS,
                 state: LeaseState::Active,
+                commit: None,
             }),
             renewed: Mutex::new(Some(environment.elapsed())),
             stop: Mutex::new(false),
@@ -151,26 +179,45 @@ impl Lease {
         Ok(Some(Self { shared, renewer: Some(renewer), finished: false }))
     }
 
-    /// Whether nobody can have taken this session for over yet. Asked right before a commit.
-    pub fn check(&self) -> Result<()> {
-        let lost = |detail: String| Err(StoreError::LeaseLost { detail });
+    /// Whether nobody can have taken this session for over yet, as far as can be told without asking the store.
+    fn check_age(&self) -> Result<()> {
         let Some(renewed) = *self.shared.renewed.lock() else {
-            return lost("another run took it for over".into());
+            return lost("another run took it for over");
         };
         let age = self.shared.vault.environment().elapsed().saturating_sub(renewed);
         if age > LEASE_HELD {
             return lost(format!("it could not be renewed for {} seconds", age.as_secs()));
         }
+        Ok(())
+    }
+
+    /// Whether nobody can have taken this session for over yet. Asked before anything is deleted under it.
+    pub fn check(&self) -> Result<()> {
+        self.check_age()?;
         let name = object_name(&self.shared.record.lock().session);
         match self.shared.vault.objects().head(&name)? {
             Some(_) => Ok(()),
-            None => lost("another run took it for over".into()),
+            None => lost("another run took it for over"),
+        }
+    }
+
+    /// Says that the session is about to commit a point, and makes sure that nobody can have taken it for over yet. From
+    /// then on the packs it wrote wait until it is known whether it did.
+    pub fn committing(&self, commit: Commit) -> Result<()> {
+        self.check_age()?;
+        {
+            let mut record = self.shared.record.lock();
+            record.state = LeaseState::Committing;
+            record.commit = Some(commit);
+        }
+        match self.shared.try_renew()? {
+            true => Ok(()),
+            false => lost("it had run out, or another run took it for over"),
         }
     }
 
     /// Whether it was held when this object was written. Asked right after a commit, which may have taken as long as it liked.
     pub fn covers(&self, object: &str) -> Result<()> {
-        let lost = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
         let Some(committed) = self.shared.vault.objects().head(object)? else {
             return lost("what was written under it is gone");
         };
@@ -192,12 +239,33 @@ impl Lease {
         Ok(self.shared.vault.objects().delete(&name)?)
     }
 
-    /// The session is over, but left packs that reclaim must look at.
-    pub fn end(mut self) -> Result<()> {
+    /// The session is over without a point, but left packs that reclaim must look at.
+    pub fn end(self) -> Result<()> {
+        self.finish(LeaseState::Ended)
+    }
+
+    /// The session is over, and its point there. Reclaim takes it down, and removes the lease.
+    pub fn committed(self) -> Result<()> {
+        self.finish(LeaseState::Committed)
+    }
+
+    fn finish(mut self, state: LeaseState) -> Result<()> {
         self.stop_renewing();
         self.finished = true;
-        self.shared.record.lock().state = LeaseState::Ended;
+        {
+            let mut record = self.shared.record.lock();
+            record.state = state;
+            if state == LeaseState::Ended {
+                record.commit = None;
+            }
+        }
         self.shared.write()
+    }
+
+    /// The session is over, and whether it committed is for others to find out.
+    pub fn leave(mut self) {
+        self.stop_renewing();
+        self.finished = true;
     }
 
     fn stop_renewing(&mut self) {
@@ -257,7 +325,7 @@ impl FoundLease {
         let Some(record) = &self.record else {
             return age > Duration::from_secs(LEASE_SECONDS);
         };
-        record.state == LeaseState::Ended
+        matches!(record.state, LeaseState::Ended | LeaseState::Committed)
             || vault.environment().is_gone(&record.process)
             || age > Duration::from_secs(record.lease_seconds.max(LEASE_SECONDS))
     }

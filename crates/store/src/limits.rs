@@ -54,6 +54,16 @@ pub const FETCH_RANGE_MAX_BYTES: u64 = 8 << 20;
 /// A note, and its name.
 pub const NOTE_MAX_BYTES: u64 = 16 << 20;
 pub const NOTE_NAME_MAX_BYTES: usize = 64;
+/// A tombstone says a sentence; a roll names every point, in some hundred bytes.
+pub const TOMBSTONE_MAX_BYTES: u64 = 1 << 20;
+pub const ROLL_MAX_BYTES: u64 = MANIFEST_MAX_BYTES;
+/// How long a tombstone is kept at least: whoever counts references elsewhere looks at the vault within that time.
+pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long it is waited for a point that a session may have committed, and that is not to be seen.
+pub const COMMIT_DOUBT: Duration = Duration::from_secs(24 * 3600);
+/// How far apart two agreements must be to confirm a roll.
+pub const AGREEMENTS_APART: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
 /// Manifests and records: a machine's definition and its lists fit many times over.
 pub const MANIFEST_MAX_BYTES: u64 = 64 << 20;
 pub const RECORD_MAX_BYTES: u64 = 256 << 20;

@@ -3,9 +3,12 @@
 use crate::compress::Level;
 use crate::error::{Result, StoreError};
 use crate::index::merge;
-use crate::lease::Lease;
+use crate::lease::{Commit, Lease};
+use crate::lists::{self, Lists};
 use crate::manifest::{Definition, Disk, Manifest, PointKind, object_name, seal};
 use crate::objects::Kind;
+use crate::reclaim::condemned;
+use crate::tombstone;
 use crate::vault::Vault;
 use crate::write::{DiskRequest, DiskWritten, Writers};
 use jiff::Timestamp;
@@ -20,6 +23,8 @@ pub struct Session {
     vault: Vault,
     id: SessionId,
     lease: Option<Lease>,
+    /// What of condemned lists was in force when it began.
+    lists: Option<Lists>,
     /// Started with the first disk: a session that finds nothing to write costs next to nothing.
     writers: RwLock<Option<Writers>>,
     level: Level,
@@ -42,12 +47,21 @@ pub struct PointDraft {
 impl Session {
     /// Begins a session. `purpose`: a few words that others are shown.
     pub fn begin(vault: &Vault, purpose: &str) -> Result<Self> {
+        vault.begin_writing()?;
         let id = vault.environment().new_session_id();
         let lease = Lease::acquire(vault, id, purpose, false)?;
         // What was read before the lease was written may be out of date.
         vault.reload();
-        vault.heal_header()?;
-        Ok(Self { vault: vault.clone(), id, lease, writers: RwLock::default(), level: Level::default() })
+        vault.heal()?;
+        let lists = lists::load(vault)?;
+        Ok(Self {
+            vault: vault.clone(),
+            id,
+            lease,
+            lists,
+            writers: RwLock::default(),
+            level: Level::default(),
+        })
     }
 
     pub fn id(&self) -> SessionId {
@@ -129,33 +143,32 @@ impl Session {
             session: self.id,
             writer: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
         };
-        let name = object_name(&self.vault.keys().item_key(&manifest.item), &manifest.point);
+        let item_key = self.vault.keys().item_key(&manifest.item);
+        let name = object_name(&item_key, &manifest.point);
         let bytes = seal(self.vault.keys(), &manifest)?;
         let Some(lease) = self.lease.take() else {
             return Err(StoreError::LeaseLost { detail: "it has ended".into() });
         };
-        if let Err(error) = lease.check() {
+        let begun = self.refuse_forgotten(&item_key, &point);
+        let begun = begun.and_then(|()| lease.committing(Commit { point, item_key: item_key.clone() }));
+        if let Err(error) = begun {
             let _ = lease.end();
             return Err(error);
         }
         // The commit point.
-        if let Err(error) = self.vault.objects().put_new(&name, bytes) {
-            let _ = lease.end();
-            return Err(error.into());
+        match self.vault.objects().put_new(&name, bytes) {
+            Ok(()) => {}
+            // Another's: not for this session to take back.
+            Err(error) if error.kind == Kind::AlreadyExists => {
+                let _ = lease.end();
+                return Err(error.into());
+            }
+            // It may be there all the same.
+            Err(error) => return Err(self.take_back(lease, &item_key, &point, error.into())),
         }
         // The write may have taken long, and others may have deleted what the point needs meanwhile: then there is none.
-        if let Err(error) = lease.covers(&name) {
-            let undone = self.vault.objects().delete(&name);
-            let _ = lease.end();
-            return match undone {
-                Ok(()) => Err(error),
-                Err(undone) => Err(StoreError::LeaseLost {
-                    detail: format!(
-                        "{error}. Point {point} was written and could not be removed again ({undone}); it may be damaged: \
-                         `strongroom rescue vault check` tells, `strongroom rescue point forget` removes it"
-                    ),
-                }),
-            };
+        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen()) {
+            return Err(self.take_back(lease, &item_key, &point, error));
         }
         // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
         // merged run may name packs that are gone, and the list that says so must not go meanwhile.
@@ -164,10 +177,73 @@ impl Session {
         {
             tracing::warn!("index runs could not be merged: {e}");
         }
-        if let Err(e) = lease.release() {
-            tracing::warn!("the lease of this session could not be removed: {e}");
+        if let Err(e) = lease.committed() {
+            tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
         }
         Ok(manifest)
+    }
+
+    /// A point that was forgotten is not made again: its tombstone would hide it.
+    fn refuse_forgotten(&self, item_key: &str, point: &PointId) -> Result<()> {
+        let object = tombstone::object_name(item_key, point);
+        match tombstone::load(&self.vault, &object) {
+            Ok(Some(tombstone)) if tombstone.is_final() => {
+                Err(StoreError::AlreadyExists { what: format!("a tombstone of recovery point {point}") })
+            }
+            Ok(_) => Ok(()),
+            Err(e) if e.is_damage() => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A reclaim that condemns packs lists the sessions at work, and waits for them. One that was not shown this session
+    /// does not wait for it, and may have deleted what the point needs.
+    fn was_seen(&self) -> Result<()> {
+        let unseen = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
+        let Some(before) = &self.lists else { return Ok(()) };
+        let Some(now) = lists::load(&self.vault)? else {
+            return unseen(
+                "whether a reclaim saw it cannot be told: the object `lists` is missing or damaged",
+            );
+        };
+        if now.written == before.written {
+            return Ok(());
+        }
+        let mut seen = 0;
+        for name in now.names.difference(&before.names) {
+            match condemned::load(&self.vault, name)? {
+                Some(list) if list.sessions.as_ref().is_none_or(|of| of.contains(&self.id)) => seen += 1,
+                _ => {}
+            }
+        }
+        match now.written.checked_sub(before.written) {
+            Some(new) if new == seen => Ok(()),
+            _ => unseen("a reclaim did not see it, and may have deleted what it builds on"),
+        }
+    }
+
+    /// Takes back a point that was, or may have been, written. Answers the error that it ends with.
+    fn take_back(&self, lease: Lease, item_key: &str, point: &PointId, error: StoreError) -> StoreError {
+        let why = format!("not committed: {error}");
+        match self.vault.take_back(item_key, point, self.id, &why) {
+            Ok(()) => {
+                let _ = lease.end();
+                error
+            }
+            Err(undone) => {
+                // The lease goes on saying that there may be a point.
+                lease.leave();
+                match error {
+                    StoreError::LeaseLost { detail } => StoreError::LeaseLost {
+                        detail: format!(
+                            "{detail}. Point {point} was written and could not be removed again ({undone}); it may be \
+                             damaged: `strongroom rescue vault check` tells, `strongroom rescue point forget` removes it"
+                        ),
+                    },
+                    other => other,
+                }
+            }
+        }
     }
 
     /// Keeps the number of index runs low.

@@ -14,8 +14,11 @@ use crate::manifest::{self, Manifest, POINTS_PREFIX};
 use crate::node::Node;
 use crate::objects::{BlobStore, Kind, ObjectInfo};
 use crate::reclaim::condemned;
+use crate::roll::{self, Roll, RollPoint};
+use crate::tombstone::{self, TOMBSTONES_PREFIX};
 use crate::tree::NodeSource;
-use parking_lot::Mutex;
+use crate::{lists, marker};
+use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use strongroom_domain::{ItemName, PointId, PointSelector, VaultId};
@@ -30,7 +33,8 @@ pub struct Vault(Arc<Inner>);
 struct Inner {
     objects: BlobStore,
     keys: VaultKeys,
-    header: Header,
+    header: RwLock<Header>,
+    block_size_bytes: u32,
     environment: Arc<dyn Environment>,
     index: Mutex<Option<Arc<Index>>>,
     frames: Frames,
@@ -89,7 +93,8 @@ impl PointList {
 }
 
 impl Vault {
-    /// Makes a vault. The commit is `vault.json`, created if absent: of two at once, one wins.
+    /// Makes a vault. The commit is `vault.json`, created if absent: of two at once, one wins. Cut short after that, the
+    /// first opening for writing does the rest.
     pub fn init(objects: BlobStore, provider: &dyn KeyProvider, options: InitOptions) -> Result<Self> {
         let exists = |location: &str| StoreError::AlreadyExists { what: format!("a vault at {location}") };
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
@@ -99,13 +104,13 @@ impl Vault {
         }
         let now = options.environment.now();
         let (header, keys) = Header::create(options.vault, now, options.block_size_bytes, provider)?;
-        let bytes = header.to_bytes()?;
-        match objects.put_new(HEADER_NAME, bytes.clone()) {
+        match objects.put_new(HEADER_NAME, header.to_bytes()?) {
             Err(e) if e.kind == Kind::AlreadyExists => return Err(exists(objects.location())),
             other => other?,
         }
-        objects.put(HEADER_COPY_NAME, bytes)?;
-        Ok(Self::assemble(objects, header, keys, options.environment))
+        let vault = Self::assemble(objects, header, keys, options.environment);
+        vault.write_version_2(&Roll { generation: 1, confirmed: true, ..Roll::default() })?;
+        Ok(vault)
     }
 
     /// Which vault is at a location; needs no key.
@@ -140,7 +145,8 @@ impl Vault {
         Self(Arc::new(Inner {
             objects,
             keys,
-            header,
+            block_size_bytes: header.block_size_bytes,
+            header: RwLock::new(header),
             environment,
             index: Mutex::default(),
             frames: Frames::default(),
@@ -149,15 +155,24 @@ impl Vault {
     }
 
     pub fn id(&self) -> VaultId {
-        self.0.header.id
+        self.0.keys.vault
     }
 
-    pub fn header(&self) -> &Header {
-        &self.0.header
+    pub(crate) fn header(&self) -> Header {
+        self.0.header.read().clone()
+    }
+
+    /// Whether it has what version 2 brought.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.version() > 1
+    }
+
+    fn version(&self) -> u64 {
+        self.0.header.read().version
     }
 
     pub fn block_size_bytes(&self) -> u32 {
-        self.0.header.block_size_bytes
+        self.0.block_size_bytes
     }
 
     pub fn location(&self) -> &str {
@@ -202,62 +217,161 @@ impl Vault {
     /// Fails when the location no longer has this vault: its file system is not mounted, say. Whoever writes asks first, or it
     /// would write into whatever is there instead.
     pub(crate) fn check_there(&self) -> Result<()> {
-        let missing = |name| matches!(self.0.objects.head(name), Ok(None));
-        if missing(HEADER_NAME) && missing(HEADER_COPY_NAME) {
-            return Err(StoreError::NotAVault {
-                location: self.location().to_owned(),
-                detail: "the vault that was there is gone; mount its file system, or put it back".into(),
-            });
+        if self.version() > 1 {
+            return marker::check(self);
         }
+        // Read by somebody who never writes, and so never upgraded.
+        let missing = |name| matches!(self.0.objects.head(name), Ok(None));
+        match missing(HEADER_NAME) && missing(HEADER_COPY_NAME) {
+            true => Err(marker::vault_is_gone(self)),
+            false => Ok(()),
+        }
+    }
+
+    /// What everybody does first who is about to write or delete: makes sure that the location is this vault's, and
+    /// brings a vault of an earlier version up to this one.
+    pub(crate) fn begin_writing(&self) -> Result<()> {
+        if self.version() == 1 {
+            self.upgrade()?;
+        }
+        marker::check(self)
+    }
+
+    /// Makes a vault of version 1 one of version 2. Cut short anywhere, it is done again: the header comes last. What the
+    /// vault has is taken from a listing, so the roll is not confirmed, and nothing is freed by it.
+    fn upgrade(&self) -> Result<()> {
+        // Another process may have done it since this one opened the vault.
+        let (header, _) = Header::load(&self.0.objects)?;
+        if header.id != self.id() {
+            return Err(marker::vault_is_gone(self));
+        }
+        if header.version > 1 {
+            *self.0.header.write() = header;
+            return Ok(());
+        }
+        tracing::info!("the vault at {} becomes one of format version 2", self.location());
+        let generation = match roll::load(self)? {
+            roll::RollState::Known { roll, .. } => roll.generation + 1,
+            roll::RollState::Unknown { .. } => roll::fresh_generation(self),
+        };
+        self.write_version_2(&Roll {
+            generation,
+            points: self.survey(None)?.roll_points(self),
+            ..Roll::default()
+        })
+    }
+
+    fn write_version_2(&self, roll: &Roll) -> Result<()> {
+        marker::write(self)?;
+        roll::put(self, roll)?;
+        lists::begin(self)?;
+        let header = self.header().upgraded();
+        for name in [HEADER_COPY_NAME, HEADER_NAME] {
+            self.0.objects.put(name, header.to_bytes()?)?;
+        }
+        *self.0.header.write() = header;
         Ok(())
     }
 
-    /// Puts both copies of the header right, if one is missing or damaged.
-    pub(crate) fn heal_header(&self) -> Result<()> {
+    /// Puts both copies of header and marker right, if one is missing or damaged, beside a right marker.
+    pub(crate) fn heal(&self) -> Result<()> {
+        marker::heal(self)?;
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
             let sound = match Header::load_copy(&self.0.objects, name) {
-                Ok(header) => header == self.0.header,
+                // An earlier program, at work since before the upgrade, has put its own back: what it forgot has no
+                // tombstones.
+                Ok(header) if header.id == self.id() && header.version == 1 => {
+                    *self.0.header.write() = header;
+                    self.upgrade()?;
+                    true
+                }
+                Ok(header) => header == self.header(),
                 Err(StoreError::Object(e)) if e.kind != Kind::NotFound => return Err(e.into()),
+                Err(e @ (StoreError::NewerFormat { .. } | StoreError::UnknownRequirement { .. })) => {
+                    return Err(e);
+                }
                 Err(_) => false,
             };
             if !sound {
                 tracing::warn!("{name} was missing or damaged; writing it anew");
-                self.0.objects.put(name, self.0.header.to_bytes()?)?;
+                self.0.objects.put(name, self.header().to_bytes()?)?;
             }
         }
         Ok(())
     }
 
-    /// All points, or those of one item; oldest first. A damaged manifest hides no other.
-    pub fn points(&self, item: Option<&ItemName>) -> Result<PointList> {
-        let prefix = match item {
-            Some(item) => format!("{POINTS_PREFIX}{}/", self.0.keys.item_key(item)),
-            None => POINTS_PREFIX.to_owned(),
-        };
-        let mut list = PointList::default();
-        for object in self.0.objects.list(&prefix)? {
-            match self.load_manifest(&object) {
-                Ok(Some(manifest)) => list.points.push(manifest),
-                Ok(None) => {}
-                Err(error) if error.is_damage() => list.damaged.push(DamagedPoint {
-                    point: manifest::parse_object_name(&object.name).map(|(_, point)| point),
-                    object: object.name,
-                    error,
-                }),
-                Err(error) => return Err(error),
-            }
+    /// Writes the marker anew, both copies: for somebody who made sure that this is the right location. It has this vault's
+    /// header, or it would not be open.
+    pub fn renew_marker(&self) -> Result<()> {
+        let (header, _) = Header::load(&self.0.objects)?;
+        if header.id != self.id() {
+            return Err(marker::vault_is_gone(self));
         }
-        list.points.sort_by_key(|manifest| (manifest.taken_at, manifest.point));
-        Ok(list)
+        if header.version == 1 {
+            return self.upgrade();
+        }
+        marker::write(self)
     }
 
-    fn load_manifest(&self, object: &ObjectInfo) -> Result<Option<Manifest>> {
-        match self.0.objects.get_bounded(&object.name, MANIFEST_MAX_BYTES) {
-            Ok(bytes) => manifest::open(&self.0.keys, &object.name, &bytes).map(Some),
-            // Forgotten since it was listed.
+    /// All points, or those of one item; oldest first. A damaged manifest hides no other.
+    pub fn points(&self, item: Option<&ItemName>) -> Result<PointList> {
+        Ok(self.survey(item)?.list)
+    }
+
+    /// What there is of points. A point that was forgotten is none, whether its manifest is gone yet or not.
+    pub(crate) fn survey(&self, item: Option<&ItemName>) -> Result<Survey> {
+        let below = |prefix: &str| match item {
+            Some(item) => format!("{prefix}{}/", self.0.keys.item_key(item)),
+            None => prefix.to_owned(),
+        };
+        let mut manifests = Vec::new();
+        for object in self.0.objects.list(&below(POINTS_PREFIX))? {
+            let loaded = match self.load_manifest(&object.name) {
+                Err(error) if !error.is_damage() => return Err(error),
+                other => other,
+            };
+            manifests.push((object.name, loaded));
+        }
+        // Tombstones after manifests: one that went since it was listed has its tombstone by now.
+        let tombstones = tombstone::Names::list(self, &below(TOMBSTONES_PREFIX))?;
+        let mut survey = Survey { tombstones, ..Survey::default() };
+        for (object, loaded) in manifests {
+            let point = manifest::parse_object_name(&object).map(|(_, point)| point);
+            let session = match &loaded {
+                Ok(Some(manifest)) => Some(manifest.session),
+                _ => None,
+            };
+            let forgotten = match &point {
+                Some(point) => survey.tombstones.covering(self, point, session)?.is_some(),
+                None => false,
+            };
+            match loaded {
+                _ if forgotten => survey.forgotten.push(object),
+                Ok(Some(manifest)) => survey.list.points.push(manifest),
+                // Before there were tombstones, it has been forgotten since it was listed.
+                Ok(None) if self.version() == 1 => {}
+                Ok(None) => {
+                    survey.vanished.extend(point);
+                    let error = StoreError::corrupt(
+                        &object,
+                        "it was listed, but the store says that it is not there, and nobody forgot the point",
+                    );
+                    survey.list.damaged.push(DamagedPoint { point, object, error });
+                }
+                Err(error) => survey.list.damaged.push(DamagedPoint { point, object, error }),
+            }
+        }
+        survey.list.points.sort_by_key(|manifest| (manifest.taken_at, manifest.point));
+        Ok(survey)
+    }
+
+    /// None if the store says that it is not there.
+    pub(crate) fn load_manifest(&self, object: &str) -> Result<Option<Manifest>> {
+        match self.0.objects.get_bounded(object, MANIFEST_MAX_BYTES) {
+            Ok(bytes) => manifest::open(&self.0.keys, object, &bytes).map(Some),
             Err(e) if e.kind == Kind::NotFound => Ok(None),
             Err(e) if e.kind == Kind::TooLarge => {
-                Err(StoreError::corrupt(&object.name, "it is larger than a manifest can be"))
+                Err(StoreError::corrupt(object, "it is larger than a manifest can be"))
             }
             Err(e) => Err(e.into()),
         }
@@ -295,23 +409,31 @@ impl Vault {
 
     pub fn point(&self, id: &PointId) -> Result<Manifest> {
         let object = self.point_object(id)?;
-        self.load_manifest(&object)?.ok_or_else(|| point_not_found(id))
+        self.visible(&object.name)?.ok_or_else(|| point_not_found(id))
     }
 
     /// The point of an item with this id, if it is there.
     pub fn point_of(&self, item: &ItemName, id: &PointId) -> Result<Option<Manifest>> {
-        let name = manifest::object_name(&self.0.keys.item_key(item), id);
-        match self.0.objects.get_bounded(&name, MANIFEST_MAX_BYTES) {
-            Ok(bytes) => manifest::open(&self.0.keys, &name, &bytes).map(Some),
-            Err(e) if e.kind == Kind::NotFound => Ok(None),
-            Err(e) if e.kind == Kind::TooLarge => {
-                Err(StoreError::corrupt(&name, "it is larger than a manifest can be"))
-            }
-            Err(e) => Err(e.into()),
+        self.visible(&manifest::object_name(&self.0.keys.item_key(item), id))
+    }
+
+    /// A manifest, unless its point was forgotten.
+    fn visible(&self, object: &str) -> Result<Option<Manifest>> {
+        let loaded = self.load_manifest(object);
+        let session = match &loaded {
+            Ok(Some(manifest)) => Some(manifest.session),
+            Err(e) if e.is_damage() => None,
+            _ => return loaded,
+        };
+        let Some((item_key, point)) = manifest::parse_object_name(object) else { return loaded };
+        match tombstone::load(self, &tombstone::object_name(item_key, &point)) {
+            Ok(Some(tombstone)) if tombstone.covers(session) => Ok(None),
+            Err(e) if !e.is_damage() => Err(e),
+            _ => loaded,
         }
     }
 
-    fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {
+    pub(crate) fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {
         let mut found = None;
         self.0.objects.for_each(POINTS_PREFIX, |object| match manifest::parse_object_name(&object.name) {
             Some((_, point)) if point == *id => {
@@ -321,13 +443,6 @@ impl Vault {
             _ => std::ops::ControlFlow::Continue(()),
         })?;
         found.ok_or_else(|| point_not_found(id))
-    }
-
-    /// Deletes a point's manifest: from then on the point is gone, and the next reclaims give back what only it used.
-    /// Also takes points whose manifest is damaged.
-    pub fn forget(&self, id: &PointId) -> Result<()> {
-        let object = self.point_object(id)?;
-        Ok(self.0.objects.delete(&object.name)?)
     }
 
     /// Makes damage that this vault's readers came across known to all later runs.
@@ -405,6 +520,43 @@ impl Vault {
     }
 }
 
+/// What a look at all manifests and tombstones showed.
+#[derive(Default)]
+pub(crate) struct Survey {
+    pub list: PointList,
+    /// Points that were listed, are not there when asked for, and have no tombstone. They are in `list.damaged` too.
+    pub vanished: Vec<PointId>,
+    /// Manifests of points that were forgotten.
+    pub forgotten: Vec<String>,
+    pub tombstones: tombstone::Names,
+}
+
+impl Survey {
+    /// The points that are there, readable or not.
+    pub fn present(&self) -> impl Iterator<Item = PointId> {
+        let damaged = self.list.damaged.iter().filter_map(|damaged| damaged.point);
+        let damaged = damaged.filter(|point| !self.vanished.contains(point));
+        self.list.points.iter().map(|manifest| manifest.point).chain(damaged)
+    }
+
+    /// The points that are there, for the roll.
+    pub fn roll_points(&self, vault: &Vault) -> Vec<RollPoint> {
+        let damaged = self.list.damaged.iter().filter_map(|damaged| {
+            let (item_key, point) = manifest::parse_object_name(&damaged.object)?;
+            let there = !self.vanished.contains(&point);
+            there.then(|| RollPoint { point, item_key: item_key.to_owned(), session: None })
+        });
+        let readable = self.list.points.iter().map(|manifest| RollPoint {
+            point: manifest.point,
+            item_key: vault.keys().item_key(&manifest.item),
+            session: Some(manifest.session),
+        });
+        let mut points: Vec<RollPoint> = readable.chain(damaged).collect();
+        points.sort_unstable();
+        points
+    }
+}
+
 fn point_not_found(id: &PointId) -> StoreError {
     StoreError::NotFound {
         what: format!("recovery point {id}"),
@@ -435,9 +587,10 @@ impl Vault {
     /// Whether any damage is on record, or packs are about to go; cheaper than reading the index.
     pub(crate) fn has_doubtful_packs(&self) -> Result<bool> {
         if let Some(index) = &*self.0.index.lock() {
-            return Ok(index.has_damage() || index.awaits_deletion());
+            return Ok(index.has_damage() || index.awaits_deletion() || index.is_distrusted());
         }
-        if condemned::list(self)?.awaits_deletion() {
+        let lists = condemned::list(self)?;
+        if lists.awaits_deletion() || lists.are_doubtful() || lists.incomplete {
             return Ok(true);
         }
         let mut found = false;

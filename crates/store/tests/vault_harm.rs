@@ -106,7 +106,7 @@ fn harm_one(original: &Path, key: &KeyFile, points: &[(Manifest, Vec<u8>)], name
     let vault = Vault::open(objects_at(dir.path()), key).unwrap();
     for (point, bytes) in points {
         if name.ends_with(&point.point.to_string()) {
-            vault.forget(&point.point).unwrap();
+            vault.forget(&point.point, "test").unwrap();
         } else {
             let restored = restore(&vault, point).unwrap_or_else(|e| panic!("{about}: not healed: {e}"));
             assert!(restored == *bytes, "{about}: wrong bytes restored after healing");
@@ -215,7 +215,7 @@ fn every_operation_failing_in_turn() {
             // The work that is disturbed: a backup, a forget, a reclaim.
             let forgotten = points[0].0.point;
             let backed_up = backup(&vault, "a", &image, None);
-            let forgot = vault.forget(&forgotten);
+            let forgot = vault.forget(&forgotten, "test");
             let reclaimed =
                 strongroom_store::reclaim::reclaim(&vault, &Default::default(), &Progress::default());
             let struck = fault.operations() > k;
@@ -245,7 +245,7 @@ fn every_operation_failing_in_turn() {
             }
             for damaged in &list.damaged {
                 assert!(about.starts_with("torn"), "{about}: {:?}", damaged);
-                vault.forget(&damaged.point.unwrap()).unwrap();
+                vault.forget(&damaged.point.unwrap(), "test").unwrap();
             }
             if about.starts_with("torn") {
                 // A lease that cannot be read counts as held for five minutes: let them pass.
@@ -263,7 +263,7 @@ fn every_operation_failing_in_turn() {
             assert!(report.is_sound() || about.starts_with("torn"), "{about}: {:?}", report.findings);
             for point in vault.points(None).unwrap().points {
                 restore(&vault, &point).unwrap_or_else(|e| panic!("{about}: after reclaim: {e}"));
-                vault.forget(&point.point).unwrap();
+                vault.forget(&point.point, "test").unwrap();
             }
             let thorough = strongroom_store::reclaim::ReclaimOptions { thorough: true, ..Default::default() };
             strongroom_store::reclaim::reclaim(&vault, &thorough, &Progress::default()).unwrap();
@@ -320,7 +320,7 @@ fn writers_and_reclaim_beside_each_other() {
                     assert!(restore(&vault, &point).unwrap() == image.bytes(), "{item} round {round}");
                     let mut points = vault.points(Some(&item.parse().unwrap())).unwrap().points;
                     while points.len() > 2 {
-                        vault.forget(&points.remove(0).point).unwrap();
+                        vault.forget(&points.remove(0).point, "test").unwrap();
                     }
                 }
                 writing.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);

@@ -101,7 +101,7 @@ proptest! {
                     // The newest stays: extents are relative to it.
                     if model.len() > 1 {
                         let (point, _) = model.remove(which % (model.len() - 1));
-                        vault.forget(&point.point).unwrap();
+                        vault.forget(&point.point, "test").unwrap();
                     }
                 }
                 Step::Reclaim { fresh_counts } => {
@@ -121,7 +121,7 @@ proptest! {
         prop_assert!(report.is_sound(), "{:?}", report.findings);
         // With nothing left, reclaim leaves no pack.
         for (point, _) in &model {
-            vault.forget(&point.point).unwrap();
+            vault.forget(&point.point, "test").unwrap();
         }
         reclaim_all(&vault, Some(cache.path()));
         reclaim_all(&vault, None);
@@ -228,9 +228,9 @@ fn bad_openings_say_what_to_do() {
     // A newer format.
     let path = dir.path().join("v/vault.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    let line = text.lines().next().unwrap().replace("\"version\":1", "\"version\":2");
+    let line = text.lines().next().unwrap().replace("\"version\":2", "\"version\":3");
     std::fs::write(&path, format!("{line}\nblake3 {}\n", blake3::hash(line.as_bytes()).to_hex())).unwrap();
     let error = Vault::open(objects_at(&dir.path().join("v")), &right).map(|_| ()).unwrap_err();
-    assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::NewerFormat { found: 3, .. }), "{error}");
     assert_eq!(vault.points(None).unwrap().points.len(), 0);
 }

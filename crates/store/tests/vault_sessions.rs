@@ -25,7 +25,7 @@ fn a_parent_forgotten_while_its_packs_wait_takes_nothing_with_it() {
         let first = backup(&vault, "a", &image, None).unwrap();
         let extents = change(&image, 8192, 2);
         let one = begin(&vault, "a", &image, Some(extents)).unwrap();
-        vault.forget(&first.point).unwrap();
+        vault.forget(&first.point, "test").unwrap();
         assert!(reclaim_all(&vault, None).waiting_bytes > 0);
         let second = one.commit(&vault, "a").unwrap();
         // Beside the wait nothing is damaged.
@@ -34,7 +34,7 @@ fn a_parent_forgotten_while_its_packs_wait_takes_nothing_with_it() {
 
         let extents = if changes_something { change(&image, 16384, 3) } else { vec![] };
         let two = begin(&vault, "a", &image, Some(extents)).unwrap();
-        vault.forget(&second.point).unwrap();
+        vault.forget(&second.point, "test").unwrap();
         let report = reclaim_all(&vault, None);
         assert!(report.packs_deleted > 0, "{report:?}");
         let third = two.commit(&vault, "a").unwrap();
@@ -105,7 +105,7 @@ fn a_damaged_large_index_run_harms_nothing() {
 
     let open = || Vault::open_in(objects_at(directory.path()), &key, Arc::new(Incarnation(2))).unwrap();
     assert!(restore(&open(), &second).unwrap() == image.bytes());
-    open().forget(&first.point).unwrap();
+    open().forget(&first.point, "test").unwrap();
     let report = reclaim_all(&open(), None);
     assert!(report.packs_deleted > 0, "{report:?}");
     assert!(restore(&open(), &second).unwrap() == image.bytes());

@@ -135,15 +135,11 @@ pub(super) fn absence(service: &Service, store: &Store, point: &Point) -> Result
 }
 
 /// Whether the vault says that a point was forgotten.
-pub(super) fn is_forgotten(_store: &Store, _point: &PointId) -> Result<bool> {
-    Ok(false)
-}
-
-/// Takes a point out of the vault; `why` stays in it. `NotFound` where the vault has no such point.
-pub(super) fn forget(
-    store: &Store,
-    point: &PointId,
-    _why: &str,
-) -> std::result::Result<(), strongroom_store::StoreError> {
-    store.forget(point)
+pub(super) fn is_forgotten(store: &Store, point: &PointId) -> Result<bool> {
+    match store.tombstone(point) {
+        Ok(found) => Ok(found.is_some()),
+        // What cannot be read says nothing.
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -118,7 +118,6 @@ fn reclaim_space(service: &Service) -> Result<()> {
             row.reclaimed_at = Some(now);
             Ok(Vec::new())
         })?;
-        let options = ReclaimOptions { cache_dir: Some(service.data().cache()), thorough: false };
         let store = match held::present(service, &vault) {
             Ok(store) => store,
             Err(error) => {
@@ -131,6 +130,10 @@ fn reclaim_space(service: &Service) -> Result<()> {
                 continue;
             }
         };
+        // What the catalog has and the vault does not, and was not forgotten, frees nothing.
+        let expected = held::expected(service, &vault)?.iter().map(|p| p.id).collect();
+        let options =
+            ReclaimOptions { cache_dir: Some(service.data().cache()), expected, ..ReclaimOptions::default() };
         match reclaim(&store, &options, &Progress::default()) {
             Ok(report) => {
                 tracing::info!(vault = vault.name, freed_bytes = report.freed_bytes, "space reclaimed");

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, Item, Point, Query, ServiceError, Setting, Transfer, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
-use strongroom_store::{Manifest, PointKind};
+use strongroom_store::{Agreement, Manifest, PointKind};
 use uuid::Uuid;
 
 /// How a vault and the catalog compare.
@@ -215,6 +215,21 @@ fn compare(service: &Service, vault: &Vault, found: &mut Report) -> Result<()> {
         }
     }
     found.unmanaged += strangers.damaged.len() as u64;
+    // The vault compares too, with all that it remembers. What the catalog does not know is there, and was looked at.
+    let known: Vec<PointId> = ids.iter().chain(&found.missing).chain(&found.unlisted).copied().collect();
+    match held.store.agree(&known) {
+        Ok(Agreement::Differs { missing, .. }) => {
+            for point in missing {
+                if !found.missing.contains(&point) {
+                    found.missing.push(point);
+                }
+            }
+        }
+        Ok(Agreement::Confirmed | Agreement::First { .. }) => {}
+        Err(error) => {
+            tracing::warn!(vault = vault.name, %error, "the vault could not note what it has");
+        }
+    }
     let agrees = found.missing.is_empty() && found.unlisted.is_empty() && found.unmanaged == 0;
     found.state = if agrees { State::Agreed } else { State::Differs };
     Ok(())

@@ -103,7 +103,7 @@ pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: 
         },
         (_, None) => None,
     };
-    match held::forget(store, &point.id, "its time was over, or it was deleted") {
+    match store.forget(&point.id, "its time was over, or it was deleted") {
         Ok(()) => {}
         // Of a snapshot that never came into the vault, there is nothing to be found.
         Err(StoreError::NotFound { .. }) if point.transfer != Transfer::Done => {}

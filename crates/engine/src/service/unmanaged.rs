@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use jiff::Timestamp;
 use strongroom_catalog::service::{
-    Change, Immutability, Item, Job, Machine, Point, Query, ServiceError, Setting, Vault,
+    Change, Immutability, Item, Job, Machine, Point, Query, ServiceError, Vault,
 };
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
@@ -204,21 +204,11 @@ pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str)
         Err(strongroom_store::StoreError::NotFound { .. }) => return Err(not_found(vault, point)),
         Err(error) => return Err(error.into()),
     }
-    held::forget(&store, point, &format!("forgotten as unmanaged by {asked_by}"))?;
+    store.forget(point, &format!("unmanaged, forgotten by {asked_by}"))?;
     tracing::info!(vault = vault.name, %point, asked_by, "an unmanaged point was forgotten");
     vaults::reclaim_later(service, vault.id)?;
     reconcile::soon(service);
     Ok(())
-}
-
-pub(super) fn losses_setting(vault: Uuid) -> String {
-    format!("losses/{vault}")
-}
-
-/// Points whose loss somebody accepted, and that the vault was not told of yet.
-pub(super) fn losses(service: &Service, vault: &Vault) -> Result<Vec<PointId>> {
-    let setting = service.catalog.get::<Setting>(losses_setting(vault.id))?;
-    Ok(setting.and_then(|s| serde_json::from_value(s.value).ok()).unwrap_or_default())
 }
 
 /// Takes the row of a point away that is missing in the vault: somebody looked, and accepts that it is lost.
@@ -240,14 +230,11 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
             format!("Recovery point {point} is in vault '{}' again: it is not lost.", vault.name),
         ));
     }
-    let mut lost = losses(service, vault)?;
-    if !lost.contains(point) {
-        lost.push(*point);
+    // First the vault: cut short, it is said again.
+    if !held::is_forgotten(&store, point)? {
+        store.accept_loss(point, &format!("lost, accepted by {asked_by}"))?;
     }
-    let id = losses_setting(vault.id);
-    let version = service.catalog.get::<Setting>(&id)?.map_or(0, |s| s.version);
-    let value = serde_json::to_value(&lost).unwrap_or_default();
-    match service.catalog.apply(&[Change::delete(&row), Change::put(&Setting { id, version, value })]) {
+    match service.catalog.apply(&[Change::delete(&row)]) {
         Ok(()) => {}
         Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {
             return Err(Error::new(ErrorKind::Busy, "The point was changed meanwhile; run it again."));

@@ -1,6 +1,6 @@
 //! Recovery Services vaults: their settings in the catalog, their bytes in a store.
 
-use super::{Service, groups, held, keys, policies, reconcile, storage, unmanaged};
+use super::{Service, groups, held, keys, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vaults as stores;
 use serde_json::{Value, json};
@@ -12,7 +12,9 @@ use strongroom_catalog::service::{
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
+use strongroom_store::Progress;
 use strongroom_store::objects::Location;
+use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 use uuid::Uuid;
 
 /// How long a deleted vault with data can be brought back.
@@ -431,9 +433,8 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     };
     let Some(row) = service.catalog.get::<Vault>(vault.id)? else { return Ok(()) };
     let mut changes = vec![Change::delete(&row)];
-    for id in [reconcile::setting(vault.id), unmanaged::losses_setting(vault.id)] {
-        changes.extend(service.catalog.get::<Setting>(&id)?.as_ref().map(Change::delete));
-    }
+    let report = service.catalog.get::<Setting>(reconcile::setting(vault.id))?;
+    changes.extend(report.as_ref().map(Change::delete));
     let id = keys::purged_setting(vault.id);
     let version = service.catalog.get::<Setting>(&id)?.map_or(0, |s| s.version);
     let value = serde_json::to_value(&purged).unwrap_or_default();
@@ -468,6 +469,8 @@ fn empty(service: &Service, vault: &Vault) -> Result<()> {
             ),
         ));
     }
+    // The vault knows what was in it: a point that it neither finds nor was told to forget stops this.
+    reclaim(&held.store, &ReclaimOptions::default(), &Progress::default())?;
     let after = held::look(service, vault)?;
     if !after.is_empty() {
         return Err(Error::new(

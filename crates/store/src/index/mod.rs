@@ -157,6 +157,11 @@ impl Index {
         self.excluded.read().awaits_deletion
     }
 
+    /// Whether anything may be about to go: see [`Excluded::distrust`].
+    pub fn is_distrusted(&self) -> bool {
+        self.excluded.read().distrust
+    }
+
     pub fn exclude(&self, change: impl FnOnce(&mut Excluded)) {
         change(&mut self.excluded.write());
     }

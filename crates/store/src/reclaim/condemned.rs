@@ -6,10 +6,12 @@ use crate::damage::PackRef;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Excluded;
+use crate::lists;
 use crate::objects::Kind;
 use crate::record;
 use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use strongroom_domain::SessionId;
 
 pub const CONDEMNED_PREFIX: &str = "condemned/";
@@ -37,24 +39,59 @@ pub struct CondemnedLists {
     pub records: Vec<(String, CondemnedRecord)>,
     /// Objects whose record is damaged.
     pub damaged: Vec<String>,
+    /// Objects that are in force and not to be had.
+    pub missing: Vec<String>,
+    /// Which are in force is known from a listing alone.
+    pub incomplete: bool,
 }
 
 impl CondemnedLists {
     /// Whether some of the packs are still there, for sessions that may need them.
     pub fn awaits_deletion(&self) -> bool {
         self.records.iter().any(|(_, record)| record.state == CondemnedState::Condemned)
+            || !self.missing.is_empty()
+    }
+
+    /// Whether any pack may be about to go, for all that is known.
+    pub fn are_doubtful(&self) -> bool {
+        !self.damaged.is_empty() || !self.missing.is_empty()
     }
 }
 
+/// One list; none if it is not there, or damaged.
+pub fn load(vault: &Vault, name: &str) -> Result<Option<CondemnedRecord>> {
+    match record::load::<CondemnedRecord>(vault.objects(), vault.keys(), name) {
+        Ok(record) => Ok(Some(record)),
+        Err(StoreError::Object(e)) if e.kind == Kind::NotFound => Ok(None),
+        Err(e) if e.is_damage() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The lists that are in force: as a listing shows them, and those that it leaves out.
 pub fn list(vault: &Vault) -> Result<CondemnedLists> {
     let mut out = CondemnedLists::default();
-    for object in vault.objects().list(CONDEMNED_PREFIX)? {
-        match record::load::<CondemnedRecord>(vault.objects(), vault.keys(), &object.name) {
-            Ok(record) => out.records.push((object.name, record)),
-            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
+    let known = lists::load(vault)?;
+    let listed = vault.objects().list(CONDEMNED_PREFIX)?.into_iter().map(|object| object.name);
+    let mut names: BTreeSet<String> = listed.collect();
+    match &known {
+        Some(known) => names.extend(known.names.iter().cloned()),
+        None => out.incomplete = true,
+    }
+    for name in names {
+        match record::load::<CondemnedRecord>(vault.objects(), vault.keys(), &name) {
+            Ok(record) => out.records.push((name, record)),
+            // Gone since it was listed; or it is in force, and not to be had.
+            Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {
+                if known.as_ref().is_some_and(|known| known.names.contains(&name))
+                    && lists::load(vault)?.is_none_or(|now| now.names.contains(&name))
+                {
+                    out.missing.push(name);
+                }
+            }
             Err(e) if e.is_damage() => {
                 tracing::warn!("{e}; `strongroom rescue vault reclaim` puts that right");
-                out.damaged.push(object.name);
+                out.damaged.push(name);
             }
             Err(e) => return Err(e),
         }
@@ -70,9 +107,9 @@ pub fn save(vault: &Vault, name: &str, record: &CondemnedRecord) -> Result<()> {
 pub fn load_into(vault: &Vault, excluded: &mut Excluded) -> Result<()> {
     let lists = list(vault)?;
     excluded.awaits_deletion |= lists.awaits_deletion();
+    excluded.distrust |= lists.are_doubtful() || (lists.incomplete && vault.is_marked());
     for (_, record) in lists.records {
         excluded.condemned.extend(record.packs.into_iter().map(PackId::from));
     }
-    excluded.distrust |= !lists.damaged.is_empty();
     Ok(())
 }

@@ -4,6 +4,7 @@
 use crate::environment::ProcessIdentity;
 use crate::error::{Result, StoreError};
 use crate::lease;
+use crate::marker;
 use crate::objects::Kind;
 use crate::record;
 use crate::vault::Vault;
@@ -13,6 +14,8 @@ use std::time::SystemTime;
 use strongroom_domain::SessionId;
 
 const PREFIX: &str = "locks/reclaim/";
+/// What the leases of reclaims say of themselves.
+pub const PURPOSE: &str = "reclaim";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct LockRecord {
@@ -43,11 +46,26 @@ pub fn acquire(vault: &Vault, session: SessionId, store_now: SystemTime) -> Resu
         Some((number, name)) => {
             let holder = match record::load::<LockRecord>(vault.objects(), vault.keys(), name) {
                 Ok(record) => Some(record),
-                Err(StoreError::Object(e)) if e.kind == Kind::NotFound => None,
+                // Released since it was listed, or not to be seen: that it is free is not known.
+                Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {
+                    return Err(busy("a reclaim that ends just now; run it again".into()));
+                }
                 // Damaged: who holds it is told by the leases alone.
                 Err(e) if e.is_damage() => None,
                 Err(e) => return Err(e),
             };
+            if holder.is_none() {
+                let another = lease::list(vault)?.into_iter().find(|found| {
+                    let reclaims = found.record.as_ref().is_none_or(|record| record.purpose == PURPOSE);
+                    found.session != session && reclaims && !found.is_over(vault, store_now)
+                });
+                if let Some(found) = another {
+                    return Err(busy(format!(
+                        "session {}, which may be a reclaim; wait for it to end",
+                        found.session
+                    )));
+                }
+            }
             if let Some(holder) = holder {
                 let at_work = lease::list(vault)?
                     .into_iter()
@@ -71,13 +89,15 @@ pub fn acquire(vault: &Vault, session: SessionId, store_now: SystemTime) -> Resu
         }
         other => other?,
     }
+    marker::check(vault)?;
     vault.objects().delete_many(held.iter().map(|(_, name)| name.as_str()))?;
     Ok(Lock { vault: vault.clone(), name })
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if let Err(e) = self.vault.objects().delete(&self.name) {
+        let removed = marker::check(&self.vault);
+        if let Err(e) = removed.and_then(|()| Ok(self.vault.objects().delete(&self.name)?)) {
             tracing::warn!("the reclaim lock could not be removed; the next reclaim takes it over: {e}");
         }
     }

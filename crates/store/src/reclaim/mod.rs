@@ -2,7 +2,11 @@
 //! have come to need it is over. Backups go on meanwhile. Costs follow what was written and forgotten since the last
 //! run ([`refs`]), not what is stored.
 //!
+//! What is freed was forgotten, or never committed: a tombstone says so, or the lease of a session that is over. That
+//! something is not found says nothing ([`stock`]).
+//!
 //! Order, and what a crash between the steps leaves:
+//! 0. The points that sessions committed are taken down in the roll, then those sessions' leases go. (Leaves leases.)
 //! 1. Live parts of packs that are mostly dead are written to new packs, durable and indexed. (Leaves doubles.)
 //! 2. The old packs are condemned: written down, *then* the sessions at work are listed. (Leaves a list whose
 //!    sessions are not known; the next run lists them.)
@@ -12,29 +16,35 @@
 pub mod condemned;
 mod lock;
 mod refs;
+mod stock;
 
 use crate::compress::Level;
 use crate::crypto::Id;
 use crate::damage::{self, DamageRecord};
 use crate::error::{Result, StoreError};
 use crate::frame::{FrameKind, PackId};
+use crate::index::run::Run as IndexRun;
 use crate::index::{Index, Location, merge};
-use crate::lease::{self, FoundLease, Lease};
+use crate::lease::{self, FoundLease, Lease, LeaseRecord};
 use crate::limits::REWRITE_DEAD_PERCENT;
 use crate::objects::Kind;
 use crate::pack::read_directory;
 use crate::progress::Progress;
 use crate::record;
+use crate::roll::Roll;
 use crate::vault::Vault;
 use crate::write::sink::{Sink, WorkerSink};
+use crate::{lists, marker};
 use condemned::{CONDEMNED_PREFIX, CondemnedRecord, CondemnedState};
 use refs::{Live, Refs};
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
-use strongroom_domain::SessionId;
+pub use stock::Agreement;
+use stock::in_doubt;
+use strongroom_domain::{PointId, SessionId};
 
 /// Packs condemned together: bounds memory, and the space that moving takes in between.
 const PACKS_PER_BATCH: usize = 32;
@@ -46,6 +56,13 @@ pub struct ReclaimOptions {
     pub cache_dir: Option<PathBuf>,
     /// Look at everything, also at what the counts know nothing of (doubles, left by crashes).
     pub thorough: bool,
+    /// Points that somebody else, a catalog say, knows the vault to have: if one is gone and was not forgotten, nothing is
+    /// freed. One that is about to be made is not among them.
+    pub expected: Vec<PointId>,
+    /// Points that are gone and that nobody forgot, to be written off.
+    pub accept_loss: Vec<PointId>,
+    /// Take what is listed for all that the vault has, where that is not known: for somebody who looked.
+    pub as_listed: bool,
 }
 
 /// What a reclaim did.
@@ -58,26 +75,17 @@ pub struct ReclaimReport {
     pub rewritten_bytes: u64,
     /// Bytes of packs that are condemned, but wait for sessions to end.
     pub waiting_bytes: u64,
-    /// Those sessions.
+    /// Those sessions, and what else freeing waits for.
     pub waiting_for: Vec<String>,
+    /// Whether it is known that the vault has all its points. Else nothing was freed.
+    pub confirmed: bool,
     pub seconds: f64,
 }
 
 /// Gives space back.
 pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> Result<ReclaimReport> {
     let started = vault.environment().elapsed();
-    let session = vault.environment().new_session_id();
-    let Some(lease) = Lease::acquire(vault, session, "reclaim", false)? else {
-        return Err(StoreError::LeaseLost { detail: "it could not be written".into() });
-    };
-    let store_now = store_now(vault, &session)?;
-    let _lock = match lock::acquire(vault, session, store_now) {
-        Ok(lock) => lock,
-        Err(e) => {
-            lease.release()?;
-            return Err(e);
-        }
-    };
+    let Held { session, lease, store_now, lock: _lock } = hold(vault)?;
     vault.reload();
     let path = options.cache_dir.as_ref().map(|dir| dir.join(vault.id().to_string()).join("references.redb"));
     let mut run = Run {
@@ -95,9 +103,14 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
         lists: 0,
         over: HashSet::new(),
         rewritten: 0,
+        options,
+        roll: Roll::default(),
+        loaded_generation: 0,
+        confirmed_now: false,
+        seen_runs: HashMap::new(),
     };
-    let result = run.all(options.thorough);
-    let finished = run.finish_mover();
+    let result = run.all();
+    let finished = run.finish_mover().and_then(|()| run.finish_roll());
     let (wrote, rewritten) = (run.rewritten > 0, run.rewritten);
     let mut report = run.report;
     // Whatever went wrong, packs already written must be looked after.
@@ -115,6 +128,40 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
     report.freed_bytes = report.freed_bytes.saturating_sub(rewritten);
     report.seconds = vault.environment().elapsed().saturating_sub(started).as_secs_f64();
     Ok(report)
+}
+
+/// What became of a session that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CommittedOrNot {
+    Committed,
+    Not,
+    /// It may have, and its point is not to be seen.
+    InDoubt,
+}
+
+/// What a reclaim, or whoever else writes the roll, holds meanwhile.
+pub(crate) struct Held {
+    session: SessionId,
+    lease: Lease,
+    store_now: SystemTime,
+    lock: lock::Lock,
+}
+
+pub(crate) fn hold(vault: &Vault) -> Result<Held> {
+    vault.begin_writing()?;
+    let session = vault.environment().new_session_id();
+    let Some(lease) = Lease::acquire(vault, session, lock::PURPOSE, false)? else {
+        return Err(StoreError::LeaseLost { detail: "it could not be written".into() });
+    };
+    let locked = store_now(vault, &session)
+        .and_then(|store_now| lock::acquire(vault, session, store_now).map(|lock| (store_now, lock)));
+    match locked {
+        Ok((store_now, lock)) => Ok(Held { session, lease, store_now, lock }),
+        Err(e) => {
+            lease.release()?;
+            Err(e)
+        }
+    }
 }
 
 /// The present by the clock of whoever stores the objects: our own lease was written just now.
@@ -143,6 +190,15 @@ struct Run<'a> {
     /// Sessions that ended without cleaning up after themselves.
     over: HashSet<SessionId>,
     rewritten: u64,
+    options: &'a ReclaimOptions,
+    /// As it is in the vault.
+    roll: Roll,
+    /// Its generation when this began.
+    loaded_generation: u64,
+    /// Whether this confirmed it.
+    confirmed_now: bool,
+    /// Index runs that any listing of this reclaim showed, and that it did not merge away itself.
+    seen_runs: HashMap<String, Arc<IndexRun>>,
 }
 
 /// A frame of a pack that is being emptied. `place.slot` means nothing.
@@ -159,8 +215,20 @@ struct Mover {
 }
 
 impl Run<'_> {
-    fn all(&mut self, thorough: bool) -> Result<()> {
-        self.count()?;
+    fn all(&mut self) -> Result<()> {
+        let thorough = self.options.thorough;
+        self.note_runs();
+        let stock = self.take_stock()?;
+        self.count(&stock)?;
+        self.covered = self.index.named_packs();
+        let unsettled = self.unsettled(&stock)?;
+        if !self.roll.confirmed || !unsettled.is_empty() {
+            return self.report_waiting(&unsettled);
+        }
+        // Their points are in the roll now.
+        self.remove_leases(&stock.committed)?;
+        // What a forget that was cut short left.
+        self.delete_many(stock.survey.forgotten.iter().map(String::as_str))?;
         self.mend_lists()?;
         // What earlier runs condemned.
         for (name, record) in condemned::list(self.vault)?.records {
@@ -168,10 +236,8 @@ impl Run<'_> {
                 self.delete_condemned(&name, record)?;
             }
         }
-        let over = self.sessions()?.into_iter().filter(|s| s.is_over(self.vault, self.store_now));
-        let over: Vec<SessionId> = over.map(|found| found.session).collect();
+        let over = stock.over.clone();
         self.over = over.iter().copied().collect();
-        self.covered = self.index.named_packs();
         // What needs no moving goes first: that gives the room which moving the rest takes.
         let live = self.refs.live()?;
         let (mut dead, mut mixed) = (Vec::new(), Vec::new());
@@ -183,10 +249,34 @@ impl Run<'_> {
             self.condemn(batch)?;
         }
         // Their packs are looked after now.
-        for session in over {
-            self.vault.objects().delete(&lease::object_name(&session))?;
-        }
+        self.remove_leases(&over)?;
+        self.prune_tombstones(&stock)?;
         self.tidy()
+    }
+
+    /// Deletes, where the location is still the vault's.
+    fn delete_many<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<()> {
+        let mut names = names.into_iter().peekable();
+        if names.peek().is_none() {
+            return Ok(());
+        }
+        marker::check(self.vault)?;
+        Ok(self.vault.objects().delete_many(names)?)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.delete_many([name])
+    }
+
+    fn remove_leases(&self, sessions: &[SessionId]) -> Result<()> {
+        let names: Vec<String> = sessions.iter().map(lease::object_name).collect();
+        self.delete_many(names.iter().map(String::as_str))
+    }
+
+    fn note_runs(&mut self) {
+        for run in self.index.runs() {
+            self.seen_runs.entry(run.name.clone()).or_insert(run);
+        }
     }
 
     /// Everyone else's leases.
@@ -196,40 +286,35 @@ impl Run<'_> {
         Ok(list)
     }
 
-    /// Everyone else's leases that hold.
+    /// Everyone else's leases that hold, and those of sessions that may have committed a point which is not to be seen.
     fn at_work(&self) -> Result<Vec<FoundLease>> {
-        let mut list = self.sessions()?;
-        list.retain(|found| !found.is_over(self.vault, self.store_now));
-        Ok(list)
-    }
-
-    fn count(&mut self) -> Result<()> {
-        let list = self.vault.points(None)?;
-        let unreadable: Vec<_> = list.damaged.iter().filter_map(|damaged| damaged.point).collect();
-        self.refs.catch_up(self.vault, &self.index, &list.points, &unreadable, self.progress)?;
-        if self.refs.is_new {
-            self.refs.find_dead(&self.index)?;
+        let mut at_work = Vec::new();
+        for found in self.sessions()? {
+            if !found.is_over(self.vault, self.store_now) || self.is_in_doubt(&found)? {
+                at_work.push(found);
+            }
         }
-        Ok(())
+        Ok(at_work)
     }
 
     /// A condemned list that cannot be read hides which packs are gone: write that down anew.
     fn mend_lists(&mut self) -> Result<()> {
-        let lists = condemned::list(self.vault)?;
-        if lists.damaged.is_empty() {
-            return Ok(());
+        let found = condemned::list(self.vault)?;
+        let in_force = lists::load(self.vault)?;
+        if !found.are_doubtful() {
+            // Written anew where it is missing or damaged.
+            return if in_force.is_none() { lists::begin(self.vault) } else { Ok(()) };
         }
         let there: HashSet<PackId> =
             self.packs_with_prefix("packs/")?.into_iter().map(|(pack, _)| pack).collect();
-        let mut gone: Vec<PackId> = self
-            .index
-            .runs()
-            .iter()
-            .flat_map(|run| run.packs.iter().map(|row| row.id))
-            .filter(|pack| !there.contains(pack))
-            .collect();
-        gone.sort_unstable();
-        gone.dedup();
+        let mut gone: Vec<PackId> = Vec::new();
+        let named: BTreeSet<PackId> = self.index.named_packs().into_iter().collect();
+        for pack in named.into_iter().filter(|pack| !there.contains(pack)) {
+            // Asked for one by one: a listing may leave out what is there.
+            if self.vault.objects().head(&pack.object_name())?.is_none() {
+                gone.push(pack);
+            }
+        }
         let name = format!("{CONDEMNED_PREFIX}{}-m", self.session);
         let record = CondemnedRecord {
             packs: gone.into_iter().map(Into::into).collect(),
@@ -237,8 +322,27 @@ impl Run<'_> {
             state: CondemnedState::Deleted,
         };
         condemned::save(self.vault, &name, &record)?;
-        self.vault.objects().delete_many(lists.damaged.iter().map(String::as_str))?;
-        Ok(())
+        let mut in_force = in_force.unwrap_or_default();
+        in_force.names.insert(name);
+        for name in found.damaged.iter().chain(&found.missing) {
+            in_force.names.remove(name);
+        }
+        lists::save(self.vault, &in_force)?;
+        self.delete_many(found.damaged.iter().map(String::as_str))
+    }
+
+    /// Says under its own name that a list is in force; before the sessions are listed that it waits for.
+    fn put_in_force(&self, name: &str) -> Result<()> {
+        let mut lists = match lists::load(self.vault)? {
+            Some(lists) => lists,
+            None => {
+                lists::begin(self.vault)?;
+                lists::load(self.vault)?.unwrap_or_default()
+            }
+        };
+        lists.names.insert(name.to_owned());
+        lists.written += 1;
+        lists::save(self.vault, &lists)
     }
 
     fn packs_with_prefix(&self, prefix: &str) -> Result<Vec<(PackId, u64)>> {
@@ -333,6 +437,7 @@ impl Run<'_> {
             state: CondemnedState::Condemned,
         };
         condemned::save(self.vault, &name, &record)?;
+        self.put_in_force(&name)?;
         self.index.exclude(|excluded| excluded.condemned.extend(packs.iter().copied()));
         self.delete_condemned(&name, record)
     }
@@ -382,7 +487,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Moves what is live in a condemned pack and nowhere else, before it is deleted.
+    /// Moves what is live in a condemned pack and nowhere else, before it is deleted; `false` if it is not known what it holds.
     fn rescue_pack(
         &mut self,
         pack: &PackId,
@@ -390,17 +495,18 @@ impl Run<'_> {
         live: &Live,
         together: &HashSet<PackId>,
         moved: &mut HashSet<Id>,
-    ) -> Result<()> {
-        for part in self.parts_of(pack, size)?.unwrap_or_default() {
+    ) -> Result<bool> {
+        let Some(parts) = self.parts_of(pack, size)? else { return Ok(false) };
+        for part in parts {
             let slots = self.needed_slots(&part, live, together, moved)?;
             if !slots.is_empty() {
                 self.move_parts(&part, &slots, moved)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// What a pack holds; None if it is gone.
+    /// What a pack holds; None if the store says that it is not there.
     fn parts_of(&self, pack: &PackId, size: u64) -> Result<Option<Vec<Part>>> {
         match read_directory(self.vault.objects(), pack, size) {
             Ok(frames) => Ok(Some(
@@ -533,6 +639,11 @@ impl Run<'_> {
             self.report.waiting_bytes += sizes.iter().map(|(_, size)| size).sum::<u64>();
             for found in waiting {
                 let who = match &found.record {
+                    Some(LeaseRecord { commit: Some(commit), .. })
+                        if found.is_over(self.vault, self.store_now) =>
+                    {
+                        in_doubt(found, commit)
+                    }
                     Some(record) => format!(
                         "{} (process {}, since {})",
                         record.purpose, record.process.pid, record.started_at
@@ -547,14 +658,20 @@ impl Run<'_> {
         }
         // A session may have committed since the counting: what it came to need must not go.
         self.index.refresh(self.vault.objects(), self.vault.keys())?;
-        self.count()?;
+        self.note_runs();
+        let stock = self.look()?;
+        self.count(&stock)?;
         let live = self.refs.live()?;
         let together: HashSet<PackId> = packs.iter().copied().collect();
         let mut moved = HashSet::new();
         let mut keep: HashSet<PackId> = HashSet::new();
         for (pack, size) in &sizes {
             match self.rescue_pack(pack, *size, &live, &together, &mut moved) {
-                Ok(()) => {}
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("{pack}: it is there, and cannot be read; it stays");
+                    keep.insert(*pack);
+                }
                 Err(e) if e.is_damage() => {
                     tracing::warn!("{e}; the pack stays");
                     keep.insert(*pack);
@@ -565,6 +682,7 @@ impl Run<'_> {
         self.finish_mover()?;
         // Another reclaim may be at it where this one stood still for long.
         self.lease.check()?;
+        marker::check(self.vault)?;
         for (pack, size) in &sizes {
             if !keep.contains(pack) {
                 self.vault.objects().delete(&pack.object_name())?;
@@ -600,6 +718,7 @@ impl Run<'_> {
             })
             .collect();
         self.lease.check()?;
+        marker::check(self.vault)?;
         for (number, run) in sources.iter().enumerate() {
             let name = format!("{}-{:08x}", self.session, 0xf000_0000 + number);
             merge::merge(
@@ -610,21 +729,38 @@ impl Run<'_> {
                 &gone,
                 &name,
             )?;
+            self.seen_runs.remove(&run.name);
         }
         // A session at work may hold runs open that still name these packs, and merge them into new ones. So the runs
         // are listed while nobody is at work, and nobody has come until the list goes.
         if self.at_work()?.is_empty() {
-            self.index.refresh(self.vault.objects(), self.vault.keys())?;
-            let named = self.index.named_packs();
+            let named = self.packs_named_for_certain()?;
+            let mut in_force = lists::load(self.vault)?.unwrap_or_default();
             for (name, record) in lists.records {
                 let unnamed = record.state == CondemnedState::Deleted
                     && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
                 if unnamed && self.at_work()?.is_empty() {
-                    self.vault.objects().delete(&name)?;
+                    in_force.names.remove(&name);
+                    lists::save(self.vault, &in_force)?;
+                    self.delete(&name)?;
                 }
             }
         }
         self.tidy_damage(&gone)
+    }
+
+    /// Packs that any index run names: those of now, and those that an earlier listing showed and that are still there. A
+    /// run that one listing leaves out would lead sessions to packs that are gone, once no list says so any more.
+    fn packs_named_for_certain(&mut self) -> Result<HashSet<PackId>> {
+        self.index.refresh(self.vault.objects(), self.vault.keys())?;
+        let mut named = self.index.named_packs();
+        let now: HashSet<String> = self.index.runs().iter().map(|run| run.name.clone()).collect();
+        for run in self.seen_runs.values().filter(|run| !now.contains(&run.name)) {
+            if self.vault.objects().head(&run.name)?.is_some() {
+                named.extend(run.packs.iter().map(|row| row.id));
+            }
+        }
+        Ok(named)
     }
 
     /// Damage lists whose packs are all gone go too; damaged ones are of no use.
@@ -643,7 +779,7 @@ impl Run<'_> {
                     Err(e) => return Err(e),
                 };
             if useless {
-                self.vault.objects().delete(&object.name)?;
+                self.delete(&object.name)?;
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::tree::NodeSource as _;
 use crate::vault::Vault;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use strongroom_domain::{PointId, SessionId};
 
@@ -22,6 +22,8 @@ const POINTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("points");
 const COUNTS: TableDefinition<&[u8], u32> = TableDefinition::new("counts");
 /// Dead ids a pack, since it was last looked at.
 const DEAD: TableDefinition<&[u8], u64> = TableDefinition::new("dead");
+/// `generation`: the roll's when counting last caught up.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CACHE_BYTES: usize = 48 << 20;
 
 fn failed(error: impl std::fmt::Display) -> StoreError {
@@ -41,6 +43,17 @@ fn pack_of(key: &[u8]) -> Option<PackId> {
         session: SessionId::from_bytes(session.try_into().ok()?),
         sequence: u32::from_be_bytes(sequence.try_into().ok()?),
     })
+}
+
+/// What there is, to be counted.
+pub struct Points<'a> {
+    pub points: &'a [Manifest],
+    /// Points that are there, and whose manifests cannot be read.
+    pub unreadable: &'a [PointId],
+    /// Points that are known to be forgotten.
+    pub forgotten: &'a [PointId],
+    /// The roll's.
+    pub generation: u64,
 }
 
 /// The counts.
@@ -76,6 +89,7 @@ impl Refs {
         let is_new = {
             write.open_table(COUNTS).map_err(failed)?;
             write.open_table(DEAD).map_err(failed)?;
+            write.open_table(META).map_err(failed)?;
             let points = write.open_table(POINTS).map_err(failed)?;
             points.first().map_err(failed)?.is_none()
         };
@@ -96,35 +110,53 @@ impl Refs {
         Ok(())
     }
 
-    /// Brings the counts up to `points`, the points there are now; `unreadable` are there too, but their manifests
-    /// cannot be read. Adds before it removes, so that what both share is never dead in between.
+    /// Points that were counted and are not among these.
+    pub fn counted_but_not(&self, present: &HashSet<PointId>) -> Result<Vec<PointId>> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let known = read.open_table(POINTS).map_err(failed)?;
+        let mut absent = Vec::new();
+        for row in known.iter().map_err(failed)? {
+            let (key, _) = row.map_err(failed)?;
+            let point = <[u8; 16]>::try_from(key.value()).ok().map(PointId::from_bytes);
+            absent.extend(point.filter(|point| !present.contains(point)));
+        }
+        Ok(absent)
+    }
+
+    /// The roll's generation when counting last caught up.
+    pub fn generation(&self) -> Result<u64> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let meta = read.open_table(META).map_err(failed)?;
+        Ok(meta.get("generation").map_err(failed)?.map_or(0, |value| value.value()))
+    }
+
+    pub fn set_generation(&self, generation: u64) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed)?;
+        write.open_table(META).map_err(failed)?.insert("generation", generation).map_err(failed)?;
+        write.commit().map_err(failed)
+    }
+
+    /// Brings the counts up to what there is now. Adds before it removes, so that what both share is never dead in
+    /// between. Nothing is removed for not being there: only what `stock.forgotten` names.
     pub fn catch_up(
         &mut self,
         vault: &Vault,
         index: &Index,
-        points: &[Manifest],
-        unreadable: &[PointId],
+        stock: &Points,
         progress: &Progress,
     ) -> Result<()> {
-        match self.try_catch_up(vault, index, points, unreadable, progress) {
+        match self.try_catch_up(vault, index, stock, progress) {
             // A tree that was forgotten cannot be walked any more: another host's reclaim was here. Count anew.
             Err(e) if e.is_damage() && !self.is_new => {
                 tracing::info!("counting references anew: {e}");
                 self.clear()?;
-                self.try_catch_up(vault, index, points, unreadable, progress)
+                self.try_catch_up(vault, index, stock, progress)
             }
             other => other,
         }
     }
 
-    fn try_catch_up(
-        &self,
-        vault: &Vault,
-        index: &Index,
-        points: &[Manifest],
-        unreadable: &[PointId],
-        progress: &Progress,
-    ) -> Result<()> {
+    fn try_catch_up(&self, vault: &Vault, index: &Index, stock: &Points, progress: &Progress) -> Result<()> {
         let write = self.database.begin_write().map_err(failed)?;
         {
             let mut known = write.open_table(POINTS).map_err(failed)?;
@@ -134,8 +166,7 @@ impl Refs {
                 blocks: HashMap::new(),
                 dead: HashMap::new(),
             };
-            let mut keep: HashMap<[u8; 16], ()> = unreadable.iter().map(|p| (*p.as_bytes(), ())).collect();
-            for point in unreadable {
+            for point in stock.unreadable {
                 if known.get(&point.as_bytes()[..]).map_err(failed)?.is_none() {
                     return Err(StoreError::Invalid {
                         what: "state for reclaim",
@@ -146,30 +177,33 @@ impl Refs {
                     });
                 }
             }
-            for manifest in points {
+            let mut gone: Vec<Vec<u8>> = Vec::new();
+            for manifest in stock.points {
                 let key = *manifest.point.as_bytes();
-                keep.insert(key, ());
-                if known.get(&key[..]).map_err(failed)?.is_some() {
-                    continue;
+                let roots: Vec<Id> =
+                    manifest.disks.iter().filter_map(|disk| disk.root).map(|root| root.0).collect();
+                let row: Vec<u8> = roots.iter().flat_map(|root| root.0).collect();
+                let counted = known.get(&key[..]).map_err(failed)?.map(|counted| counted.value().to_vec());
+                match counted {
+                    Some(counted) if counted == row => continue,
+                    // Taken back by the session that made it first, and made anew by another.
+                    Some(counted) => gone.push(counted),
+                    None => {}
                 }
-                let mut roots = Vec::new();
-                for root in manifest.disks.iter().filter_map(|disk| disk.root) {
-                    roots.extend_from_slice(&root.0.0);
-                    tally.add(vault, root.0, progress)?;
+                for root in roots {
+                    tally.add(vault, root, progress)?;
                 }
-                known.insert(&key[..], &roots[..]).map_err(failed)?;
+                known.insert(&key[..], &row[..]).map_err(failed)?;
             }
-            let gone: Vec<(Vec<u8>, Vec<u8>)> = known
-                .iter()
-                .map_err(failed)?
-                .filter_map(|row| row.ok().map(|(key, roots)| (key.value().to_vec(), roots.value().to_vec())))
-                .filter(|(key, _)| <[u8; 16]>::try_from(&key[..]).is_ok_and(|key| !keep.contains_key(&key)))
-                .collect();
-            for (key, roots) in gone {
+            for point in stock.forgotten {
+                if let Some(roots) = known.remove(&point.as_bytes()[..]).map_err(failed)? {
+                    gone.push(roots.value().to_vec());
+                }
+            }
+            for roots in gone {
                 for root in crate::frame::ids_of(&roots) {
                     tally.remove(vault, root, progress)?;
                 }
-                known.remove(&key[..]).map_err(failed)?;
             }
             tally.settle_blocks()?;
             let mut dead = write.open_table(DEAD).map_err(failed)?;
@@ -178,6 +212,8 @@ impl Refs {
                 let so_far = dead.get(&key[..]).map_err(failed)?.map_or(0, |n| n.value());
                 dead.insert(&key[..], so_far + more).map_err(failed)?;
             }
+            let mut meta = write.open_table(META).map_err(failed)?;
+            meta.insert("generation", stock.generation).map_err(failed)?;
         }
         write.commit().map_err(failed)
     }

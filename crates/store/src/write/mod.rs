@@ -144,6 +144,11 @@ impl Writers {
                 Err(e) => return Err(e),
             }
         }
+        if self.sink.index().is_distrusted() && parent.is_some() {
+            tracing::warn!("{}: which packs are about to go is not known; reading everything", request.name);
+            parent = None;
+            extents = whole(request.size_bytes);
+        }
         if self.sink.index().awaits_deletion()
             && let Some(tree) = parent
             && !self.stands_without_condemned(tree, &request.progress)?

@@ -240,7 +240,7 @@ fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
         }
         (Err(error), _) => return Err(error.into()),
     };
-    vault.forget(&document.forgotten)?;
+    vault.forget(&document.forgotten, "`rescue point forget`")?;
     context.print(&document, || match (&document.item, document.taken_at) {
         (Some(item), Some(taken_at)) => {
             format!("forgotten: point {} of {item}, taken {}\n", document.forgotten, time(taken_at))

@@ -373,7 +373,11 @@ struct ReclaimDocument {
 
 fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key)?;
-    let options = ReclaimOptions { cache_dir: vaults::cache_directory(), thorough: arguments.thorough };
+    let options = ReclaimOptions {
+        cache_dir: vaults::cache_directory(),
+        thorough: arguments.thorough,
+        ..ReclaimOptions::default()
+    };
     let report = context
         .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
     let document =

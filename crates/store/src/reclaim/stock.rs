@@ -1,0 +1,418 @@
+//! Taking stock, before anything is freed: which points the vault is known to have, which are there, and whether each one
+//! that is not was forgotten. Not found is not forgotten: a point that is gone without a tombstone stops everything.
+//!
+//! Known is what the roll names, what leases say was committed, and what the caller expects. Each is read before the
+//! points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither missing nor
+//! forgotten.
+
+use super::refs::Points;
+use super::{CommittedOrNot, ReclaimOptions, Run, hold};
+use crate::error::{Result, StoreError};
+use crate::index::Index;
+use crate::lease::{self, Commit, FoundLease, LeaseRecord, LeaseState};
+use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, TOMBSTONE_KEPT};
+use crate::manifest;
+use crate::objects::Kind;
+use crate::roll::{self, Roll, RollPoint, RollState};
+use crate::tombstone;
+use crate::vault::{Survey, Vault};
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::SystemTime;
+use strongroom_domain::{PointId, SessionId};
+
+/// What a look at everything showed.
+pub struct Stock {
+    pub survey: Survey,
+    /// Sessions that committed, and whose leases are still there.
+    pub committed: Vec<SessionId>,
+    /// Sessions that ended without cleaning up after themselves, and never committed.
+    pub over: Vec<SessionId>,
+    /// All sessions that have a lease.
+    leased: HashSet<SessionId>,
+    /// Points known to have been in the vault, with the session that made them where that is known.
+    known: HashMap<PointId, Option<SessionId>>,
+}
+
+impl Stock {
+    fn present(&self) -> HashSet<PointId> {
+        self.survey.present().collect()
+    }
+
+    /// Known points that are not there and that nobody forgot.
+    fn missing(&self, vault: &Vault) -> Result<Vec<PointId>> {
+        let present = self.present();
+        let mut missing: BTreeSet<PointId> = self.survey.vanished.iter().copied().collect();
+        for (point, session) in self.known.iter().filter(|(point, _)| !present.contains(point)) {
+            if self.survey.tombstones.covering(vault, point, *session)?.is_none() {
+                missing.insert(*point);
+            }
+        }
+        Ok(missing.into_iter().collect())
+    }
+}
+
+fn refuse_missing(points: Vec<PointId>) -> Result<()> {
+    if points.is_empty() { Ok(()) } else { Err(StoreError::PointsMissing { points }) }
+}
+
+/// How it is said that something waits for such a session.
+pub fn in_doubt(found: &FoundLease, commit: &Commit) -> String {
+    format!(
+        "session {}, which ended while it committed point {} and whose point is not to be seen; a day later it is taken for \
+         not committed",
+        found.session, commit.point
+    )
+}
+
+/// What became of a session whose lease does not hold any more.
+fn outcome(vault: &Vault, found: &FoundLease, store_now: SystemTime) -> Result<CommittedOrNot> {
+    let age = store_now.duration_since(found.last_modified).unwrap_or_default();
+    let doubt = match age < COMMIT_DOUBT {
+        true => CommittedOrNot::InDoubt,
+        false => CommittedOrNot::Not,
+    };
+    let (state, commit) = match &found.record {
+        // Whatever it said.
+        None => return Ok(doubt),
+        Some(LeaseRecord { state: LeaseState::Committed, .. }) => return Ok(CommittedOrNot::Committed),
+        Some(LeaseRecord { state, commit: Some(commit), .. }) => (*state, commit),
+        Some(_) => return Ok(CommittedOrNot::Not),
+    };
+    if state != LeaseState::Committing {
+        return Ok(CommittedOrNot::Not);
+    }
+    match vault.load_manifest(&manifest::object_name(&commit.item_key, &commit.point)) {
+        Ok(Some(manifest)) if manifest.session != found.session => return Ok(CommittedOrNot::Not),
+        // A damaged one is there too.
+        Ok(Some(_)) => return Ok(CommittedOrNot::Committed),
+        Err(e) if e.is_damage() => return Ok(CommittedOrNot::Committed),
+        Ok(None) => {}
+        Err(e) => return Err(e),
+    }
+    match tombstone::load(vault, &tombstone::object_name(&commit.item_key, &commit.point)) {
+        Ok(Some(tombstone)) if tombstone.covers(Some(found.session)) => Ok(CommittedOrNot::Not),
+        Err(e) if !e.is_damage() => Err(e),
+        _ => Ok(doubt),
+    }
+}
+
+impl Run<'_> {
+    /// Whether it is over, and it cannot be told yet whether it committed.
+    pub(super) fn is_in_doubt(&self, found: &FoundLease) -> Result<bool> {
+        Ok(outcome(self.vault, found, self.store_now)? == CommittedOrNot::InDoubt)
+    }
+
+    fn gather(&self) -> Result<Stock> {
+        let mut known: HashMap<PointId, Option<SessionId>> =
+            self.options.expected.iter().map(|point| (*point, None)).collect();
+        known.extend(self.roll.points.iter().map(|known| (known.point, known.session)));
+        let (mut committed, mut over) = (Vec::new(), Vec::new());
+        let mut leased = HashSet::from([self.session]);
+        for found in self.sessions()? {
+            leased.insert(found.session);
+            if !found.is_over(self.vault, self.store_now) {
+                continue;
+            }
+            match outcome(self.vault, &found, self.store_now)? {
+                CommittedOrNot::Committed => {
+                    committed.push(found.session);
+                    if let Some(commit) = found.record.and_then(|record| record.commit) {
+                        known.insert(commit.point, Some(found.session));
+                    }
+                }
+                CommittedOrNot::Not => over.push(found.session),
+                CommittedOrNot::InDoubt => {}
+            }
+        }
+        Ok(Stock { survey: self.vault.survey(None)?, committed, over, leased, known })
+    }
+
+    /// A look in between: points may have been forgotten and committed meanwhile, none may have gone.
+    pub(super) fn look(&self) -> Result<Stock> {
+        let stock = self.gather()?;
+        refuse_missing(stock.missing(self.vault)?)?;
+        Ok(stock)
+    }
+
+    /// The first look, which brings the roll up to date.
+    pub(super) fn take_stock(&mut self) -> Result<Stock> {
+        let ReclaimOptions { accept_loss, as_listed, .. } = self.options;
+        let (before, whole) = match roll::load(self.vault)? {
+            RollState::Known { roll, whole } => (roll, whole),
+            RollState::Unknown { detail } if !as_listed => return Err(roll::unknown(self.vault, &detail)),
+            RollState::Unknown { .. } => {
+                let generation = roll::fresh_generation(self.vault);
+                (Roll { generation, ..Roll::default() }, false)
+            }
+        };
+        self.roll = before.clone();
+        self.loaded_generation = before.generation;
+        let confirms = *as_listed && !before.confirmed;
+        if confirms {
+            // What was taken from an earlier listing counts as little as that one did.
+            self.roll.points.clear();
+        }
+        let mut stock = self.gather()?;
+        if !accept_loss.is_empty() {
+            let missing = stock.missing(self.vault)?;
+            for point in accept_loss {
+                if missing.contains(point) {
+                    self.vault.accept_loss(point, "accepted loss")?;
+                } else if self.vault.tombstone(point)?.is_none() {
+                    return Err(StoreError::Invalid {
+                        what: "point to write off",
+                        detail: format!("point {point} is not missing"),
+                    });
+                }
+            }
+            stock = self.gather()?;
+        }
+        refuse_missing(stock.missing(self.vault)?)?;
+        let named: HashSet<SessionId> =
+            self.index.named_packs().into_iter().map(|pack| pack.session).collect();
+        let mut points = stock.survey.roll_points(self.vault);
+        for point in points.iter_mut().filter(|point| point.session.is_none()) {
+            point.session = stock.known.get(&point.point).copied().flatten();
+        }
+        let mut settled: BTreeSet<SessionId> = self.roll.settled.iter().copied().collect();
+        settled.extend(points.iter().filter_map(|point| point.session).filter(|of| named.contains(of)));
+        settled.extend(stock.committed.iter().filter(|of| named.contains(of)));
+        settled.extend(stock.over.iter().copied());
+        if *as_listed {
+            settled.extend(sessions_of_packs(self.vault, &self.index)?.difference(&stock.leased).copied());
+        }
+        self.confirmed_now = confirms;
+        self.roll = Roll {
+            confirmed: before.confirmed || *as_listed,
+            points,
+            settled: settled.into_iter().collect(),
+            ..before.clone()
+        };
+        if self.roll != before || !whole {
+            self.save_roll()?;
+        }
+        self.report.confirmed = self.roll.confirmed;
+        Ok(stock)
+    }
+
+    fn save_roll(&mut self) -> Result<()> {
+        self.roll.generation += 1;
+        roll::save(self.vault, &self.roll)
+    }
+
+    /// At the end: what this reclaim wrote itself is accounted for, and sessions of which nothing is left are not any more.
+    pub(super) fn finish_roll(&mut self) -> Result<()> {
+        if self.roll.generation == 0 || (self.rewritten == 0 && self.report.packs_deleted == 0) {
+            return Ok(());
+        }
+        let named: HashSet<SessionId> =
+            self.index.named_packs().into_iter().map(|pack| pack.session).collect();
+        let mut settled: BTreeSet<SessionId> = self.roll.settled.iter().copied().collect();
+        if self.rewritten > 0 {
+            settled.insert(self.session);
+        }
+        let unnamed: Vec<SessionId> = settled.iter().filter(|of| !named.contains(of)).copied().collect();
+        for session in unnamed {
+            if self.packs_with_prefix(&format!("packs/{session}/"))?.is_empty() {
+                settled.remove(&session);
+            }
+        }
+        let settled: Vec<SessionId> = settled.into_iter().collect();
+        if settled != self.roll.settled {
+            self.roll.settled = settled;
+            self.save_roll()?;
+            self.refs.set_generation(self.roll.generation)?;
+        }
+        Ok(())
+    }
+
+    /// Counts references. What was counted goes only with a tombstone, or when a later roll does not name it any more.
+    pub(super) fn count(&mut self, stock: &Stock) -> Result<()> {
+        let later = self.confirmed_now || self.loaded_generation > self.refs.generation()?;
+        let (mut forgotten, mut missing) = (Vec::new(), Vec::new());
+        for point in self.refs.counted_but_not(&stock.present())? {
+            let known = stock.known.get(&point).copied();
+            let session = known.flatten();
+            let dropped = known.is_none()
+                && self.roll.confirmed
+                && (later || stock.survey.tombstones.any(self.vault, &point)?);
+            if dropped || stock.survey.tombstones.covering(self.vault, &point, session)?.is_some() {
+                forgotten.push(point);
+            } else if self.roll.confirmed {
+                missing.push(point);
+            }
+        }
+        refuse_missing(missing)?;
+        let unreadable: Vec<PointId> =
+            stock.survey.list.damaged.iter().filter_map(|damaged| damaged.point).collect();
+        let points = Points {
+            points: &stock.survey.list.points,
+            unreadable: &unreadable,
+            forgotten: &forgotten,
+            generation: self.roll.generation,
+        };
+        self.refs.catch_up(self.vault, &self.index, &points, self.progress)?;
+        if self.refs.is_new {
+            self.refs.find_dead(&self.index)?;
+        }
+        Ok(())
+    }
+
+    /// Sessions of which there are packs, and of which nothing tells whether they committed: their leases, or their points,
+    /// are not to be seen. As long as there are any, nothing can be freed: their points may need it.
+    pub(super) fn unsettled(&self, stock: &Stock) -> Result<BTreeSet<SessionId>> {
+        let mut sessions: BTreeSet<SessionId> = match self.options.thorough {
+            true => sessions_of_packs(self.vault, &self.index)?.into_iter().collect(),
+            false => self.covered.iter().map(|pack| pack.session).collect(),
+        };
+        // A session that began after the leases were listed.
+        let later: HashSet<SessionId> =
+            lease::list(self.vault)?.into_iter().map(|found| found.session).collect();
+        sessions.retain(|session| {
+            self.roll.settled.binary_search(session).is_err()
+                && !stock.leased.contains(session)
+                && !later.contains(session)
+        });
+        Ok(sessions)
+    }
+
+    /// Nothing is freed: how much waits, and for what.
+    pub(super) fn report_waiting(&mut self, unsettled: &BTreeSet<SessionId>) -> Result<()> {
+        let live = self.refs.live()?;
+        for (pack, size) in self.candidates(&[], false)? {
+            self.progress.check()?;
+            if self.is_dead(&pack, size, &live)? {
+                self.report.waiting_bytes += size;
+            }
+        }
+        if !self.roll.confirmed {
+            self.report.waiting_for.push(
+                "it to be known which points the vault has: its catalog must agree twice, a day apart (without a catalog: \
+                 `strongroom rescue vault reclaim --as-listed`)"
+                    .into(),
+            );
+        }
+        self.report.waiting_for.extend(unsettled.iter().map(|session| {
+            format!(
+                "session {session}, which wrote packs, and of which neither lease nor point is to be seen (if all points \
+                 are there: `strongroom rescue vault reclaim --as-listed`)"
+            )
+        }));
+        Ok(())
+    }
+
+    /// Tombstones that nobody needs any more: the roll does not name the point, its manifest is gone, and whoever counts
+    /// references elsewhere has had the time to see them.
+    pub(super) fn prune_tombstones(&self, stock: &Stock) -> Result<()> {
+        let present = stock.present();
+        for (point, object, written) in stock.survey.tombstones.iter() {
+            let Some((item_key, _)) = tombstone::parse_object_name(object) else { continue };
+            let is_old = self.store_now.duration_since(written).unwrap_or_default() > TOMBSTONE_KEPT;
+            let is_useless = || match tombstone::load(self.vault, object) {
+                Err(e) if e.is_damage() => Ok(true),
+                Err(StoreError::Object(e)) if e.kind == Kind::NotFound => Ok(false),
+                Err(e) => Err(e),
+                Ok(_) => Ok(false),
+            };
+            let is_named = present.contains(point) || self.roll.points.iter().any(|p| p.point == *point);
+            if is_named || !(is_old || is_useless()?) {
+                continue;
+            }
+            if self.vault.objects().head(&manifest::object_name(item_key, point))?.is_none() {
+                self.delete(object)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All sessions of which there are packs, as far as index and listing show.
+fn sessions_of_packs(vault: &Vault, index: &Index) -> Result<HashSet<SessionId>> {
+    let mut sessions: HashSet<SessionId> = index.named_packs().into_iter().map(|pack| pack.session).collect();
+    vault.objects().for_each("packs/", |object| {
+        sessions.extend(crate::frame::PackId::from_object_name(&object.name).map(|pack| pack.session));
+        std::ops::ControlFlow::Continue(())
+    })?;
+    Ok(sessions)
+}
+
+/// Whether a vault and whoever keeps a list of its points agree on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agreement {
+    /// They do, and the vault's roll is confirmed.
+    Confirmed,
+    /// They do, since then; the roll is confirmed when they still do a day later.
+    First { since: Timestamp },
+    /// They do not. Points that should be there, are not, and were not forgotten; and points that are there and that were
+    /// not named.
+    Differs { missing: Vec<PointId>, unknown: Vec<PointId> },
+}
+
+impl Vault {
+    /// Compares the vault's points with `known`, all points it should have. Two agreements at least a day apart confirm
+    /// a roll that was made from a listing; until then nothing is freed.
+    pub fn agree(&self, known: &[PointId]) -> Result<Agreement> {
+        if self.is_marked()
+            && let RollState::Known { roll: Roll { confirmed: true, .. }, .. } = roll::load(self)?
+        {
+            let (_, differs) = self.compare(known)?;
+            return Ok(differs.unwrap_or(Agreement::Confirmed));
+        }
+        let held = hold(self)?;
+        let agreed = self.agree_unconfirmed(known);
+        held.lease.release()?;
+        agreed
+    }
+
+    /// The points that are there; and what differs, if anything does.
+    fn compare(&self, known: &[PointId]) -> Result<(Vec<RollPoint>, Option<Agreement>)> {
+        let survey = self.survey(None)?;
+        let present: HashSet<PointId> = survey.present().collect();
+        let known: BTreeSet<PointId> = known.iter().copied().collect();
+        let mut missing = Vec::new();
+        for point in known.iter().filter(|point| !present.contains(point)) {
+            if survey.tombstones.covering(self, point, None)?.is_none() {
+                missing.push(*point);
+            }
+        }
+        missing.extend(survey.vanished.iter().filter(|point| !known.contains(point)));
+        let mut unknown: Vec<PointId> = present.into_iter().filter(|point| !known.contains(point)).collect();
+        unknown.sort_unstable();
+        let differs = !missing.is_empty() || !unknown.is_empty();
+        Ok((survey.roll_points(self), differs.then_some(Agreement::Differs { missing, unknown })))
+    }
+
+    fn agree_unconfirmed(&self, known: &[PointId]) -> Result<Agreement> {
+        let before = match roll::load(self)? {
+            RollState::Known { roll, .. } => roll,
+            RollState::Unknown { .. } => Roll { generation: roll::fresh_generation(self), ..Roll::default() },
+        };
+        let leased: HashSet<SessionId> = lease::list(self)?.into_iter().map(|found| found.session).collect();
+        let (points, differs) = self.compare(known)?;
+        let now = self.environment().now();
+        // One in the future is of a clock that was wrong.
+        let since = before.first_agreed_at.filter(|since| *since <= now && differs.is_none());
+        let mut roll = Roll { points, ..before.clone() };
+        roll.first_agreed_at = differs.is_none().then_some(since.unwrap_or(now));
+        if since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART) {
+            self.reload();
+            let mut settled: BTreeSet<SessionId> = roll.settled.into_iter().collect();
+            settled.extend(sessions_of_packs(self, &*self.index()?)?.difference(&leased));
+            roll.settled = settled.into_iter().collect();
+            (roll.confirmed, roll.first_agreed_at) = (true, None);
+        } else if differs.is_some() {
+            // What an earlier look showed stays known.
+            roll.points = before.points.clone();
+        }
+        if roll != before || before.generation == 0 {
+            roll.generation += 1;
+            roll::save(self, &roll)?;
+        }
+        Ok(match (differs, roll.first_agreed_at) {
+            (Some(differs), _) => differs,
+            (None, Some(since)) => Agreement::First { since },
+            (None, None) => Agreement::Confirmed,
+        })
+    }
+}
