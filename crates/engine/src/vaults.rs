@@ -1,9 +1,8 @@
 //! Making and opening vaults, and their keys.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use strongroom_domain::VaultId;
 use strongroom_store::objects::{BlobStore, Location, OpenOptions, TEMP_DIR};
 use strongroom_store::{InitOptions, KeyFile, Keyring, StoreError, Vault, check_block_size};
 
@@ -17,7 +16,7 @@ pub struct NewVault {
 
 /// Makes a vault at `location`, a directory that is missing or empty, or a prefix of a bucket.
 ///
-/// The key is durable before the vault exists; if the vault cannot be made, the key goes again.
+/// The key is durable before the vault exists. Once written it stays: that a vault could not be made is never known for sure.
 pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Option<u32>) -> Result<NewVault> {
     let mut options = InitOptions::new();
     if let Some(size) = block_size_bytes {
@@ -45,6 +44,19 @@ pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Opti
             let _ = fs::remove_dir(path);
         }
     };
+    // What is there already, or cannot be asked, costs no key.
+    match Vault::identify(&objects) {
+        Err(StoreError::NotAVault { .. }) => {}
+        Ok(_) => {
+            return Err(
+                StoreError::AlreadyExists { what: format!("a vault at {}", objects.location()) }.into()
+            );
+        }
+        Err(error) => {
+            undo_directory();
+            return Err(error.into());
+        }
+    }
     let saved = KeyFile::generate(options.vault).and_then(|key| {
         let path = match key_file {
             Some(path) => key.save_new(path).map(|()| path.to_owned()),
@@ -59,19 +71,15 @@ pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Opti
             return Err(error.into());
         }
     };
-    let id = options.vault;
-    match Vault::init(objects.clone(), &key, options) {
+    match Vault::init(objects, &key, options) {
         Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
         Err(error) => {
             let error = Error::from(error);
-            // A failure whose outcome is unknown may have left the vault there: then its key must stay.
-            if error.kind == ErrorKind::AlreadyExists || !may_be_there(&objects, id) {
-                let _ = fs::remove_file(&key_path);
-                undo_directory();
-                return Err(error);
-            }
-            let kept =
-                format!("; a vault may have been made all the same, its key stays in {}", key_path.display());
+            // Also one that says that another was faster may have been this one, whose answer was lost.
+            let kept = format!(
+                "; a vault may have been made all the same: its key stays in {}, delete it if there is no such vault",
+                key_path.display()
+            );
             Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
         }
     }
@@ -110,14 +118,6 @@ fn check_directory(path: &Path) -> Result<bool> {
             name.display()
         ))),
         None => Ok(false),
-    }
-}
-
-fn may_be_there(objects: &BlobStore, id: VaultId) -> bool {
-    match Vault::identify(objects) {
-        Ok(found) => found == id,
-        Err(StoreError::NotAVault { .. }) => false,
-        Err(_) => true,
     }
 }
 

@@ -5,9 +5,12 @@ use std::ffi::{OsStr, OsString};
 
 /// What works on a location alone.
 const ON_LOCATIONS: [(&str, &[&str]); 2] =
-    [("vault", &["init", "check", "reclaim", "stats", "log", "key"]), ("point", &["forget", "serve"])];
+    [("vault", &["init", "check", "reclaim", "stats", "log"]), ("point", &["serve"])];
 /// What `rescue` has as well, by its first word.
-const ON_BOTH: [(&str, &[&str]); 2] = [("vm", &["list", "backup", "restore"]), ("point", &["list", "show"])];
+const ON_BOTH: [(&str, &[&str]); 2] =
+    [("vm", &["list", "backup", "restore"]), ("point", &["list", "show", "forget"])];
+/// What is done to keys at a location; deleting one is not.
+const ON_KEYS: [&str; 2] = ["export", "import"];
 
 /// The command line as it is to be read. `vault`: what the environment says of the vault.
 pub fn expand(arguments: impl IntoIterator<Item = OsString>, vault: Option<&OsStr>) -> Vec<OsString> {
@@ -15,13 +18,16 @@ pub fn expand(arguments: impl IntoIterator<Item = OsString>, vault: Option<&OsSt
     // Options before the command are all flags.
     let is_word = |argument: &OsString| !argument.to_string_lossy().starts_with('-');
     let Some(first) = arguments.iter().skip(1).position(is_word).map(|at| at + 1) else { return arguments };
-    let second =
-        arguments.iter().skip(first + 1).find(|a| is_word(a)).map(|a| a.to_string_lossy().into_owned());
-    let (command, second) = (arguments[first].to_string_lossy().into_owned(), second.unwrap_or_default());
+    let mut words =
+        arguments.iter().skip(first + 1).filter(|a| is_word(a)).map(|a| a.to_string_lossy().into_owned());
+    let (second, third) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    drop(words);
+    let command = arguments[first].to_string_lossy().into_owned();
     let listed = |list: &[(&str, &[&str])]| {
         list.iter().any(|(name, seconds)| *name == command && seconds.contains(&&*second))
     };
     let rescues = listed(&ON_LOCATIONS)
+        || command == "vault" && second == "key" && ON_KEYS.contains(&&*third)
         || listed(&ON_BOTH) && given_vault(&arguments[first..]).as_deref().or(vault).is_some_and(is_location);
     if rescues {
         arguments.insert(first, "rescue".into());
@@ -70,7 +76,7 @@ mod tests {
             ("s -q vm restore web01@latest --vault=s3://b/v --as x", None),
             ("s point list --vault ./v --json", None),
             ("s point list", Some("/srv/v")),
-            ("s point forget ID", None),
+            ("s point forget ID --vault /v", None),
             ("s point serve --help", None),
         ] {
             let command = if line.contains(" vault ") {
@@ -91,6 +97,8 @@ mod tests {
             ("s", None),
             ("s --help", None),
             ("s vault create main", Some("/srv/v")),
+            ("s vault key delete main --id ID", Some("/srv/v")),
+            ("s point forget ID --unmanaged --vault main", Some("/srv/v")),
             ("s vm backup web01 --vault main", Some("/srv/v")),
             ("s vm backup web01", Some("main")),
             ("s vm protect web01 --vault /srv/v", None),

@@ -647,3 +647,102 @@ fn rescue_leaves_a_note_in_the_vault() {
     let log = home.json(["rescue", "vault", "log", &home.vault()]);
     assert_eq!(log["entries"].as_array().unwrap().len(), 2, "{log}");
 }
+
+#[test]
+fn what_the_catalog_does_not_know_is_seen_adopted_and_forgotten() {
+    let home = home_with_machine();
+    let shown = home.json(["vault", "show"]);
+    assert_eq!(shown["unmanaged_points"], 0, "{shown}");
+    // Beside the service: a machine's point, and an image's.
+    machine_point(&home, "db01", 21, jiff::Timestamp::now());
+    let image = home.image("photos.raw", MIB, &[(0, MIB)], 5);
+    home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &home.vault(), "--item", "photos"]);
+    let shown = home.json(["vault", "show"]);
+    assert_eq!((&shown["unmanaged_points"], &shown["store"]["recovery_points"]), (&2.into(), &4.into()));
+    assert!(home.ok(["vault", "show"]).contains("point list --unmanaged"));
+    let found = home.json(["point", "list", "--unmanaged"]);
+    let found = found["unmanaged"].as_array().unwrap();
+    let one = |item: &str| found.iter().find(|p| p["item"] == item).unwrap();
+    let id = |item: &str| one(item)["point"].as_str().unwrap().to_owned();
+    assert_eq!((&one("photos")["kind"], &one("db01")["kind"]), (&"image".into(), &"machine".into()));
+    let table = home.ok(["point", "list", "--unmanaged", "--vault", "main"]);
+    assert!(table.starts_with("POINT ") && table.lines().count() == 3, "{table}");
+    home.fails(2, &["MACHINE"], ["point", "list"]);
+    home.fails(2, &["--unmanaged"], ["point", "forget", &id("photos")]);
+
+    // They keep the vault, whatever the catalog says.
+    home.ok(["vm", "delete", "web01", "--yes"]);
+    let refused =
+        home.fails(1, &["ServiceResourceNotEmpty", "2 recovery points"], ["vault", "delete", "main"]);
+    assert!(refused.contains("1 of an image, 1 of a machine"), "{refused}");
+    home.ok(["vm", "undelete", "web01"]);
+
+    home.fails(1, &["image 'photos'"], ["point", "adopt", &id("photos")]);
+    let adopted = home.json(["point", "adopt", &id("db01")]);
+    assert_eq!(adopted["machine"], "db01");
+    assert_eq!(home.json(["point", "list", "db01"])["points"].as_array().unwrap().len(), 1);
+    home.fails(1, &["no unmanaged"], ["point", "forget", &id("db01"), "--unmanaged"]);
+    home.ok(["point", "forget", &id("photos"), "--unmanaged"]);
+    let agreed = home.json(["vault", "reconcile"]);
+    assert_eq!((&agreed["state"], &agreed["recovery_points"]), (&"Agreed".into(), &3.into()), "{agreed}");
+    assert!(home.ok(["vault", "show"]).contains("it agrees"));
+
+    // A point that is lost is shown as that, until somebody accepts it.
+    let away = |from: &str, to: &str| std::fs::rename(home.path(from), home.path(to)).unwrap();
+    away("vault/points", "points");
+    let output = home.run(["vault", "reconcile", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let differs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&differs["state"], differs["missing_points"].as_array().unwrap().len()),
+        (&"Differs".into(), 3)
+    );
+    let point = &home.json(["point", "list", "db01"])["points"][0];
+    assert!(point["tier"] == "missing" && point["missing_since"].is_string(), "{point}");
+    assert!(home.ok(["point", "show", "db01", "latest"]).contains("not found in the vault since"));
+    away("points", "vault/points");
+    home.fails(1, &["is in vault 'main' again"], ["point", "forget", &id("db01"), "--missing"]);
+    assert_eq!(home.json(["vault", "reconcile"])["state"], "Agreed");
+    assert_eq!(home.json(["point", "list", "db01"])["points"][0]["tier"], "vault");
+}
+
+#[test]
+fn a_key_outlives_its_vault_until_the_vaults_id_is_typed() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    let id = home.json(["vault", "show"])["store"]["id"].as_str().unwrap().to_owned();
+    home.fails(1, &["is kept", "vault 'main' has it"], ["vault", "key", "delete", "main", "--id", &id]);
+    let service = Service::start(&home);
+    home.ok(["vault", "delete", "main"]);
+    let until = Instant::now() + Duration::from_secs(30);
+    let strays = loop {
+        let strays = home.json(["vault", "list", "--strays"]);
+        if strays["keys"][0]["vault_name"] == "main" {
+            break strays;
+        }
+        assert!(Instant::now() < until, "{strays}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    service.stop();
+    let key = PathBuf::from(strays["keys"][0]["path"].as_str().unwrap());
+    assert!(key.is_file() && strays["keys"][0]["vault_id"] == id.as_str(), "{strays}");
+    home.fails(1, &["needs the vault's id", "nothing was deleted"], ["vault", "key", "delete", "main"]);
+    home.fails(1, &["nothing was deleted"], ["vault", "key", "delete", "main", "--id", &id[..8]]);
+    home.fails(1, &["no key of a vault `other`"], ["vault", "key", "delete", "other", "--id", &id]);
+    assert!(key.is_file());
+    home.ok(["vault", "key", "delete", "main", "--id", &id]);
+    assert!(!key.exists());
+    assert!(home.json(["vault", "list", "--strays"])["keys"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn no_vault_is_made_where_its_place_is_not_mounted() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    std::fs::rename(home.path("data/vaults"), home.path("away")).unwrap();
+    home.fails(1, &["has no marker", "Mount it", "--init-storage"], ["vault", "create", "second"]);
+    assert_eq!(std::fs::read_dir(home.path("data/vaults")).unwrap().count(), 0);
+    // What is not there cannot be asked, and is not taken for empty.
+    home.fails(1, &["not known", "Mount"], ["vault", "delete", "main"]);
+    home.ok(["vault", "create", "second", "--init-storage"]);
+}

@@ -6,6 +6,7 @@ mod compute;
 mod containers;
 mod format;
 mod groups;
+mod holdings;
 mod ids;
 mod items;
 mod jobs;
@@ -96,6 +97,7 @@ pub fn routes() -> Vec<Route<App>> {
         status::routes,
         unavailable::routes,
         own::routes,
+        holdings::routes,
     ] {
         routes.extend(part());
     }

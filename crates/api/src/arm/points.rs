@@ -50,7 +50,8 @@ fn tiers(point: &Point) -> Value {
         tiers.push(json!({"type": "InstantRP", "status": "Deleted"}));
     }
     if point.transfer == Transfer::Done {
-        tiers.push(json!({"type": "HardenedRP", "status": "Valid"}));
+        let status = if point.missing_since.is_some() { "Invalid" } else { "Valid" };
+        tiers.push(json!({"type": "HardenedRP", "status": status}));
     }
     tiers.into()
 }
@@ -71,6 +72,9 @@ fn tier_notes(point: &Point) -> Option<Value> {
         Transfer::Done => {
             if let Some(at) = point.vaulted_at {
                 notes.insert("vaultedTime".into(), super::time(at).into());
+            }
+            if let Some(at) = point.missing_since {
+                notes.insert("missingSince".into(), super::time(at).into());
             }
         }
         Transfer::Pending => drop(notes.insert("transfer".into(), "Pending".into())),

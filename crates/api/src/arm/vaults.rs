@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
 use strongroom_domain::access::linked;
-use strongroom_engine::service::operations;
 use strongroom_engine::service::vaults::{self, VaultSettings};
+use strongroom_engine::service::{operations, reconcile};
 
 const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
 const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
@@ -211,6 +211,10 @@ pub(super) fn show(app: &App, vault: &Vault) -> Result<Value, ArmError> {
         "publicNetworkAccess": "Enabled",
         "restoreSettings": {"crossSubscriptionRestoreSettings": {"crossSubscriptionRestoreState": "Enabled"}},
     });
+    if let Some(report) = reconcile::report(&app.service, vault)? {
+        properties["strongroomUnmanagedPoints"] = report.unmanaged.into();
+        properties["strongroomMissingPoints"] = report.missing.len().into();
+    }
     if let Value::Object(map) = &mut properties {
         map.extend(vault.kept.clone());
     }

@@ -235,6 +235,9 @@ pub struct Vault {
     pub deleted_at: Option<Timestamp>,
     #[serde(default)]
     pub purge_at: Option<Timestamp>,
+    /// It was found to hold nothing that anybody wants: its store is being removed, and cannot be brought back.
+    #[serde(default)]
+    pub is_being_removed: bool,
     /// Points were removed since the last reclaim.
     #[serde(default)]
     pub reclaim_due: bool,
@@ -514,6 +517,9 @@ pub struct Point {
     /// When it was decided that it goes, which nobody takes back: no job that is made after this may read it.
     #[serde(default)]
     pub going_at: Option<Timestamp>,
+    /// Since when it is not found in the vault, which does not say that it was forgotten. None: it is there, for all that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
     /// When the snapshot went.
     #[serde(default)]
     pub snapshot_ended_at: Option<Timestamp>,

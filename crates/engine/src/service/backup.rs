@@ -404,6 +404,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
             .collect(),
         going_at: None,
         snapshot_ended_at: None,
+        missing_since: None,
         no_snapshot: String::new(),
     }
 }

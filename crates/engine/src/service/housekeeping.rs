@@ -1,13 +1,15 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, audit, clock, items, jobs, notes, retention, snapshots, vaults};
+use super::{Service, audit, clock, held, items, jobs, notes, reconcile, retention, snapshots, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
+use std::collections::BTreeMap;
 use std::time::Instant;
 use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault, actor};
 use strongroom_domain::item::ItemState;
 use strongroom_store::Progress;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
+use uuid::Uuid;
 
 pub(super) fn run(service: &Service) {
     let mut last: Option<Instant> = None;
@@ -63,6 +65,14 @@ pub fn purge(service: &Service) -> Result<()> {
     let now = service.now();
     service.watch_clock();
     let may_expire = service.guard.lock().may_expire();
+    // One that cannot be purged now keeps no other from it; it is tried again.
+    let mut problems: BTreeMap<Uuid, (Vault, Option<String>)> = BTreeMap::new();
+    let mut note = |vault: Vault, done: Result<()>| {
+        let (_, problem) = problems.entry(vault.id).or_insert((vault, None));
+        if let Err(error) = done {
+            *problem = Some(error.to_string());
+        }
+    };
     let deleted: Vec<Item> =
         service.catalog.find(&Query::all().eq("state", ItemState::SoftDeleted.arm_name()))?;
     for item in deleted {
@@ -74,7 +84,8 @@ pub fn purge(service: &Service) -> Result<()> {
             && !jobs::has_open(service, item.id)?
             && let Some(vault) = service.catalog.get::<Vault>(item.vault)?
         {
-            actor::named("service: purge", || items::purge(service, &vault, &item))?;
+            let done = actor::named("service: purge", || items::purge(service, &vault, &item));
+            note(vault, done);
         }
     }
     for vault in service.catalog.find::<Vault>(&Query::all().eq("deleted", true))? {
@@ -83,8 +94,12 @@ pub fn purge(service: &Service) -> Result<()> {
             Ok(service.catalog.first::<Job>(Query::all().eq("vault", vault.id).eq("open", true))?.is_none())
         };
         if vault.purge_at.is_some_and(|at| at <= now) && (may_expire || at_once) && is_idle()? {
-            actor::named("service: purge", || vaults::purge(service, &vault))?;
+            let done = actor::named("service: purge", || vaults::purge(service, &vault));
+            note(vault, done);
         }
+    }
+    for (vault, problem) in problems.into_values() {
+        reconcile::note_purge(service, &vault, problem);
     }
     Ok(())
 }
@@ -103,8 +118,22 @@ fn reclaim_space(service: &Service) -> Result<()> {
             row.reclaimed_at = Some(now);
             Ok(Vec::new())
         })?;
-        let options = ReclaimOptions { cache_dir: Some(service.data().cache()), ..ReclaimOptions::default() };
-        let store = service.store(&vault)?;
+        let store = match held::present(service, &vault) {
+            Ok(store) => store,
+            Err(error) => {
+                reconcile::note_reclaim(
+                    service,
+                    &vault,
+                    Some(format!("space could not be reclaimed: {error}")),
+                );
+                vaults::reclaim_later(service, vault.id)?;
+                continue;
+            }
+        };
+        // What the catalog has and the vault does not, and was not forgotten, frees nothing.
+        let expected = held::expected(service, &vault)?.iter().map(|p| p.id).collect();
+        let options =
+            ReclaimOptions { cache_dir: Some(service.data().cache()), expected, ..ReclaimOptions::default() };
         match reclaim(&store, &options, &Progress::default()) {
             Ok(report) => {
                 tracing::info!(vault = vault.name, freed_bytes = report.freed_bytes, "space reclaimed");
@@ -113,11 +142,15 @@ fn reclaim_space(service: &Service) -> Result<()> {
                     let (by, action) = ("service: retention", "Strongroom.Backup/vaults/reclaim/action");
                     audit::note(service, by, action, &format!("/vaults/{}", vault.id), detail);
                 }
+                reconcile::note_reclaim(service, &vault, None);
                 if report.waiting_bytes == 0 {
                     continue;
                 }
             }
-            Err(error) => tracing::warn!(vault = vault.name, %error, "space could not be reclaimed"),
+            Err(error) => {
+                let problem = format!("space could not be reclaimed: {error}");
+                reconcile::note_reclaim(service, &vault, Some(problem));
+            }
         }
         vaults::reclaim_later(service, vault.id)?;
     }

@@ -139,7 +139,12 @@ fn policies_of(
     Ok((drafts.into_values().collect(), named))
 }
 
-fn item_of(service: &Service, vault: &Vault, store_item: &ItemName, manifests: &[&Manifest]) -> Result<Item> {
+pub(super) fn item_of(
+    service: &Service,
+    vault: &Vault,
+    store_item: &ItemName,
+    manifests: &[&Manifest],
+) -> Result<Item> {
     let newest = manifests
         .last()
         .ok_or_else(|| Error::new(ErrorKind::Failed, "an item without points; this is a bug"))?;

@@ -10,6 +10,7 @@
 //! - [`runner`], [`backup`], [`restore`], [`instant`], [`drill`]: doing it.
 //! - `committed`: what follows a commit, whatever fails.
 //! - [`snapshots`]: the snapshot tier.
+//! - [`storage`], [`unmanaged`], [`reconcile`]: what is where, and whether the vaults say the same as the catalog.
 //! - [`schedule`], [`retention`], [`housekeeping`], `notes`: what happens without anyone.
 //! - [`audit`]: what is remembered of all that, by whoever did it.
 //!
@@ -22,17 +23,20 @@ mod committed;
 pub mod config;
 pub mod drill;
 pub mod groups;
+mod held;
 pub mod housekeeping;
 pub mod import;
 pub mod instant;
 pub mod items;
 pub mod jobs;
+pub mod keys;
 pub mod machines;
 mod notes;
 pub mod operations;
 pub mod places;
 pub mod points;
 pub mod policies;
+pub mod reconcile;
 pub mod replace;
 pub mod restore;
 mod restore_container;
@@ -41,8 +45,10 @@ pub mod retention;
 pub mod runner;
 pub mod schedule;
 pub mod snapshots;
+pub mod storage;
 pub mod swap;
 mod transfer;
+pub mod unmanaged;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};
@@ -96,6 +102,7 @@ pub struct Inner {
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
+    reconciliation: reconcile::Reconciliation,
     /// Held while the data directory is in use; ends with the process.
     _lock: File,
 }
@@ -245,6 +252,7 @@ impl Service {
             snapshots: snapshots::Snapshots::default(),
             discovery: machines::Discovery::default(),
             notes: notes::Notes::default(),
+            reconciliation: reconcile::Reconciliation::default(),
             config,
             catalog,
             hosts,

@@ -1,7 +1,8 @@
 //! Expired recovery points go.
 
-use super::{Service, jobs, snapshots};
-use crate::error::Result;
+use super::held::{self, Absence};
+use super::{Service, jobs, reconcile, snapshots};
+use crate::error::{Error, ErrorKind, Result};
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
 use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
 use strongroom_store::StoreError;
@@ -13,7 +14,8 @@ pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Opti
     let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let facts: Vec<PointFacts> = points
         .iter()
-        .filter(|p| p.transfer == Transfer::Done)
+        // One that is missing keeps no other from being the last.
+        .filter(|p| is_there(p))
         .map(|p| PointFacts {
             taken_at: p.taken_at,
             scheduled_for: p.scheduled_for,
@@ -29,10 +31,15 @@ pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Opti
         held: false,
     };
     let verdict = |point: &Point| match point.transfer {
-        Transfer::Done => by_rules.next().unwrap_or_else(|| without(point)),
+        Transfer::Done if is_there(point) => by_rules.next().unwrap_or_else(|| without(point)),
         _ => without(point),
     };
     Ok(Some(points.iter().map(verdict).collect()))
+}
+
+/// In the vault, for all that is known.
+fn is_there(point: &Point) -> bool {
+    point.transfer == Transfer::Done && point.missing_since.is_none()
 }
 
 /// Removes the expired points of an item, unless the clock cannot be trusted for it. Returns how many.
@@ -52,7 +59,7 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
         let mut verdicts = verdicts.iter();
         expired.extend(points.into_iter().filter(|point| {
             let verdict = verdicts.next();
-            verdict.is_some_and(|verdict| verdict.is_expired(now)) && point.transfer == Transfer::Done
+            verdict.is_some_and(|verdict| verdict.is_expired(now)) && is_there(point)
         }));
     }
     if expired.is_empty() {
@@ -73,8 +80,21 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     Ok(gone)
 }
 
+/// What is known of a point that the vault did not find, from a store that shows that it is the vault's.
+fn absent(service: &Service, store: &strongroom_store::Vault, point: &Point) -> Result<Absence> {
+    let found = strongroom_store::Vault::identify(store.objects())?;
+    if found != store.id() {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("another vault is at {} ({found}): nothing of it was removed", store.location()),
+        ));
+    }
+    held::absence(service, store, point)
+}
+
 /// First the row is marked, in a transaction that no job which needs the point gets past; then the point goes out of the vault,
-/// then out of the catalog: cut short in between, it is done again.
+/// then out of the catalog: cut short in between, it is done again. One that the vault
+/// does not have, and does not say to have forgotten, is missing: its row stays, `false`.
 ///
 /// One whose transfer goes on is its job's; one that is being restored from its snapshot, or that a job reads or is going to, goes
 /// the next time: `false`.
@@ -101,8 +121,21 @@ pub(super) fn forget(service: &Service, store: &strongroom_store::Vault, point: 
             Err(error) => return Err(error.into()),
         }
     }
-    match store.forget(&point.id, "expired or deleted") {
-        Ok(()) | Err(StoreError::NotFound { .. }) => {}
+    match store.forget(&point.id, "its time was over, or it was deleted") {
+        Ok(()) => {}
+        // Of a snapshot that never came into the vault, there is nothing to be found.
+        Err(StoreError::NotFound { .. }) if point.transfer != Transfer::Done => {}
+        Err(StoreError::NotFound { .. }) => match absent(service, store, &point)? {
+            Absence::Forgotten => {}
+            Absence::Present => return Ok(false),
+            Absence::Missing => {
+                if point.missing_since.is_none() {
+                    tracing::warn!(point = %point.id, "it is to go, and the vault does not have it: it stays known as missing");
+                }
+                reconcile::mark_missing(service, &point.id)?;
+                return Ok(false);
+            }
+        },
         Err(error) => return Err(error.into()),
     }
     match service.catalog.apply(&[Change::delete(&point)]) {

@@ -3,7 +3,7 @@
 
 use super::{
     Service, audit, backup, clock, committed, drill, housekeeping, instant, jobs, machines, operations,
-    restore, schedule, snapshots, transfer, vaults,
+    reconcile, restore, schedule, snapshots, storage, transfer, vaults,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
@@ -130,13 +130,14 @@ impl Runner {
 
 pub(super) fn start(service: &Service) -> Result<()> {
     type Loop = fn(&Service);
-    let loops: [(&str, Loop); 6] = [
+    let loops: [(&str, Loop); 7] = [
         ("jobs", run_jobs),
         ("heartbeat", keep_leases),
         ("scheduler", run_schedule),
         ("discovery", run_discovery),
         ("housekeeping", housekeeping::run),
         ("audit", audit::run),
+        ("reconciliation", reconcile::run),
     ];
     service.runner.started.store(true, Ordering::SeqCst);
     let mut threads = service.runner.threads.lock();
@@ -177,7 +178,7 @@ pub(super) fn stop(service: &Service) {
 impl Service {
     /// At the start: whoever had leases is dead, since the data directory is ours alone.
     pub(super) fn recover(&self) -> Result<()> {
-        vaults::remove_strays(self)?;
+        storage::mark_known(self);
         operations::recover(self)?;
         for job in jobs::open(self)? {
             let id = job.id;

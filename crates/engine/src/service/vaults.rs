@@ -1,18 +1,20 @@
 //! Recovery Services vaults: their settings in the catalog, their bytes in a store.
 
-use super::{Service, groups, policies};
+use super::{Service, groups, held, keys, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vaults as stores;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use strongroom_catalog::service::{
-    Change, Immutability, Item, Query, Redundancy, Row, ServiceError, SoftDelete, Vault, key,
+    Change, Immutability, Item, Query, Redundancy, Row, ServiceError, Setting, SoftDelete, Vault, key,
 };
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
+use strongroom_store::Progress;
 use strongroom_store::objects::Location;
+use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 use uuid::Uuid;
 
 /// How long a deleted vault with data can be brought back.
@@ -114,6 +116,7 @@ pub(super) fn draft(service: &Service, group: String, name: &str, location: &str
         changed_at: now,
         deleted_at: None,
         purge_at: None,
+        is_being_removed: false,
         reclaim_due: false,
         reclaimed_at: None,
     }
@@ -168,8 +171,12 @@ pub fn put(
             Ok((vault, true))
         }
         Err(error) => {
-            // The store is new and empty: nobody misses it.
-            remove_store(service, &vault);
+            // The new store, which holds nothing, stays where it is: whether the row was written may not be known.
+            service.close_store(vault.id);
+            tracing::warn!(
+                location = vault.store_location,
+                "a vault could not be made; its new store and key are left (see `strongroom vault list --strays`)"
+            );
             match error {
                 // Somebody else made it at the same moment.
                 ServiceError::Taken { .. } => put(service, &vault.group.clone(), name, location, settings),
@@ -326,20 +333,14 @@ pub fn item_count(service: &Service, vault: &Vault, with_deleted: bool) -> Resul
     Ok(service.catalog.count(Item::TABLE, &query)?)
 }
 
-/// Deletes a vault without live items. What it holds stays until it is purged; see [`undelete`].
+/// Deletes a vault without live items. What it holds stays until it is purged; see [`undelete`]. The vault itself is asked what that
+/// is: one that holds what the catalog does not know is not deleted, and neither is one that does not answer.
 pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
+    check_no_items(service, vault)?;
+    let held = held::look(service, vault)?;
+    check_strangers(service, vault, &held, "deleted")?;
     let deleted = service.catalog.update::<Vault, Error>(vault.id, |row| {
-        let live = item_count(service, row, false)?;
-        if live > 0 {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "Vault cannot be deleted as there are existing resources within the vault. Vault '{}' has {live} protected item(s). Please ensure there are no containers or protected items associated with this vault: stop their protection and delete their data first.",
-                    row.name
-                ),
-            )
-            .coded("ServiceResourceNotEmptyWithContainerDetails"));
-        }
+        check_no_items(service, row)?;
         let holds = item_count(service, row, true)? > 0;
         let now = service.now();
         row.deleted_at = Some(now);
@@ -352,6 +353,21 @@ pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
     deleted.map(|_| ()).ok_or_else(|| not_found(&vault.group, &vault.name))
 }
 
+fn check_no_items(service: &Service, vault: &Vault) -> Result<()> {
+    let live = item_count(service, vault, false)?;
+    if live == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        format!(
+            "Vault cannot be deleted as there are existing resources within the vault. Vault '{}' has {live} protected item(s). Please ensure there are no containers or protected items associated with this vault: stop their protection and delete their data first.",
+            vault.name
+        ),
+    )
+    .coded("ServiceResourceNotEmptyWithContainerDetails"))
+}
+
 /// Brings a deleted vault back, to the group that it was in.
 pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
     let purged = || {
@@ -361,6 +377,9 @@ pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
     let deleted = service.catalog.get::<Vault>(id)?.ok_or_else(purged)?;
     groups::get(service, &deleted.group)?;
     let vault = service.catalog.update::<Vault, Error>(id, |row| {
+        if row.is_being_removed {
+            return Err(purged());
+        }
         row.deleted_at = None;
         row.purge_at = None;
         row.changed_at = service.now();
@@ -378,24 +397,122 @@ pub fn undelete(service: &Service, id: Uuid) -> Result<Vault> {
     }
 }
 
-/// Removes a deleted vault whose time is over, with all it holds.
+/// Removes a deleted vault whose time is over, with all it holds; the key stays. It goes only by the vault's own word: its store shows
+/// that it is this vault's, its points are the catalog's and are forgotten one by one, and then there is none.
 pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
-    service.close_store(vault.id);
-    // First the row: a store without a row is found and removed at the next start; a row without a store would lie.
-    service.catalog.apply(&[Change::delete(vault)])?;
-    remove_store(service, vault);
+    let own = own_store(service, vault);
+    // Cut short after the store was moved out of its place: what was found then holds.
+    let is_moved = vault.is_being_removed && matches!(own.as_deref().map(exists), Some(Ok(false)));
+    if !is_moved {
+        empty(service, vault)?;
+        let marked = service.catalog.update::<Vault, Error>(vault.id, |row| {
+            if row.deleted_at.is_none() {
+                return Err(Error::new(ErrorKind::Busy, "it was brought back"));
+            }
+            row.is_being_removed = true;
+            Ok(Vec::new())
+        })?;
+        if marked.is_none() {
+            return Ok(());
+        }
+    }
+    let key = key_path(service, vault);
+    match &own {
+        Some(own) => remove_own_store(service, vault, own)?,
+        None => tracing::warn!(
+            vault = vault.name,
+            location = vault.store_location,
+            "the store of a purged vault is left where it is; remove it by hand"
+        ),
+    }
+    let purged = keys::Purged {
+        name: vault.name.clone(),
+        store_id: vault.store_id,
+        store_location: vault.store_location.clone(),
+        purged_at: service.now(),
+    };
+    let Some(row) = service.catalog.get::<Vault>(vault.id)? else { return Ok(()) };
+    let mut changes = vec![Change::delete(&row)];
+    let report = service.catalog.get::<Setting>(reconcile::setting(vault.id))?;
+    changes.extend(report.as_ref().map(Change::delete));
+    let id = keys::purged_setting(vault.id);
+    let version = service.catalog.get::<Setting>(&id)?.map_or(0, |s| s.version);
+    let value = serde_json::to_value(&purged).unwrap_or_default();
+    changes.push(Change::put(&Setting { id, version, value }));
+    service.catalog.apply(&changes)?;
+    tracing::info!(
+        vault = vault.name, id = %vault.store_id, key = %key.display(),
+        "a deleted vault was purged; its key stays (`strongroom vault key delete` deletes it)"
+    );
     Ok(())
+}
+
+/// Forgets a deleted vault's points; fails unless it says then that it holds none.
+fn empty(service: &Service, vault: &Vault) -> Result<()> {
+    service.close_store(vault.id);
+    let held = held::look(service, vault)?;
+    check_strangers(service, vault, &held, "purged")?;
+    let mut left = Vec::new();
+    for point in held::expected(service, vault)? {
+        if !super::retention::forget(service, &held.store, &point)? {
+            left.push(point.id.to_string());
+        }
+    }
+    if !left.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "Vault '{}' cannot be purged: {} of its recovery points are not found in it, and it does not say that they were forgotten: {}. Put them back; or bring the vault back (`strongroom vault undelete`) and accept the loss with `strongroom point forget POINT --missing`.",
+                vault.name,
+                left.len(),
+                left.join(", ")
+            ),
+        ));
+    }
+    // The vault knows what was in it: a point that it neither finds nor was told to forget stops this.
+    reclaim(&held.store, &ReclaimOptions::default(), &Progress::default())?;
+    let after = held::look(service, vault)?;
+    if !after.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "Vault '{}' cannot be purged: it holds {} recovery point(s) still.",
+                vault.name,
+                after.points.len() + after.damaged.len()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses for a vault that holds what the catalog does not know.
+fn check_strangers(service: &Service, vault: &Vault, held: &held::Held, what: &str) -> Result<()> {
+    let strangers = held::strangers(service, vault, held)?;
+    if strangers.count() == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Busy,
+        format!(
+            "Vault cannot be {what} as there are existing resources within the vault. Vault '{}' holds {} that the catalog does not know. Look at them with `strongroom point list --unmanaged --vault {}`; then adopt each (`strongroom point adopt`) or forget it (`strongroom point forget POINT --unmanaged`).",
+            vault.name,
+            strangers.told(),
+            vault.name
+        ),
+    )
+    .coded("ServiceResourceNotEmptyWithContainerDetails"))
 }
 
 fn key_path(service: &Service, vault: &Vault) -> PathBuf {
     match &vault.key_file {
         Some(path) => PathBuf::from(path),
-        None => service.data().keys().join(format!("{}.key", vault.id)),
+        None => storage::own_key(service, vault.id),
     }
 }
 
 /// The vault's store is made at its place, and its key in the data directory.
 fn make_store(service: &Service, vault: &mut Vault) -> Result<()> {
+    storage::check(service)?;
     let location = match &service.config.vault_storage {
         Some(base) => format!("{}/{}", base.trim_end_matches('/'), vault.id),
         None => service.data().vaults().join(vault.id.to_string()).display().to_string(),
@@ -424,50 +541,31 @@ pub(super) fn open_store(service: &Service, vault: &Vault) -> Result<strongroom_
     Ok(store)
 }
 
-/// Only ever what this service made itself, in its own directory.
-fn remove_store(service: &Service, vault: &Vault) {
-    service.close_store(vault.id);
-    if vault.key_file.is_some() {
-        return;
-    }
+/// The store's directory, if it is one that this service made in its own data directory.
+fn own_store(service: &Service, vault: &Vault) -> Option<PathBuf> {
     let own = service.data().vaults().join(vault.id.to_string());
-    if Path::new(&vault.store_location) == own {
-        if let Err(error) = std::fs::remove_dir_all(&own) {
-            tracing::warn!(vault = vault.name, %error, "removing the store of a purged vault");
-            return;
-        }
-    } else {
-        tracing::warn!(
-            vault = vault.name,
-            location = vault.store_location,
-            "the store of a purged vault is left where it is; remove it by hand"
-        );
-        return;
-    }
-    let _ = std::fs::remove_file(key_path(service, vault));
+    (vault.key_file.is_none() && Path::new(&vault.store_location) == own).then_some(own)
 }
 
-/// Stores without a row, left by a start that was cut short: those without points go.
-pub(super) fn remove_strays(service: &Service) -> Result<()> {
-    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
-    let Ok(entries) = std::fs::read_dir(service.data().vaults()) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(id) = name.parse::<Uuid>() else { continue };
-        if known.iter().any(|v| v.id == id) {
-            continue;
-        }
-        let points = entry.path().join("points");
-        let is_empty = std::fs::read_dir(&points).map_or(true, |mut d| d.next().is_none());
-        if is_empty {
-            let _ = std::fs::remove_dir_all(entry.path());
-            let _ = std::fs::remove_file(service.data().keys().join(format!("{id}.key")));
-        } else {
-            tracing::warn!(
-                path = %entry.path().display(),
-                "a store that no vault has: bring it back with `strongroom vault import`, or remove it"
-            );
-        }
+fn exists(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(format!("looking at {}", path.display()), e)),
+    }
+}
+
+/// Removes a store that was found to hold nothing. Moved out of its place first: nobody takes half of one for a vault.
+fn remove_own_store(service: &Service, vault: &Vault, own: &Path) -> Result<()> {
+    storage::check_own(service)?;
+    service.close_store(vault.id);
+    let aside = own.with_file_name(format!(".removing-{}", vault.id));
+    if exists(own)? {
+        std::fs::rename(own, &aside)
+            .map_err(|e| Error::io(format!("moving {} to {}", own.display(), aside.display()), e))?;
+    }
+    if exists(&aside)? {
+        std::fs::remove_dir_all(&aside).map_err(|e| Error::io(format!("removing {}", aside.display()), e))?;
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! `strongroom point`: the recovery points of protected machines.
 
-use super::common::{InVault, Item, Vault, find_item, find_vault, literal_filter, some_time, text};
+use super::common::{
+    InVault, Item, Vault, find_item, find_vault, literal_filter, or_dash, some_text, some_time, text,
+};
 use super::vm::drill::ResultDocument;
 use crate::client::{Client, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
 use crate::text::{list, size, table, time};
 use crate::when;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,6 +21,10 @@ pub enum PointCommand {
     List(ListArgs),
     /// Show all that is known of a point.
     Show(ShowArgs),
+    /// Adopt a point that is in a vault and that the catalog does not know.
+    Adopt(AdoptArgs),
+    /// Forget a point that the catalog does not know, or the row of one that is missing.
+    Forget(ForgetArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,15 +46,22 @@ impl Consistency {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Points of a vault that no service knows are listed by `strongroom rescue point list`.
+Points that are in the vault and that the catalog does not know (put there by `image backup` or
+`rescue vm backup`) are listed with --unmanaged; those of a vault that no service knows by
+`strongroom rescue point list`.
 
 Examples:
   strongroom point list web01
+  strongroom point list --unmanaged --vault main
   strongroom point list web01 --from 2026-01-01 --to 2026-06-30 --consistency file-system
   strongroom point list web01 --from 52w --json | jq -r '.points[0].point'")]
 pub struct ListArgs {
     /// The machine; GROUP/NAME where two groups have one of that name.
-    machine: String,
+    #[arg(required_unless_present = "unmanaged")]
+    machine: Option<String>,
+    /// The vault's points that the catalog does not know, instead of a machine's.
+    #[arg(long, conflicts_with_all = ["machine", "from", "to", "consistency"])]
+    unmanaged: bool,
     #[command(flatten)]
     vault: InVault,
     /// Taken since: a date, a time, or so long ago (30d) [default: 30d].
@@ -72,6 +85,42 @@ pub struct ShowArgs {
     machine: String,
     /// `latest`, a point's name, or a time: the last point taken at or before it.
     point: String,
+    #[command(flatten)]
+    vault: InVault,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It comes to the item of its machine, whose policy keeps it from then on; where there is none, a new
+one is made whose protection is stopped. Points of images cannot be adopted.
+
+Example:
+  strongroom point adopt 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --vault main")]
+pub struct AdoptArgs {
+    /// The point's id, as `strongroom point list --unmanaged` shows it.
+    point: String,
+    #[command(flatten)]
+    vault: InVault,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["unmanaged", "missing"]))]
+#[command(after_help = "\
+Nothing is asked. With --unmanaged the point is gone at once, and its space is given back later. With
+--missing the vault has lost the point already (see `strongroom vault show`): the loss is accepted.
+
+Examples:
+  strongroom point forget 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --unmanaged --vault main
+  strongroom point forget 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --missing")]
+pub struct ForgetArgs {
+    /// The point's id.
+    point: String,
+    /// It is in the vault, and the catalog does not know it.
+    #[arg(long)]
+    unmanaged: bool,
+    /// It is in the catalog, and missing in the vault.
+    #[arg(long)]
+    missing: bool,
     #[command(flatten)]
     vault: InVault,
 }
@@ -153,8 +202,10 @@ pub struct PointDocument {
     pub reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// `snapshot`, `snapshot+vault` or `vault`.
+    /// `snapshot`, `snapshot+vault`, `vault`, or `missing` in the vault.
     pub tier: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_expires_at: Option<Timestamp>,
     /// Why there is no snapshot, or no more.
@@ -183,6 +234,7 @@ impl PointDocument {
         let tiers = document["properties"]["recoveryPointTierDetails"].as_array();
         let is_in =
             |tier: &str| tiers.into_iter().flatten().any(|t| t["type"] == tier && t["status"] == "Valid");
+        let missing_since = some_time(document, "/properties/strongroomTier/missingSince");
         Self {
             point: text(document, "/name"),
             machine: machine.to_owned(),
@@ -200,9 +252,12 @@ impl PointDocument {
             tier: match (is_in("InstantRP"), is_in("HardenedRP")) {
                 (true, true) => "snapshot+vault",
                 (true, false) => "snapshot",
+                // In the catalog, and not found in the vault.
+                (false, false) if missing_since.is_some() => "missing",
                 _ => "vault",
             }
             .into(),
+            missing_since,
             snapshot_expires_at: some_time(document, "/properties/strongroomTier/snapshotExpiryTime"),
             no_snapshot: text(document, "/properties/strongroomTier/noSnapshotReason"),
             transfer_error: text(document, "/properties/strongroomTier/transferError"),
@@ -260,13 +315,16 @@ pub fn run(command: PointCommand, context: &Context) -> Result<Outcome> {
     match command {
         PointCommand::List(arguments) => run_list(&arguments, context),
         PointCommand::Show(arguments) => show(&arguments, context),
+        PointCommand::Adopt(arguments) => adopt(&arguments, context),
+        PointCommand::Forget(arguments) => forget(&arguments, context),
     }
 }
 
 fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
     let client = Client::connect(&arguments.vault.service, context)?;
     let vault = find_vault(&client, &arguments.vault)?;
-    let item = find_item(&client, &vault, &arguments.machine)?;
+    let Some(machine) = &arguments.machine else { return list_unmanaged(&client, &vault, context) };
+    let item = find_item(&client, &vault, machine)?;
     let is_default = arguments.from.is_none() && arguments.to.is_none();
     let from = match (arguments.from, is_default) {
         (None, true) => Some(when::parse_from("30d").map_err(Error::invalid)?),
@@ -351,6 +409,9 @@ fn tier(point: &PointDocument) -> String {
     } else if !point.no_snapshot.is_empty() {
         told += &format!(" (no snapshot: {})", point.no_snapshot);
     }
+    if let Some(since) = point.missing_since {
+        told += &format!(", not found in the vault since {}", time(since));
+    }
     if !point.transfer_error.is_empty() {
         told += &format!("; it never came into the vault: {}", point.transfer_error);
     }
@@ -362,4 +423,99 @@ pub fn consistency(point: &PointDocument) -> String {
         true => point.consistency.clone(),
         false => format!("{} ({})", point.consistency, point.reason),
     }
+}
+
+/// A point that the catalog does not know.
+#[derive(Debug, Serialize)]
+struct UnmanagedDocument {
+    point: String,
+    vault: String,
+    item: String,
+    /// `machine` or `image`; empty where it cannot be read.
+    kind: String,
+    taken_at: Option<Timestamp>,
+    size_bytes: u64,
+    stored_bytes: u64,
+    can_be_adopted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+impl UnmanagedDocument {
+    fn of(document: &Value, vault: &Vault) -> Self {
+        let number = |name: &str| document["properties"][name].as_u64().unwrap_or(0);
+        Self {
+            point: text(document, "/name"),
+            vault: vault.name.clone(),
+            item: text(document, "/properties/item"),
+            kind: text(document, "/properties/kind"),
+            taken_at: some_time(document, "/properties/recoveryPointTime"),
+            size_bytes: number("sizeBytes"),
+            stored_bytes: number("storedBytes"),
+            can_be_adopted: document["properties"]["canBeAdopted"].as_bool().unwrap_or(false),
+            problem: some_text(document, "/properties/problem"),
+        }
+    }
+}
+
+const UNMANAGED: &str = "/providers/Strongroom.Backup/unmanagedPoints";
+
+fn list_unmanaged(client: &Client, vault: &Vault, context: &Context) -> Result<Outcome> {
+    let found: Vec<UnmanagedDocument> =
+        client.list(&vault.at(UNMANAGED), None)?.iter().map(|p| UnmanagedDocument::of(p, vault)).collect();
+    context.print(&json!({ "unmanaged": found }), || {
+        if found.is_empty() {
+            return String::new();
+        }
+        let rows: Vec<Vec<String>> = found
+            .iter()
+            .map(|p| {
+                vec![
+                    or_dash(&p.point),
+                    or_dash(&p.item),
+                    or_dash(&p.kind),
+                    super::common::shown_time(p.taken_at),
+                    size(p.size_bytes),
+                    size(p.stored_bytes),
+                ]
+            })
+            .collect();
+        table(&["POINT", "ITEM", "KIND", "TAKEN", ">SIZE", ">STORED"], &rows)
+    })?;
+    for point in &found {
+        if let Some(problem) = &point.problem {
+            context.warn(format_args!("a point cannot be read: {problem}"));
+        }
+    }
+    if !context.json {
+        context.note(match found.is_empty() {
+            true => format!("vault {} has no points that the catalog does not know", vault.name),
+            false => "`strongroom point adopt` tells the catalog of one; `strongroom point forget --unmanaged` removes it".into(),
+        });
+    }
+    Ok(Outcome::Done)
+}
+
+fn adopt(arguments: &AdoptArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = find_vault(&client, &arguments.vault)?;
+    let path = vault.at(&format!("{UNMANAGED}/{}/adopt", segment(&arguments.point)));
+    let answer = client.post(&path, None)?.body;
+    let (machine, point) = (text(&answer, "/machine"), text(&answer, "/recoveryPoint"));
+    let shown =
+        json!({ "machine": machine, "point": point, "vault": vault.name, "id": text(&answer, "/id") });
+    context.print(&shown, || {
+        list(&[("adopted", point.clone()), ("machine", machine.clone()), ("vault", vault.name.clone())])
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = find_vault(&client, &arguments.vault)?;
+    let kind = if arguments.missing { "/providers/Strongroom.Backup/missingPoints" } else { UNMANAGED };
+    client.delete(&vault.at(&format!("{kind}/{}", segment(&arguments.point))))?;
+    let shown = json!({ "forgotten": arguments.point, "vault": vault.name });
+    context.print(&shown, || format!("forgotten: {} of vault {}\n", arguments.point, vault.name))?;
+    Ok(Outcome::Done)
 }

@@ -4,10 +4,12 @@ use super::common::{self, Vault, find_vault, home, some_text, text, vault_path};
 use crate::client::{Client, ServiceArgs, of_id, part_of_id, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::{Failure, Result};
-use crate::text::{list, size, table};
+use crate::text::{list, size, table, time};
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use strongroom_engine::{Error, ErrorKind};
 
@@ -21,10 +23,21 @@ pub enum VaultCommand {
     Show(ShowArgs),
     /// Delete a vault that protects nothing.
     Delete(DeleteArgs),
+    /// Compare a vault with the catalog now, both ways.
+    Reconcile(ReconcileArgs),
     /// Bring back a deleted vault that held deleted machines' points.
     Undelete(UndeleteArgs),
     /// Take in a vault that is there, from its location and key, with all its points.
     Import(ImportArgs),
+    /// Delete the key of a vault that is gone.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Delete the key of a vault that is gone: what was in it can never be read again.
+    Delete(KeyDeleteArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,7 +62,8 @@ enum SoftDelete {
 #[command(after_help = "\
 Its bytes go where the configuration says, else into the data directory; the key is kept by
 the service, in DATA/keys. Keep a copy of it elsewhere: without it nothing in the vault can be
-read.
+read. The place that vaults are kept in has a marker; where that is missing (its file system is not
+mounted, or the place is new) no vault is made, unless --init-storage says that it is right.
 
 Examples:
   strongroom vault create main
@@ -72,6 +86,9 @@ pub struct CreateArgs {
     /// For how many days, from 14 to 180 [default: 14].
     #[arg(long, value_name = "DAYS")]
     soft_delete_days: Option<u32>,
+    /// The place for vaults is a new one, and mounted: give it its marker.
+    #[arg(long)]
+    init_storage: bool,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -80,11 +97,16 @@ pub struct CreateArgs {
 #[command(after_help = "\
 Examples:
   strongroom vault list
-  strongroom vault list -g office --json | jq -r '.vaults[].name'")]
+  strongroom vault list -g office --json | jq -r '.vaults[].name'
+  strongroom vault list --strays")]
 pub struct ListArgs {
     /// Of this resource group alone.
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
     group: Option<String>,
+    /// Stores and keys on the service's host that no vault has, instead: left by a purged vault, a lost catalog, or a
+    /// start that was cut short. Nothing ever removes them by itself.
+    #[arg(long, conflicts_with = "group")]
+    strays: bool,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -125,7 +147,10 @@ pub struct ShowArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A vault that still protects machines, or keeps points of them, is not deleted: see `strongroom
-vm delete`. One that holds only what was deleted can be brought back as long as that could be.
+vm delete`. Neither is one that holds points which the catalog does not know (`strongroom point
+list --unmanaged`), nor one that cannot be asked what it holds. One that holds only what was
+deleted can be brought back as long as that could be. Its key stays when it is purged
+(`strongroom vault key delete`).
 
 Example:
   strongroom vault delete main")]
@@ -135,6 +160,37 @@ pub struct DeleteArgs {
     /// Its resource group, where two have vaults of one name.
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
     group: Option<String>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The service does so by itself, at its start and daily; `strongroom vault show` shows what it found. Exit
+status 1 if anything differs, or the vault cannot be looked at.
+
+Example:
+  strongroom vault reconcile main")]
+pub struct ReconcileArgs {
+    #[command(flatten)]
+    vault: Named,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nothing else deletes a key, ever. Refused while a vault of the catalog has it, while its store is
+there, and where that cannot be known. The vault's id is asked for where --id does not give it. Needs
+the administrator of the service's host.
+
+Example:
+  strongroom vault key delete main --id 0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b")]
+pub struct KeyDeleteArgs {
+    /// The vault that is gone: its name or id, as `strongroom vault list --strays` shows them.
+    #[arg(value_name = "VAULT")]
+    vault: String,
+    /// The vault's id, in full.
+    #[arg(long, value_name = "UUID")]
+    id: Option<String>,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -193,6 +249,8 @@ pub fn run(command: VaultCommand, context: &Context) -> Result<Outcome> {
         VaultCommand::Delete(arguments) => delete(&arguments, context),
         VaultCommand::Undelete(arguments) => undelete(&arguments, context),
         VaultCommand::Import(arguments) => import(&arguments, context),
+        VaultCommand::Reconcile(arguments) => reconcile(&arguments, context),
+        VaultCommand::Key(KeyCommand::Delete(arguments)) => key_delete(&arguments, context),
     }
 }
 
@@ -270,6 +328,9 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
         Err(error) if error.has_status(404) => {}
         Err(error) => return Err(error),
     }
+    if arguments.init_storage {
+        client.post(&client.path("/providers/Strongroom.Backup/initStorage"), None)?;
+    }
     let mut properties = json!({});
     if let Some(redundancy) = arguments.redundancy {
         properties["redundancySettings"]["standardTierStorageRedundancy"] = match redundancy {
@@ -310,6 +371,9 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
 
 fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
     let client = Client::connect(&arguments.service, context)?;
+    if arguments.strays {
+        return strays(&client, context);
+    }
     let found: Vec<VaultDocument> =
         common::vaults(&client, arguments.group.as_deref())?.iter().map(document).collect();
     context.print(&json!({ "vaults": found }), || {
@@ -343,6 +407,61 @@ struct ShowDocument {
     items: usize,
     deleted_items: usize,
     store: Option<StoreDocument>,
+    /// Points in it that the catalog does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unmanaged_points: Option<usize>,
+    reconciliation: ReconciliationDocument,
+}
+
+/// How vault and catalog compared.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"), default)]
+struct ReconciliationDocument {
+    /// `Agreed`, `Differs` or `Unknown`.
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    recovery_points: u64,
+    missing_points: Vec<String>,
+    unlisted_points: Vec<String>,
+    unmanaged_points: u64,
+    adopted_points: Vec<String>,
+    forgotten_points: Vec<String>,
+    returned_points: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reclaim_problem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purge_problem: Option<String>,
+}
+
+impl ReconciliationDocument {
+    fn of(document: Value) -> Self {
+        serde_json::from_value(document).unwrap_or_default()
+    }
+
+    fn entries(&self) -> Vec<(&'static str, String)> {
+        let state = match (self.state.as_str(), &self.problem) {
+            ("Agreed", _) => "it agrees".to_owned(),
+            ("Differs", _) => "it differs".to_owned(),
+            (_, Some(problem)) => problem.clone(),
+            _ => "not known".to_owned(),
+        };
+        let at = self.time.map(|at| format!(" ({})", time(at))).unwrap_or_default();
+        let mut entries = vec![("catalog", format!("{state}{at}"))];
+        let named = [
+            ("missing", &self.missing_points),
+            ("not listed", &self.unlisted_points),
+            ("adopted", &self.adopted_points),
+            ("forgotten", &self.forgotten_points),
+            ("found again", &self.returned_points),
+        ];
+        entries.extend(named.into_iter().filter(|(_, p)| !p.is_empty()).map(|(n, p)| (n, p.join(", "))));
+        let problems = [("reclaim", &self.reclaim_problem), ("purge", &self.purge_problem)];
+        entries.extend(problems.into_iter().filter_map(|(n, p)| Some((n, p.clone()?))));
+        entries
+    }
 }
 
 #[derive(Serialize)]
@@ -378,8 +497,20 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         }
         Err(error) => return Err(error),
     };
-    let shown =
-        ShowDocument { vault: document(&vault), items: items.len() - deleted, deleted_items: deleted, store };
+    let unmanaged_points = match &store {
+        Some(_) => Some(client.list(&vault.at("/providers/Strongroom.Backup/unmanagedPoints"), None)?.len()),
+        None => None,
+    };
+    let reconciliation =
+        ReconciliationDocument::of(client.get(&vault.at("/providers/Strongroom.Backup/reconciliation"))?);
+    let shown = ShowDocument {
+        vault: document(&vault),
+        items: items.len() - deleted,
+        deleted_items: deleted,
+        store,
+        unmanaged_points,
+        reconciliation,
+    };
     context.print(&shown, || {
         let mut entries = entries(&shown.vault);
         entries.push(("machines", shown.items.to_string()));
@@ -394,6 +525,13 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
                 ("second copy", store.second_copy.clone()),
             ]);
         }
+        if let Some(unmanaged) = shown.unmanaged_points.filter(|n| *n > 0) {
+            entries.push((
+                "unmanaged",
+                format!("{unmanaged} of the points, see `strongroom point list --unmanaged`"),
+            ));
+        }
+        entries.extend(shown.reconciliation.entries());
         list(&entries)
     })?;
     Ok(Outcome::Done)
@@ -500,5 +638,150 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
     if count("items") > 0 {
         context.note("protection of its machines is stopped: `strongroom vm resume` begins it again");
     }
+    Ok(Outcome::Done)
+}
+
+fn reconcile(arguments: &ReconcileArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.vault.service, context)?;
+    let vault = arguments.vault.find(&client)?;
+    let answer = client.post(&vault.at("/providers/Strongroom.Backup/reconcile"), None)?;
+    let shown = ReconciliationDocument::of(answer.body);
+    context.print(&shown, || {
+        let mut entries = vec![("vault", vault.name.clone()), ("points", shown.recovery_points.to_string())];
+        if shown.unmanaged_points > 0 {
+            entries.push(("unmanaged", shown.unmanaged_points.to_string()));
+        }
+        entries.extend(shown.entries());
+        list(&entries)
+    })?;
+    Ok(if shown.state == "Agreed" { Outcome::Done } else { Outcome::Damage })
+}
+
+/// Stores and keys that no vault has, as the API says them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"), default)]
+struct StraysDocument {
+    stores: Vec<StrayStoreDocument>,
+    keys: Vec<StrayKeyDocument>,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"), default)]
+struct StrayStoreDocument {
+    path: String,
+    vault_id: Option<String>,
+    key_file: Option<String>,
+    recovery_points: Option<u64>,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all(deserialize = "camelCase"), default)]
+struct StrayKeyDocument {
+    path: String,
+    vault_id: Option<String>,
+    vault_name: Option<String>,
+    problem: Option<String>,
+}
+
+impl StraysDocument {
+    fn get(client: &Client) -> Result<Self> {
+        let found = client.get(&client.path("/providers/Strongroom.Backup/strays"))?;
+        serde_json::from_value(found)
+            .map_err(|e| Error::new(ErrorKind::Failed, format!("the answer is not understood: {e}")).into())
+    }
+}
+
+fn strays(client: &Client, context: &Context) -> Result<Outcome> {
+    let found = StraysDocument::get(client)?;
+    context.print(&found, || {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let stores = found.stores.iter().map(|s| {
+            let points = s.recovery_points.map_or_else(|| "-".into(), |n| n.to_string());
+            vec!["store".into(), or_dash(&s.vault_id), "-".into(), points, s.path.clone()]
+        });
+        let keys = found.keys.iter().map(|k| {
+            vec!["key".into(), or_dash(&k.vault_id), or_dash(&k.vault_name), "-".into(), k.path.clone()]
+        });
+        let rows: Vec<Vec<String>> = stores.chain(keys).collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        table(&["WHAT", "VAULT ID", "NAME", ">POINTS", "PATH"], &rows)
+    })?;
+    for problem in &found.problems {
+        context.warn(problem);
+    }
+    let told = found.stores.iter().map(|s| (&s.path, &s.problem));
+    for (path, problem) in told.chain(found.keys.iter().map(|k| (&k.path, &k.problem))) {
+        if let Some(problem) = problem {
+            context.warn(format_args!("{path}: {problem}"));
+        }
+    }
+    if !context.json {
+        context.note(match (found.stores.is_empty(), found.keys.is_empty()) {
+            (true, true) => "no stores and no keys without a vault",
+            (false, _) => {
+                "`strongroom vault import PATH --key-file KEY` brings a store back; nothing removes what is listed here by itself"
+            }
+            (true, false) => "`strongroom vault key delete` deletes the key of a vault that is gone; nothing else does",
+        });
+    }
+    Ok(Outcome::Done)
+}
+
+fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
+    let client = Client::connect(&arguments.service, context)?;
+    let found = StraysDocument::get(&client)?.keys;
+    let named: Vec<&StrayKeyDocument> = found
+        .iter()
+        .filter(|k| {
+            k.vault_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&arguments.vault))
+                || k.vault_id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(&arguments.vault))
+        })
+        .collect();
+    let id = match &arguments.id {
+        Some(id) => id.trim().to_lowercase(),
+        None if io::stdin().is_terminal() => {
+            crate::context::to_stderr(
+                &"What the vault held can never be read again. Type the vault's id in full:",
+            );
+            let mut line = String::new();
+            io::stdin().read_line(&mut line).map_err(|e| Error::io("reading the vault's id", e))?;
+            line.trim().to_lowercase()
+        }
+        None => {
+            return Err(Error::invalid(
+                "deleting a key needs the vault's id in full, with --id; nothing was deleted",
+            )
+            .into());
+        }
+    };
+    let is_it =
+        |k: &&StrayKeyDocument| k.vault_id.as_deref().is_some_and(|known| known.eq_ignore_ascii_case(&id));
+    if !named.is_empty() && !named.iter().any(is_it) {
+        return Err(Error::invalid(format!(
+            "`{id}` is not the id of vault `{}`; nothing was deleted. See `strongroom vault list --strays`",
+            arguments.vault
+        ))
+        .into());
+    }
+    if named.is_empty() {
+        // One that the catalog still has, perhaps: the service says why its key stays.
+        let is_known =
+            common::vaults(&client, None)?.iter().any(|v| v.name.eq_ignore_ascii_case(&arguments.vault));
+        if !is_known && !arguments.vault.eq_ignore_ascii_case(&id) {
+            return Err(Error::not_found(format!(
+                "there is no key of a vault `{}` that is gone; see `strongroom vault list --strays`",
+                arguments.vault
+            ))
+            .into());
+        }
+    }
+    let answer =
+        client.delete(&client.path(&format!("/providers/Strongroom.Backup/keys/{}", segment(&id))))?;
+    let path = text(&answer.body, "/deleted");
+    context.print(&json!({ "deleted": path, "vault_id": id }), || format!("deleted: {path}\n"))?;
     Ok(Outcome::Done)
 }

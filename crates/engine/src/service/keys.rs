@@ -1,0 +1,116 @@
+//! Deleting a vault's key, which nothing else in the program does: a vault without its key is lost.
+
+use super::{Service, storage};
+use crate::error::{Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use strongroom_catalog::service::{Query, Setting, Vault};
+use strongroom_domain::VaultId;
+use strongroom_store::KeyFile;
+use uuid::Uuid;
+
+/// A purged vault, as it is remembered while its key is there.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(super) struct Purged {
+    pub name: String,
+    pub store_id: VaultId,
+    pub store_location: String,
+    pub purged_at: jiff::Timestamp,
+}
+
+pub(super) fn purged_setting(vault: Uuid) -> String {
+    format!("purged/{vault}")
+}
+
+/// A vault that was purged here.
+pub(super) fn purged(service: &Service, vault: Uuid) -> Result<Option<Purged>> {
+    let setting = service.catalog.get::<Setting>(purged_setting(vault))?;
+    Ok(setting.and_then(|s| serde_json::from_value(s.value).ok()))
+}
+
+fn busy(message: String) -> Error {
+    Error::new(ErrorKind::Busy, message).coded("VaultKeyInUse")
+}
+
+/// Deletes the key of a vault that is gone: `id` is the vault's id, in full. The key's file, which is no longer there.
+///
+/// Refused while the catalog has the vault, while its store is there, and where that cannot be known.
+pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
+    let id: VaultId = id.parse().map_err(|_| {
+        Error::invalid(format!(
+            "'{}' is not a vault's id. Give the id in full, as `strongroom vault list --strays` shows it.",
+            id.chars().take(100).flat_map(char::escape_debug).collect::<String>()
+        ))
+    })?;
+    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
+    if let Some(vault) = known.iter().find(|v| v.store_id == id) {
+        let state = if vault.deleted_at.is_some() { "was deleted and is not purged yet" } else { "has it" };
+        return Err(busy(format!(
+            "The key of vault {id} is kept: vault '{}' {state}. Without its key nothing in it can be read.",
+            vault.name
+        )));
+    }
+    let Some((path, name)) = find(service, id)? else {
+        return Err(Error::not_found(format!(
+            "There is no key of vault {id} in {}; see `strongroom vault list --strays`.",
+            service.data().keys().display()
+        ))
+        .coded("ResourceNotFound"));
+    };
+    let mut places: Vec<String> =
+        storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
+    if let Some(uuid) = name {
+        // Where its store would be; and that the place is there at all.
+        storage::check_own(service)?;
+        places.push(service.data().vaults().join(uuid.to_string()).display().to_string());
+        if let Some(base) = &service.config.vault_storage {
+            storage::check(service)?;
+            places.push(format!("{}/{uuid}", base.trim_end_matches('/')));
+        }
+        places.extend(purged(service, uuid)?.map(|p| p.store_location));
+    }
+    for place in places {
+        match storage::vault_at(&place) {
+            Ok(Some(found)) if found == id => {
+                return Err(busy(format!(
+                    "The key of vault {id} is kept: its store is there, at {place}. Import it (`strongroom vault import`), or remove the store first if nobody wants what it holds."
+                )));
+            }
+            Ok(_) => {}
+            Err(why) if Path::new(&place).exists() || place.contains("://") => {
+                return Err(busy(format!(
+                    "The key of vault {id} is kept: whether {place} is its store is not known ({why}). Make it readable, or remove it, then run it again."
+                )));
+            }
+            Err(why) => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "The key of vault {id} is kept: whether its store is at {place} is not known ({why})."
+                    ),
+                ));
+            }
+        }
+    }
+    fs::remove_file(&path).map_err(|e| Error::io(format!("deleting {}", path.display()), e))?;
+    tracing::warn!(vault = %id, path = %path.display(), "a vault's key was deleted, as somebody asked by its id");
+    Ok(path)
+}
+
+/// The key's file in the data directory, and the vault of the catalog that it was made for.
+fn find(service: &Service, id: VaultId) -> Result<Option<(PathBuf, Option<Uuid>)>> {
+    let keys = service.data().keys();
+    let failed = |e: io::Error| Error::io(format!("reading {}", keys.display()), e);
+    for entry in fs::read_dir(&keys).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_none_or(|e| e != "key") {
+            continue;
+        }
+        // One that cannot be read is no match: it is not the one that was named.
+        if KeyFile::load(&path).is_ok_and(|key| key.vault == id) {
+            let uuid = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
+            return Ok(Some((path, uuid)));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,248 @@
+//! Points that are in a vault and that the catalog does not know: put there without the service, or by a job that was cut short. They
+//! can be adopted or forgotten, and keep the vault from being deleted. And the other way round: rows whose points are missing.
+
+use super::backup::{self, BackupRequest, free_name, luns, point_row};
+use super::held::{self, Absence};
+use super::{Service, import, jobs, reconcile, vaults};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::record::MachineRecord;
+use jiff::Timestamp;
+use strongroom_catalog::service::{
+    Change, Immutability, Item, Job, Machine, Point, Query, ServiceError, Vault,
+};
+use strongroom_domain::PointId;
+use strongroom_domain::item::ItemState;
+use strongroom_store::{Manifest, PointKind};
+use uuid::Uuid;
+
+/// A point that the catalog does not know.
+#[derive(Debug, Clone)]
+pub struct Unmanaged {
+    pub point: Option<PointId>,
+    /// As the vault calls the item; empty where the point cannot be read.
+    pub item: String,
+    pub kind: Option<PointKind>,
+    pub taken_at: Option<Timestamp>,
+    pub size_bytes: u64,
+    pub stored_bytes: u64,
+    /// It can be adopted, into this machine's item or a new one.
+    pub can_be_adopted: bool,
+    /// Why it cannot be read.
+    pub problem: Option<String>,
+}
+
+/// The vault's unmanaged points, the newest first.
+pub fn list(service: &Service, vault: &Vault) -> Result<Vec<Unmanaged>> {
+    let held = held::look(service, vault)?;
+    let strangers = held::strangers(service, vault, &held)?;
+    let mut found: Vec<Unmanaged> = strangers
+        .points
+        .iter()
+        .map(|m| Unmanaged {
+            point: Some(m.point),
+            item: m.item.to_string(),
+            kind: Some(m.kind),
+            taken_at: Some(m.taken_at),
+            size_bytes: m.disks.iter().map(|d| d.size_bytes).sum(),
+            stored_bytes: m.stored_bytes,
+            can_be_adopted: m.kind == PointKind::Machine,
+            problem: None,
+        })
+        .chain(strangers.damaged.iter().map(|d| Unmanaged {
+            point: d.point,
+            item: String::new(),
+            kind: None,
+            taken_at: None,
+            size_bytes: 0,
+            stored_bytes: 0,
+            can_be_adopted: false,
+            problem: Some(format!("{}: {}", d.object, d.error)),
+        }))
+        .collect();
+    found.sort_by_key(|p| std::cmp::Reverse((p.taken_at, p.point)));
+    Ok(found)
+}
+
+fn not_found(vault: &Vault, point: &PointId) -> Error {
+    Error::not_found(format!(
+        "Vault '{}' has no unmanaged recovery point {point}; see `strongroom point list --unmanaged`.",
+        vault.name
+    ))
+    .coded("ResourceNotFound")
+}
+
+/// The point's manifest, if it is there and the catalog does not know it.
+fn find(service: &Service, vault: &Vault, point: &PointId) -> Result<Manifest> {
+    if service.catalog.get::<Point>(point)?.is_some() {
+        return Err(not_found(vault, point));
+    }
+    let store = held::present(service, vault)?;
+    let manifest = store.point(point).map_err(|error| match error {
+        strongroom_store::StoreError::NotFound { .. } => not_found(vault, point),
+        other => other.into(),
+    })?;
+    check_idle(service, vault, &manifest)?;
+    Ok(manifest)
+}
+
+pub(super) fn item_named(service: &Service, vault: &Vault, manifest: &Manifest) -> Result<Option<Item>> {
+    let items: Vec<Item> = service.catalog.find(&Query::all().eq("vault", vault.id))?;
+    Ok(items.into_iter().find(|i| i.store_item == manifest.item))
+}
+
+/// A job that is at the machine may be about to tell the catalog of the point.
+fn check_idle(service: &Service, vault: &Vault, manifest: &Manifest) -> Result<()> {
+    let Some(item) = item_named(service, vault, manifest)? else { return Ok(()) };
+    match jobs::open_of(service, item.id)? {
+        Some(open) => Err(backup::in_progress(&item, &open)),
+        None => Ok(()),
+    }
+}
+
+/// Tells the catalog of a point: of a machine, for its item, or for a new one whose protection is stopped.
+pub fn adopt(service: &Service, vault: &Vault, point: &PointId) -> Result<(Item, Point)> {
+    let manifest = find(service, vault, point)?;
+    if manifest.kind != PointKind::Machine {
+        return Err(Error::unsupported(format!(
+            "Recovery point {point} is of the image '{}', not of a machine: no machine can be restored from it. Restore it with `strongroom image restore`, or forget it with `strongroom point forget {point} --unmanaged`.",
+            manifest.item
+        ))
+        .coded("UserErrorPointNotOfAMachine"));
+    }
+    let item = match item_named(service, vault, &manifest)? {
+        Some(item) if item.state == ItemState::SoftDeleted => {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "'{}' was deleted from this vault: undelete it first, then adopt the point.",
+                    item.machine_name
+                ),
+            )
+            .coded("UserErrorItemInSoftDeletedState"));
+        }
+        Some(item) => item,
+        None => {
+            let item = import::item_of(service, vault, &manifest.item, &[&manifest])?;
+            match service.catalog.apply(&[Change::put(&item)]) {
+                Ok(()) => {}
+                Err(ServiceError::Taken { .. }) => {
+                    return Err(Error::already_exists(format!(
+                        "Vault '{}' has an item of machine '{}' already, whose points are called otherwise: recovery point {point} of '{}' cannot be adopted beside it. Restore it with `strongroom rescue vm restore`, or forget it.",
+                        vault.name, item.machine_name, manifest.item
+                    ))
+                    .coded("UserErrorPointOfAnotherItem"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            service
+                .catalog
+                .get(item.id)?
+                .ok_or_else(|| Error::new(ErrorKind::Busy, "The new item is gone already; run it again."))?
+        }
+    };
+    let point = adopt_into(service, vault, &item, &manifest)?;
+    reconcile::soon(service);
+    Ok((item, point))
+}
+
+/// Writes the row of a point that is in the vault.
+pub(super) fn adopt_into(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    manifest: &Manifest,
+) -> Result<Point> {
+    let machine: Option<Machine> = service.catalog.get(item.machine)?;
+    let luns = machine.as_ref().map(|m| luns(&m.disks)).unwrap_or_default();
+    let mut point = point_row(vault, item, manifest, &luns);
+    if let Some(machine) = &machine {
+        point.os.clone_from(&machine.os);
+    }
+    // What its job was asked for, where that is known.
+    let job = job_of(manifest).map(|id| service.catalog.get::<Job>(id)).transpose()?.flatten();
+    if let Some(job) = &job
+        && let Ok(request) = serde_json::from_value::<BackupRequest>(job.request.clone())
+    {
+        point.job = Some(job.id);
+        point.scheduled_for = point.scheduled_for.or(request.scheduled_for);
+        point.keep_until = point.keep_until.or(request.keep_until);
+    }
+    if point.scheduled_for.is_none() && point.keep_until.is_none() {
+        // Nobody knows what it was promised: the policy keeps it, as one of its own.
+        point.scheduled_for = Some(point.taken_at);
+    }
+    point.name = free_name(service, &point)?;
+    let done = service.catalog.update::<Item, Error>(item.id, |row| {
+        row.last_point_at = row.last_point_at.max(Some(point.taken_at));
+        Ok(vec![Change::put(&point)])
+    })?;
+    if done.is_none() {
+        return Err(Error::not_found("The protected item is gone.").coded("UserErrorItemNotFound"));
+    }
+    tracing::info!(vault = vault.name, machine = item.machine_name, point = %point.id, "a point that the catalog did not know was adopted");
+    Ok(point)
+}
+
+/// The job that made a point, as the manifest says.
+pub(super) fn job_of(manifest: &Manifest) -> Option<Uuid> {
+    MachineRecord::of(manifest).job?.parse().ok()
+}
+
+/// Forgets a point that the catalog does not know.
+pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
+    if service.catalog.get::<Point>(point)?.is_some() {
+        return Err(not_found(vault, point));
+    }
+    if vault.immutability != Immutability::Disabled {
+        return Err(vaults::immutable(vault, "nobody forgets recovery points of it."));
+    }
+    let store = held::present(service, vault)?;
+    match store.point(point) {
+        Ok(manifest) => check_idle(service, vault, &manifest)?,
+        // One that cannot be read can be forgotten all the same.
+        Err(error) if error.is_damage() => {}
+        Err(strongroom_store::StoreError::NotFound { .. }) => return Err(not_found(vault, point)),
+        Err(error) => return Err(error.into()),
+    }
+    store.forget(point, &format!("unmanaged, forgotten by {asked_by}"))?;
+    tracing::info!(vault = vault.name, %point, asked_by, "an unmanaged point was forgotten");
+    vaults::reclaim_later(service, vault.id)?;
+    reconcile::soon(service);
+    Ok(())
+}
+
+/// Takes the row of a point away that is missing in the vault: somebody looked, and accepts that it is lost.
+pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
+    let row =
+        service.catalog.get::<Point>(point)?.filter(|p| p.vault == vault.id && p.missing_since.is_some());
+    let Some(row) = row else {
+        return Err(Error::not_found(format!(
+            "No recovery point {point} is missing in vault '{}'; see `strongroom vault show`.",
+            vault.name
+        ))
+        .coded("ResourceNotFound"));
+    };
+    let store = held::present(service, vault)?;
+    if held::absence(service, &store, &row)? == Absence::Present {
+        reconcile::one(service, vault)?;
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("Recovery point {point} is in vault '{}' again: it is not lost.", vault.name),
+        ));
+    }
+    // First the vault: cut short, it is said again.
+    if !held::is_forgotten(&store, point)? {
+        store.accept_loss(point, &format!("lost, accepted by {asked_by}"))?;
+    }
+    match service.catalog.apply(&[Change::delete(&row)]) {
+        Ok(()) => {}
+        Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {
+            return Err(Error::new(ErrorKind::Busy, "The point was changed meanwhile; run it again."));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    tracing::warn!(vault = vault.name, %point, asked_by, "the loss of a missing point was accepted");
+    vaults::reclaim_later(service, vault.id)?;
+    reconcile::soon(service);
+    Ok(())
+}

@@ -1,0 +1,635 @@
+//! Not found, empty, unreadable and unknown are four things: what is not where it was is no reason to remove anything. Under each
+//! command that deletes, the vault's place is made to answer in each of these ways, and what was in it is all there once it
+//! is put back.
+
+mod common;
+
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use strongroom_catalog::service::{
+    Change, Item, Point, Query, ServiceCatalog, SoftDelete, SqliteServiceCatalog, Vault,
+};
+use strongroom_domain::item::ItemState;
+use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
+use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
+use strongroom_engine::ErrorKind;
+use strongroom_engine::service::vaults::VaultSettings;
+use strongroom_engine::service::{
+    Clock, Service, ServiceConfig, backup, groups, housekeeping, items, keys, policies, reconcile, retention,
+    storage, unmanaged, vaults,
+};
+use strongroom_store::objects::Location;
+use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Session};
+use uuid::Uuid;
+
+const DAY: i64 = 24 * 3600;
+
+#[derive(Clone)]
+struct Hands(Arc<Mutex<(Timestamp, Duration)>>);
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap().0
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+}
+
+fn open(data: &Path, hands: &Hands) -> Service {
+    let config = ServiceConfig { data: data.to_owned(), hosts: Vec::new(), ..ServiceConfig::default() };
+    Service::open_with(config, Vec::new(), Arc::new(hands.clone())).unwrap()
+}
+
+/// A service whose vault `vault` protects a machine that no host has, under a policy of three days. Its clock is trusted.
+struct Lab {
+    directory: tempfile::TempDir,
+    hands: Hands,
+    service: Service,
+    vault: Uuid,
+    item: Uuid,
+}
+
+impl Lab {
+    fn new(soft_delete: SoftDelete) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let start = ("2026-02-28T12:00:00Z".parse().unwrap(), Duration::from_secs(1000));
+        let hands = Hands(Arc::new(Mutex::new(start)));
+        let service = open(directory.path(), &hands);
+        groups::put(&service, "group", "local", None).unwrap();
+        let settings = VaultSettings { soft_delete: Some(soft_delete), ..VaultSettings::default() };
+        let vault = vaults::put(&service, "group", "vault", "local", &settings).unwrap().0;
+        let retention = Retention { daily: Some(DailyRetention { days: 3 }), ..Retention::default() };
+        let rules = Rules { retention, snapshot_days: 1, ..Rules::default_standard() };
+        policies::put(&service, &vault, "policy", rules, serde_json::Value::Null).unwrap();
+        let machine = common::machine(&service, "machine");
+        service.catalog().apply(&[Change::put(&machine)]).unwrap();
+        let policy = policies::get(&service, &vault, "policy").unwrap();
+        let item = items::protect(&service, &vault, &machine, &policy, None, "test").unwrap().item.id;
+        let lab = Self { directory, hands, service, vault: vault.id, item };
+        lab.pass(DAY);
+        lab
+    }
+
+    /// Time passes evenly, with all that happens by itself.
+    fn pass(&self, seconds: i64) {
+        for _ in 0..seconds / 3600 {
+            let mut hands = self.hands.0.lock().unwrap();
+            hands.0 += SignedDuration::from_secs(3600);
+            hands.1 += Duration::from_secs(3600);
+            drop(hands);
+            let _ = housekeeping::purge(&self.service);
+            let _ = housekeeping::sweep(&self.service);
+        }
+    }
+
+    fn vault(&self) -> Vault {
+        self.service.catalog().get(self.vault).unwrap().unwrap()
+    }
+
+    fn item(&self) -> Item {
+        self.service.catalog().get(self.item).unwrap().unwrap()
+    }
+
+    fn key(&self) -> PathBuf {
+        self.service.data().keys().join(format!("{}.key", self.vault))
+    }
+
+    fn place(&self) -> PathBuf {
+        self.service.data().vaults().join(self.vault.to_string())
+    }
+
+    /// The vault's store, opened beside the service.
+    fn store(&self) -> strongroom_store::Vault {
+        let location = Location::parse(self.place().to_str().unwrap()).unwrap();
+        strongroom_engine::vaults::open(&location, Some(&self.key())).unwrap()
+    }
+
+    fn commit(&self, item: &str, kind: PointKind, job: Option<Uuid>) -> Manifest {
+        let mut attributes = serde_json::Map::new();
+        if kind == PointKind::Machine {
+            let uuid = match item {
+                "machine" => self.item().machine_uuid,
+                _ => Uuid::new_v4().to_string(),
+            };
+            attributes.insert("machine_uuid".into(), uuid.into());
+        }
+        if let Some(job) = job {
+            attributes.insert("job".into(), job.to_string().into());
+        }
+        let store = self.store();
+        Session::begin(&store, "test")
+            .unwrap()
+            .commit(PointDraft {
+                item: item.parse().unwrap(),
+                kind,
+                taken_at: self.service.now(),
+                parent: None,
+                consistency: Consistency::new(ConsistencyLevel::Crash, "a test"),
+                disks: vec![Disk {
+                    name: "vda".into(),
+                    size_bytes: 1 << 20,
+                    root: None,
+                    read_bytes: 0,
+                    changed_bytes: 0,
+                    new_bytes: 0,
+                    full_reason: None,
+                    attributes: serde_json::Map::default(),
+                }],
+                definition: None,
+                warnings: Vec::new(),
+                attributes,
+            })
+            .unwrap()
+    }
+
+    /// A point in the vault and in the catalog, as a scheduled backup makes it.
+    fn point(&self) -> Point {
+        let manifest = self.commit("machine", PointKind::Machine, None);
+        let item = self.item();
+        let point: Point = serde_json::from_value(serde_json::json!({
+            "id": manifest.point,
+            "vault": self.vault,
+            "item": item.id,
+            "name": strongroom_domain::arm_names::recovery_point_name(&manifest.point, 0),
+            "taken_at": manifest.taken_at,
+            "consistency": manifest.consistency,
+            "disks": [],
+            "os": "Linux",
+            "stored_bytes": 0,
+            "scheduled_for": manifest.taken_at,
+            "policy_type": "V1",
+        }))
+        .unwrap();
+        self.service.catalog().apply(&[Change::put(&point)]).unwrap();
+        point
+    }
+
+    fn rows(&self) -> Vec<PointId> {
+        let rows: Vec<Point> = self.service.catalog().find(&Query::all().ascending("taken_us")).unwrap();
+        rows.iter().map(|p| p.id).collect()
+    }
+
+    /// What of the store is there, whole.
+    fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        contents(&self.place())
+    }
+}
+
+fn contents(place: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![place.to_owned()];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.exists() {
+            let bytes = std::fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// How a vault's place can fail to answer as it should.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// The manifests' directory is elsewhere: listings are empty, and what is asked for by name is not found.
+    NoPoints,
+    /// Its file system is not mounted: an empty directory.
+    Empty,
+    /// Nothing is there.
+    Gone,
+    /// What is there cannot be read as a directory.
+    Unreadable,
+}
+
+const FAULTS: [Fault; 4] = [Fault::NoPoints, Fault::Empty, Fault::Gone, Fault::Unreadable];
+
+impl Fault {
+    fn begin(self, place: &Path) {
+        let aside = place.with_extension("aside");
+        match self {
+            Self::NoPoints => std::fs::rename(place.join("points"), aside).unwrap(),
+            _ => std::fs::rename(place, aside).unwrap(),
+        }
+        match self {
+            Self::Empty => std::fs::create_dir(place).unwrap(),
+            Self::Unreadable => std::fs::write(place, "").unwrap(),
+            Self::NoPoints | Self::Gone => {}
+        }
+    }
+
+    /// Puts back what was there, and says that nothing was done meanwhile to what stood in for it.
+    fn end(self, place: &Path) {
+        let aside = place.with_extension("aside");
+        match self {
+            Self::NoPoints => {
+                let _ = std::fs::remove_dir(place.join("points"));
+                return std::fs::rename(aside, place.join("points")).unwrap();
+            }
+            Self::Empty => std::fs::remove_dir_all(place).unwrap(),
+            Self::Unreadable => std::fs::remove_file(place).unwrap(),
+            Self::Gone => assert!(!place.exists(), "something was made where the vault was"),
+        }
+        std::fs::rename(aside, place).unwrap();
+    }
+}
+
+/// What must be there whatever happened: all points of the store that were there, and what they are made of.
+fn assert_nothing_lost(lab: &Lab, before: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
+    let now = lab.contents();
+    for (path, bytes) in before {
+        let kept = ["points", "packs", "vault.json", "vault.copy.json"]
+            .iter()
+            .any(|part| path.strip_prefix(lab.place()).unwrap().starts_with(part));
+        assert!(!kept || now.get(path) == Some(bytes), "{what}: {} is lost", path.display());
+    }
+    assert!(lab.key().is_file(), "{what}: the key is lost");
+}
+
+#[test]
+fn points_that_are_not_found_expire_nothing() {
+    for fault in FAULTS {
+        let lab = Lab::new(SoftDelete::Enabled);
+        let first = lab.point();
+        lab.pass(3600);
+        let points = [first, lab.point()];
+        let before = lab.contents();
+        fault.begin(&lab.place());
+        lab.pass(5 * DAY);
+        let _ = retention::expire_item(&lab.service, lab.item);
+        let expected: Vec<_> = points.iter().map(|p| p.id).collect();
+        let mut rows = lab.rows();
+        rows.sort();
+        assert_eq!(rows, expected, "{fault:?}");
+        fault.end(&lab.place());
+        assert_nothing_lost(&lab, &before, &format!("{fault:?}"));
+        // Back again, and looked at, what has had its time goes.
+        reconcile::one(&lab.service, &lab.vault()).unwrap();
+        lab.pass(DAY);
+        assert_eq!(lab.rows().len(), 1, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_deleted_items_points_that_are_not_found_stay_known() {
+    for fault in FAULTS {
+        let lab = Lab::new(SoftDelete::Disabled);
+        lab.point();
+        let before = lab.contents();
+        fault.begin(&lab.place());
+        items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+        lab.pass(DAY);
+        assert_eq!(lab.item().state, ItemState::SoftDeleted, "{fault:?}");
+        assert_eq!(lab.rows().len(), 1, "{fault:?}");
+        fault.end(&lab.place());
+        assert_nothing_lost(&lab, &before, &format!("{fault:?}"));
+        lab.pass(3600);
+        assert!(lab.service.catalog().get::<Item>(lab.item).unwrap().is_none(), "{fault:?}");
+        assert_eq!(lab.store().points(None).unwrap().points.len(), 0);
+    }
+}
+
+#[test]
+fn a_vault_is_asked_what_it_holds_before_it_is_deleted() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    lab.pass(3600);
+    // Neither of these is known to the catalog.
+    lab.commit("photos", PointKind::Image, None);
+    lab.commit("other", PointKind::Machine, None);
+    let before = lab.contents();
+    let error = vaults::delete(&lab.service, &lab.vault()).unwrap_err();
+    assert_eq!(error.code, Some("ServiceResourceNotEmptyWithContainerDetails"), "{error}");
+    for word in ["2 recovery points", "1 of an image", "point list --unmanaged", "point forget"] {
+        assert!(error.message.contains(word), "{word}: {error}");
+    }
+    lab.pass(DAY);
+    assert_eq!(lab.vault().deleted_at, None);
+    assert_nothing_lost(&lab, &before, "refused");
+}
+
+#[test]
+fn a_vault_that_does_not_answer_is_not_taken_for_an_empty_one() {
+    for fault in [Fault::Empty, Fault::Gone, Fault::Unreadable] {
+        let lab = Lab::new(SoftDelete::Disabled);
+        items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+        lab.pass(3600);
+        lab.commit("photos", PointKind::Image, None);
+        let before = lab.contents();
+        fault.begin(&lab.place());
+        let error = vaults::delete(&lab.service, &lab.vault()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{fault:?}: {error}");
+        assert!(error.message.contains("not known"), "{fault:?}: {error}");
+        lab.pass(DAY);
+        assert_eq!(lab.vault().deleted_at, None, "{fault:?}");
+        fault.end(&lab.place());
+        assert_nothing_lost(&lab, &before, &format!("{fault:?}"));
+    }
+}
+
+#[test]
+fn a_purge_needs_the_vaults_own_word_and_leaves_the_key() {
+    for fault in FAULTS {
+        let lab = Lab::new(SoftDelete::Enabled);
+        lab.point();
+        items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+        vaults::delete(&lab.service, &lab.vault()).unwrap();
+        lab.pass(13 * DAY);
+        let before = lab.contents();
+        fault.begin(&lab.place());
+        lab.pass(2 * DAY);
+        assert!(lab.vault().deleted_at.is_some(), "{fault:?}");
+        assert_eq!(lab.rows().len(), 1, "{fault:?}");
+        fault.end(&lab.place());
+        assert_nothing_lost(&lab, &before, &format!("{fault:?}"));
+        lab.pass(2 * 3600);
+        assert!(lab.service.catalog().get::<Vault>(lab.vault).unwrap().is_none(), "{fault:?}");
+        assert!(!lab.place().exists(), "{fault:?}");
+        assert!(lab.key().is_file(), "{fault:?}: the key is lost");
+    }
+}
+
+#[test]
+fn what_came_into_a_deleted_vault_keeps_it_from_being_purged() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    vaults::delete(&lab.service, &lab.vault()).unwrap();
+    let photos = lab.commit("photos", PointKind::Image, None);
+    lab.pass(20 * DAY);
+    assert!(lab.vault().deleted_at.is_some());
+    assert!(lab.key().is_file());
+    let left = lab.store().points(None).unwrap().points;
+    assert_eq!(left.iter().map(|p| p.point).collect::<Vec<_>>(), [photos.point]);
+    // It can be brought back, with what it holds.
+    vaults::undelete(&lab.service, lab.vault).unwrap();
+}
+
+#[test]
+fn a_start_without_the_catalog_removes_neither_stores_nor_keys() {
+    for fault in FAULTS.into_iter().map(Some).chain([None]) {
+        let lab = Lab::new(SoftDelete::Enabled);
+        lab.point();
+        let before = lab.contents();
+        let (place, key) = (lab.place(), lab.key());
+        let Lab { directory, hands, service, .. } = lab;
+        service.stop();
+        drop(service);
+        for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+            let _ = std::fs::remove_file(directory.path().join(name));
+        }
+        if let Some(fault) = fault {
+            fault.begin(&place);
+        }
+        let service = open(directory.path(), &hands);
+        assert!(key.is_file(), "{fault:?}: the key is lost");
+        assert!(fault == Some(Fault::Gone) || place.exists(), "{fault:?}");
+        if let Some(fault) = fault {
+            fault.end(&place);
+        }
+        assert_eq!(contents(&place), before, "{fault:?}");
+        drop(service);
+    }
+}
+
+#[test]
+fn a_job_cut_short_between_the_point_and_its_row_is_made_up_for() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    // As the point before a replacement of disks is left: its job was never written, its row neither.
+    let before = lab.commit("machine", PointKind::Machine, Some(Uuid::new_v4()));
+    // By hand, of the same machine: nobody's business but who made it.
+    let by_hand = lab.commit("machine", PointKind::Machine, None);
+    let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert_eq!((report.adopted, report.unmanaged), (vec![before.point], 1));
+    let row: Point = lab.service.catalog().get(before.point).unwrap().unwrap();
+    assert_eq!((row.item, row.taken_at), (lab.item, before.taken_at));
+    assert_eq!(lab.item().last_point_at, Some(before.taken_at));
+    // What it was promised is not known: it is the policy's.
+    assert!(row.scheduled_for.is_some() || row.keep_until.is_some());
+
+    let found = unmanaged::list(&lab.service, &lab.vault()).unwrap();
+    assert_eq!(found.iter().map(|u| u.point).collect::<Vec<_>>(), [Some(by_hand.point)]);
+    let (item, point) = unmanaged::adopt(&lab.service, &lab.vault(), &by_hand.point).unwrap();
+    assert_eq!((item.id, point.id), (lab.item, by_hand.point));
+    let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert_eq!((report.state, report.points), (reconcile::State::Agreed, 3));
+}
+
+#[test]
+fn a_job_that_runs_tells_of_its_point_itself() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let job = backup::backup_now(&lab.service, &lab.item(), None, "test").unwrap();
+    let made = lab.commit("machine", PointKind::Machine, Some(job.id));
+    let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert_eq!((report.adopted, report.unmanaged), (vec![], 1));
+    assert!(unmanaged::adopt(&lab.service, &lab.vault(), &made.point).is_err());
+    assert!(unmanaged::forget(&lab.service, &lab.vault(), &made.point, "test").is_err());
+}
+
+#[test]
+fn unmanaged_points_are_adopted_or_forgotten() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    let photos = lab.commit("photos", PointKind::Image, None);
+    let other = lab.commit("other", PointKind::Machine, None);
+    let (item, _) = unmanaged::adopt(&lab.service, &lab.vault(), &other.point).unwrap();
+    assert_eq!((item.state, item.machine_name.as_str()), (ItemState::ProtectionStopped, "other"));
+    let error = unmanaged::adopt(&lab.service, &lab.vault(), &photos.point).unwrap_err();
+    assert!(error.message.contains("image 'photos'"), "{error}");
+    // The catalog's own points are forgotten by no such way.
+    assert!(unmanaged::forget(&lab.service, &lab.vault(), &other.point, "test").is_err());
+    unmanaged::forget(&lab.service, &lab.vault(), &photos.point, "test").unwrap();
+    assert!(unmanaged::list(&lab.service, &lab.vault()).unwrap().is_empty());
+    assert_eq!(lab.store().points(None).unwrap().points.len(), 2);
+}
+
+#[test]
+fn a_missing_point_is_marked_and_found_again() {
+    for fault in FAULTS {
+        let lab = Lab::new(SoftDelete::Enabled);
+        let point = lab.point();
+        fault.begin(&lab.place());
+        let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+        let marked = || lab.service.catalog().get::<Point>(point.id).unwrap().unwrap().missing_since;
+        if fault == Fault::NoPoints {
+            assert_eq!((report.state, report.missing), (reconcile::State::Differs, vec![point.id]));
+            assert!(marked().is_some());
+        } else {
+            assert_eq!((report.state, report.missing), (reconcile::State::Unknown, vec![]), "{fault:?}");
+            assert!(report.problem.is_some_and(|p| p.contains("not known")) && marked().is_none());
+        }
+        let kept = reconcile::report(&lab.service, &lab.vault()).unwrap().unwrap();
+        assert_eq!(kept.state, report.state);
+        fault.end(&lab.place());
+        assert!(unmanaged::accept_loss(&lab.service, &lab.vault(), &point.id, "test").is_err());
+        let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+        assert_eq!((report.state, report.points), (reconcile::State::Agreed, 1), "{fault:?}");
+        assert!(marked().is_none());
+    }
+    // Somebody looked, and it is lost.
+    let lab = Lab::new(SoftDelete::Enabled);
+    let point = lab.point();
+    Fault::NoPoints.begin(&lab.place());
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    unmanaged::accept_loss(&lab.service, &lab.vault(), &point.id, "test").unwrap();
+    assert!(lab.rows().is_empty());
+}
+
+#[test]
+fn only_the_vaults_id_deletes_its_key_and_only_when_the_vault_is_gone() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    let id = lab.vault().store_id.to_string();
+    assert!(keys::delete(&lab.service, &id).unwrap_err().message.contains("vault 'vault' has it"));
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    lab.pass(3600);
+    let key = lab.key();
+    let place = lab.place();
+    vaults::delete(&lab.service, &lab.vault()).unwrap();
+    lab.pass(3600);
+    assert!(!place.exists() && key.is_file());
+    let strays = storage::strays(&lab.service).unwrap();
+    assert_eq!((strays.stores.len(), strays.keys.len()), (0, 1));
+    assert_eq!(strays.keys[0].vault.unwrap().to_string(), id);
+    // Part of it, the catalog's id and another vault's are not it.
+    for wrong in [&id[..8], &lab.vault.to_string(), &Uuid::new_v4().to_string()] {
+        assert!(keys::delete(&lab.service, wrong).is_err(), "{wrong}");
+    }
+    // Where the store could be is not mounted: nobody knows.
+    let marker = lab.service.data().vaults().join(storage::MARKER);
+    std::fs::rename(&marker, lab.directory.path().join("marker")).unwrap();
+    assert_eq!(keys::delete(&lab.service, &id).unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(key.is_file());
+    std::fs::rename(lab.directory.path().join("marker"), &marker).unwrap();
+    assert_eq!(keys::delete(&lab.service, &id).unwrap(), key);
+    assert!(!key.exists());
+}
+
+#[test]
+fn a_stray_store_keeps_its_key() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    let (id, key) = (lab.vault().store_id.to_string(), lab.key());
+    let Lab { directory, hands, service, .. } = lab;
+    service.stop();
+    drop(service);
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(name));
+    }
+    let service = open(directory.path(), &hands);
+    let strays = storage::strays(&service).unwrap();
+    assert_eq!((strays.stores.len(), strays.keys.len()), (1, 1));
+    assert_eq!((strays.stores[0].points, &strays.stores[0].problem), (Some(1), &None));
+    let error = keys::delete(&service, &id).unwrap_err();
+    assert!(error.message.contains("its store is there"), "{error}");
+    assert!(key.is_file());
+}
+
+#[test]
+fn nothing_is_made_in_a_place_without_its_marker() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let data = lab.service.data();
+    let put = |name| vaults::put(&lab.service, "group", name, "local", &VaultSettings::default());
+    put("second").unwrap();
+    // The file system that the vaults are on is not mounted.
+    std::fs::rename(data.vaults(), lab.directory.path().join("away")).unwrap();
+    std::fs::create_dir(data.vaults()).unwrap();
+    let error = put("third").unwrap_err();
+    for word in ["has no marker", "Mount it", "--init-storage"] {
+        assert!(error.message.contains(word), "{word}: {error}");
+    }
+    assert_eq!(std::fs::read_dir(data.vaults()).unwrap().count(), 0);
+    assert!(vaults::find(&lab.service, "group", "third").unwrap().is_none());
+    // Somebody says that it is a new place.
+    assert!(storage::init(&lab.service).unwrap());
+    put("third").unwrap();
+}
+
+/// A data directory of release 0.1.0; see `fixtures/README.md`.
+fn old_data(directory: &Path) -> PathBuf {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-0.1.0.tar.gz");
+    let done = std::process::Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(directory).status();
+    assert!(done.unwrap().success());
+    let data = directory.join("data");
+    // It lies elsewhere now.
+    let catalog = SqliteServiceCatalog::open(&data.join("catalog.db")).unwrap();
+    let catalog: &dyn ServiceCatalog = &catalog;
+    let vault = catalog.find::<Vault>(&Query::all()).unwrap().pop().unwrap();
+    let place = data.join("vaults").join(vault.id.to_string());
+    assert!(place.is_dir());
+    catalog
+        .update::<Vault, strongroom_engine::Error>(vault.id, |row| {
+            row.store_location = place.to_str().unwrap().into();
+            Ok(Vec::new())
+        })
+        .unwrap();
+    data
+}
+
+#[test]
+fn a_data_directory_of_release_0_1_0_is_taken_over_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = old_data(directory.path());
+    let before = contents(&data.join("vaults"));
+    let service =
+        Service::open(ServiceConfig { data: data.clone(), hosts: Vec::new(), ..ServiceConfig::default() })
+            .unwrap();
+    assert!(data.join("vaults").join(storage::MARKER).is_file());
+    let vault = vaults::list(&service, None).unwrap().pop().unwrap();
+    let report = reconcile::one(&service, &vault).unwrap();
+    assert_eq!((report.points, report.unmanaged, report.missing), (4, 1, vec![]));
+    let images = unmanaged::list(&service, &vault).unwrap();
+    assert_eq!((images.len(), images[0].item.as_str()), (1, "photos"));
+    let error = vaults::delete(&service, &vault).unwrap_err();
+    assert!(error.message.contains("protected item"), "{error}");
+    for _ in 0..3 {
+        housekeeping::purge(&service).unwrap();
+        housekeeping::sweep(&service).unwrap();
+    }
+    let rows: Vec<Point> = service.catalog().find(&Query::all()).unwrap();
+    assert_eq!(rows.iter().filter(|p| p.missing_since.is_none()).count(), 3);
+    // All points and what they are made of are there as they were.
+    let now = contents(&data.join("vaults"));
+    for (path, bytes) in &before {
+        let is_data =
+            path.components().any(|part| ["points", "packs"].iter().any(|d| part.as_os_str() == *d));
+        assert!(!is_data || now.get(path) == Some(bytes), "{}", path.display());
+    }
+    vaults::put(&service, "strongroom", "another", "local", &VaultSettings::default()).unwrap();
+}
+
+#[test]
+fn an_old_data_directory_whose_vaults_are_not_mounted_gets_no_marker() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = old_data(directory.path());
+    std::fs::rename(data.join("vaults"), data.join("away")).unwrap();
+    std::fs::create_dir(data.join("vaults")).unwrap();
+    let config = ServiceConfig { data: data.clone(), hosts: Vec::new(), ..ServiceConfig::default() };
+    let service = Service::open(config).unwrap();
+    assert_eq!(std::fs::read_dir(data.join("vaults")).unwrap().count(), 0);
+    let made = vaults::put(&service, "strongroom", "another", "local", &VaultSettings::default());
+    assert_eq!(made.unwrap_err().code, Some("VaultStorageNotMarked"));
+}
+
+#[test]
+fn a_vault_that_does_not_list_what_it_is_known_to_hold_is_not_purged() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    lab.point();
+    // Nobody's but the vault's, which takes stock of it when space is given back.
+    lab.commit("photos", PointKind::Image, None);
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    lab.pass(4 * 3600);
+    assert!(lab.rows().is_empty());
+    let before = lab.contents();
+    Fault::NoPoints.begin(&lab.place());
+    let _ = vaults::delete(&lab.service, &lab.vault());
+    lab.pass(DAY);
+    assert!(lab.place().is_dir() && lab.service.catalog().get::<Vault>(lab.vault).unwrap().is_some());
+    Fault::NoPoints.end(&lab.place());
+    assert_nothing_lost(&lab, &before, "a short listing");
+}
