@@ -106,7 +106,7 @@ pub fn configuration(service: &Service, sections: &[(&str, String)]) -> Result<(
     }
     let changed: Vec<String> = sections
         .iter()
-        .filter(|(name, says)| setting.value[*name] != Value::from(says.as_str()))
+        .filter(|(name, says)| setting.value[*name] != says.as_str())
         .map(|(name, says)| {
             let short: String = says.chars().take(200).collect();
             format!("{name} = {short}{}", if short.len() < says.len() { "…" } else { "" })
