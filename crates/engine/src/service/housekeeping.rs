@@ -108,7 +108,7 @@ fn reclaim_space(service: &Service) -> Result<()> {
         match reclaim(&store, &options, &Progress::default()) {
             Ok(report) => {
                 tracing::info!(vault = vault.name, freed_bytes = report.freed_bytes, "space reclaimed");
-                if report.waiting_bytes == 0 {
+                if report.waiting_bytes == 0 && report.waiting_for.is_empty() {
                     continue;
                 }
             }
