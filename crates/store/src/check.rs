@@ -10,14 +10,14 @@ use crate::frames::decode;
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
 use crate::index::run::PackRow;
 use crate::index::{Excluded, INDEX_PREFIX, Index, Location, Pending};
-use crate::lease::{self, Lease, LeaseState};
+use crate::lease::{self, Commit, Lease, LeaseRecord, LeaseState};
 use crate::limits::PACK_MAX_BYTES;
 use crate::manifest::{self, Manifest};
 use crate::objects::{Kind, ObjectInfo};
 use crate::pack::{read_directory, walk};
 use crate::progress::Progress;
 use crate::reclaim::condemned;
-use crate::roll::{self, RollState};
+use crate::roll::{self, RollPoint, RollState};
 use crate::tree::NodeSource as _;
 use crate::vault::Vault;
 use crate::{damage, lists, marker, note, record, tombstone};
@@ -179,7 +179,17 @@ impl Run<'_> {
                 Err(e) => return Err(e),
             }
         }
-        if let RollState::Known { roll, .. } = roll::load(self.vault)? {
+        if let RollState::Known { mut roll, .. } = roll::load(self.vault)? {
+            // And those that reclaim has not taken down yet.
+            for found in lease::list(self.vault)? {
+                if let Some(LeaseRecord {
+                    state: LeaseState::Committed, commit: Some(commit), session, ..
+                }) = found.record
+                {
+                    let Commit { point, item_key } = commit;
+                    roll.points.push(RollPoint { point, item_key, session: Some(session) });
+                }
+            }
             // The roll before the points: one that is forgotten meanwhile has its tombstone.
             let survey = self.vault.survey(None)?;
             let present: HashSet<PointId> = survey.present().collect();

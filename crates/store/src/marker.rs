@@ -1,5 +1,5 @@
 //! The marker: says that a location is this vault's. Without it nothing is written or deleted there: the vault's file
-//! system may not be mounted, and whatever is there instead is none of ours. See `docs/vault-format.md`, section 7.
+//! system may not be mounted, and whatever is there instead is none of ours. See `docs/vault-format.md`, section 3.
 
 use crate::error::{Result, StoreError};
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME};

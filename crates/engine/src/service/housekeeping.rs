@@ -143,7 +143,7 @@ fn reclaim_space(service: &Service) -> Result<()> {
                     audit::note(service, by, action, &format!("/vaults/{}", vault.id), detail);
                 }
                 reconcile::note_reclaim(service, &vault, None);
-                if report.waiting_bytes == 0 {
+                if report.waiting_bytes == 0 && report.waiting_for.is_empty() {
                     continue;
                 }
             }

@@ -98,15 +98,16 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Backups and restores may go on meanwhile. What running ones may still need is kept until a later reclaim.
-Only what was forgotten is freed. If a point that the vault is known to have is gone, nothing is: mount or restore
-what is missing, or, after a look, write the point off with --accept-loss. In a vault that an earlier release made
-nothing is freed until it is known which points it has: a service that keeps the vault finds that out within two days;
-without one, look at the points (strongroom rescue point list) and say --as-listed once.
+Only what was forgotten is freed. If a point that the vault is known to have is gone, nothing is:
+mount or restore what is missing, or, after a look, write the point off with --accept-loss.
+In a vault that an earlier release made nothing is freed until it is known which points it has: a
+service that keeps the vault finds that out within two days; without one, look at the points
+(strongroom rescue point list) and say --as-listed once.
 
 Examples:
   strongroom rescue vault reclaim /srv/backup/vault
   strongroom rescue vault reclaim /srv/backup/vault --as-listed --json
-  strongroom rescue vault reclaim /srv/backup/vault --accept-loss 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")]
+  strongroom rescue vault reclaim VAULT --accept-loss 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")]
 pub struct ReclaimArgs {
     #[command(flatten)]
     at: LocationArg,
