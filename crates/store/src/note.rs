@@ -12,6 +12,7 @@ use crate::objects::Kind;
 use crate::vault::Vault;
 use bytes::Bytes;
 use serde_json::Value;
+use strongroom_domain::ItemName;
 
 pub const NOTES_PREFIX: &str = "notes/";
 const MAGIC: [u8; 8] = *b"SRNOTE\x01\x00";
@@ -28,6 +29,11 @@ impl Vault {
         self.check_there()?;
         let bytes = seal(self.keys(), &object, content)?;
         Ok(self.objects().put(&object, bytes)?)
+    }
+
+    /// How objects of an item are called; it tells nothing of the item's name.
+    pub fn item_key(&self, item: &ItemName) -> String {
+        self.keys().item_key(item)
     }
 
     /// A note, if there is one.

@@ -4,7 +4,7 @@ use crate::compress::Level;
 use crate::error::{Result, StoreError};
 use crate::index::merge;
 use crate::lease::Lease;
-use crate::manifest::{Definition, Disk, Manifest, PointKind, object_name, seal};
+use crate::manifest::{Definition, Disk, Manifest, PointKind, Promise, object_name, seal};
 use crate::objects::Kind;
 use crate::vault::Vault;
 use crate::write::{DiskRequest, DiskWritten, Writers};
@@ -35,6 +35,7 @@ pub struct PointDraft {
     pub consistency: Consistency,
     pub disks: Vec<Disk>,
     pub definition: Option<Definition>,
+    pub kept: Option<Promise>,
     pub warnings: Vec<String>,
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
@@ -123,6 +124,7 @@ impl Session {
             consistency: draft.consistency,
             disks: draft.disks,
             definition: draft.definition,
+            kept: draft.kept,
             warnings: draft.warnings,
             attributes: draft.attributes,
             stored_bytes,

@@ -1,38 +1,88 @@
 //! Expired recovery points go.
 
-use super::{Service, snapshots};
+use super::{Service, notes, snapshots};
 use crate::error::Result;
+use jiff::Timestamp;
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault};
-use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
+use strongroom_domain::item::ItemState;
+use strongroom_domain::retention::{PointFacts, RetentionMode, Rule, retain};
 use strongroom_store::StoreError;
 use uuid::Uuid;
 
-/// What keeps each of an item's points, and until when. None: it has no rules, so everything is kept. The rules are for points
-/// in the vault, which alone count; one that is not there is kept as long as its snapshot.
-pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Option<Vec<Verdict>>> {
-    let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
-    let facts: Vec<PointFacts> = points
-        .iter()
-        .filter(|p| p.transfer == Transfer::Done)
+/// What keeps a point, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// When the policy, or its own date, lets it go. None: never by itself.
+    pub until: Option<Timestamp>,
+    /// What `until` is by. None: there is nothing that it could be by.
+    pub rule: Option<Rule>,
+    /// What holds it beyond that.
+    pub hold: Option<Hold>,
+}
+
+/// Why a point stays whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is its item's last one.
+    LastPoint,
+    /// Protection was stopped: all points are kept.
+    ProtectionStopped,
+    /// The item was deleted, and can be brought back until it is purged.
+    SoftDeleted,
+    /// Nobody said yet by which policy it is to go.
+    NoPolicy,
+}
+
+impl Keeping {
+    /// Whether it is to go now.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.hold.is_none() && self.until.is_some_and(|at| at <= now)
+    }
+}
+
+/// What retention has to know of the points that are in the vault, which alone count.
+pub(super) fn facts(points: &[Point]) -> Vec<PointFacts> {
+    let in_vault = points.iter().filter(|p| p.transfer == Transfer::Done);
+    in_vault
         .map(|p| PointFacts {
             taken_at: p.taken_at,
+            reason: p.reason,
             scheduled_for: p.scheduled_for,
             keep_until: p.keep_until,
         })
-        .collect();
+        .collect()
+}
+
+/// What keeps each of an item's points, and until when. The rules are for points in the vault; one that is not there is kept
+/// as long as its snapshot.
+pub fn keepings(service: &Service, item: &Item, points: &[Point]) -> Result<Vec<Keeping>> {
+    let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let rules = policy.map(|p| p.rules).or_else(|| item.last_rules.clone());
-    let Some(rules) = rules else { return Ok(None) };
-    let mut by_rules = retain(&rules, item.state.retention_mode(), &facts).into_iter();
-    let without = |point: &Point| Verdict {
-        tags: Tags { on_demand: point.scheduled_for.is_none(), ..Tags::default() },
-        rules_until: point.snapshot.as_ref().map(|s| s.expires_at),
-        held: false,
+    let mode = item.state.retention_mode();
+    let all_held = match (item.state, &rules) {
+        (ItemState::SoftDeleted, _) => Some(Hold::SoftDeleted),
+        _ if mode == RetentionMode::KeepAll => Some(Hold::ProtectionStopped),
+        (_, None) => Some(Hold::NoPolicy),
+        (_, Some(_)) => None,
     };
-    let verdict = |point: &Point| match point.transfer {
-        Transfer::Done => by_rules.next().unwrap_or_else(|| without(point)),
-        _ => without(point),
+    let facts = facts(points);
+    let mut by_rules = rules.map(|rules| retain(&rules, mode, &facts)).unwrap_or_default().into_iter();
+    let keeping = |point: &Point| match point.transfer {
+        Transfer::Done => match by_rules.next() {
+            Some(verdict) => Keeping {
+                until: verdict.rules_until,
+                rule: verdict.rule,
+                hold: all_held.or(verdict.held.then_some(Hold::LastPoint)),
+            },
+            None => Keeping { until: None, rule: None, hold: Some(all_held.unwrap_or(Hold::NoPolicy)) },
+        },
+        _ => Keeping {
+            until: point.snapshot.as_ref().map(|s| s.expires_at),
+            rule: None,
+            hold: all_held.filter(|hold| *hold != Hold::NoPolicy),
+        },
     };
-    Ok(Some(points.iter().map(verdict).collect()))
+    Ok(points.iter().map(keeping).collect())
 }
 
 /// Removes the expired points of an item, unless the clock cannot be trusted for it. Returns how many.
@@ -47,17 +97,19 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
         return Ok(0);
     }
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
-    let Some(verdicts) = verdicts(service, &item, &points)? else { return Ok(0) };
+    let keepings = keepings(service, &item, &points)?;
     let expired: Vec<&Point> = points
         .iter()
-        .zip(&verdicts)
-        .filter(|(point, verdict)| verdict.is_expired(now) && point.transfer == Transfer::Done)
+        .zip(&keepings)
+        .filter(|(point, keeping)| keeping.is_expired(now) && point.transfer == Transfer::Done)
         .map(|(point, _)| point)
         .collect();
     if expired.is_empty() {
         return Ok(0);
     }
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
+    // What the vault's manifests do not say of its points must be there before any of them goes.
+    notes::ensure_points(service, &vault, Some(&item))?;
     let store = service.store(&vault)?;
     for point in &expired {
         if super::instant::needs(service, point)? {
