@@ -438,7 +438,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_goes_when_is_the_same_before_and_after_the_catalog_was_lost(
@@ -523,7 +523,7 @@ proptest! {
         prop_assert_eq!(both[0], both[1]);
 
         // What goes when is the same.
-        for day in 0..50 {
+        for day in 0..45 {
             for _ in 0..2 {
                 lab.hands.pass(DAY / 2);
                 [&lab, &fresh].into_iter().for_each(Lab::clean);

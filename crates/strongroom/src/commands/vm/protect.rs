@@ -64,7 +64,7 @@ pub struct StopArgs {
     #[command(flatten)]
     machines: Names,
     /// Let points go on expiring by the policy, but for the last; resuming then needs none.
-    #[arg(long, visible_alias = "retain-as-per-policy")]
+    #[arg(long, alias = "retain-as-per-policy")]
     retain_recovery_points_as_per_policy: bool,
     /// What the option was called.
     #[arg(long, hide = true)]
