@@ -217,7 +217,7 @@ fn copy(from: &Path, to: &Path) {
         let to = to.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => copy(&entry.path(), &to),
-            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+            false => assert!(std::fs::copy(entry.path(), to).is_ok()),
         }
     }
 }
@@ -235,7 +235,7 @@ fn scheduled(lab: &Lab, rules: &Rules) -> Kept {
         reason: PointReason::Scheduled,
         scheduled_for: Some(lab.hands.now() - SignedDuration::from_secs(60)),
         keep_until: None,
-        policy: Some(KeptPolicy { name: "policy".into(), rules: rules.clone() }),
+        policy: Some(Box::new(KeptPolicy { name: "policy".into(), rules: rules.clone() })),
     }
 }
 

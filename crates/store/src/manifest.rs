@@ -76,7 +76,7 @@ pub struct Kept {
     pub keep_until: Option<Timestamp>,
     /// By which rules.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "understood")]
-    pub policy: Option<KeptPolicy>,
+    pub policy: Option<Box<KeptPolicy>>,
 }
 
 /// A policy as it was when a point was made.

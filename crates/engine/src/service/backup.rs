@@ -89,7 +89,7 @@ fn promise(service: &Service, item: &Item, request: &BackupRequest) -> Result<Ke
         });
         let verdicts = retain(&policy.rules, RetentionMode::Policy, &facts);
         kept.keep_until = verdicts.last().and_then(|v| v.rules_until);
-        kept.policy = Some(KeptPolicy { name: policy.name, rules: policy.rules });
+        kept.policy = Some(Box::new(KeptPolicy { name: policy.name, rules: policy.rules }));
     }
     Ok(kept)
 }
@@ -202,7 +202,7 @@ fn missing_disk(machine: &strongroom_hypervisor::Machine, left_out: &BTreeSet<St
     ))
 }
 
-/// Backs an item up as a part of something else: a point on demand. Where its snapshot can be kept, it is there when this
+/// Backs an item up before a restore replaces its disks. Where its snapshot can be kept, it is there when this
 /// returns, and a job of its own transfers it to the vault; else it is in the vault.
 pub(super) fn take_point(
     service: &Service,
@@ -210,11 +210,10 @@ pub(super) fn take_point(
     item: &Item,
     machine: &Machine,
     keep_until: Timestamp,
-    reason: PointReason,
     asked_by: &str,
     progress: &Arc<Progress>,
 ) -> Result<Point> {
-    let request = BackupRequest::until(keep_until, reason);
+    let request = BackupRequest::until(keep_until, PointReason::BeforeRestore);
     let mut job = draft(service, item, &request, asked_by);
     jobs::begin_task(&mut job, TAKE_SNAPSHOT, service.now());
     let hypervisor = service.host(&machine.host)?.hypervisor.clone();

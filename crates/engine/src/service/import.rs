@@ -383,9 +383,9 @@ impl Found<'_> {
             Some((vault.group.clone(), last.to_owned())),
             Some((vault.group.clone(), whole.replace('/', "-"))),
         ];
-        let mut is_free =
-            |(group, name): &(String, String)| taken.insert(key(&arm_names::item_name(group, name)));
         let unique = || (vault.group.clone(), format!("{last}-{}", Uuid::new_v4().simple()));
-        candidates.into_iter().flatten().find(|place| is_free(place)).unwrap_or_else(unique)
+        let mut candidates = candidates.into_iter().flatten();
+        let free = candidates.find(|(group, name)| taken.insert(key(&arm_names::item_name(group, name))));
+        free.unwrap_or_else(unique)
     }
 }

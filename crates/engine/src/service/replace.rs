@@ -28,7 +28,6 @@ use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Job, Machine, Transfer, Vault};
-use strongroom_domain::retention::PointReason::BeforeRestore;
 use strongroom_hypervisor::DiskSource;
 use strongroom_store::{Disk, Manifest, Progress, Rewritten};
 use uuid::Uuid;
@@ -84,16 +83,7 @@ fn prepare(
     let places = places(service, &machine, &manifest, request, warnings)?;
     // The way back: nothing of what is there now is lost.
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
-    let before = backup::take_point(
-        service,
-        vault,
-        item,
-        &machine,
-        keep_until,
-        BeforeRestore,
-        &job.asked_by,
-        progress,
-    )?;
+    let before = backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, progress)?;
     progress.check()?;
     super::restore::check_replace(service, &machine)?;
 
