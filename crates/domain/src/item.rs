@@ -28,7 +28,7 @@ pub enum ItemState {
     /// Protected; the initial replica, that is the first backup, is pending.
     IrPending,
     Protected,
-    /// No backups are made and no policy applies any more; what is there expires by the one it had, but for the last point.
+    /// No backups are made and no policy applies any more: what is there is kept for ever, or until somebody resumes or deletes it.
     ProtectionStopped,
     /// No backups are made, but the policy stays: what is there expires by it, but for the last point.
     BackupsSuspended,
@@ -171,14 +171,15 @@ impl ItemState {
         self != Self::NotProtected
     }
 
-    /// How its points expire. Of what is stopped, by the policy it had: a choice of ours, where Azure keeps everything.
+    /// How its points expire. As in Azure, what is stopped keeps all of them; they expire by the policy only where that was
+    /// asked for, which is what being suspended means.
     ///
     /// The last point never goes by retention alone, whatever the state: where backups have been failing, or the only point
     /// expires while its successor is still being made, there would be nothing left to restore. What is soft-deleted is kept
     /// whole until it is purged, so that it can be brought back as it was.
     pub fn retention_mode(self) -> RetentionMode {
         match self {
-            Self::SoftDeleted => RetentionMode::KeepAll,
+            Self::ProtectionStopped | Self::SoftDeleted => RetentionMode::KeepAll,
             _ => RetentionMode::KeepLast,
         }
     }

@@ -11,30 +11,69 @@
 //! - The other rules tag one point of each day that they name: the day's first that is there. Azure asks for retention
 //!   times that are the day's first run's, which is the same while it succeeds.
 //! - A day without any point tags nothing: its tag does not go to another day's point. Azure documents no other.
-//! - A point made on demand is no part of this; it is kept until its own date, or 30 days.
+//! - A point made on demand is no part of this; it is kept until its own date, and without one until somebody deletes it.
+//! - A point of which nobody knows why it was made counts as one that was scheduled for when it was taken.
 //!
 //! **Expiry.** A point is kept by the longest rule that tags it, counted in the zone's civil time from when it was taken:
 //! 7 days after 20:30 is 20:30, whatever the clocks did meanwhile, and a month after 31 January is the end of February. It
 //! is counted from the run's time where that is later.
 
 use crate::calendar::{Month, Weekday};
-use crate::limits::ON_DEMAND_DAYS;
 use crate::policy::{Policy, Retention, Schedule};
 use jiff::civil::Date;
-use jiff::{SignedDuration, Span, Timestamp, ToSpan};
+use jiff::{Span, Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Why a recovery point was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointReason {
+    /// A policy's schedule.
+    Scheduled,
+    /// Somebody wanted it.
+    OnDemand,
+    /// It has what a restore was about to replace.
+    BeforeRestore,
+}
+
+impl PointReason {
+    /// As it is written: `scheduled`, `on-demand`, `before-restore`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::OnDemand => "on-demand",
+            Self::BeforeRestore => "before-restore",
+        }
+    }
+}
 
 /// What retention has to know of a recovery point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointFacts {
     pub taken_at: Timestamp,
+    /// None: nobody knows; see [`run`](Self::run).
+    #[serde(default)]
+    pub reason: Option<PointReason>,
     /// The run it was made for; None for one made on demand.
     #[serde(default)]
     pub scheduled_for: Option<Timestamp>,
-    /// Of one made on demand: when it may go. None: 30 days after it was taken.
+    /// Of one made on demand: when it may go. None: never by itself.
     #[serde(default)]
     pub keep_until: Option<Timestamp>,
+}
+
+impl PointFacts {
+    /// The run that it counts for; None of one made on demand. One of which nothing is known counts for when it was taken: it
+    /// must not go sooner than those of the policy do.
+    pub fn run(&self) -> Option<Timestamp> {
+        let is_on_demand = match self.reason {
+            Some(PointReason::OnDemand | PointReason::BeforeRestore) => true,
+            Some(PointReason::Scheduled) => false,
+            None => self.keep_until.is_some(),
+        };
+        self.scheduled_for.or((!is_on_demand).then_some(self.taken_at))
+    }
 }
 
 /// What holds an item's points beside the policy.
@@ -59,10 +98,37 @@ pub struct Tags {
     pub on_demand: bool,
 }
 
+/// What keeps a point the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+    OnDemand,
+}
+
+impl Rule {
+    /// As Azure's `ruleName` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Daily => "Daily",
+            Self::Weekly => "Weekly",
+            Self::Monthly => "Monthly",
+            Self::Yearly => "Yearly",
+            Self::OnDemand => "OnDemand",
+        }
+    }
+}
+
 /// What retention says of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     pub tags: Tags,
+    /// The rule that `rules_until` is by. None: there is none for it.
+    #[serde(default)]
+    pub rule: Option<Rule>,
     /// When the rules let it go. None: never, in the calendar's years.
     pub rules_until: Option<Timestamp>,
     /// Held beyond that: the item's last point, or everything.
@@ -85,9 +151,14 @@ impl Verdict {
 ///
 /// ```
 /// use strongroom_domain::policy::Policy;
-/// use strongroom_domain::retention::{retain, PointFacts, RetentionMode};
+/// use strongroom_domain::retention::{retain, PointFacts, PointReason, RetentionMode};
 /// let run = "2026-11-21T20:30:00Z".parse().unwrap();
-/// let point = PointFacts { taken_at: run, scheduled_for: Some(run), keep_until: None };
+/// let point = PointFacts {
+///     taken_at: run,
+///     reason: Some(PointReason::Scheduled),
+///     scheduled_for: Some(run),
+///     keep_until: None,
+/// };
 /// let kept = retain(&Policy::default_standard(), RetentionMode::Policy, &[point]);
 /// assert_eq!(kept[0].expires_at(), Some("2027-05-20T20:30:00Z".parse().unwrap()));
 /// ```
@@ -97,7 +168,7 @@ pub fn retain(policy: &Policy, mode: RetentionMode, points: &[PointFacts]) -> Ve
     // The first point of each day. Of two with one time the one listed first: any will do, but always the same.
     let mut firsts: BTreeMap<Date, (Timestamp, Timestamp, usize)> = BTreeMap::new();
     for (index, point) in points.iter().enumerate() {
-        let Some(run) = point.scheduled_for else { continue };
+        let Some(run) = point.run() else { continue };
         let this = (run, point.taken_at, index);
         firsts.entry(day_of(run)).and_modify(|first| *first = this.min(*first)).or_insert(this);
     }
@@ -108,14 +179,15 @@ pub fn retain(policy: &Policy, mode: RetentionMode, points: &[PointFacts]) -> Ve
             RetentionMode::KeepLast => Some(point.taken_at) == last,
             RetentionMode::KeepAll => true,
         };
-        let Some(run) = point.scheduled_for else {
+        let Some(run) = point.run() else {
             let tags = Tags { on_demand: true, ..Tags::default() };
-            return Verdict { tags, rules_until: Some(on_demand_until(point)), held };
+            return Verdict { tags, rule: Some(Rule::OnDemand), rules_until: point.keep_until, held };
         };
         let date = day_of(run);
         let is_first = firsts.get(&date).is_some_and(|(_, _, first)| *first == index);
         let tags = tag(policy, date, is_first);
-        Verdict { tags, rules_until: longest(policy, tags, run.max(point.taken_at)), held }
+        let (rule, rules_until) = longest(policy, tags, run.max(point.taken_at));
+        Verdict { tags, rule, rules_until, held }
     };
     points.iter().enumerate().map(keep).collect()
 }
@@ -171,12 +243,6 @@ pub fn keeps_less(before: &Policy, after: &Policy) -> bool {
     !is_kept.into_iter().all(|kept| kept)
 }
 
-/// When a point made on demand may go.
-fn on_demand_until(point: &PointFacts) -> Timestamp {
-    let days = SignedDuration::from_hours(24 * i64::from(ON_DEMAND_DAYS));
-    point.keep_until.unwrap_or_else(|| point.taken_at.checked_add(days).unwrap_or(Timestamp::MAX))
-}
-
 fn tag(policy: &Policy, date: Date, is_first: bool) -> Tags {
     let Retention { daily, weekly, monthly, yearly } = &policy.retention;
     let by_week = matches!(policy.schedule, Schedule::Weekly { .. });
@@ -195,19 +261,28 @@ fn tag(policy: &Policy, date: Date, is_first: bool) -> Tags {
     }
 }
 
-/// The end of the longest rule that tags a point; None beyond the calendar, or where a policy that is not valid has no rule
+/// The longest rule that tags a point, and its end: None beyond the calendar, or where a policy that is not valid has no rule
 /// for it: what nothing lets go stays.
-fn longest(policy: &Policy, tags: Tags, from: Timestamp) -> Option<Timestamp> {
+fn longest(policy: &Policy, tags: Tags, from: Timestamp) -> (Option<Rule>, Option<Timestamp>) {
     let Retention { daily, weekly, monthly, yearly } = &policy.retention;
     let spans = [
-        daily.as_ref().filter(|_| tags.daily).map(|daily| i64::from(daily.days).days()),
-        weekly.as_ref().filter(|_| tags.weekly).map(|weekly| i64::from(weekly.weeks).weeks()),
-        monthly.as_ref().filter(|_| tags.monthly).map(|monthly| i64::from(monthly.months).months()),
-        yearly.as_ref().filter(|_| tags.yearly).map(|yearly| i64::from(yearly.years).years()),
+        daily.as_ref().filter(|_| tags.daily).map(|daily| (Rule::Daily, i64::from(daily.days).days())),
+        weekly.as_ref().filter(|_| tags.weekly).map(|weekly| (Rule::Weekly, i64::from(weekly.weeks).weeks())),
+        monthly
+            .as_ref()
+            .filter(|_| tags.monthly)
+            .map(|monthly| (Rule::Monthly, i64::from(monthly.months).months())),
+        yearly.as_ref().filter(|_| tags.yearly).map(|yearly| (Rule::Yearly, i64::from(yearly.years).years())),
     ];
-    let ends: Option<Vec<Timestamp>> =
-        spans.into_iter().flatten().map(|span| later(policy, from, span)).collect();
-    ends?.into_iter().max()
+    let mut longest: (Option<Rule>, Option<Timestamp>) = (None, None);
+    for (rule, span) in spans.into_iter().flatten() {
+        match later(policy, from, span) {
+            None => return (Some(rule), None),
+            Some(end) if longest.1.is_none_or(|so_far| so_far < end) => longest = (Some(rule), Some(end)),
+            Some(_) => {}
+        }
+    }
+    longest
 }
 
 /// So much later by the zone's clocks.
@@ -234,7 +309,8 @@ mod tests {
     }
 
     fn scheduled(run: &str) -> PointFacts {
-        PointFacts { taken_at: at(run), scheduled_for: Some(at(run)), keep_until: None }
+        let reason = Some(PointReason::Scheduled);
+        PointFacts { taken_at: at(run), reason, scheduled_for: Some(at(run)), keep_until: None }
     }
 
     fn until(keep: &Verdict) -> String {
@@ -306,15 +382,43 @@ mod tests {
     }
 
     #[test]
-    fn on_demand_points_have_their_own_date() {
+    fn on_demand_points_have_their_own_date_or_none() {
         let policy = Policy::default_standard();
-        let demand =
-            |keep_until| PointFacts { taken_at: at("2026-11-21T10:00:00Z"), scheduled_for: None, keep_until };
-        let points = [demand(None), demand(Some(at("2031-01-01T00:00:00Z")))];
+        let demand = |reason, keep_until| PointFacts {
+            taken_at: at("2020-11-21T10:00:00Z"),
+            reason,
+            scheduled_for: None,
+            keep_until,
+        };
+        let until_2031 = Some(at("2031-01-01T00:00:00Z"));
+        let points = [
+            demand(Some(PointReason::OnDemand), None),
+            demand(Some(PointReason::OnDemand), until_2031),
+            demand(Some(PointReason::BeforeRestore), until_2031),
+            demand(None, until_2031),
+        ];
         let kept = retain(&policy, RetentionMode::Policy, &points);
-        assert_eq!(until(&kept[0]), "2026-12-21T10:00:00Z");
-        assert_eq!(until(&kept[1]), "2031-01-01T00:00:00Z");
-        assert!(kept[0].tags.on_demand && !kept[0].tags.daily);
+        assert_eq!((kept[0].expires_at(), kept[0].held), (None, false));
+        assert!(kept[1..].iter().all(|k| until(k) == "2031-01-01T00:00:00Z"));
+        assert!(kept.iter().all(|k| k.tags.on_demand && !k.tags.daily && k.rule == Some(Rule::OnDemand)));
+    }
+
+    #[test]
+    fn a_point_of_which_nothing_is_known_goes_by_the_policy_as_one_that_was_scheduled() {
+        let mut policy = Policy::default_standard();
+        policy.retention.yearly = Some(YearlyRetention {
+            months: [Month::November].into(),
+            by: MonthPick::Dates { days: [21].into(), last: false },
+            years: 10,
+        });
+        let unknown = PointFacts { reason: None, scheduled_for: None, ..scheduled("2026-11-21T20:30:00Z") };
+        for point in [unknown, scheduled("2026-11-21T20:30:00Z")] {
+            let kept = retain(&policy, RetentionMode::Policy, &[point]);
+            assert_eq!(
+                (until(&kept[0]).as_str(), kept[0].rule),
+                ("2036-11-21T20:30:00Z", Some(Rule::Yearly))
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use strongroom_domain::policy::{
     DailyRetention, MonthlyRetention, Policy, PolicyTier, Retention, Schedule, WeeklyRetention,
     YearlyRetention,
 };
-use strongroom_domain::retention::{PointFacts, RetentionMode, Verdict, keeps_less, retain};
+use strongroom_domain::retention::{PointFacts, PointReason, RetentionMode, Verdict, keeps_less, retain};
 use strongroom_domain::zone::ZoneName;
 
 const ZONES: [&str; 5] =
@@ -34,13 +34,18 @@ fn watched(zone: &str) -> (ZoneName, Clocks) {
 fn kept(policy: &Policy, clocks: &Clocks, points: &[PointFacts], index: usize, now: i64) -> bool {
     let point = points[index];
     let second = |at: Timestamp| at.as_second();
-    let Some(run) = point.scheduled_for.map(second) else {
-        return now < point.keep_until.map_or(second(point.taken_at) + 30 * DAY, second);
+    // What nobody knows the reason of counts as scheduled.
+    let run_of = |point: &PointFacts| match (point.reason, point.scheduled_for) {
+        (Some(PointReason::OnDemand | PointReason::BeforeRestore), _) => None,
+        (_, run) => Some(second(run.unwrap_or(point.taken_at))),
+    };
+    let Some(run) = run_of(&point) else {
+        return point.keep_until.is_none_or(|until| now < second(until));
     };
     let day = clocks.civil(run).div_euclid(DAY);
     // Nobody of the same day is before it.
     let is_first = points.iter().enumerate().all(|(other, that)| {
-        let Some(that_run) = that.scheduled_for.map(second) else { return true };
+        let Some(that_run) = run_of(that) else { return true };
         clocks.civil(that_run).div_euclid(DAY) != day
             || (run, second(point.taken_at), index) <= (that_run, second(that.taken_at), other)
     });
@@ -154,11 +159,17 @@ fn points(policy: &Policy, start: i64, seed: &[u8]) -> Vec<PointFacts> {
             other => i64::from(other) * 7,
         };
         let taken_at = instant(run.as_second() + late);
-        points.push(PointFacts { taken_at, scheduled_for: Some(run), keep_until: None });
+        // Of some it is not known any more why they were made.
+        let (reason, scheduled_for) = match chance % 5 {
+            0 => (None, None),
+            _ => (Some(PointReason::Scheduled), Some(run)),
+        };
+        points.push(PointFacts { taken_at, reason, scheduled_for, keep_until: None });
         if chance % 11 == 0 {
             let keep_until =
                 (chance % 2 == 0).then(|| instant(taken_at.as_second() + i64::from(*chance) * DAY));
-            points.push(PointFacts { taken_at, scheduled_for: None, keep_until });
+            let reason = Some(PointReason::OnDemand);
+            points.push(PointFacts { taken_at, reason, scheduled_for: None, keep_until });
         }
     }
     points
@@ -307,7 +318,9 @@ proptest! {
 
     #[test]
     fn the_last_point_stays((_, policy, _, start, seed, _) in any_case()) {
-        let points = points(&policy, span().0 + start * DAY, &seed);
+        let mut points = points(&policy, span().0 + start * DAY, &seed);
+        // Those stay anyway.
+        points.retain(|p| p.reason != Some(PointReason::OnDemand) || p.keep_until.is_some());
         prop_assume!(!points.is_empty());
         let far = instant(span().1 + 30_000 * DAY);
         let verdicts = retain(&policy, RetentionMode::KeepLast, &points);
@@ -350,7 +363,8 @@ fn twelve_years_of_grandfathers() {
     let mut left: Vec<PointFacts> = Vec::new();
     let first_day = days_of(2020, 1, 1);
     for run in policy.runs(instant(clocks.first_showing(first_day * DAY))).take(12 * 365 + 3) {
-        left.push(PointFacts { taken_at: run, scheduled_for: Some(run), keep_until: None });
+        let reason = Some(PointReason::Scheduled);
+        left.push(PointFacts { taken_at: run, reason, scheduled_for: Some(run), keep_until: None });
         let now = instant(run.as_second() + HOUR);
         let verdicts = retain(&policy, RetentionMode::KeepLast, &left);
         let mut verdicts = verdicts.iter();

@@ -14,7 +14,7 @@ use strongroom_domain::decide::{Decision, Situation, anchor, decide};
 use strongroom_domain::item::{ItemEvent, ItemState};
 use strongroom_domain::limits::CLOCK_GRACE;
 use strongroom_domain::policy::{DailyRetention, Policy, Retention, Schedule, WeeklyRetention};
-use strongroom_domain::retention::{PointFacts, retain};
+use strongroom_domain::retention::{PointFacts, PointReason, retain};
 
 const MINUTE: i64 = 60;
 
@@ -163,6 +163,7 @@ impl Host {
                 self.busy_until = Some(self.passed + self.backup_takes);
                 self.points.push(PointFacts {
                     taken_at: self.now(),
+                    reason: Some(PointReason::Scheduled),
                     scheduled_for: Some(scheduled_for),
                     keep_until: None,
                 });
@@ -336,19 +337,20 @@ fn a_backup_that_takes_too_long_costs_the_next_one() {
 }
 
 #[test]
-fn stopped_items_run_nothing_and_keep_their_last_point() {
+fn stopped_items_run_nothing_and_keep_all_their_points_and_suspended_ones_the_last() {
     let mut host = Host::new(daily("Europe/Berlin", 20, 30, 7), start());
     host.run(20 * DAY, 10 * MINUTE);
-    for stop in [ItemEvent::Stop, ItemEvent::Suspend] {
+    for (stop, left) in [(ItemEvent::Stop, 7), (ItemEvent::Suspend, 1)] {
         host.event(stop);
         let before = host.done.len();
         host.run(40 * DAY, 10 * MINUTE);
         assert_eq!(host.done.len(), before);
-        assert_eq!(host.points.len(), 1, "the last one");
-        assert_eq!(Some(&host.points[0].taken_at), host.points.iter().map(|p| &p.taken_at).max());
+        assert_eq!(host.points.len(), left, "{stop:?}");
+        let last = host.points.iter().map(|p| p.taken_at).max().unwrap();
         host.event(ItemEvent::Resume { has_points: true });
         host.run(HOUR, 10 * MINUTE);
         assert_eq!(host.done.len(), before, "what was not made while it was stopped is not made up for");
+        assert_eq!(host.points.iter().map(|p| p.taken_at).collect::<Vec<_>>(), [last], "by the policy again");
         host.run(30 * DAY, 10 * MINUTE);
         assert_eq!(host.done.len(), before + 30);
         assert_eq!(host.points.len(), 7);
@@ -357,8 +359,8 @@ fn stopped_items_run_nothing_and_keep_their_last_point() {
     host.run(14 * DAY, 10 * MINUTE);
     assert_eq!(host.points.len(), 7, "what can be brought back is kept whole");
     host.event(ItemEvent::Undelete);
-    host.run(10 * MINUTE, 10 * MINUTE);
-    assert_eq!((host.state, host.points.len()), (ItemState::ProtectionStopped, 1));
+    host.run(14 * DAY, 10 * MINUTE);
+    assert_eq!((host.state, host.points.len()), (ItemState::ProtectionStopped, 7));
 }
 
 /// Something that happens to the host, in minutes and such.

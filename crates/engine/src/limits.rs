@@ -75,6 +75,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
 /// How often vaults and catalog are compared; and once after each start.
 pub const RECONCILIATION_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Items in one of a vault's notes, which has a largest size.
+pub const NOTE_ITEMS: usize = 2000;
 /// How long points may be gone before their space is reclaimed.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
 /// How long ended operations and jobs can be looked at.

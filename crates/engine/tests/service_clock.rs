@@ -191,6 +191,7 @@ impl Lab {
                     attributes: serde_json::Map::default(),
                 }],
                 definition: None,
+                kept: None,
                 warnings: Vec::new(),
                 attributes: Default::default(),
             })
@@ -208,8 +209,10 @@ impl Lab {
             has_choice: false,
             os: "Linux".into(),
             stored_bytes: 0,
+            reason: None,
             scheduled_for: Some(run),
             keep_until: None,
+            kept_in_manifest: false,
             policy_type: "V1".into(),
             job: None,
             drill: None,
@@ -513,23 +516,31 @@ fn a_policys_change_holds_for_the_points_there_are() {
 }
 
 #[test]
-fn retention_goes_on_for_stopped_and_suspended_items_and_keeps_the_last_point() {
-    for suspend in [false, true] {
-        let lab = Lab::new(daily(3));
-        lab.six_points();
-        items::stop(&lab.service, &lab.item(), suspend, "test").unwrap();
-        let expected = if suspend { ItemState::BackupsSuspended } else { ItemState::ProtectionStopped };
-        assert_eq!(lab.item().state, expected);
-        assert_eq!((lab.expire(), lab.days()), (3, vec![4, 5, 6]), "suspended: {suspend}");
-        lab.live(5 * DAY, HOUR);
-        assert_eq!(lab.days(), [6], "suspended: {suspend}");
-        if !suspend {
-            // The policy is free to go; what it said still holds.
-            assert!(policies::delete(&lab.service, &lab.vault(), "policy").unwrap());
-            lab.live(5 * DAY, HOUR);
-            assert_eq!(lab.days(), [6]);
-        }
-    }
+fn stopping_protection_keeps_every_point_and_suspending_lets_them_expire_but_for_the_last() {
+    let lab = Lab::new(daily(3));
+    lab.six_points();
+    items::stop(&lab.service, &lab.item(), false, "test").unwrap();
+    assert_eq!(lab.item().state, ItemState::ProtectionStopped);
+    assert_eq!((lab.expire(), lab.days()), (0, vec![1, 2, 3, 4, 5, 6]));
+    // The policy is free to go.
+    assert!(policies::delete(&lab.service, &lab.vault(), "policy").unwrap());
+    lab.live(40 * DAY, HOUR);
+    assert_eq!(lab.days(), [1, 2, 3, 4, 5, 6]);
+    // Until somebody says by which policy it goes on.
+    lab.set_rules(daily(39));
+    let machine: Machine = lab.service.catalog().get(lab.item().machine).unwrap().unwrap();
+    items::protect(&lab.service, &lab.vault(), &machine, &lab.policy(), None, "test").unwrap();
+    assert_eq!((lab.expire(), lab.days()), (5, vec![6]));
+
+    let lab = Lab::new(daily(3));
+    lab.six_points();
+    items::stop(&lab.service, &lab.item(), true, "test").unwrap();
+    assert_eq!(lab.item().state, ItemState::BackupsSuspended);
+    assert_eq!((lab.expire(), lab.days()), (3, vec![4, 5, 6]));
+    lab.live(5 * DAY, HOUR);
+    assert_eq!(lab.days(), [6]);
+    lab.live(40 * DAY, HOUR);
+    assert_eq!(lab.days(), [6]);
 }
 
 #[test]

@@ -49,6 +49,7 @@
 //!     consistency: Consistency::new(ConsistencyLevel::Crash, "an example"),
 //!     disks: vec![Disk::new("disk", &written)],
 //!     definition: None,
+//!     kept: None,
 //!     warnings: vec![],
 //!     attributes: Default::default(),
 //! })?;
@@ -107,7 +108,7 @@ pub use environment::{Environment, ProcessIdentity, System};
 pub use error::{Result, StoreError};
 pub use header::check_block_size;
 pub use keys::{KeyFile, KeyProvider, Keyring, WrappedKey};
-pub use manifest::{Definition, Disk, HexId, Manifest, PointKind};
+pub use manifest::{Definition, Disk, HexId, Kept, KeptPolicy, Manifest, PointKind, Promise};
 pub use progress::Progress;
 pub use reclaim::Agreement;
 pub use rewrite::{RewriteTarget, Rewritten};

@@ -8,6 +8,8 @@ use crate::tree::DiskTree;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use strongroom_domain::policy::Policy;
+use strongroom_domain::retention::PointReason;
 use strongroom_domain::{Consistency, ItemName, PointId, SessionId};
 
 pub const POINTS_PREFIX: &str = "points/";
@@ -39,6 +41,9 @@ pub struct Manifest {
     pub disks: Vec<Disk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<Definition>,
+    /// Why it was made and what was promised of it. None: by a program that did not write it down yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Promise>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Free for the writer.
@@ -48,6 +53,54 @@ pub struct Manifest {
     pub stored_bytes: u64,
     pub session: SessionId,
     pub writer: String,
+}
+
+/// What a manifest says of why the point was made. What a later program wrote otherwise spoils no manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Promise {
+    Known(Kept),
+    NotUnderstood(serde_json::Value),
+}
+
+/// Why a point was made, and until when it was promised to be kept when it was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    pub reason: PointReason,
+    /// The run it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_for: Option<Timestamp>,
+    /// Of one made on demand its own date, or none; of a scheduled one what the policy gave when it was made, which the
+    /// policy's changes change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_until: Option<Timestamp>,
+    /// By which rules.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "understood")]
+    pub policy: Option<Box<KeptPolicy>>,
+}
+
+/// A policy as it was when a point was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptPolicy {
+    pub name: String,
+    pub rules: Policy,
+}
+
+impl Kept {
+    /// Of a point that somebody wanted. Without a date nothing lets it go by itself.
+    pub fn on_demand(keep_until: Option<Timestamp>) -> Self {
+        Self { reason: PointReason::OnDemand, scheduled_for: None, keep_until, policy: None }
+    }
+}
+
+/// What is not understood is as if it were not there.
+fn understood<'de, D, T>(deserializer: D) -> std::result::Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 /// One disk of a recovery point.

@@ -9,6 +9,7 @@ use crate::limits::{NOTE_MAX_BYTES, NOTE_NAME_MAX_BYTES};
 use crate::sealed::Sealed;
 use crate::vault::Vault;
 use serde_json::Value;
+use strongroom_domain::ItemName;
 
 pub const NOTES_PREFIX: &str = "notes/";
 const NOTE: Sealed = Sealed {
@@ -26,6 +27,11 @@ impl Vault {
         self.begin_writing()?;
         let bytes = NOTE.seal(self.keys(), &object, content)?;
         Ok(self.objects().put(&object, bytes)?)
+    }
+
+    /// How objects of an item are called; it tells nothing of the item's name.
+    pub fn item_key(&self, item: &ItemName) -> String {
+        self.keys().item_key(item)
     }
 
     /// A note, if there is one.

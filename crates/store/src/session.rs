@@ -5,7 +5,7 @@ use crate::error::{Result, StoreError};
 use crate::index::merge;
 use crate::lease::{Commit, Lease};
 use crate::lists::{self, Lists};
-use crate::manifest::{Definition, Disk, Manifest, PointKind, object_name, seal};
+use crate::manifest::{Definition, Disk, Manifest, PointKind, Promise, object_name, seal};
 use crate::objects::Kind;
 use crate::reclaim::condemned;
 use crate::tombstone;
@@ -40,6 +40,7 @@ pub struct PointDraft {
     pub consistency: Consistency,
     pub disks: Vec<Disk>,
     pub definition: Option<Definition>,
+    pub kept: Option<Promise>,
     pub warnings: Vec<String>,
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
@@ -137,6 +138,7 @@ impl Session {
             consistency: draft.consistency,
             disks: draft.disks,
             definition: draft.definition,
+            kept: draft.kept,
             warnings: draft.warnings,
             attributes: draft.attributes,
             stored_bytes,

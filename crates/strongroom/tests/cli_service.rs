@@ -111,6 +111,7 @@ fn machine_point(home: &Home, name: &str, seed: u64, taken_at: jiff::Timestamp) 
         consistency: Consistency::new(ConsistencyLevel::FileSystem, "3 file systems frozen"),
         disks,
         definition: None,
+        kept: None,
         warnings: Vec::new(),
         attributes: serde_json::Map::new(),
     };

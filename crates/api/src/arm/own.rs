@@ -127,6 +127,8 @@ fn import_vault(app: &App, request: &Request, params: &Params) -> Answer {
         "items": done.items,
         "recoveryPoints": done.points,
         "policies": done.policies,
+        "settings": done.settings,
+        "stopped": done.stopped,
         "passedOver": done.passed_over,
     }))
 }

@@ -6,8 +6,10 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde_json::{Value, json};
 use strongroom_catalog::service::{Item, Point, PointDisk, PointGuest, PointScript, Transfer, Vault};
 use strongroom_domain::ConsistencyLevel;
-use strongroom_domain::retention::Verdict;
-use strongroom_engine::service::{points, retention};
+use strongroom_domain::item::ItemState;
+use strongroom_domain::retention::{PointReason, Rule};
+use strongroom_engine::service::retention::{Hold, Keeping};
+use strongroom_engine::service::{points, policies, retention};
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Recovery points";
@@ -112,7 +114,59 @@ fn guest(guest: &PointGuest) -> Value {
     })
 }
 
-fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&Verdict>) -> Value {
+/// Until when it is kept, in Azure's words. What is kept for ever has no time; what its item's soft deletion holds has that one's.
+fn life(item: &Item, keeping: &Keeping) -> Value {
+    let until = match keeping.hold {
+        None | Some(Hold::LastPoint) => keeping.until,
+        Some(Hold::SoftDeleted) => item.purge_at,
+        Some(Hold::ProtectionStopped | Hold::NoPolicy) => None,
+    };
+    let mut life = json!({"isSoftDeleted": item.state == ItemState::SoftDeleted});
+    if let Some(until) = until {
+        life["expiryTime"] = super::time(until).into();
+    }
+    let rule = match keeping.hold {
+        None | Some(Hold::LastPoint) => keeping.rule.map(Rule::name),
+        Some(hold) => Some(hold_name(hold)),
+    };
+    if let Some(rule) = rule {
+        life["ruleName"] = rule.into();
+    }
+    life
+}
+
+fn hold_name(hold: Hold) -> &'static str {
+    match hold {
+        Hold::LastPoint => "LastRecoveryPoint",
+        Hold::ProtectionStopped => "ProtectionStopped",
+        Hold::SoftDeleted => "SoftDeleted",
+        Hold::NoPolicy => "NoPolicy",
+    }
+}
+
+/// Why it was made and what keeps it: Azure has no words for it.
+fn retention_notes(point: &Point, keeping: &Keeping, policy: Option<&str>) -> Value {
+    let reason = point.reason.or(match (point.scheduled_for, point.keep_until) {
+        (Some(_), _) => Some(PointReason::Scheduled),
+        (None, Some(_)) => Some(PointReason::OnDemand),
+        (None, None) => None,
+    });
+    let mut notes = json!({"reason": reason.map_or("unknown", PointReason::name)});
+    if let Some(run) = point.scheduled_for {
+        notes["scheduledTime"] = super::time(run).into();
+    }
+    if let Some(hold) = keeping.hold {
+        notes["heldBy"] = hold_name(hold).into();
+    }
+    let is_by_policy = keeping.rule.is_some_and(|rule| rule != Rule::OnDemand);
+    let is_by_rule = matches!(keeping.hold, None | Some(Hold::LastPoint));
+    if let Some(policy) = policy.filter(|_| is_by_policy && is_by_rule) {
+        notes["policyName"] = policy.into();
+    }
+    notes
+}
+
+fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, keeping): &Kept) -> Value {
     let disk = |d: &PointDisk| json!({"lun": d.lun, "name": d.target});
     let mut p = json!({
         "objectType": "IaasVMRecoveryPoint",
@@ -155,9 +209,8 @@ fn show(app: &App, vault: &Vault, item: &Item, point: &Point, verdict: Option<&V
     if let Some(done) = &point.guest {
         p["strongroomGuest"] = guest(done);
     }
-    if let Some(expires_at) = verdict.and_then(Verdict::expires_at) {
-        p["recoveryPointProperties"] = json!({"expiryTime": super::time(expires_at), "isSoftDeleted": false});
-    }
+    p["recoveryPointProperties"] = life(item, keeping);
+    p["strongroomRetention"] = retention_notes(point, keeping, policy);
     json!({
         "id": format!("{}/recoveryPoints/{}", item_id(app, vault, item), point.name),
         "name": point.name,
@@ -179,15 +232,18 @@ fn for_caller(mut shown: Value, sees_drills: bool) -> Value {
 }
 
 /// A point with what keeps it.
-type Kept = (Point, Option<Verdict>);
+type Kept = (Point, Keeping);
 
 fn kept(app: &App, item: &Item) -> Result<Vec<Kept>, ArmError> {
     let all = points::list(&app.service, item, None, None)?;
-    let verdicts = retention::verdicts(&app.service, item, &all)?;
-    Ok(match verdicts {
-        Some(verdicts) => all.into_iter().zip(verdicts.into_iter().map(Some)).collect(),
-        None => all.into_iter().map(|p| (p, None)).collect(),
-    })
+    let keepings = retention::keepings(&app.service, item, &all)?;
+    Ok(all.into_iter().zip(keepings).collect())
+}
+
+/// The name of the policy that an item goes by.
+fn policy_name(app: &App, item: &Item) -> Result<Option<String>, ArmError> {
+    let policy = item.policy.map(|id| policies::by_id(&app.service, id)).transpose()?.flatten();
+    Ok(policy.map(|p| p.name))
 }
 
 /// The point that a path names, with its vault and item.
@@ -224,14 +280,18 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     // The newest first.
     let key = |(p, _): &Kept| format!("{:020}\u{1}{}", i64::MAX - p.taken_at.as_microsecond().max(0), p.id);
     let sees = sees_drills(app, request, &item_id(app, &vault, &item))?;
-    super::page(request, found, 500, key, |(p, v)| for_caller(show(app, &vault, &item, p, v.as_ref()), sees))
+    let policy = policy_name(app, &item)?;
+    super::page(request, found, 500, key, |kept| {
+        for_caller(show(app, &vault, &item, policy.as_deref(), kept), sees)
+    })
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item, point) = point_of(app, params)?;
     let found = kept(app, &item)?.into_iter().find(|(p, _)| p.id == point.id);
-    let verdict = found.and_then(|(_, v)| v);
-    let shown = show(app, &vault, &item, &point, verdict.as_ref());
+    // It went at this moment.
+    let found = found.ok_or_else(|| points::not_found(&item, &point.name))?;
+    let shown = show(app, &vault, &item, policy_name(app, &item)?.as_deref(), &found);
     let sees = sees_drills(app, request, shown["id"].as_str().unwrap_or("/"))?;
     Response::ok(for_caller(shown, sees))
 }

@@ -9,6 +9,7 @@ use strongroom_domain::access::Role;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask};
 use strongroom_domain::policy::Policy as PolicyRules;
+use strongroom_domain::retention::PointReason;
 use strongroom_domain::{Consistency, ItemName, PointId, VaultId};
 use uuid::Uuid;
 
@@ -491,10 +492,16 @@ pub struct Point {
     pub has_choice: bool,
     pub os: String,
     pub stored_bytes: u64,
-    /// None: on demand.
+    /// Why it was made. None: nobody knows, or it was not written down yet and follows from the next two.
+    #[serde(default)]
+    pub reason: Option<PointReason>,
+    /// The run it was made for.
     pub scheduled_for: Option<Timestamp>,
-    /// Of one made on demand.
+    /// Of one made on demand: until when. None: nothing lets it go by itself.
     pub keep_until: Option<Timestamp>,
+    /// The vault's manifest of it says these three itself.
+    #[serde(default)]
+    pub kept_in_manifest: bool,
     /// `V1` or `V2`: the kind of policy it was made under.
     pub policy_type: String,
     pub job: Option<Uuid>,

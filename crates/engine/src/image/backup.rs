@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::extent::normalize;
 use strongroom_domain::{Consistency, ConsistencyLevel, Extent, ItemName};
-use strongroom_store::{Disk, DiskRequest, Manifest, PointDraft, PointKind, Progress, Session, Vault};
+use strongroom_store::{
+    Disk, DiskRequest, Kept, Manifest, PointDraft, PointKind, Progress, Promise, Session, Vault,
+};
 
 /// The name of an image's only disk.
 pub const DISK_NAME: &str = "disk";
@@ -81,6 +83,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
         ),
         disks: vec![disk],
         definition: None,
+        kept: Some(Promise::Known(Kept::on_demand(None))),
         warnings,
         attributes,
     })?;

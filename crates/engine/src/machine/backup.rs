@@ -28,8 +28,8 @@ use strongroom_hypervisor::{
     MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones,
 };
 use strongroom_store::{
-    BlockSource, Definition, Disk, DiskRequest, DiskWritten, Manifest, PointDraft, PointKind, Progress,
-    Session, StoreError, Vault,
+    BlockSource, Definition, Disk, DiskRequest, DiskWritten, Kept, Manifest, PointDraft, PointKind, Progress,
+    Promise, Session, StoreError, Vault,
 };
 use uuid::Uuid;
 
@@ -49,6 +49,8 @@ pub struct BackupOptions {
     pub job: Option<String>,
     /// What the item's last point recorded of each disk, for a snapshot that is taken while the vault cannot be asked.
     pub parents: BTreeMap<String, DiskParent>,
+    /// Why the point is made. None: because somebody wants it, for as long as nobody deletes it.
+    pub kept: Option<Kept>,
     /// Told once when the snapshot has been taken.
     pub taken: Option<SnapshotTaken>,
 }
@@ -100,6 +102,9 @@ pub struct Facts {
     pub item: ItemName,
     #[serde(default)]
     pub job: Option<String>,
+    /// None: kept by a program that did not write it down yet.
+    #[serde(default)]
+    pub kept: Option<Kept>,
     pub disks: Vec<DiskFacts>,
 }
 
@@ -115,7 +120,7 @@ pub struct DiskFacts {
 }
 
 impl Facts {
-    fn new(machine: &Machine, item: ItemName, job: Option<String>) -> Self {
+    fn new(machine: &Machine, item: ItemName, options: &BackupOptions) -> Self {
         let disk = |d: &MachineDisk| DiskFacts {
             target: d.target.clone(),
             bus: d.bus.clone(),
@@ -125,7 +130,8 @@ impl Facts {
         Self {
             point: PointId::from_uuid(Uuid::now_v7()),
             item,
-            job,
+            job: options.job.clone(),
+            kept: Some(options.kept.clone().unwrap_or_else(|| Kept::on_demand(None))),
             disks: machine.disks.iter().map(disk).collect(),
         }
     }
@@ -205,7 +211,7 @@ pub fn take(
     };
     progress.check()?;
     let snapshot = hypervisor.snapshot(name, &request)?;
-    let facts = Facts::new(&machine, item, options.job.clone());
+    let facts = Facts::new(&machine, item, options);
     let directories = snapshot
         .disks
         .iter()
@@ -400,6 +406,7 @@ fn transfer(
         consistency: snapshot.consistency.clone(),
         disks,
         definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
+        kept: facts.kept.clone().map(Promise::Known),
         warnings,
         attributes,
     };

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use strongroom_domain::SessionId;
 use strongroom_hypervisor::MachineSnapshot;
-use strongroom_store::{Definition, Disk, Manifest, PointKind};
+use strongroom_store::{Definition, Disk, Manifest, PointKind, Promise};
 use uuid::Uuid;
 
 /// What the point's manifest says, or will say, but for what only the transfer knows: trees and bytes.
@@ -47,6 +47,7 @@ pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Man
         parent: None,
         consistency: snapshot.consistency.clone(),
         definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
+        kept: facts.kept.clone().map(Promise::Known),
         warnings,
         attributes,
         stored_bytes: 0,

@@ -8,7 +8,7 @@
 //! The second is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
 //! tells of it, and is made up for at the next start if it was missed.
 
-use super::{Service, committed, jobs, machines, points, retention, snapshots, transfer};
+use super::{Service, committed, jobs, machines, notes, points, retention, snapshots, transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::{DiskRecord, MachineRecord};
 use crate::machine::{self, BackupOptions};
@@ -23,9 +23,11 @@ use strongroom_catalog::service::{
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemEvent;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
+use strongroom_domain::limits::ON_DEMAND_DAYS;
 use strongroom_domain::policy::PolicyTier;
+use strongroom_domain::retention::{PointFacts, PointReason, RetentionMode, retain};
 use strongroom_hypervisor::{GuestReport, GuestVia, ScriptRun};
-use strongroom_store::{Manifest, Progress};
+use strongroom_store::{Kept, KeptPolicy, Manifest, Progress, Promise};
 use uuid::Uuid;
 
 /// Azure's names of what a backup does one after the other.
@@ -40,9 +42,56 @@ pub struct BackupRequest {
     pub scheduled_for: Option<Timestamp>,
     /// Of a point on demand.
     pub keep_until: Option<Timestamp>,
+    /// None: scheduled if it says for when, else on demand.
+    #[serde(default)]
+    pub reason: Option<PointReason>,
     /// Times that the transfer of its snapshot failed.
     #[serde(default)]
     pub failures: u32,
+}
+
+impl BackupRequest {
+    pub(super) fn scheduled(run: Timestamp) -> Self {
+        Self { scheduled_for: Some(run), keep_until: None, reason: Some(PointReason::Scheduled), failures: 0 }
+    }
+
+    fn until(keep_until: Timestamp, reason: PointReason) -> Self {
+        Self { scheduled_for: None, keep_until: Some(keep_until), reason: Some(reason), failures: 0 }
+    }
+
+    fn reason(&self) -> PointReason {
+        let by_schedule = || match self.scheduled_for {
+            Some(_) => PointReason::Scheduled,
+            None => PointReason::OnDemand,
+        };
+        self.reason.unwrap_or_else(by_schedule)
+    }
+}
+
+/// What the manifest of a point that is made now is to say of why it is, and what is promised of it.
+fn promise(service: &Service, item: &Item, request: &BackupRequest) -> Result<Kept> {
+    let mut kept = Kept {
+        reason: request.reason(),
+        scheduled_for: request.scheduled_for,
+        keep_until: request.keep_until,
+        policy: None,
+    };
+    if kept.reason == PointReason::Scheduled
+        && let Some(policy) = item.policy.map(|id| service.catalog.get::<Policy>(id)).transpose()?.flatten()
+    {
+        let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
+        let mut facts = retention::facts(&points);
+        facts.push(PointFacts {
+            taken_at: service.now(),
+            reason: Some(kept.reason),
+            scheduled_for: kept.scheduled_for,
+            keep_until: None,
+        });
+        let verdicts = retain(&policy.rules, RetentionMode::Policy, &facts);
+        kept.keep_until = verdicts.last().and_then(|v| v.rules_until);
+        kept.policy = Some(Box::new(KeptPolicy { name: policy.name, rules: policy.rules }));
+    }
+    Ok(kept)
 }
 
 /// A new backup job of an item, not written yet.
@@ -114,6 +163,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         item: Some(parts.item.store_item.clone()),
         job: Some(job.id.to_string()),
         parents: transfer::last_known(service, &parts.item)?,
+        kept: Some(promise(service, &parts.item, &parts.request)?),
         ..BackupOptions::default()
     };
     let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
@@ -158,7 +208,7 @@ fn missing_disk(machine: &strongroom_hypervisor::Machine, left_out: &BTreeSet<St
     ))
 }
 
-/// Backs an item up as a part of something else: a point on demand. Where its snapshot can be kept, it is there when this
+/// Backs an item up before a restore replaces its disks. Where its snapshot can be kept, it is there when this
 /// returns, and a job of its own transfers it to the vault; else it is in the vault.
 pub(super) fn take_point(
     service: &Service,
@@ -169,7 +219,7 @@ pub(super) fn take_point(
     asked_by: &str,
     progress: &Arc<Progress>,
 ) -> Result<Point> {
-    let request = BackupRequest { scheduled_for: None, keep_until: Some(keep_until), failures: 0 };
+    let request = BackupRequest::until(keep_until, PointReason::BeforeRestore);
     let mut job = draft(service, item, &request, asked_by);
     jobs::begin_task(&mut job, TAKE_SNAPSHOT, service.now());
     let hypervisor = service.host(&machine.host)?.hypervisor.clone();
@@ -177,6 +227,7 @@ pub(super) fn take_point(
         item: Some(item.store_item.clone()),
         job: Some(job.id.to_string()),
         parents: transfer::last_known(service, item)?,
+        kept: Some(promise(service, item, &request)?),
         ..BackupOptions::default()
     };
     let mut taken = machine::take(&*hypervisor, service.store(vault), &machine.name, &options, progress)?;
@@ -191,7 +242,6 @@ pub(super) fn take_point(
     let done = taken.transfer(progress)?;
     let mut point = point_row(vault, item, &done.point, &luns(&machine.disks));
     point.os.clone_from(&machine.os);
-    point.keep_until = Some(keep_until);
     point.no_snapshot = why;
     let taken_at = point.taken_at;
     // It is in the vault: the row follows, however long that takes.
@@ -253,6 +303,7 @@ pub(super) fn detailed(
     point.os.clone_from(&parts.machine.os);
     point.excluded = left_out(parts);
     point.has_choice = parts.item.disks.is_some();
+    point.reason = Some(parts.request.reason());
     point.scheduled_for = parts.request.scheduled_for;
     point.keep_until = parts.request.keep_until;
     point.policy_type = policy_type.into();
@@ -289,6 +340,9 @@ fn record_once(
     let mut point = detailed(service, job, parts, manifest, luns)?;
     point.vaulted_at = Some(service.now());
     point.no_snapshot = no_snapshot.to_owned();
+    if !point.kept_in_manifest {
+        notes::look_again(service, parts.vault.id);
+    }
     let read_bytes: u64 = manifest.disks.iter().map(|d| d.read_bytes).sum();
     service.catalog.update::<Job, Error>(job, |job| {
         // By a try whose answer was lost.
@@ -321,6 +375,7 @@ fn record_once(
                 there.transfer = Transfer::Done;
                 there.vaulted_at = point.vaulted_at;
                 there.stored_bytes = point.stored_bytes;
+                there.kept_in_manifest = point.kept_in_manifest;
                 changes.push(Change::put(&there));
             }
             Some(_) => {}
@@ -371,6 +426,16 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
             free
         })
     };
+    let (reason, scheduled_for, keep_until) = match &manifest.kept {
+        // What a policy promised changes with it.
+        Some(Promise::Known(kept)) if kept.reason == PointReason::Scheduled => {
+            (Some(kept.reason), kept.scheduled_for, None)
+        }
+        Some(Promise::Known(kept)) => (Some(kept.reason), None, kept.keep_until),
+        // It may say anything: nothing lets it go by itself.
+        Some(Promise::NotUnderstood(_)) => (Some(PointReason::OnDemand), None, None),
+        None => (None, None, None),
+    };
     Point {
         id: manifest.point,
         version: 0,
@@ -388,8 +453,10 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         has_choice: false,
         os: "Linux".into(),
         stored_bytes: manifest.stored_bytes,
-        scheduled_for: None,
-        keep_until: None,
+        reason,
+        scheduled_for,
+        keep_until,
+        kept_in_manifest: manifest.kept.is_some(),
         policy_type: "V1".into(),
         job: None,
         drill: None,
@@ -462,7 +529,7 @@ pub fn backup_now(
                 .coded("UserErrorInvalidRecoveryPointExpiryTime"));
         }
         Some(until) => until,
-        None => now.saturating_add(jiff::SignedDuration::from_hours(24 * 30))?,
+        None => now.saturating_add(jiff::SignedDuration::from_hours(24 * i64::from(ON_DEMAND_DAYS)))?,
     };
     item.state.check_backup().map_err(|e| {
         Error::invalid(format!("'{}' cannot be backed up: {e}.", item.machine_name)).coded(e.code())
@@ -470,12 +537,7 @@ pub fn backup_now(
     if let Some(open) = jobs::open_of(service, item.id)? {
         return Err(in_progress(item, &open));
     }
-    let job = draft(
-        service,
-        item,
-        &BackupRequest { scheduled_for: None, keep_until: Some(keep_until), failures: 0 },
-        asked_by,
-    );
+    let job = draft(service, item, &BackupRequest::until(keep_until, PointReason::OnDemand), asked_by);
     // Only if nobody changed the item meanwhile: two that come at once do not both get through.
     match service.catalog.apply(&[Change::put(item), Change::put(&job)]) {
         Ok(()) => {}

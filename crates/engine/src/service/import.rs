@@ -1,18 +1,28 @@
 //! A vault whose catalog was lost, or that another service made, is brought back: with its location and its key alone.
+//!
+//! Its settings, policies, items and what each point was promised are in the vault: notes and manifests. What is missing
+//! there, or is not understood, is told, and never makes anything go sooner: an item of which it is not known by what its
+//! points are to go comes back with its protection stopped, which keeps them all.
 
 use super::backup::{free_name, point_row};
+use super::notes::{NotedItem, NotedPoint, NotedSettings};
 use super::{Service, groups, notes, policies, vaults};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
-use std::collections::BTreeMap;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use strongroom_catalog::service::{Change, Item, Machine, Point, Policy, Query, Redundancy, Vault, key};
+use strongroom_catalog::service::{
+    Change, Immutability, Item, Machine, Point, Policy, Query, Redundancy, SoftDelete, Vault, key,
+};
 use strongroom_domain::item::ItemState;
+use strongroom_domain::limits::SOFT_DELETE_DAYS;
 use strongroom_domain::policy::Policy as Rules;
-use strongroom_domain::{ItemName, arm_names};
+use strongroom_domain::{ItemName, PointId, arm_names};
 use strongroom_store::objects::Location;
-use strongroom_store::{Manifest, PointKind};
+use strongroom_store::{Manifest, PointKind, Promise};
 use uuid::Uuid;
 
 /// What an import found.
@@ -23,12 +33,16 @@ pub struct Imported {
     pub points: usize,
     /// Policies that the vault named; without any it has the two default ones.
     pub policies: usize,
-    /// Points that cannot be read, or are not of machines.
+    /// The vault said what its settings are; else they are the default ones.
+    pub settings: bool,
+    /// Items whose protection is stopped: all their points are kept until somebody resumes it.
+    pub stopped: usize,
+    /// Points that are not of machines, and all that cannot be read or is not understood.
     pub passed_over: Vec<String>,
 }
 
-/// Makes a vault of the store at `location`, with all its machines' points and its policies. Protection is stopped: nothing
-/// expires until somebody says by which policy.
+/// Makes a vault of the store at `location`, with its settings and policies, all its machines with their states, and their
+/// points with what they were promised.
 pub fn import(
     service: &Service,
     location: &str,
@@ -84,16 +98,46 @@ pub fn import(
             PointKind::Image => passed_over.push(format!("{} of image {}", point.point, point.item)),
         }
     }
+    let settings = take_settings(&mut vault, &store, &mut passed_over)?;
     let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
+    let noted = notes::items_in(&store, &mut passed_over)?;
+    let has_noted_items = noted.is_some();
+    let mut noted = noted.unwrap_or_default();
     let mut changes = vec![Change::put(&vault)];
-    changes.extend(drafts.iter().map(Change::put));
-    let (items, mut points) = (by_item.len(), 0);
-    for (store_item, manifests) in by_item {
-        let item = item_of(service, &vault, &store_item, &manifests)?;
+    changes.extend(drafts.values().map(Change::put));
+    let names: BTreeSet<ItemName> = by_item.keys().chain(noted.keys()).cloned().collect();
+    let (items, mut points, mut stopped) = (names.len(), 0, 0);
+    let mut taken = HashSet::new();
+    for store_item in names {
+        let manifests = by_item.remove(&store_item).unwrap_or_default();
+        let said = notes::points_in(&store, &store_item, &mut passed_over)?;
+        let item_note = noted.remove(&store_item);
+        if item_note.is_none() && has_noted_items {
+            passed_over.push(format!(
+                "the state of {store_item}, of which the vault's note says nothing: its protection is stopped"
+            ));
+        }
+        let mut found =
+            Found { store_item: &store_item, manifests: &manifests, said: &said, note: item_note };
+        let item = found.item(service, &vault, &drafts, &mut taken, &mut passed_over)?;
+        stopped += usize::from(item.state == ItemState::ProtectionStopped);
         changes.push(Change::put(&item));
-        let mut names = std::collections::HashSet::new();
+        let mut names = HashSet::new();
         for manifest in manifests {
             let mut point: Point = point_row(&vault, &item, manifest, &[]);
+            if manifest.kept.is_none()
+                && let Some(noted) = said.get(&manifest.point)
+            {
+                point.reason = noted.reason;
+                point.scheduled_for = noted.scheduled_for;
+                point.keep_until = noted.keep_until;
+            }
+            if let Some(Promise::NotUnderstood(_)) = manifest.kept {
+                passed_over.push(format!(
+                    "how long point {} of {store_item} is to be kept: it is kept until somebody deletes it",
+                    manifest.point
+                ));
+            }
             point.name = free_name(service, &point)?;
             let mut attempt = 0;
             while !names.insert(point.name.clone()) {
@@ -106,7 +150,71 @@ pub fn import(
     }
     // The commit: all of it, or nothing.
     service.catalog.apply(&changes)?;
-    Ok(Imported { vault, items, points, policies: named, passed_over })
+    vault.version = 1;
+    notes::changed(service, &vault);
+    Ok(Imported { vault, items, points, policies: named, settings, stopped, passed_over })
+}
+
+/// One setting, if it is there and understood; what is there and is not is told.
+fn setting<T: DeserializeOwned>(
+    settings: &Map<String, Value>,
+    name: &str,
+    passed_over: &mut Vec<String>,
+) -> Option<T> {
+    let value = settings.get(name)?.clone();
+    serde_json::from_value(value)
+        .map_err(|error| passed_over.push(format!("the vault's setting `{name}`: {error}")))
+        .ok()
+}
+
+/// Takes in what the vault says of its settings. Whether it does. What protects data, and cannot be read, is as strict as what
+/// can be taken back.
+fn take_settings(
+    vault: &mut Vault,
+    store: &strongroom_store::Vault,
+    passed_over: &mut Vec<String>,
+) -> Result<bool> {
+    let (settings, is_there) = match notes::settings_in(store, passed_over)? {
+        NotedSettings::Missing => return Ok(false),
+        NotedSettings::Damaged => (Map::new(), false),
+        NotedSettings::There(settings) => (settings, true),
+    };
+    let mut strict = Vec::new();
+    macro_rules! take {
+        ($field:ident) => {
+            if let Some(value) = setting(&settings, stringify!($field), passed_over) {
+                vault.$field = value;
+            }
+        };
+        ($field:ident or $strict:expr) => {
+            vault.$field = match setting(&settings, stringify!($field), passed_over) {
+                Some(value) => value,
+                None => {
+                    strict.push(stringify!($field));
+                    $strict
+                }
+            };
+        };
+    }
+    take!(tags);
+    take!(sku);
+    take!(identity);
+    take!(redundancy);
+    take!(cross_region_restore);
+    take!(kept);
+    take!(created_at);
+    take!(soft_delete or SoftDelete::Enabled);
+    take!(enhanced_security or SoftDelete::Enabled);
+    take!(soft_delete_days or SOFT_DELETE_DAYS.1);
+    take!(immutability or Immutability::Unlocked);
+    if !strict.is_empty() {
+        passed_over.push(format!(
+            "what the vault had as {}: soft delete is on, for {} days, and the vault immutable, but not locked, where that was not read; look at them with `strongroom vault show`, and set them",
+            strict.join(", "),
+            vault.soft_delete_days,
+        ));
+    }
+    Ok(is_there)
 }
 
 /// The policies that a store names, or where it names none, the default ones; and how many it named.
@@ -115,12 +223,15 @@ fn policies_of(
     vault: Uuid,
     store: &strongroom_store::Vault,
     passed_over: &mut Vec<String>,
-) -> Result<(Vec<Policy>, usize)> {
-    let (found, problems) = notes::policies_in(store)?;
-    passed_over.extend(problems);
+) -> Result<(BTreeMap<String, Policy>, usize)> {
+    let found = notes::policies_in(store, passed_over)?;
     let mut drafts: BTreeMap<String, Policy> = BTreeMap::new();
     for noted in found.into_iter().flatten() {
         if let Err(error) = arm_names::check_policy_name(&noted.name) {
+            passed_over.push(format!("policy {}: {error}", noted.name.escape_debug()));
+            continue;
+        }
+        if let Err(error) = noted.rules.validate() {
             passed_over.push(format!("policy {}: {error}", noted.name.escape_debug()));
             continue;
         }
@@ -136,7 +247,7 @@ fn policies_of(
         drafts
             .extend(defaults.map(|(name, rules)| (key(name), policies::draft(service, vault, name, rules))));
     }
-    Ok((drafts.into_values().collect(), named))
+    Ok((drafts, named))
 }
 
 pub(super) fn item_of(
@@ -175,4 +286,144 @@ pub(super) fn item_of(
         purge_at: None,
         data_id: arm_names::numeric_name(id.as_bytes(), 0),
     })
+}
+
+/// What a vault has of an item.
+struct Found<'a> {
+    store_item: &'a ItemName,
+    manifests: &'a [&'a Manifest],
+    said: &'a HashMap<PointId, NotedPoint>,
+    note: Option<NotedItem>,
+}
+
+impl Found<'_> {
+    fn item(
+        &mut self,
+        service: &Service,
+        vault: &Vault,
+        policies: &BTreeMap<String, Policy>,
+        taken: &mut HashSet<String>,
+        passed_over: &mut Vec<String>,
+    ) -> Result<Item> {
+        let note = self.note.take();
+        let uuid = match (&note, self.manifests.last()) {
+            (Some(note), _) => note.machine_uuid.clone(),
+            (None, Some(newest)) => MachineRecord::of(newest).machine_uuid.unwrap_or_default(),
+            (None, None) => String::new(),
+        };
+        let machine: Option<Machine> =
+            service.catalog.first(Query::all().eq("host_uuid", uuid.as_str()).eq("gone", false))?;
+        let (group, machine_name) = self.place(vault, machine.as_ref(), note.as_ref(), taken);
+        let now = service.now();
+        let id = Uuid::new_v4();
+        let mut item = Item {
+            id,
+            version: 0,
+            vault: vault.id,
+            machine: machine.as_ref().map_or_else(Uuid::new_v4, |m| m.id),
+            machine_uuid: uuid,
+            group,
+            machine_name,
+            store_item: self.store_item.clone(),
+            state: ItemState::ProtectionStopped,
+            policy: None,
+            last_rules: self.last_rules(),
+            disks: None,
+            protected_at: now,
+            considered_until: now,
+            last_backup: None,
+            last_point_at: self.manifests.iter().map(|m| m.taken_at).max(),
+            deleted_at: None,
+            purge_at: None,
+            data_id: arm_names::numeric_name(id.as_bytes(), 0),
+        };
+        let Some(note) = note else { return Ok(item) };
+        item.disks = note.disks;
+        item.protected_at = note.protected_at;
+        item.data_id = note.data_id;
+        item.last_rules = note.last_rules.or(item.last_rules);
+        match note.state {
+            ItemState::NotProtected | ItemState::ProtectionStopped => return Ok(item),
+            ItemState::SoftDeleted => {
+                match (note.deleted_at, note.purge_at) {
+                    (Some(_), Some(_)) => {
+                        item.state = ItemState::SoftDeleted;
+                        item.deleted_at = note.deleted_at;
+                        item.purge_at = note.purge_at;
+                    }
+                    _ => passed_over.push(format!(
+                        "when {} was deleted: its protection is stopped instead",
+                        self.store_item
+                    )),
+                }
+                return Ok(item);
+            }
+            ItemState::IrPending | ItemState::Protected | ItemState::BackupsSuspended => {}
+        }
+        let policy = note.policy.as_deref().and_then(|name| policies.get(&key(name)));
+        let unknown = self.of_unknown_promise();
+        let elsewhere = match &machine {
+            Some(machine) => super::items::of_machine(service, machine.id)?
+                .iter()
+                .any(|other| super::items::holds_machine(other, vault)),
+            None => false,
+        };
+        let why = match policy {
+            None => format!("its policy {} is not there", note.policy.unwrap_or_default().escape_debug()),
+            // It would go by the policy, and may have been promised more.
+            Some(_) if unknown > 0 => {
+                format!("of {unknown} of its points it is not known how long they are to be kept")
+            }
+            Some(_) if elsewhere => "another vault protects its machine".to_owned(),
+            Some(policy) => {
+                item.state = match note.state {
+                    ItemState::IrPending if !self.manifests.is_empty() => ItemState::Protected,
+                    state => state,
+                };
+                item.policy = Some(policy.id);
+                item.last_rules = None;
+                return Ok(item);
+            }
+        };
+        if let Some(policy) = policy {
+            item.last_rules = Some(policy.rules.clone());
+        }
+        passed_over.push(format!("the protection of {}, which is stopped: {why}", self.store_item));
+        Ok(item)
+    }
+
+    /// Points of which neither manifest nor note says how long they are kept.
+    fn of_unknown_promise(&self) -> usize {
+        self.manifests.iter().filter(|m| m.kept.is_none() && !self.said.contains_key(&m.point)).count()
+    }
+
+    /// What the newest point that says so was promised by.
+    fn last_rules(&self) -> Option<Rules> {
+        self.manifests.iter().rev().find_map(|m| match &m.kept {
+            Some(Promise::Known(kept)) => kept.policy.as_ref().map(|p| p.rules.clone()),
+            _ => None,
+        })
+    }
+
+    /// Under which group and name: the machine's, where it is known here; no two of a vault have the same.
+    fn place(
+        &self,
+        vault: &Vault,
+        machine: Option<&Machine>,
+        note: Option<&NotedItem>,
+        taken: &mut HashSet<String>,
+    ) -> (String, String) {
+        let whole = self.store_item.as_str();
+        let last = whole.rsplit('/').next().unwrap_or_default();
+        let candidates = [
+            machine.map(|m| (m.group.clone(), m.name.clone())),
+            note.map(|n| (n.group.clone(), n.machine.clone())),
+            Some((vault.group.clone(), last.to_owned())),
+            Some((vault.group.clone(), whole.replace('/', "-"))),
+        ];
+        let unique = || (vault.group.clone(), format!("{last}-{}", Uuid::new_v4().simple()));
+        let mut candidates = candidates.into_iter().flatten();
+        let free = candidates.find(|(group, name)| taken.insert(key(&arm_names::item_name(group, name))));
+        free.unwrap_or_else(unique)
+    }
 }

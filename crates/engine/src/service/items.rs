@@ -3,7 +3,7 @@
 //! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
 
 use super::restore::OS_DISK_LUN;
-use super::{Service, backup, groups, jobs, machines, operations, policies, vaults};
+use super::{Service, backup, groups, jobs, machines, notes, operations, policies, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::SignedDuration;
 use strongroom_catalog::service::{
@@ -67,7 +67,7 @@ pub fn protectable(service: &Service, vault: &Vault) -> Result<Vec<Machine>> {
 }
 
 /// Whether an item keeps its machine from being protected in `vault`: one that was stopped elsewhere doesn't.
-fn holds_machine(item: &Item, vault: &Vault) -> bool {
+pub(super) fn holds_machine(item: &Item, vault: &Vault) -> bool {
     item.vault == vault.id || !matches!(item.state, ItemState::ProtectionStopped | ItemState::SoftDeleted)
 }
 
@@ -243,7 +243,7 @@ fn store_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Ite
 }
 
 /// Whether the vault lets the item go over to this policy: not to one that keeps less than what its points were made under.
-/// One that was imported has no such rules, and was promised nothing.
+/// One that was imported without a word of its rules has none.
 fn check_immutable(service: &Service, vault: &Vault, item: &Item, policy: &Policy) -> Result<()> {
     if vault.immutability == Immutability::Disabled {
         return Ok(());
@@ -296,7 +296,7 @@ pub fn stop(service: &Service, item: &Item, suspend: bool, asked_by: &str) -> Re
     let shown = policy.as_ref().filter(|_| suspend).map(|p| p.name.clone()).unwrap_or_default();
     job.properties.push(("Policy Name".into(), shown));
     if !suspend {
-        // Retention goes on by the rules it had.
+        // Nothing expires any more; what was promised is remembered, for the policy that it may get again.
         item.last_rules = policy.map(|p| p.rules).or(item.last_rules);
         item.policy = None;
     }
@@ -377,7 +377,10 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
         Err(error) => return Err(error.into()),
     }
     item.version += 1;
-    service.runner.wake();
+    match service.catalog.get::<Vault>(item.vault) {
+        Ok(Some(vault)) => notes::changed(service, &vault),
+        _ => service.runner.wake(),
+    }
     Ok(Changed { item, job, operation })
 }
 

@@ -25,13 +25,15 @@ pub fn list(
 
 pub fn get(service: &Service, item: &Item, name: &str) -> Result<Point> {
     let found: Option<Point> = service.catalog.first(Query::all().eq("item", item.id).eq("name", name))?;
-    found.filter(|point| point.going_at.is_none()).ok_or_else(|| {
-        Error::not_found(format!(
-            "Recovery point '{name}' of '{}' was not found: it never was, or it has expired. See `az backup recoverypoint list`.",
-            item.machine_name
-        ))
-        .coded("UserErrorRecoveryPointNotFound")
-    })
+    found.filter(|point| point.going_at.is_none()).ok_or_else(|| not_found(item, name))
+}
+
+pub fn not_found(item: &Item, name: &str) -> Error {
+    Error::not_found(format!(
+        "Recovery point '{name}' of '{}' was not found: it never was, or it has expired. See `az backup recoverypoint list`.",
+        item.machine_name
+    ))
+    .coded("UserErrorRecoveryPointNotFound")
 }
 
 pub fn count(service: &Service, item: &Item) -> Result<u64> {

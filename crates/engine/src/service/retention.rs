@@ -1,40 +1,90 @@
 //! Expired recovery points go.
 
 use super::held::{self, Absence};
-use super::{Service, jobs, reconcile, snapshots};
+use super::{Service, jobs, notes, reconcile, snapshots};
 use crate::error::{Error, ErrorKind, Result};
+use jiff::Timestamp;
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
-use strongroom_domain::retention::{PointFacts, RetentionMode, Tags, Verdict, retain};
+use strongroom_domain::item::ItemState;
+use strongroom_domain::retention::{PointFacts, RetentionMode, Rule, retain};
 use strongroom_store::StoreError;
 use uuid::Uuid;
 
-/// What keeps each of an item's points, and until when. None: it has no rules, so everything is kept. The rules are for points
-/// in the vault, which alone count; one that is not there is kept as long as its snapshot.
-pub fn verdicts(service: &Service, item: &Item, points: &[Point]) -> Result<Option<Vec<Verdict>>> {
-    let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
-    let facts: Vec<PointFacts> = points
-        .iter()
-        // One that is missing keeps no other from being the last.
-        .filter(|p| is_there(p))
+/// What keeps a point, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// When the policy, or its own date, lets it go. None: never by itself.
+    pub until: Option<Timestamp>,
+    /// What `until` is by. None: there is nothing that it could be by.
+    pub rule: Option<Rule>,
+    /// What holds it beyond that.
+    pub hold: Option<Hold>,
+}
+
+/// Why a point stays whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It is its item's last one.
+    LastPoint,
+    /// Protection was stopped: all points are kept.
+    ProtectionStopped,
+    /// The item was deleted, and can be brought back until it is purged.
+    SoftDeleted,
+    /// Nobody said yet by which policy it is to go.
+    NoPolicy,
+}
+
+impl Keeping {
+    /// Whether it is to go now.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.hold.is_none() && self.until.is_some_and(|at| at <= now)
+    }
+}
+
+/// What retention has to know of the points that are in the vault, which alone count.
+pub(super) fn facts(points: &[Point]) -> Vec<PointFacts> {
+    // One that is missing keeps no other from being the last.
+    let in_vault = points.iter().filter(|p| is_there(p));
+    in_vault
         .map(|p| PointFacts {
             taken_at: p.taken_at,
+            reason: p.reason,
             scheduled_for: p.scheduled_for,
             keep_until: p.keep_until,
         })
-        .collect();
+        .collect()
+}
+
+/// What keeps each of an item's points, and until when. The rules are for points in the vault; one that is not there is kept
+/// as long as its snapshot.
+pub fn keepings(service: &Service, item: &Item, points: &[Point]) -> Result<Vec<Keeping>> {
+    let policy: Option<Policy> = item.policy.map(|id| service.catalog.get(id)).transpose()?.flatten();
     let rules = policy.map(|p| p.rules).or_else(|| item.last_rules.clone());
-    let Some(rules) = rules else { return Ok(None) };
-    let mut by_rules = retain(&rules, item.state.retention_mode(), &facts).into_iter();
-    let without = |point: &Point| Verdict {
-        tags: Tags { on_demand: point.scheduled_for.is_none(), ..Tags::default() },
-        rules_until: point.snapshot.as_ref().map(|s| s.expires_at),
-        held: false,
+    let mode = item.state.retention_mode();
+    let all_held = match (item.state, &rules) {
+        (ItemState::SoftDeleted, _) => Some(Hold::SoftDeleted),
+        _ if mode == RetentionMode::KeepAll => Some(Hold::ProtectionStopped),
+        (_, None) => Some(Hold::NoPolicy),
+        (_, Some(_)) => None,
     };
-    let verdict = |point: &Point| match point.transfer {
-        Transfer::Done if is_there(point) => by_rules.next().unwrap_or_else(|| without(point)),
-        _ => without(point),
+    let facts = facts(points);
+    let mut by_rules = rules.map(|rules| retain(&rules, mode, &facts)).unwrap_or_default().into_iter();
+    let keeping = |point: &Point| match point.transfer {
+        Transfer::Done if is_there(point) => match by_rules.next() {
+            Some(verdict) => Keeping {
+                until: verdict.rules_until,
+                rule: verdict.rule,
+                hold: all_held.or(verdict.held.then_some(Hold::LastPoint)),
+            },
+            None => Keeping { until: None, rule: None, hold: Some(all_held.unwrap_or(Hold::NoPolicy)) },
+        },
+        _ => Keeping {
+            until: point.snapshot.as_ref().map(|s| s.expires_at),
+            rule: None,
+            hold: all_held.filter(|hold| *hold != Hold::NoPolicy),
+        },
     };
-    Ok(Some(points.iter().map(verdict).collect()))
+    Ok(points.iter().map(keeping).collect())
 }
 
 /// In the vault, for all that is known.
@@ -52,20 +102,21 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     // What was decided is carried through, whatever holds by now: nothing can be restored from these any more.
     let (mut expired, points): (Vec<Point>, Vec<Point>) =
         points.into_iter().partition(|point| point.going_at.is_some());
-    if may_expire
-        && item.state.retention_mode() != RetentionMode::KeepAll
-        && let Some(verdicts) = verdicts(service, &item, &points)?
-    {
-        let mut verdicts = verdicts.iter();
-        expired.extend(points.into_iter().filter(|point| {
-            let verdict = verdicts.next();
-            verdict.is_some_and(|verdict| verdict.is_expired(now)) && is_there(point)
-        }));
+    if may_expire && item.state.retention_mode() != RetentionMode::KeepAll {
+        let keepings = keepings(service, &item, &points)?;
+        let of_each = points.into_iter().zip(keepings);
+        expired.extend(
+            of_each
+                .filter(|(point, keeping)| keeping.is_expired(now) && is_there(point))
+                .map(|(point, _)| point),
+        );
     }
     if expired.is_empty() {
         return Ok(0);
     }
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
+    // What the vault's manifests do not say of its points must be there before any of them goes.
+    notes::ensure_points(service, &vault, Some(&item))?;
     let store = service.store(&vault)?;
     let mut gone = 0;
     for point in &expired {

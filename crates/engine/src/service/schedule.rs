@@ -57,7 +57,7 @@ fn look(service: &Service, mut item: Item, policy: &Policy, now: Timestamp) -> R
         Decision::Skip { scheduled_for, .. } => (scheduled_for, running),
     };
     item.considered_until = decision.considered_until();
-    let request = BackupRequest { scheduled_for: Some(due), keep_until: None, failures: 0 };
+    let request = BackupRequest::scheduled(due);
     let mut job = backup::draft(service, &item, &request, "");
     if let Some(running) = skipped {
         job.errors = vec![JobError {

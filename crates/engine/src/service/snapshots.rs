@@ -26,6 +26,7 @@ use strongroom_catalog::service::{
     Change, Item, Job, Point, PointSnapshot, Policy, Query, ServiceError, Transfer, Vault,
 };
 use strongroom_domain::PointId;
+use strongroom_domain::retention::RetentionMode;
 use strongroom_hypervisor::{Hypervisor, Outcome};
 use strongroom_store::{Manifest, ReadSession};
 use uuid::Uuid;
@@ -318,7 +319,7 @@ fn with_snapshot(service: &Service) -> Result<Vec<Point>> {
 }
 
 /// Snapshots whose time is over, by the policy as it is now, go. The caller trusts the clock. One that is not in the vault stays
-/// while it is its item's newest point: it is all there is of the machine's last state.
+/// while it is its item's newest point: it is all there is of the machine's last state; and while nothing of its item's goes.
 pub(super) fn expire(service: &Service) -> Result<usize> {
     let now = service.now();
     let mut gone = 0;
@@ -339,6 +340,10 @@ pub(super) fn expire(service: &Service) -> Result<usize> {
             continue;
         }
         if point.transfer != Transfer::Done {
+            // All there is of a point that is to be kept.
+            if item.as_ref().is_some_and(|i| i.state.retention_mode() == RetentionMode::KeepAll) {
+                continue;
+            }
             let newest: Option<Point> =
                 service.catalog.first(Query::all().eq("item", point.item).descending("taken_us"))?;
             if newest.is_none_or(|n| n.id == point.id) {

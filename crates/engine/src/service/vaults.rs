@@ -1,6 +1,6 @@
 //! Recovery Services vaults: their settings in the catalog, their bytes in a store.
 
-use super::{Service, groups, held, keys, policies, reconcile, storage};
+use super::{Service, groups, held, keys, notes, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vaults as stores;
 use serde_json::{Value, json};
@@ -168,6 +168,7 @@ pub fn put(
     match result {
         Ok(()) => {
             vault.version = 1;
+            notes::changed(service, &vault);
             Ok((vault, true))
         }
         Err(error) => {
@@ -188,13 +189,15 @@ pub fn put(
 
 /// Changes settings of a vault.
 pub fn update(service: &Service, vault: &Vault, settings: &VaultSettings) -> Result<Vault> {
-    service
+    let updated = service
         .catalog
         .update::<Vault, Error>(vault.id, |row| {
             change(service, row, settings)?;
             Ok(Vec::new())
         })?
-        .ok_or_else(|| not_found(&vault.group, &vault.name))
+        .ok_or_else(|| not_found(&vault.group, &vault.name))?;
+    notes::changed(service, &updated);
+    Ok(updated)
 }
 
 fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Result<()> {

@@ -114,6 +114,7 @@ pub fn draft(item: &str, vault: &Vault, disks: Vec<Disk>, parent: Option<&Manife
         consistency: Consistency::new(ConsistencyLevel::Crash, "a test"),
         disks,
         definition: None,
+        kept: None,
         warnings: vec![],
         attributes: Default::default(),
     }

@@ -46,6 +46,10 @@ impl Consistency {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A point is kept until EXPIRES by the longest rule that is for it. The last point of a machine
+(`the last`) stays beyond that until there is a newer one; of a machine whose protection was
+stopped, all points are kept for ever.
+
 Points that are in the vault and that the catalog does not know (put there by `image backup` or
 `rescue vm backup`) are listed with --unmanaged; those of a vault that no service knows by
 `strongroom rescue point list`.
@@ -200,8 +204,23 @@ pub struct PointDocument {
     pub consistency: String,
     /// Why it is not better.
     pub reason: String,
+    /// When it goes. None: not by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// By which rule: `Daily`, `Weekly`, `Monthly`, `Yearly`, `OnDemand`; or what keeps it beyond them, as in `held_by`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// Of this policy.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule_of_policy: String,
+    /// `LastRecoveryPoint` (it goes when there is a newer one, at the earliest), `ProtectionStopped`, `SoftDeleted`, `NoPolicy`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub held_by: String,
+    /// Why it was made: `scheduled`, `on-demand`, `before-restore` or `unknown`.
+    pub made: String,
+    /// The time of the schedule that it was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_for: Option<Timestamp>,
     /// `snapshot`, `snapshot+vault`, `vault`, or `missing` in the vault.
     pub tier: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -249,6 +268,11 @@ impl PointDocument {
             },
             reason: text(document, "/properties/recoveryPointAdditionalInfo"),
             expires_at: some_time(document, "/properties/recoveryPointProperties/expiryTime"),
+            rule: text(document, "/properties/recoveryPointProperties/ruleName"),
+            rule_of_policy: text(document, "/properties/strongroomRetention/policyName"),
+            held_by: text(document, "/properties/strongroomRetention/heldBy"),
+            made: text(document, "/properties/strongroomRetention/reason"),
+            scheduled_for: some_time(document, "/properties/strongroomRetention/scheduledTime"),
             tier: match (is_in("InstantRP"), is_in("HardenedRP")) {
                 (true, true) => "snapshot+vault",
                 (true, false) => "snapshot",
@@ -352,12 +376,13 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
                     super::common::shown_time(p.taken_at),
                     p.consistency.clone(),
                     p.tier.clone(),
-                    p.expires_at.map_or_else(|| "-".into(), time),
+                    p.expires_at.map_or_else(|| "never".into(), time),
+                    kept_by(p),
                     p.drill.as_ref().map_or("-", |d| if d.passed { "passed" } else { "failed" }).into(),
                 ]
             })
             .collect();
-        table(&["POINT", "TAKEN", "CONSISTENCY", "TIER", "EXPIRES", "DRILL"], &rows)
+        table(&["POINT", "TAKEN", "CONSISTENCY", "TIER", "EXPIRES", "KEPT BY", "DRILL"], &rows)
     })?;
     if !context.json {
         if found.is_empty() {
@@ -383,7 +408,9 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             ("vault", format!("{} (group {})", shown.vault, shown.resource_group)),
             ("taken", super::common::shown_time(shown.taken_at)),
             ("consistency", consistency(&shown)),
-            ("expires", shown.expires_at.map_or_else(|| "not by itself".into(), time)),
+            ("made", made(&shown)),
+            ("expires", shown.expires_at.map_or_else(|| "never by itself".into(), time)),
+            ("kept by", kept_by(&shown)),
         ];
         entries.push(("tier", tier(&shown)));
         if let Some(guest) = &shown.guest {
@@ -400,6 +427,40 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         list(&entries)
     })?;
     Ok(Outcome::Done)
+}
+
+fn made(point: &PointDocument) -> String {
+    match (point.made.as_str(), point.scheduled_for) {
+        ("scheduled", Some(run)) => format!("by the schedule, for {}", time(run)),
+        ("scheduled", None) => "by the schedule".into(),
+        ("on-demand", _) => "on demand".into(),
+        ("before-restore", _) => "before a restore replaced the disks".into(),
+        _ => "unknown".into(),
+    }
+}
+
+/// What keeps it: a rule of a policy, its own date, or what holds it beyond both.
+fn kept_by(point: &PointDocument) -> String {
+    let rule = match point.rule.as_str() {
+        "Daily" => "daily",
+        "Weekly" => "weekly",
+        "Monthly" => "monthly",
+        "Yearly" => "yearly",
+        "OnDemand" => "on demand",
+        "ProtectionStopped" => "stopped protection",
+        "SoftDeleted" => "soft delete",
+        "NoPolicy" => "no policy yet",
+        "" => "its snapshot",
+        other => other,
+    };
+    let mut told = rule.to_owned();
+    if !point.rule_of_policy.is_empty() {
+        told += &format!(" of {}", point.rule_of_policy);
+    }
+    if point.held_by == "LastRecoveryPoint" {
+        told += ", the last";
+    }
+    told
 }
 
 fn tier(point: &PointDocument) -> String {

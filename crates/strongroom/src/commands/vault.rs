@@ -214,9 +214,11 @@ pub struct UndeleteArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a vault whose catalog was lost, or that another service made. All machines that it holds
-come back with their points; their protection is stopped until somebody resumes it
-(`strongroom vm resume`).
+For a vault whose catalog was lost, or that another service made. It comes back with its
+settings and policies, and all machines that it holds, protected, stopped or deleted as they
+were, with their points, each for as long as it was promised. Where the vault does not say by
+what a machine's points are to go, all of them are kept until somebody resumes its protection
+(`strongroom vm resume`). What could not be read is told.
 
 Examples:
   strongroom vault import /srv/backup/vault --name main
@@ -626,6 +628,8 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
         "machines": count("items"),
         "recovery_points": count("recoveryPoints"),
         "policies": count("policies"),
+        "settings": answer["settings"] == true,
+        "stopped": count("stopped"),
         "passed_over": passed_over,
     });
     context.print(&shown, || {
@@ -633,10 +637,15 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
         entries.push(("machines", count("items").to_string()));
         entries.push(("points", count("recoveryPoints").to_string()));
         entries.push(("policies", count("policies").to_string()));
+        let found = if answer["settings"] == true { "as they were" } else { "the default ones" };
+        entries.push(("settings", found.into()));
         list(&entries)
     })?;
-    if count("items") > 0 {
-        context.note("protection of its machines is stopped: `strongroom vm resume` begins it again");
+    if count("stopped") > 0 {
+        context.note(format_args!(
+            "protection of {} of its machines is stopped, and all their points are kept: `strongroom vm resume` begins it again",
+            count("stopped")
+        ));
     }
     Ok(Outcome::Done)
 }

@@ -53,16 +53,21 @@ struct Names {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A backup that runs is cancelled. The last point is kept whatever the policy says.
+A backup that runs is cancelled. All recovery points are kept for ever, or until protection is
+resumed or the machine deleted. With --retain-recovery-points-as-per-policy they go on expiring
+by the policy, all but the last one.
 
 Examples:
   strongroom vm stop web01
-  strongroom vm stop web01 web02 --let-expire")]
+  strongroom vm stop web01 web02 --retain-recovery-points-as-per-policy")]
 pub struct StopArgs {
     #[command(flatten)]
     machines: Names,
-    /// Keep the policy, so that points go on expiring by it and resuming needs none.
-    #[arg(long)]
+    /// Let points go on expiring by the policy, but for the last; resuming then needs none.
+    #[arg(long, alias = "retain-as-per-policy")]
+    retain_recovery_points_as_per_policy: bool,
+    /// What the option was called.
+    #[arg(long, hide = true)]
     let_expire: bool,
 }
 
@@ -226,7 +231,12 @@ fn machine_id(item: &Item) -> String {
 }
 
 pub fn stop(arguments: &StopArgs, context: &Context) -> Result<Outcome> {
-    let state = if arguments.let_expire { "BackupsSuspended" } else { "ProtectionStopped" };
+    if arguments.let_expire {
+        let message = "--let-expire is called --retain-recovery-points-as-per-policy, as in Azure";
+        return Err(Error::invalid(message).into());
+    }
+    let state =
+        if arguments.retain_recovery_points_as_per_policy { "BackupsSuspended" } else { "ProtectionStopped" };
     change(&arguments.machines, context, |client, _, item| {
         let mut body = body(&machine_id(item), "", None);
         body["properties"]["protectionState"] = state.into();
