@@ -44,7 +44,7 @@ struct Server {
 }
 
 impl QemuImage {
-    /// Opens `image` as `format`.
+    /// Opens `image` as `format`, and no other file. Refuses one that names others.
     pub fn open(image: &Path, format: &str, access: Access) -> Result<Self> {
         let mut server = Server::start(image, format, access)?;
         let mut clients = Vec::with_capacity(QEMU_NBD_CONNECTIONS);
@@ -136,9 +136,10 @@ impl Server {
         let failed = |e| Error::io("making a temporary directory for qemu-nbd's socket", e);
         let directory = tempfile::Builder::new().prefix("strongroom-").tempdir().map_err(failed)?;
         let messages = tempfile::tempfile().map_err(failed)?;
+        let name = strongroom_hypervisor::image::alone(&absolute(image)?, format)?;
         let mut command = Command::new("qemu-nbd");
         command
-            .args(["--format", format, "--aio=threads", "--shared"])
+            .args(["--aio=threads", "--shared"])
             .arg((QEMU_NBD_CONNECTIONS + 1).to_string())
             .arg("--socket")
             .arg(directory.path().join("nbd"))
@@ -149,7 +150,7 @@ impl Server {
             Access::Scratch => command.args(["--cache=unsafe", "--discard=unmap"]),
             Access::InPlace => command.args(["--cache=writeback", "--discard=unmap"]),
         };
-        command.arg("--").arg(absolute(image)?);
+        command.arg("--").arg(name);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);
         end_with_us(&mut command);
         let child = command.spawn().map_err(|e| missing("qemu-nbd", e))?;
@@ -264,7 +265,7 @@ fn missing(program: &str, cause: io::Error) -> Error {
 }
 
 /// Moves everything that a qcow2 image has from its backing store into it, and cuts it loose. Takes as long as it takes;
-/// cancelled, what was moved stays.
+/// cancelled, what was moved stays. What its header names as that store is what the caller made it name.
 pub fn flatten(image: &Path, progress: &Progress) -> Result<()> {
     let failed = |e| Error::io("running qemu-img", e);
     let mut messages = tempfile::tempfile().map_err(failed)?;

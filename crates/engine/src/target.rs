@@ -19,6 +19,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use strongroom_hypervisor::image;
 use strongroom_store::BlockTarget;
 use uuid::Uuid;
 
@@ -352,21 +353,13 @@ pub fn check_room(path: &Path, format: DiskFormat, data_bytes: u64) -> Result<()
 
 /// What tracked the changes of the disk it was cloned from means nothing in the clone.
 fn remove_bitmaps(path: &Path, shown: &Path) -> Result<()> {
-    let arguments: [&OsStr; 5] =
-        ["info".as_ref(), "--output=json".as_ref(), "-f".as_ref(), "qcow2".as_ref(), path.as_os_str()];
+    let image = image::alone(path, "qcow2")?;
+    let arguments: [&OsStr; 3] = ["info".as_ref(), "--output=json".as_ref(), image.as_ref()];
     let told: serde_json::Value = serde_json::from_slice(&qemu_img(&arguments, shown)?)
         .map_err(|e| Error::new(ErrorKind::Failed, format!("looking at {}: {e}", shown.display())))?;
     let bitmaps = told.pointer("/format-specific/data/bitmaps").and_then(|b| b.as_array());
     for name in bitmaps.into_iter().flatten().filter_map(|b| b.get("name")?.as_str()) {
-        let arguments: [&OsStr; 6] = [
-            "bitmap".as_ref(),
-            "--remove".as_ref(),
-            "-f".as_ref(),
-            "qcow2".as_ref(),
-            path.as_os_str(),
-            name.as_ref(),
-        ];
-        qemu_img(&arguments, shown)?;
+        qemu_img(&["bitmap", "--remove", &image, name], shown)?;
     }
     Ok(())
 }

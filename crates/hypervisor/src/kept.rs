@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, RawFile};
 use crate::guest::GuestReport;
+use crate::image::Layer;
 use crate::limits::{CLONE_PREFIX, KEPT_NVRAM_BYTES_MAX, KEPT_RECORD_BYTES_MAX, OWN_PREFIX};
 use crate::model::DiskFormat;
 use crate::snapshot::{Changes, Independent, Timings};
@@ -98,6 +99,9 @@ pub(crate) struct RecordDisk {
     length_bytes: u64,
     modified: (i64, i64),
     pub has_backing: bool,
+    /// What libvirt said is below it. None of records from before this was noted.
+    #[serde(default)]
+    layer: Option<Layer>,
     /// What the next snapshot of a raw disk compares with: the same file by another name.
     pub compare: Option<PathBuf>,
     /// The one before, which goes when the point is committed.
@@ -109,6 +113,18 @@ impl RecordDisk {
         unpack(&self.extents, self.size_bytes).ok_or_else(|| {
             Error::failed("understanding", self.file.display().to_string(), "its record is damaged")
         })
+    }
+
+    /// The clone, and what is below it.
+    pub fn layer(&self) -> Result<Layer> {
+        match &self.layer {
+            Some(layer) => Ok(layer.with_first(&self.file)),
+            None if !self.has_backing => Layer::alone(&self.file, self.format.name()),
+            None => Err(Error::Spoiled {
+                what: self.file.display().to_string(),
+                why: "it is based on other images, and what libvirt said of them was not noted with it".into(),
+            }),
+        }
     }
 
     /// Fails when the clone is gone or was written to.
@@ -221,6 +237,7 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
             length_bytes: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
             has_backing: clone.has_backing,
+            layer: Some(clone.layer.clone()),
             compare: clone.keep.then(|| clone.path.clone()),
             previous: clone.previous.clone(),
         });

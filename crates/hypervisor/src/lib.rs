@@ -18,6 +18,7 @@ mod export;
 mod extents;
 mod files;
 mod guest;
+pub mod image;
 mod instant;
 mod kept;
 mod libvirt;

@@ -105,6 +105,9 @@ pub struct Disk {
     pub shareable: bool,
     pub transient: bool,
     pub encrypted: bool,
+    /// The definition names an image that it is based on.
+    #[serde(default)]
+    pub has_backing_store: bool,
     /// Why it is left out of snapshots. `None`: it is taken.
     pub skipped: Option<String>,
 }

@@ -203,6 +203,14 @@ fn places<'m>(
             ))
             .coded("UserErrorReplaceDisksNotSupported"));
         };
+        if there.has_backing_store {
+            return Err(Error::unsupported(format!(
+                "Disk {} of '{}' is based on another image by its definition, which would show through a disk that takes its place: restore \
+                 the point's disks to a storage location, or merge the images first (`virsh blockcommit`).",
+                disk.name, machine.name
+            ))
+            .coded("UserErrorReplaceDisksNotSupported"));
+        }
         let format = match there.format {
             Some(strongroom_hypervisor::DiskFormat::Raw) => DiskFormat::Raw,
             Some(strongroom_hypervisor::DiskFormat::Qcow2) => DiskFormat::Qcow2,

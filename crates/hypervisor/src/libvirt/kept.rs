@@ -101,7 +101,7 @@ pub fn open(options: &LibvirtOptions, path: &Path) -> Result<(MachineSnapshot, K
             DiskFormat::Qcow2 => {
                 let what = format!("disk `{}` of {}", disk.target, machine(&record.name));
                 let serve = ServeOptions { bitmap: None, without_locks: disk.has_backing };
-                let nbd = NbdDisk::open_image(&disk.file, &serve, &directory.path, &what)?;
+                let nbd = NbdDisk::open_image(&disk.layer()?, &serve, &directory.path, &what)?;
                 (nbd.size_bytes(), Arc::new(nbd))
             }
         };
