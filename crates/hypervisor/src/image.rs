@@ -52,7 +52,8 @@ impl Qcow2Header {
         if !at(0, &mut head[..72])? || head[..4] != MAGIC {
             return Ok(None);
         }
-        let number = |from: usize| u32::from_be_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
+        let number =
+            |from: usize| u32::from_be_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
         let long = |from: usize| (u64::from(number(from)) << 32) | u64::from(number(from + 4));
         let version = number(4);
         let (backing_at, backing_bytes) = (long(8), number(16) as usize);
@@ -108,7 +109,10 @@ pub enum Place {
     File(PathBuf),
     Block(PathBuf),
     /// An export of an NBD server on a Unix socket.
-    Nbd { socket: PathBuf, export: String },
+    Nbd {
+        socket: PathBuf,
+        export: String,
+    },
     /// Other network storage, by libvirt's word for it.
     Other(String),
 }
@@ -261,9 +265,8 @@ impl Layer {
     fn protocol(&self) -> Result<Value> {
         let text = |path: &Path| {
             let path = path.to_str().filter(|_| path.is_absolute());
-            path.map(str::to_owned).ok_or_else(|| {
-                Error::unsupported(self.shown(), "its path is not absolute and valid UTF-8")
-            })
+            path.map(str::to_owned)
+                .ok_or_else(|| Error::unsupported(self.shown(), "its path is not absolute and valid UTF-8"))
         };
         match &self.place {
             Place::File(path) => Ok(json!({ "driver": "file", "filename": text(path)? })),
@@ -304,7 +307,8 @@ impl Layer {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => head.fill(0),
             other => other.map_err(failed)?,
         }
-        let long = |from: usize| head[from..from + 8].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        let long =
+            |from: usize| head[from..from + 8].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
         let (capacity, description_at, description_sectors) = (long(12), long(28), long(36));
         if head[..4] != *b"KDMV" || capacity == 0 {
             return refused(
@@ -364,9 +368,12 @@ mod tests {
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("secret"), "SECRET OF THE HOST".repeat(4096)).unwrap();
         let image = path("disk.qcow2");
-        for name in
-            ["secret", &path("secret"), "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}", "nbd://localhost/x"]
-        {
+        for name in [
+            "secret",
+            &path("secret"),
+            "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}",
+            "nbd://localhost/x",
+        ] {
             qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", &image, "1M"]);
             let header = Qcow2Header::read(Path::new(&image)).unwrap().unwrap();
             assert_eq!(header.backing.as_deref(), Some(name));

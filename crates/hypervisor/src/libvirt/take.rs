@@ -118,6 +118,10 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     };
     let not_cloned = taking.why_no_clones();
     let cloneable = not_cloned.is_none();
+    let not_kept = not_cloned.or_else(|| {
+        let directories: BTreeSet<PathBuf> = taking.disks.iter().map(PlannedDisk::directory).collect();
+        directories.iter().find_map(|directory| files::why_not_private(directory))
+    });
     // What is read by others than the machine's own process is opened as libvirt says, or not at all; before it is held.
     if cloneable || !state.is_active() {
         let images = taking.disks.iter().filter(|d| d.format == DiskFormat::Qcow2 && !d.is_encrypted);
@@ -159,7 +163,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         warnings: taking.warnings,
         timings: taking.timings,
         guest: taking.inside.report,
-        not_kept: not_cloned,
+        not_kept,
         backend: Some(Box::new(taken.backend)),
     })
 }
