@@ -6,6 +6,7 @@ use crate::error::{Result, StoreError};
 use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
 use crate::objects::Kind;
 use crate::record;
+use crate::single_writer;
 use crate::vault::Vault;
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
@@ -35,6 +36,9 @@ pub struct LeaseRecord {
     /// Counts renewals.
     pub renewed: u64,
     pub lease_seconds: u64,
+    /// It reads, and writes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
     pub state: LeaseState,
 }
 
@@ -106,6 +110,7 @@ impl Lease {
         reading_only: bool,
     ) -> Result<Option<Self>> {
         vault.check_there()?;
+        let is_single_writer = !reading_only && vault.is_single_writer()?;
         let environment = vault.environment();
         let shared = Arc::new(Shared {
             record: Mutex::new(LeaseRecord {
@@ -115,6 +120,7 @@ impl Lease {
                 started_at: environment.now(),
                 renewed: 0,
                 lease_seconds: LEASE_SECONDS,
+                reads: reading_only,
                 state: LeaseState::Active,
             }),
             renewed: Mutex::new(Some(environment.elapsed())),
@@ -131,6 +137,10 @@ impl Lease {
                 return Ok(None);
             }
             Err(e) => return Err(e),
+        }
+        if is_single_writer && let Err(error) = single_writer::check_alone(vault, session) {
+            vault.objects().delete(&object_name(&session))?;
+            return Err(error);
         }
         let for_renewer = shared.clone();
         let renewer = std::thread::Builder::new()

@@ -90,6 +90,7 @@ pub mod reclaim;
 mod record;
 mod rewrite;
 mod session;
+mod single_writer;
 mod stats;
 mod tree;
 mod vault;

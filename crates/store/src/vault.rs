@@ -17,7 +17,7 @@ use crate::reclaim::condemned;
 use crate::tree::NodeSource;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use strongroom_domain::{ItemName, PointId, PointSelector, VaultId};
 
 /// Interior and leaf nodes kept decoded.
@@ -35,6 +35,8 @@ struct Inner {
     index: Mutex<Option<Arc<Index>>>,
     frames: Frames,
     nodes: Mutex<HashMap<Id, Arc<Node>>>,
+    /// Whether at most one run at a time may write; once it is known.
+    single_writer: OnceLock<bool>,
 }
 
 /// What to make a vault with.
@@ -145,6 +147,7 @@ impl Vault {
             index: Mutex::default(),
             frames: Frames::default(),
             nodes: Mutex::default(),
+            single_writer: OnceLock::new(),
         }))
     }
 
@@ -166,6 +169,10 @@ impl Vault {
 
     pub fn objects(&self) -> &BlobStore {
         &self.0.objects
+    }
+
+    pub(crate) fn single_writer(&self) -> &OnceLock<bool> {
+        &self.0.single_writer
     }
 
     pub(crate) fn keys(&self) -> &VaultKeys {
