@@ -70,6 +70,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
 /// How long points may be gone before their space is reclaimed.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often vaults' stores are asked whether they create only what is not there.
+pub const EXCLUSIVE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How long ended operations and jobs can be looked at.
 pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A machine that is asked for and not known is looked for this often at most.

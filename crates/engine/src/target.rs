@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     DIRECT_ALIGNMENT_BYTES, DIRECT_PIECE_BYTES, SPARE_ROOM_BYTES, WRITEBACK_STEP_BYTES, ZEROES_AT_ONCE_BYTES,
 };
-use crate::qemu_nbd::{Access, QemuImage, qemu_img};
+use crate::qemu_nbd::{Access, KeyFile, QemuImage, qemu_img};
 use crate::vhd;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
@@ -93,6 +93,8 @@ pub struct NewImageOptions {
     pub durable: bool,
     /// What its hidden name ends with, for whoever removes it after a crash; default: something new.
     pub tag: Option<String>,
+    /// It is encrypted with it (LUKS); qcow2 only.
+    pub passphrase: Option<String>,
 }
 
 /// An image being written, next to where it will be, as `.NAME.strongroom-partial-ID`. Removed again unless finished.
@@ -142,16 +144,16 @@ impl NewImage {
             DiskFormat::Qcow2 => {
                 drop(file);
                 let size = options.size_bytes.to_string();
-                let arguments: [&OsStr; 6] = [
-                    "create".as_ref(),
-                    "-q".as_ref(),
-                    "-f".as_ref(),
-                    "qcow2".as_ref(),
-                    partial.path.as_os_str(),
-                    size.as_ref(),
-                ];
+                let key = options.passphrase.as_deref().map(KeyFile::new).transpose()?;
+                let object = key.as_ref().map(KeyFile::object).transpose()?;
+                let mut arguments: Vec<&OsStr> = vec!["create".as_ref(), "-q".as_ref()];
+                if let Some(object) = &object {
+                    arguments.extend(["--object".as_ref(), OsStr::new(object)]);
+                    arguments.extend(["-o", KeyFile::IMAGE_OPTIONS].map(OsStr::new));
+                }
+                arguments.extend(["-f".as_ref(), "qcow2".as_ref(), partial.path.as_os_str(), size.as_ref()]);
                 qemu_img(&arguments, path)?;
-                Body::Qcow2(QemuImage::open(&partial.path, "qcow2", Access::Scratch)?)
+                Body::Qcow2(QemuImage::open_with(&partial.path, "qcow2", Access::Scratch, key)?)
             }
         };
         Ok(Self { partial, options, body })
@@ -533,5 +535,42 @@ impl Device {
 impl BlockTarget for Device {
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, offset_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encrypted_image_opens_with_its_key_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.qcow2");
+        let passphrase = "0123456789abcdef0123456789abcdef";
+        let image = NewImage::create(NewImageOptions {
+            path: path.clone(),
+            format: DiskFormat::Qcow2,
+            size_bytes: 4 << 20,
+            data_bytes: 1 << 20,
+            durable: false,
+            tag: None,
+            passphrase: Some(passphrase.into()),
+        })
+        .unwrap();
+        let marker = b"A MARKER OF THE SOURCE ".repeat(1024);
+        image.write_at(1 << 20, &marker).unwrap();
+        image.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(16).any(|w| w == &marker[..16]), "it is not encrypted");
+        assert!(QemuImage::open(&path, "qcow2", Access::ReadOnly).is_err());
+        let wrong = Some(KeyFile::new("another").unwrap());
+        assert!(QemuImage::open_with(&path, "qcow2", Access::ReadOnly, wrong).is_err());
+        let key = Some(KeyFile::new(passphrase).unwrap());
+        let image = QemuImage::open_with(&path, "qcow2", Access::ReadOnly, key).unwrap();
+        let mut read = vec![1; marker.len()];
+        image.read_at(1 << 20, &mut read).unwrap();
+        assert_eq!(read, marker);
+        image.read_at(0, &mut read[..4096]).unwrap();
+        assert_eq!(read[..4096], [0; 4096]);
     }
 }

@@ -161,9 +161,10 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
 fn itself(path: &Path) -> Result<serde_json::Value> {
     let Layer { place, .. } = Layer::alone(path, "qcow2")?;
     let driver = if matches!(place, Place::Block(_)) { "host_device" } else { "file" };
-    let file = place.path().and_then(Path::to_str).ok_or_else(|| {
-        Error::unsupported(path.display().to_string(), "its path is not valid UTF-8")
-    })?;
+    let file = place
+        .path()
+        .and_then(Path::to_str)
+        .ok_or_else(|| Error::unsupported(path.display().to_string(), "its path is not valid UTF-8"))?;
     Ok(serde_json::json!({
         "driver": "qcow2", "file": { "driver": driver, "filename": file }, "backing": null,
     }))

@@ -118,9 +118,11 @@ fn libvirt_what_cannot_be_is_refused() {
     define(&domain_xml(&odd, "", &disk_xml("vda", "qcow2", &posing, "")));
     let words = [text(&posing), &secret, "libvirt does not", "start the machine", "backingStore"];
     refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", &words);
+    remove_machine(&odd);
     // As where it says that there is nothing below.
     define(&domain_xml(&odd, "", &disk_xml("vda", "qcow2", &posing, "<backingStore/>")));
     refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", &words);
+    remove_machine(&odd);
     // Where the definition names the file, it is read, and another one that the header names is not.
     let base = lab.path().join("base");
     std::fs::write(&base, vec![b'B'; MIB as usize]).unwrap();

@@ -7,6 +7,7 @@
 //! The commit of a machine that stays is its start. From there on what is written in it is somebody's data: it is
 //! removed by [`abandon`] alone.
 
+use super::encryption;
 pub use super::exports::Exports;
 use super::restore::{check_networks, choose_disks, definition_of, nvram_of, tpm_of};
 use super::storage::{Storage, check_machine_name};
@@ -43,6 +44,9 @@ pub struct Plan {
     pub nvram: Option<PathBuf>,
     /// None: as it was.
     pub network: Network,
+    /// Disks that libvirt encrypted may be unencrypted.
+    #[serde(default)]
+    pub unencrypted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,8 @@ pub struct Wanted<'a> {
     pub disks: &'a [String],
     /// Its files are hidden ones, and room is only needed for what it writes.
     pub is_thrown_away: bool,
+    /// Disks that libvirt encrypted may be unencrypted: otherwise they are refused.
+    pub unencrypted: bool,
 }
 
 /// Refuses what can be refused, and makes nothing.
@@ -99,6 +105,7 @@ pub fn plan(
     if chosen.is_empty() {
         return Err(Error::not_found(format!("recovery point {} has no disks", point.point)));
     }
+    encryption::check(point, wanted.disks, wanted.unencrypted)?;
     check_networks(hypervisor, definition, &wanted.network.choice())?;
     let storage = Storage::open(wanted.directory, hypervisor, &chosen)?;
     let directory = storage.directory.clone();
@@ -131,6 +138,7 @@ pub fn plan(
         disks,
         nvram,
         network: wanted.network.clone(),
+        unencrypted: wanted.unencrypted,
     })
 }
 
@@ -206,11 +214,13 @@ fn overlay_machine(point: &Manifest, plan: &Plan) -> Result<OverlayMachine> {
                     target: d.target.clone(),
                     path: d.path.clone(),
                     format: DiskFormat::Qcow2,
+                    secret: None,
                 })
                 .collect(),
             network: plan.network.choice(),
             nvram: plan.nvram.clone(),
             tpm: tpm_of(point, &mut Vec::new()),
+            unencrypted: plan.unencrypted,
         },
         uuid: plan.uuid,
         socket: plan.socket.clone(),

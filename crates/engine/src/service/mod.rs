@@ -17,6 +17,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod drill;
+mod exclusive;
 pub mod groups;
 pub mod housekeeping;
 pub mod import;
@@ -90,6 +91,7 @@ pub struct Inner {
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
+    exclusive: exclusive::Found,
     /// Held while the data directory is in use; ends with the process.
     _lock: File,
 }
@@ -229,6 +231,7 @@ impl Service {
             tenant,
             run: Uuid::new_v4(),
             stores: Mutex::default(),
+            exclusive: exclusive::Found::default(),
             _lock: lock,
         }));
         for host in &service.hosts {
@@ -300,6 +303,16 @@ impl Service {
         }
         let store = vaults::open_store(self, vault)?;
         Ok(self.stores.lock().entry(vault.id).or_insert(store).clone())
+    }
+
+    /// The same, if points may be written to it.
+    pub(crate) fn writable_store(
+        &self,
+        vault: &strongroom_catalog::service::Vault,
+    ) -> Result<strongroom_store::Vault> {
+        let store = self.store(vault)?;
+        exclusive::check(self, vault, &store)?;
+        Ok(store)
     }
 
     pub(crate) fn close_store(&self, vault: Uuid) {

@@ -96,10 +96,8 @@ fn layer_of(node: Node<'_, '_>, source: Node<'_, '_>, format: &str, below: Below
         let host = child(source, "host")?;
         let is_unix = host.attribute("transport") == Some("unix");
         let socket = host.attribute("socket").filter(|_| is_unix)?.into();
-        (source.attribute("protocol") == Some("nbd")).then(|| Place::Nbd {
-            socket,
-            export: source.attribute("name").unwrap_or_default().to_owned(),
-        })
+        (source.attribute("protocol") == Some("nbd"))
+            .then(|| Place::Nbd { socket, export: source.attribute("name").unwrap_or_default().to_owned() })
     };
     let place = match kind {
         "file" => path("file").map(Place::File),
@@ -258,7 +256,9 @@ mod tests {
         assert_eq!((below.len(), &below[1].below), (2, &Below::Nothing));
         assert_eq!((layer("vdb").place, layer("vdb").below), (Place::Block("/dev/x".into()), Below::Nothing));
         assert_eq!(layer("vdc").below, Below::Unsaid);
-        assert!(layer("vdd").why_not_here().unwrap().contains("network") && layer("vda").why_not_here().is_none());
+        assert!(
+            layer("vdd").why_not_here().unwrap().contains("network") && layer("vda").why_not_here().is_none()
+        );
         assert!(super::layer(&document, "vdz").is_none());
         let has: Vec<bool> = disks(&document).iter().map(|d| d.has_backing_store).collect();
         assert_eq!(has, [true, false, false, true]);
