@@ -212,7 +212,8 @@ fn kept_and_spoiled() {
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 64k", &base_text]);
     machine.model.get_mut("vda").unwrap()[..65_536].fill(7);
     // Off, its definition does not name the base.
-    let refused = machine.hypervisor.snapshot(&machine.name, &machine.request()).unwrap_err();
+    let request = machine.request();
+    let refused = machine.hypervisor.snapshot(&machine.name, &request).unwrap_err();
     assert!(matches!(&refused, Error::Unsupported { .. }), "{refused}");
     assert!(refused.to_string().contains("base.qcow2"), "{refused}");
     let late = opened.check().unwrap_err();
