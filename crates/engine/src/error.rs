@@ -151,6 +151,7 @@ fn kind_of_object(kind: Kind) -> ErrorKind {
         Kind::Invalid | Kind::TooLarge => ErrorKind::Invalid,
         Kind::Short => ErrorKind::Corrupt,
         Kind::Transient => ErrorKind::Unavailable,
+        Kind::NotExclusive => ErrorKind::Unsupported,
         Kind::Other => ErrorKind::Failed,
     }
 }

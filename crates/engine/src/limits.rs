@@ -79,6 +79,8 @@ pub const RECONCILIATION_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 pub const NOTE_ITEMS: usize = 2000;
 /// How long points may be gone before their space is reclaimed.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often vaults' stores are asked whether they create only what is not there.
+pub const EXCLUSIVE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How long ended operations and jobs can be looked at.
 pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A machine that is asked for and not known is looked for this often at most.

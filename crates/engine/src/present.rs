@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use strongroom_domain::{Extent, ExtentKind};
+use strongroom_hypervisor::image::{self, Qcow2Header};
 use strongroom_store::{DiskReader, Progress, RewriteTarget, Rewritten};
 
 /// What must be known of an image before it is rewritten.
@@ -24,7 +25,7 @@ pub struct PresentInfo {
     pub size_bytes: u64,
     /// What it takes on storage.
     pub allocated_bytes: u64,
-    /// All that it holds is in the one file (or in files below that are only read).
+    /// All that it holds is in the one file. Of another the size is not known.
     pub is_self_contained: bool,
 }
 
@@ -35,14 +36,15 @@ pub fn look(path: &Path, format: DiskFormat) -> Result<PresentInfo> {
     let allocated_bytes = metadata.blocks() * 512;
     match format {
         DiskFormat::Qcow2 => {
-            let arguments: [&OsStr; 6] = [
-                "info".as_ref(),
-                "--output=json".as_ref(),
-                "-f".as_ref(),
-                "qcow2".as_ref(),
-                "--".as_ref(),
-                path.as_os_str(),
-            ];
+            let header = Qcow2Header::read(path)?
+                .ok_or_else(|| Error::unsupported(format!("{} is no qcow2 image", path.display())))?;
+            if header.backing.is_some() || header.data_file.is_some() || header.is_encrypted {
+                // It is not rewritten, and so not opened.
+                return Ok(PresentInfo { size_bytes: 0, allocated_bytes, is_self_contained: false });
+            }
+            let name = image::alone(path, "qcow2")?;
+            let arguments: [&OsStr; 4] =
+                ["info".as_ref(), "--output=json".as_ref(), "--".as_ref(), name.as_ref()];
             let text = qemu_img(&arguments, path)?;
             let info: serde_json::Value = serde_json::from_slice(&text).map_err(|e| {
                 Error::new(ErrorKind::Failed, format!("qemu-img's words on {}: {e}", path.display()))
@@ -50,10 +52,7 @@ pub fn look(path: &Path, format: DiskFormat) -> Result<PresentInfo> {
             let size_bytes = info["virtual-size"].as_u64().ok_or_else(|| {
                 Error::new(ErrorKind::Failed, format!("qemu-img tells no size of {}", path.display()))
             })?;
-            let data = &info["format-specific"]["data"];
-            let is_self_contained = data.get("data-file").is_none_or(serde_json::Value::is_null)
-                && !info["encrypted"].as_bool().unwrap_or(false);
-            Ok(PresentInfo { size_bytes, allocated_bytes, is_self_contained })
+            Ok(PresentInfo { size_bytes, allocated_bytes, is_self_contained: true })
         }
         _ => Ok(PresentInfo {
             size_bytes: metadata.len().next_multiple_of(512),

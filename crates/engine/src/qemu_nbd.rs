@@ -5,13 +5,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{QEMU_IMG, QEMU_NBD_CONNECTIONS, QEMU_NBD_START, TOOL_OUTPUT_MAX_BYTES};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use strongroom_domain::{Extent, TypedExtent};
+use strongroom_hypervisor::image::{Layer, node_name};
 use strongroom_nbd::{BASE_ALLOCATION, Client, ConnectOptions, Endpoint, STATE_ZERO};
 use strongroom_store::Progress;
 use tempfile::TempDir;
@@ -41,12 +42,44 @@ struct Server {
     messages: File,
     image: PathBuf,
     directory: TempDir,
+    _key: Option<KeyFile>,
+}
+
+/// A passphrase as QEMU's tools take it: in a file that nobody else can read, and not among their arguments.
+pub struct KeyFile(tempfile::NamedTempFile);
+
+impl KeyFile {
+    const ID: &'static str = "key";
+    /// Keys are random: they need no stretching.
+    pub const IMAGE_OPTIONS: &'static str =
+        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=100";
+
+    pub fn new(passphrase: &str) -> Result<Self> {
+        let failed = |e| Error::io("writing a key for QEMU's tools", e);
+        let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
+        file.write_all(passphrase.as_bytes()).map_err(failed)?;
+        Ok(Self(file))
+    }
+
+    /// The option that hands it over.
+    pub fn object(&self) -> Result<String> {
+        let path = self.0.path().to_str().ok_or_else(|| {
+            Error::unsupported("the directory for temporary files has a name that is not valid UTF-8")
+        })?;
+        // A comma is doubled; nothing else is special.
+        Ok(format!("secret,id={},format=raw,file={}", Self::ID, path.replace(',', ",,")))
+    }
 }
 
 impl QemuImage {
-    /// Opens `image` as `format`.
+    /// Opens `image` as `format`, and no other file. Refuses one that names others.
     pub fn open(image: &Path, format: &str, access: Access) -> Result<Self> {
-        let mut server = Server::start(image, format, access)?;
+        Self::open_with(image, format, access, None)
+    }
+
+    /// One that is encrypted, with its key.
+    pub fn open_with(image: &Path, format: &str, access: Access, key: Option<KeyFile>) -> Result<Self> {
+        let mut server = Server::start(image, format, access, key)?;
         let mut clients = Vec::with_capacity(QEMU_NBD_CONNECTIONS);
         for index in 0..QEMU_NBD_CONNECTIONS {
             let options = ConnectOptions {
@@ -132,13 +165,18 @@ impl QemuImage {
 }
 
 impl Server {
-    fn start(image: &Path, format: &str, access: Access) -> Result<Self> {
+    fn start(image: &Path, format: &str, access: Access, key: Option<KeyFile>) -> Result<Self> {
         let failed = |e| Error::io("making a temporary directory for qemu-nbd's socket", e);
         let directory = tempfile::Builder::new().prefix("strongroom-").tempdir().map_err(failed)?;
         let messages = tempfile::tempfile().map_err(failed)?;
+        let mut node = Layer::alone(&absolute(image)?, format)?.node()?;
         let mut command = Command::new("qemu-nbd");
+        if let Some(key) = &key {
+            command.arg("--object").arg(key.object()?);
+            node["encrypt"] = serde_json::json!({ "format": "luks", "key-secret": KeyFile::ID });
+        }
         command
-            .args(["--format", format, "--aio=threads", "--shared"])
+            .args(["--aio=threads", "--shared"])
             .arg((QEMU_NBD_CONNECTIONS + 1).to_string())
             .arg("--socket")
             .arg(directory.path().join("nbd"))
@@ -149,11 +187,11 @@ impl Server {
             Access::Scratch => command.args(["--cache=unsafe", "--discard=unmap"]),
             Access::InPlace => command.args(["--cache=writeback", "--discard=unmap"]),
         };
-        command.arg("--").arg(absolute(image)?);
+        command.arg("--").arg(node_name(&node));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);
         end_with_us(&mut command);
         let child = command.spawn().map_err(|e| missing("qemu-nbd", e))?;
-        Ok(Self { child, messages, image: image.to_owned(), directory })
+        Ok(Self { child, messages, image: image.to_owned(), directory, _key: key })
     }
 
     fn socket(&self) -> PathBuf {
@@ -264,7 +302,7 @@ fn missing(program: &str, cause: io::Error) -> Error {
 }
 
 /// Moves everything that a qcow2 image has from its backing store into it, and cuts it loose. Takes as long as it takes;
-/// cancelled, what was moved stays.
+/// cancelled, what was moved stays. What its header names as that store is what the caller made it name.
 pub fn flatten(image: &Path, progress: &Progress) -> Result<()> {
     let failed = |e| Error::io("running qemu-img", e);
     let mut messages = tempfile::tempfile().map_err(failed)?;

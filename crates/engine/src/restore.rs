@@ -58,6 +58,7 @@ pub fn restore_disk(
             data_bytes,
             durable: options.durable,
             tag: None,
+            passphrase: None,
         };
         progress.add_total(data_bytes);
         let image = write_image(&reader, new, progress)?;
@@ -73,7 +74,7 @@ pub fn restore_disk(
 /// A new image with all of a disk in it, not finished yet. Where the disk is a file of that format on the same storage, and
 /// that clones files, it takes an instant, and no space.
 pub fn write_image(reader: &DiskSource, options: NewImageOptions, progress: &Progress) -> Result<NewImage> {
-    if let Some((file, format)) = reader.file()
+    if let Some((file, format)) = reader.file().filter(|_| options.passphrase.is_none())
         && DiskFormat::from(format) == options.format
         && let Some(image) = NewImage::clone_of(file, options.clone())?
     {

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     DIRECT_ALIGNMENT_BYTES, DIRECT_PIECE_BYTES, SPARE_ROOM_BYTES, WRITEBACK_STEP_BYTES, ZEROES_AT_ONCE_BYTES,
 };
-use crate::qemu_nbd::{Access, QemuImage, qemu_img};
+use crate::qemu_nbd::{Access, KeyFile, QemuImage, qemu_img};
 use crate::vhd;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
@@ -19,6 +19,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use strongroom_hypervisor::image;
 use strongroom_store::BlockTarget;
 use uuid::Uuid;
 
@@ -92,6 +93,8 @@ pub struct NewImageOptions {
     pub durable: bool,
     /// What its hidden name ends with, for whoever removes it after a crash; default: something new.
     pub tag: Option<String>,
+    /// It is encrypted with it (LUKS); qcow2 only.
+    pub passphrase: Option<String>,
 }
 
 /// An image being written, next to where it will be, as `.NAME.strongroom-partial-ID`. Removed again unless finished.
@@ -141,16 +144,16 @@ impl NewImage {
             DiskFormat::Qcow2 => {
                 drop(file);
                 let size = options.size_bytes.to_string();
-                let arguments: [&OsStr; 6] = [
-                    "create".as_ref(),
-                    "-q".as_ref(),
-                    "-f".as_ref(),
-                    "qcow2".as_ref(),
-                    partial.path.as_os_str(),
-                    size.as_ref(),
-                ];
+                let key = options.passphrase.as_deref().map(KeyFile::new).transpose()?;
+                let object = key.as_ref().map(KeyFile::object).transpose()?;
+                let mut arguments: Vec<&OsStr> = vec!["create".as_ref(), "-q".as_ref()];
+                if let Some(object) = &object {
+                    arguments.extend(["--object".as_ref(), OsStr::new(object)]);
+                    arguments.extend(["-o", KeyFile::IMAGE_OPTIONS].map(OsStr::new));
+                }
+                arguments.extend(["-f".as_ref(), "qcow2".as_ref(), partial.path.as_os_str(), size.as_ref()]);
                 qemu_img(&arguments, path)?;
-                Body::Qcow2(QemuImage::open(&partial.path, "qcow2", Access::Scratch)?)
+                Body::Qcow2(QemuImage::open_with(&partial.path, "qcow2", Access::Scratch, key)?)
             }
         };
         Ok(Self { partial, options, body })
@@ -352,21 +355,13 @@ pub fn check_room(path: &Path, format: DiskFormat, data_bytes: u64) -> Result<()
 
 /// What tracked the changes of the disk it was cloned from means nothing in the clone.
 fn remove_bitmaps(path: &Path, shown: &Path) -> Result<()> {
-    let arguments: [&OsStr; 5] =
-        ["info".as_ref(), "--output=json".as_ref(), "-f".as_ref(), "qcow2".as_ref(), path.as_os_str()];
+    let image = image::alone(path, "qcow2")?;
+    let arguments: [&OsStr; 3] = ["info".as_ref(), "--output=json".as_ref(), image.as_ref()];
     let told: serde_json::Value = serde_json::from_slice(&qemu_img(&arguments, shown)?)
         .map_err(|e| Error::new(ErrorKind::Failed, format!("looking at {}: {e}", shown.display())))?;
     let bitmaps = told.pointer("/format-specific/data/bitmaps").and_then(|b| b.as_array());
     for name in bitmaps.into_iter().flatten().filter_map(|b| b.get("name")?.as_str()) {
-        let arguments: [&OsStr; 6] = [
-            "bitmap".as_ref(),
-            "--remove".as_ref(),
-            "-f".as_ref(),
-            "qcow2".as_ref(),
-            path.as_os_str(),
-            name.as_ref(),
-        ];
-        qemu_img(&arguments, shown)?;
+        qemu_img(&["bitmap", "--remove", &image, name], shown)?;
     }
     Ok(())
 }
@@ -540,5 +535,42 @@ impl Device {
 impl BlockTarget for Device {
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, offset_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encrypted_image_opens_with_its_key_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.qcow2");
+        let passphrase = "0123456789abcdef0123456789abcdef";
+        let image = NewImage::create(NewImageOptions {
+            path: path.clone(),
+            format: DiskFormat::Qcow2,
+            size_bytes: 4 << 20,
+            data_bytes: 1 << 20,
+            durable: false,
+            tag: None,
+            passphrase: Some(passphrase.into()),
+        })
+        .unwrap();
+        let marker = b"A MARKER OF THE SOURCE ".repeat(1024);
+        image.write_at(1 << 20, &marker).unwrap();
+        image.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(16).any(|w| w == &marker[..16]), "it is not encrypted");
+        assert!(QemuImage::open(&path, "qcow2", Access::ReadOnly).is_err());
+        let wrong = Some(KeyFile::new("another").unwrap());
+        assert!(QemuImage::open_with(&path, "qcow2", Access::ReadOnly, wrong).is_err());
+        let key = Some(KeyFile::new(passphrase).unwrap());
+        let image = QemuImage::open_with(&path, "qcow2", Access::ReadOnly, key).unwrap();
+        let mut read = vec![1; marker.len()];
+        image.read_at(1 << 20, &mut read).unwrap();
+        assert_eq!(read, marker);
+        image.read_at(0, &mut read[..4096]).unwrap();
+        assert_eq!(read[..4096], [0; 4096]);
     }
 }

@@ -17,7 +17,14 @@ pub struct NewVault {
 /// Makes a vault at `location`, a directory that is missing or empty, or a prefix of a bucket.
 ///
 /// The key is durable before the vault exists. Once written it stays: that a vault could not be made is never known for sure.
-pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Option<u32>) -> Result<NewVault> {
+///
+/// `single_writer`: at most one run at a time is to write to it; then its store need not honour create-if-absent.
+pub fn init(
+    location: &Location,
+    key_file: Option<&Path>,
+    block_size_bytes: Option<u32>,
+    single_writer: bool,
+) -> Result<NewVault> {
     let mut options = InitOptions::new();
     if let Some(size) = block_size_bytes {
         check_block_size(size)?;
@@ -57,6 +64,11 @@ pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Opti
             return Err(error.into());
         }
     }
+    // Before there is a key, and anything that one would believe in.
+    if !single_writer && let Err(error) = objects.check_exclusive() {
+        undo_directory();
+        return Err(error.into());
+    }
     let saved = KeyFile::generate(options.vault).and_then(|key| {
         let path = match key_file {
             Some(path) => key.save_new(path).map(|()| path.to_owned()),
@@ -71,7 +83,13 @@ pub fn init(location: &Location, key_file: Option<&Path>, block_size_bytes: Opti
             return Err(error.into());
         }
     };
-    match Vault::init(objects, &key, options) {
+    let made = Vault::init(objects, &key, options).and_then(|vault| {
+        if single_writer {
+            vault.make_single_writer()?;
+        }
+        Ok(vault)
+    });
+    match made {
         Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
         Err(error) => {
             let error = Error::from(error);

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::extents::Collector;
+use crate::image::{Layer, node_name};
 use crate::limits::{MAP_CHUNK_BYTES, NBD_CONNECTIONS_PER_DISK, NBD_START_TIMEOUT};
 use crate::snapshot::ReadDisk;
 use crate::text::shorten;
@@ -38,6 +39,7 @@ pub struct ImageServer {
 const LOG: &str = "log";
 
 /// How an image is opened.
+#[derive(Clone, Copy)]
 pub struct ServeOptions<'a> {
     /// A bitmap to be told about.
     pub bitmap: Option<&'a str>,
@@ -46,13 +48,17 @@ pub struct ServeOptions<'a> {
 }
 
 impl ImageServer {
-    /// Starts serving a qcow2 image.
+    /// Starts serving an image, with the layers below it that are named and none else.
     pub fn start(
-        image: &Path,
+        image: &Layer,
         options: &ServeOptions<'_>,
         export: &str,
         run_directory: &Path,
     ) -> Result<Self> {
+        let mut node = image.node()?;
+        if options.without_locks {
+            node["force-share"] = true.into();
+        }
         let directory = tempfile::Builder::new()
             .prefix("nbd-")
             .tempdir_in(run_directory)
@@ -80,25 +86,15 @@ impl ImageServer {
         if let Some(bitmap) = options.bitmap {
             command.arg("--bitmap").arg(bitmap);
         }
-        if options.without_locks {
-            // In QEMU's option syntax a comma is doubled; nothing else is special.
-            let name = image.to_str().ok_or_else(|| {
-                Error::unsupported(image.display().to_string(), "its path is not valid UTF-8")
-            })?;
-            command.arg("--image-opts").arg(format!(
-                "driver=qcow2,force-share=on,file.driver=file,file.filename={}",
-                name.replace(',', ",,")
-            ));
-        } else {
-            command.args(["--format", "qcow2"]).arg(image);
-        }
+        command.arg(node_name(&node));
         let child = command
             .stdin(OwnedFd::from(listener))
             .stdout(watched)
             .stderr(log)
             .spawn()
             .map_err(|e| Error::failed("starting", "qemu-nbd", e))?;
-        Ok(Self { child, _alive: alive, socket, image: image.to_owned(), directory })
+        let image = image.place.path().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { child, _alive: alive, socket, image, directory })
     }
 
     /// Makes the first connection, which waits until the server is ready.
@@ -170,7 +166,7 @@ impl NbdDisk {
 
     /// Serves an image and connects to it.
     pub fn open_image(
-        image: &Path,
+        image: &Layer,
         serve: &ServeOptions<'_>,
         run_directory: &Path,
         what: &str,

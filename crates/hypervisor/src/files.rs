@@ -173,7 +173,11 @@ pub struct RawFile {
 
 impl RawFile {
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_read(path)?;
+        Self::of(open_read(path)?, path)
+    }
+
+    /// One that is open.
+    pub fn of(file: File, path: &Path) -> Result<Self> {
         // A block device's length is found by seeking.
         let size_bytes =
             rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|e| Error::io("looking at", path, e.into()))?;
@@ -356,6 +360,57 @@ fn here(next: Option<&Mapped>, at: u64, size: u64) -> (Option<Option<u64>>, u64)
     }
 }
 
+/// Opens a plain file that belongs to this process's user. Links are not followed; what is found of its kind and owner is
+/// of the very file that was opened, whatever has its name by then.
+pub fn open_own(path: &Path) -> Result<File> {
+    let foreign = |why: &str| Error::Spoiled { what: path.display().to_string(), why: why.into() };
+    // One that would wait for its other end is no plain file.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path);
+    let file = file.map_err(|e| match e.raw_os_error() {
+        Some(libc::ELOOP) => foreign("it is a link, and was a file"),
+        _ => Error::io("opening", path, e),
+    })?;
+    let meta = file.metadata().map_err(|e| Error::io("looking at", path, e))?;
+    if !meta.is_file() {
+        return Err(foreign("it is no plain file"));
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(foreign("it belongs to somebody else"));
+    }
+    Ok(file)
+}
+
+/// Why others than this process's user and root could put their own files in the place of ours in a directory, if so.
+pub fn why_not_private(directory: &Path) -> Option<String> {
+    let real = match std::fs::canonicalize(directory) {
+        Ok(real) => real,
+        Err(e) => return Some(format!("the directory {} cannot be looked at: {e}", directory.display())),
+    };
+    let own = rustix::process::geteuid().as_raw();
+    real.ancestors().find_map(|directory| {
+        let shown = directory.display();
+        let meta = match std::fs::metadata(directory) {
+            Ok(meta) => meta,
+            Err(e) => return Some(format!("the directory {shown} cannot be looked at: {e}")),
+        };
+        if meta.uid() != 0 && meta.uid() != own {
+            return Some(format!(
+                "the directory {shown} belongs to user {}, who could put other files in the place of those kept there; give it to root",
+                meta.uid()
+            ));
+        }
+        let by_group = meta.mode() & 0o020 != 0 && meta.gid() != 0;
+        let by_others = by_group || meta.mode() & 0o002 != 0;
+        // Where it is sticky, others leave alone what is not theirs.
+        (by_others && meta.mode() & 0o1000 == 0).then(|| {
+            format!(
+                "others may write into the directory {shown}, and could put other files in the place of those kept there; take that right from them (chmod go-w)"
+            )
+        })
+    })
+}
+
 /// Whether `path` is a plain file (not a link) that belongs to this process's user.
 pub fn is_own_file(path: &Path) -> bool {
     rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| {
@@ -403,6 +458,40 @@ mod tests {
         raw.read_at(4 << 20, &mut buffer).unwrap();
         assert_eq!(buffer, [0; 512]);
         assert!(raw.read_at((4 << 20) + 512, &mut buffer).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_where_nobody_else_can_write() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let mode =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        assert_eq!(why_not_private(&inner), None);
+        for (path, bad) in [(&inner, 0o777), (&directory.path().to_owned(), 0o707)] {
+            mode(path, bad);
+            let why = why_not_private(&inner).unwrap();
+            assert!(why.contains(path.to_str().unwrap()) && why.contains("others may write"), "{why}");
+            mode(path, 0o1777);
+            assert_eq!(why_not_private(&inner), None);
+            mode(path, 0o755);
+        }
+        assert!(why_not_private(&directory.path().join("nowhere")).is_some());
+        let file = inner.join("file");
+        std::fs::write(&file, "ours").unwrap();
+        assert!(open_own(&file).is_ok());
+        let link = inner.join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(matches!(open_own(&link), Err(Error::Spoiled { .. })));
+        assert!(matches!(open_own(&inner), Err(Error::Spoiled { .. })));
+        assert!(matches!(open_own(&inner.join("none")), Err(Error::NotFound { .. })));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+            assert!(matches!(open_own(&file), Err(Error::Spoiled { .. })));
+            std::os::unix::fs::chown(&inner, Some(65534), None).unwrap();
+            assert!(why_not_private(&inner).unwrap().contains("65534"));
+        }
     }
 
     #[test]

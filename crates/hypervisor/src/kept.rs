@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, RawFile};
 use crate::guest::GuestReport;
+use crate::image::Layer;
 use crate::limits::{CLONE_PREFIX, KEPT_NVRAM_BYTES_MAX, KEPT_RECORD_BYTES_MAX, OWN_PREFIX};
 use crate::model::DiskFormat;
 use crate::snapshot::{Changes, Independent, Timings};
@@ -98,6 +99,9 @@ pub(crate) struct RecordDisk {
     length_bytes: u64,
     modified: (i64, i64),
     pub has_backing: bool,
+    /// What libvirt said is below it. None of records from before this was noted.
+    #[serde(default)]
+    layer: Option<Layer>,
     /// What the next snapshot of a raw disk compares with: the same file by another name.
     pub compare: Option<PathBuf>,
     /// The one before, which goes when the point is committed.
@@ -111,17 +115,35 @@ impl RecordDisk {
         })
     }
 
+    /// The clone, and what is below it.
+    pub fn layer(&self) -> Result<Layer> {
+        match &self.layer {
+            Some(layer) => Ok(layer.with_first(&self.file)),
+            None if !self.has_backing => Layer::alone(&self.file, self.format.name()),
+            None => Err(Error::Spoiled {
+                what: self.file.display().to_string(),
+                why: "it is based on other images, and what libvirt said of them was not noted with it"
+                    .into(),
+            }),
+        }
+    }
+
     /// Fails when the clone is gone or was written to.
     pub fn check(&self) -> Result<()> {
+        self.open().map(drop)
+    }
+
+    /// Opens the clone, and makes sure of what was opened.
+    fn open(&self) -> Result<File> {
         let spoiled = |why: &str| Error::Spoiled { what: self.file.display().to_string(), why: why.into() };
-        let meta = std::fs::symlink_metadata(&self.file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => spoiled("it was removed"),
-            _ => Error::io("looking at", &self.file, e),
+        let file = files::open_own(&self.file).map_err(|e| match e {
+            Error::NotFound { .. } => spoiled("it was removed"),
+            error => error,
         })?;
-        let is_plain = meta.mode() & libc::S_IFMT == libc::S_IFREG;
+        let meta = file.metadata().map_err(|e| Error::io("looking at", &self.file, e))?;
         let now = (meta.len(), (meta.mtime(), meta.mtime_nsec()));
-        if is_plain && now == (self.length_bytes, self.modified) {
-            Ok(())
+        if now == (self.length_bytes, self.modified) {
+            Ok(file)
         } else {
             Err(spoiled("it was written to since the snapshot was taken"))
         }
@@ -207,7 +229,7 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
         // The same file by another name: no space, no time.
         std::fs::hard_link(&clone.path, &file).map_err(|e| Error::io("keeping", &file, e))?;
         made.0.push(file.clone());
-        let handle = File::open(&file).map_err(|e| Error::io("opening", &file, e))?;
+        let handle = files::open_own(&file)?;
         handle.sync_all().map_err(|e| Error::io("syncing", &file, e))?;
         let meta = handle.metadata().map_err(|e| Error::io("looking at", &file, e))?;
         disks.push(RecordDisk {
@@ -221,6 +243,7 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
             length_bytes: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
             has_backing: clone.has_backing,
+            layer: Some(clone.layer.clone()),
             compare: clone.keep.then(|| clone.path.clone()),
             previous: clone.previous.clone(),
         });
@@ -315,12 +338,14 @@ fn copy_small(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Reads a record. Where its directory was moved, its files are taken to have moved with it.
 pub(crate) fn read(path: &Path) -> Result<Record> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|f| f.take(KEPT_RECORD_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|e| Error::io("reading", path, e))?;
     let damaged = |why: String| Error::Spoiled { what: path.display().to_string(), why };
-    if !files::is_own_file(path) || bytes.len() as u64 > KEPT_RECORD_BYTES_MAX {
+    check_is_record(path)?;
+    let mut bytes = Vec::new();
+    files::open_own(path)?
+        .take(KEPT_RECORD_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::io("reading", path, e))?;
+    if bytes.len() as u64 > KEPT_RECORD_BYTES_MAX {
         return Err(damaged("it is not a record that Strongroom wrote".into()));
     }
     let mut record: Record =
@@ -344,7 +369,80 @@ pub(crate) fn read(path: &Path) -> Result<Record> {
         moved(&mut disk.file);
     }
     record.nvram.iter_mut().chain(&mut record.tpm).for_each(moved);
-    Ok(record)
+    match record.names_others(path) {
+        None => Ok(record),
+        Some(other) => Err(damaged(format!("it names {}, which is none of its files", other.display()))),
+    }
+}
+
+/// Whatever a row or a record says, nothing else is opened or removed as a record.
+fn check_is_record(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if path.is_absolute() && name.starts_with(CLONE_PREFIX) && name.ends_with(RECORD_SUFFIX) {
+        return Ok(());
+    }
+    Err(Error::unsupported(path.display().to_string(), "it is no name of a kept snapshot's record"))
+}
+
+fn is_plain(word: &str) -> bool {
+    (1..=64).contains(&word.len())
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+impl Record {
+    /// Directories that its files may be in.
+    fn directories<'a>(&'a self, path: &'a Path) -> BTreeSet<&'a Path> {
+        self.records.iter().map(PathBuf::as_path).chain([path]).filter_map(Path::parent).collect()
+    }
+
+    /// The first file in it that is not named as its files are, or is elsewhere.
+    fn names_others(&self, path: &Path) -> Option<PathBuf> {
+        if !is_plain(&self.uuid) || !is_plain(&self.id) || !self.disks.iter().all(|d| is_plain(&d.target)) {
+            return Some(path.to_owned());
+        }
+        let name = record_name(&self.uuid, &self.id);
+        let has_name =
+            |file: &Path, name: &str| file.is_absolute() && file.file_name() == Some(name.as_ref());
+        if let Some(other) =
+            self.records.iter().map(PathBuf::as_path).chain([path]).find(|r| !has_name(r, &name))
+        {
+            return Some(other.to_owned());
+        }
+        let directories = self.directories(path);
+        let is_own = |file: &Path, part: &str| {
+            file.parent().is_some_and(|parent| directories.contains(parent))
+                && file == file_path(file, &self.uuid, part, &self.id)
+        };
+        let disks = self.disks.iter().find(|d| !is_own(&d.file, &d.target)).map(|d| d.file.clone());
+        // Where it could not be copied, the machine's own is named.
+        let is_copy = |file: &&PathBuf| {
+            file.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(CLONE_PREFIX))
+        };
+        let small = |file: &Option<PathBuf>, part: &str| {
+            file.as_ref().filter(is_copy).filter(|f| !is_own(f, part)).cloned()
+        };
+        disks.or_else(|| small(&self.nvram, "nvram")).or_else(|| small(&self.tpm, "tpm"))
+    }
+
+    /// Whether a clone that is to go is one of this machine's, beside its disks.
+    pub fn may_remove(&self, clone: &Path) -> bool {
+        let name = clone.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let is_named = name.starts_with(&format!("{CLONE_PREFIX}{}-", self.uuid)) && name.ends_with(".clone");
+        let beside = self.disks.iter().filter_map(|d| d.file.parent()).any(|d| clone.parent() == Some(d));
+        is_named && beside && files::is_own_file(clone)
+    }
+
+    /// Fails where others could have put something else in the place of its files.
+    pub fn check_directories(&self) -> Result<()> {
+        let directories: BTreeSet<&Path> = self.disks.iter().filter_map(|d| d.file.parent()).collect();
+        match directories.into_iter().find_map(files::why_not_private) {
+            None => Ok(()),
+            Some(why) => Err(Error::unsupported(
+                format!("the snapshot of machine `{}`", crate::text::shorten(&self.name)),
+                why,
+            )),
+        }
+    }
 }
 
 pub(crate) fn describe(record: &Record) -> Result<KeptSnapshot> {
@@ -391,6 +489,7 @@ pub(crate) fn check_below(record: &Record) -> Result<()> {
 
 /// Removes a kept snapshot: its files, then its records, the first one last. One that is gone is no error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
+    check_is_record(path)?;
     let record = match read(path) {
         Ok(record) => record,
         Err(Error::NotFound { .. }) => return Ok(()),
@@ -446,7 +545,7 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<KeptSnapshot>> {
 
 /// A raw clone.
 pub(crate) fn open_raw(disk: &RecordDisk) -> Result<RawFile> {
-    let raw = RawFile::open(&disk.file)?;
+    let raw = RawFile::of(disk.open()?, &disk.file)?;
     if raw.size_bytes() == disk.size_bytes {
         return Ok(raw);
     }
@@ -467,6 +566,71 @@ mod tests {
         assert!(unpack(&packed, 127).is_none());
         assert!(unpack(&[u64::MAX, 2, 5, 2], u64::MAX).is_none());
         assert!(unpack(&packed[..5], 128).is_none());
+    }
+
+    /// A record of one raw disk, and its file.
+    fn record(directory: &Path, change: impl FnOnce(&mut serde_json::Value)) -> PathBuf {
+        let (uuid, id) = ("11111111-2222-3333-4444-555555555555", "ab-1");
+        let file = file_path(&directory.join("disk"), uuid, "vda", id);
+        std::fs::write(&file, [7; 4096]).unwrap();
+        let meta = std::fs::metadata(&file).unwrap();
+        let path = directory.join(record_name(uuid, id));
+        let mut record = serde_json::json!({
+            "version": VERSION, "id": id, "owner": "o", "extra": null, "records": [path], "uuid": uuid, "name": "m",
+            "taken_at": SystemTime::now(), "definition_xml": "", "nvram": null,
+            "consistency": Consistency::new(strongroom_domain::ConsistencyLevel::Crash, "a test"),
+            "disks": [{
+                "target": "vda", "size_bytes": 4096, "format": "raw", "changes": Changes::Full { reason: "new".into() },
+                "extents": [0, 8192], "checkpoint": null, "file": file, "length_bytes": 4096,
+                "modified": [meta.mtime(), meta.mtime_nsec()], "has_backing": false, "compare": null, "previous": null,
+            }],
+            "skipped": [], "warnings": [], "timings": Timings::default(), "below": [],
+        });
+        change(&mut record);
+        std::fs::write(&path, record.to_string()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_record_names_no_files_but_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let secret = root.join("secret");
+        std::fs::write(&secret, [9; 4096]).unwrap();
+        let meta = std::fs::metadata(&secret).unwrap();
+        let sound = read(&record(root, |_| {})).unwrap();
+        sound.check_directories().unwrap();
+        assert_eq!(open_raw(&sound.disks[0]).unwrap().size_bytes(), 4096);
+        type Change<'a> = Box<dyn FnOnce(&mut serde_json::Value) + 'a>;
+        let changes: [Change<'_>; 5] = [
+            Box::new(|r| {
+                r["disks"][0]["file"] = secret.to_str().unwrap().into();
+                r["disks"][0]["modified"] = serde_json::json!([meta.mtime(), meta.mtime_nsec()]);
+            }),
+            Box::new(|r| r["disks"][0]["target"] = "../vda".into()),
+            Box::new(|r| r["uuid"] = "../../x".into()),
+            Box::new(|r| r["records"] = serde_json::json!(["/elsewhere/record"])),
+            Box::new(|r| r["tpm"] = format!("/etc/{CLONE_PREFIX}x.kept").into()),
+        ];
+        for change in changes {
+            let read = read(&record(root, change));
+            assert!(matches!(&read, Err(Error::Spoiled { .. })), "{:?}", read.map(|r| r.id));
+        }
+        // A link in the place of its file, also to a file of the same length and time.
+        let path = record(root, |r| {
+            r["disks"][0]["modified"] = serde_json::json!([meta.mtime(), meta.mtime_nsec()]);
+        });
+        let sound = read(&path).unwrap();
+        std::fs::remove_file(&sound.disks[0].file).unwrap();
+        std::os::unix::fs::symlink(&secret, &sound.disks[0].file).unwrap();
+        assert!(matches!(open_raw(&sound.disks[0]), Err(Error::Spoiled { .. })));
+        assert!(matches!(sound.disks[0].check(), Err(Error::Spoiled { .. })));
+        // What a row says is no record is neither read nor removed.
+        assert!(matches!(remove(&secret), Err(Error::Unsupported { .. })));
+        assert!(secret.exists());
+        let previous = root.join(format!("{CLONE_PREFIX}{}-vda-strongroom-0.clone", sound.uuid));
+        std::fs::write(&previous, "").unwrap();
+        assert!(sound.may_remove(&previous) && !sound.may_remove(&secret));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod export;
 mod extents;
 mod files;
 mod guest;
+pub mod image;
 mod instant;
 mod kept;
 mod libvirt;
@@ -40,6 +41,7 @@ pub use snapshot::{
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// A host of virtual machines. Blocking; callers put it on threads.
 pub trait Hypervisor: Send + Sync {
@@ -94,6 +96,15 @@ pub trait Hypervisor: Send + Sync {
 
     /// Defines a machine from a saved definition. Never replaces one; does not start it.
     fn create(&self, request: &RestoreMachineRequest) -> Result<CreatedMachine>;
+
+    /// Keeps a key where machines that are made here can use it. Never replaces one.
+    fn make_secret(&self, _secret: &NewSecret) -> Result<()> {
+        Err(Error::unsupported("this hypervisor", "it keeps no keys for encrypted disks"))
+    }
+
+    fn remove_secret(&self, _uuid: Uuid) -> Result<()> {
+        Err(Error::unsupported("this hypervisor", "it keeps no keys for encrypted disks"))
+    }
 
     fn start(&self, name: &str) -> Result<()>;
 

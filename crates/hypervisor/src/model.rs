@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use uuid::Uuid;
 
 /// What a machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +106,9 @@ pub struct Disk {
     pub shareable: bool,
     pub transient: bool,
     pub encrypted: bool,
+    /// The definition names an image that it is based on.
+    #[serde(default)]
+    pub has_backing_store: bool,
     /// Why it is left out of snapshots. `None`: it is taken.
     pub skipped: Option<String>,
 }
@@ -175,6 +179,19 @@ pub struct RestoredDisk {
     pub target: String,
     pub path: PathBuf,
     pub format: DiskFormat,
+    /// It is encrypted (LUKS) with this secret of libvirt's.
+    #[serde(default)]
+    pub secret: Option<Uuid>,
+}
+
+/// A key of a disk, to be kept by libvirt.
+#[derive(Clone)]
+pub struct NewSecret {
+    pub uuid: Uuid,
+    pub description: String,
+    /// What it is for; of no other secret.
+    pub usage: String,
+    pub passphrase: String,
 }
 
 /// A machine to be made from a saved definition. Disks of the definition that are not named are left out.
@@ -188,6 +205,9 @@ pub struct RestoreMachineRequest {
     pub nvram: Option<PathBuf>,
     /// What its emulated TPM remembers; `None`: it begins empty.
     pub tpm: Option<Vec<u8>>,
+    /// Disks without a secret that were encrypted are to be unencrypted. Otherwise that is refused.
+    #[serde(default)]
+    pub unencrypted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

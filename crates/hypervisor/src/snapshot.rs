@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::files::Fingerprint;
 use crate::guest::{GuestReport, GuestWork};
+use crate::image::Layer;
 use crate::kept::{self, Keep, KeptSnapshot};
 use crate::model::{DiskFormat, Machine};
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,8 @@ pub(crate) struct Independent {
 pub(crate) struct CloneFile {
     pub path: PathBuf,
     pub has_backing: bool,
+    /// The disk's image, and what libvirt says is below that.
+    pub layer: Layer,
     /// Raw disks: stays under its name after a commit, to compare with the next one.
     pub keep: bool,
     /// The one kept before, which goes then.

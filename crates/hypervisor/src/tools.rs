@@ -1,12 +1,13 @@
 //! QEMU's own tools: `qemu-img` for looking at images and their bitmaps, `qemu-nbd` for reading them.
 
 use crate::error::{Error, Result};
+use crate::image::{self, Layer, Place, Qcow2Header};
 use crate::limits::{TOOL_OUTPUT_BYTES_MAX, TOOL_TIMEOUT};
 use crate::text::shorten;
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,10 +97,6 @@ impl Bitmap {
 struct Qcow2Info {
     #[serde(default)]
     bitmaps: Vec<Bitmap>,
-    #[serde(default)]
-    data_file: Option<String>,
-    #[serde(default)]
-    compat: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -111,18 +108,14 @@ struct FormatSpecific {
 #[serde(rename_all = "kebab-case")]
 struct RawImageInfo {
     #[serde(default)]
-    full_backing_filename: Option<String>,
-    #[serde(default)]
-    backing_filename: Option<String>,
-    #[serde(default)]
     format_specific: Option<FormatSpecific>,
 }
 
 /// What an image says of itself.
 #[derive(Debug, Clone)]
 pub struct ImageInfo {
-    /// The files below it, the next one first.
-    pub backing: Vec<PathBuf>,
+    /// Its header names an image below it: which one it is, libvirt says.
+    pub names_backing: bool,
     /// Guest data is in another file.
     pub has_data_file: bool,
     /// Older qcow2 images cannot keep bitmaps.
@@ -130,23 +123,22 @@ pub struct ImageInfo {
     pub bitmaps: Vec<Bitmap>,
 }
 
-impl ImageInfo {
-    pub fn has_backing(&self) -> bool {
-        !self.backing.is_empty()
-    }
-}
-
-/// Looks at a qcow2 image and the chain below it, which may be in use.
+/// Looks at a qcow2 image, which may be in use, and at nothing that it names.
 pub fn image_info(path: &Path) -> Result<ImageInfo> {
-    let arguments: [&OsStr; 7] = [
-        "info".as_ref(),
-        "-U".as_ref(),
-        "--backing-chain".as_ref(),
-        "--output=json".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        path.as_os_str(),
-    ];
+    let header = Qcow2Header::read(path)?
+        .ok_or_else(|| Error::unsupported(path.display().to_string(), "it is no qcow2 image"))?;
+    let mut info = ImageInfo {
+        names_backing: header.backing.is_some(),
+        has_data_file: header.data_file.is_some(),
+        can_keep_bitmaps: header.version >= 3,
+        bitmaps: Vec::new(),
+    };
+    // `qemu-img` would open it.
+    if info.has_data_file {
+        return Ok(info);
+    }
+    let name = image::node_name(&itself(path)?);
+    let arguments: [&OsStr; 4] = ["info".as_ref(), "-U".as_ref(), "--output=json".as_ref(), name.as_ref()];
     // Its owner may be changing what is looked at.
     let mut tries = 0;
     let out = loop {
@@ -157,23 +149,25 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
         }
     };
     let cannot = |e: &dyn std::fmt::Display| Error::failed("understanding", path.display().to_string(), e);
-    let chain: Vec<RawImageInfo> = serde_json::from_slice(&out).map_err(|e| cannot(&e))?;
-    let backing = chain
-        .iter()
-        .filter_map(|i| i.full_backing_filename.as_ref().or(i.backing_filename.as_ref()))
-        .map(PathBuf::from)
-        .collect();
-    let info = chain.into_iter().next().ok_or_else(|| cannot(&"qemu-img named no image"))?;
-    let qcow2 = match info.format_specific {
-        Some(specific) => serde_json::from_value::<Qcow2Info>(specific.data).map_err(|e| cannot(&e))?,
-        None => Qcow2Info::default(),
-    };
-    Ok(ImageInfo {
-        backing,
-        has_data_file: qcow2.data_file.is_some(),
-        can_keep_bitmaps: qcow2.compat.as_deref() != Some("0.10"),
-        bitmaps: qcow2.bitmaps,
-    })
+    let said: RawImageInfo = serde_json::from_slice(&out).map_err(|e| cannot(&e))?;
+    if let Some(specific) = said.format_specific {
+        let qcow2 = serde_json::from_value::<Qcow2Info>(specific.data).map_err(|e| cannot(&e))?;
+        info.bitmaps = qcow2.bitmaps;
+    }
+    Ok(info)
+}
+
+/// A qcow2 image without what it names: its bitmaps are its own.
+fn itself(path: &Path) -> Result<serde_json::Value> {
+    let Layer { place, .. } = Layer::alone(path, "qcow2")?;
+    let driver = if matches!(place, Place::Block(_)) { "host_device" } else { "file" };
+    let file = place
+        .path()
+        .and_then(Path::to_str)
+        .ok_or_else(|| Error::unsupported(path.display().to_string(), "its path is not valid UTF-8"))?;
+    Ok(serde_json::json!({
+        "driver": "qcow2", "file": { "driver": driver, "filename": file }, "backing": null,
+    }))
 }
 
 /// Makes an empty qcow2 image in a file that is there.
@@ -195,13 +189,9 @@ pub fn bitmap_remove(path: &Path, name: &str) -> Result<()> {
 }
 
 fn bitmap(action: &str, path: &Path, name: &str) -> Result<()> {
-    let arguments: [&OsStr; 6] = [
-        "bitmap".as_ref(),
-        action.as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        path.as_os_str(),
-        name.as_ref(),
-    ];
-    run("qemu-img", &arguments, path).map(drop)
+    if Qcow2Header::read(path)?.is_some_and(|h| h.data_file.is_some()) {
+        return Err(Error::unsupported(path.display().to_string(), "its data is in another file"));
+    }
+    let image = image::node_name(&itself(path)?);
+    run("qemu-img", &["bitmap", action, &image, name], path).map(drop)
 }

@@ -61,11 +61,12 @@ fn consistent_and_restorable(kind: Kind) {
         new_name: new_name.clone(),
         disks: files
             .into_iter()
-            .map(|(target, path)| RestoredDisk { target, path, format: DiskFormat::Raw })
+            .map(|(target, path)| RestoredDisk { target, path, format: DiskFormat::Raw, secret: None })
             .collect(),
         network: NetworkChoice::Keep,
         nvram: None,
         tpm: None,
+        unencrypted: false,
     };
     guest.boot();
     let created = guest.hypervisor.create(&request).unwrap();

@@ -96,10 +96,16 @@ impl Saved {
             machine: RestoreMachineRequest {
                 definition_xml: self.definition_xml.clone(),
                 new_name: name.to_owned(),
-                disks: vec![RestoredDisk { target: "vda".into(), path, format: DiskFormat::Qcow2 }],
+                disks: vec![RestoredDisk {
+                    target: "vda".into(),
+                    path,
+                    format: DiskFormat::Qcow2,
+                    secret: None,
+                }],
                 network: NetworkChoice::Keep,
                 nvram: None,
                 tpm: None,
+                unencrypted: false,
             },
             uuid,
             socket,

@@ -211,12 +211,18 @@ fn kept_and_spoiled() {
     machine.stop();
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 64k", &base_text]);
     machine.model.get_mut("vda").unwrap()[..65_536].fill(7);
+    // Off, its definition does not name the base.
+    let request = machine.request();
+    let refused = machine.hypervisor.snapshot(&machine.name, &request).unwrap_err();
+    assert!(matches!(&refused, Error::Unsupported { .. }), "{refused}");
+    assert!(refused.to_string().contains("base.qcow2"), "{refused}");
     let late = opened.check().unwrap_err();
     assert!(matches!(late, Error::Spoiled { .. }), "{late}");
     drop(opened);
     spoiled(&machine, &kept.snapshot.record, "base.qcow2");
     machine.hypervisor.remove_kept(&kept.snapshot.record).unwrap();
 
+    machine.start();
     let other = keep(&mut machine);
     let clone: &PathBuf = &other.snapshot.disks[1].path;
     run("qemu-io", &["-f", "raw", "-c", "write -P 7 0 64k", clone.to_str().unwrap()]);

@@ -6,6 +6,7 @@ use crate::error::{Result, StoreError};
 use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
 use crate::objects::Kind;
 use crate::record;
+use crate::single_writer;
 use crate::vault::Vault;
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
@@ -48,6 +49,9 @@ pub struct LeaseRecord {
     /// Counts renewals.
     pub renewed: u64,
     pub lease_seconds: u64,
+    /// It reads, and writes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
     pub state: LeaseState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
@@ -133,6 +137,7 @@ impl Lease {
             }
             other => other?,
         }
+        let is_single_writer = !reading_only && vault.is_single_writer()?;
         let environment = vault.environment();
         let shared = Arc::new(Shared {
             record: Mutex::new(LeaseRecord {
@@ -142,6 +147,7 @@ impl Lease {
                 started_at: environment.now(),
                 renewed: 0,
                 lease_seconds: LEASE_SECONDS,
+                reads: reading_only,
                 state: LeaseState::Active,
                 commit: None,
             }),
@@ -159,6 +165,10 @@ impl Lease {
                 return Ok(None);
             }
             Err(e) => return Err(e),
+        }
+        if is_single_writer && let Err(error) = single_writer::check_alone(vault, session) {
+            vault.objects().delete(&object_name(&session))?;
+            return Err(error);
         }
         let for_renewer = shared.clone();
         let renewer = std::thread::Builder::new()

@@ -95,6 +95,7 @@ mod rewrite;
 mod roll;
 mod sealed;
 mod session;
+mod single_writer;
 mod stats;
 mod tombstone;
 mod tree;

@@ -20,7 +20,7 @@ use crate::tree::NodeSource;
 use crate::{lists, marker};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use strongroom_domain::{ItemName, PointId, PointSelector, VaultId};
 
 /// Interior and leaf nodes kept decoded.
@@ -39,6 +39,8 @@ struct Inner {
     index: Mutex<Option<Arc<Index>>>,
     frames: Frames,
     nodes: Mutex<HashMap<Id, Arc<Node>>>,
+    /// Whether at most one run at a time may write; once it is known.
+    single_writer: OnceLock<bool>,
 }
 
 /// What to make a vault with.
@@ -151,6 +153,7 @@ impl Vault {
             index: Mutex::default(),
             frames: Frames::default(),
             nodes: Mutex::default(),
+            single_writer: OnceLock::new(),
         }))
     }
 
@@ -181,6 +184,10 @@ impl Vault {
 
     pub fn objects(&self) -> &BlobStore {
         &self.0.objects
+    }
+
+    pub(crate) fn single_writer(&self) -> &OnceLock<bool> {
+        &self.0.single_writer
     }
 
     pub(crate) fn keys(&self) -> &VaultKeys {

@@ -6,7 +6,9 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use strongroom_store::objects::fault::{FaultPlan, FaultStore};
 use strongroom_store::objects::testing::{S3Server, conformance};
-use strongroom_store::objects::{BlobStore, DurableLocal, Kind, Location, OpenOptions, VOLATILE_PREFIXES};
+use strongroom_store::objects::{
+    BlobStore, DurableLocal, Kind, Location, OpenOptions, RetryLimits, VOLATILE_PREFIXES,
+};
 
 fn remote(store: Arc<dyn ObjectStore>) -> BlobStore {
     BlobStore::from_object_store(store, "test", OpenOptions::default()).unwrap()
@@ -79,6 +81,29 @@ fn s3() {
     neighbour.put("theirs", "x".into()).unwrap();
     conformance(&store);
     assert_eq!(neighbour.list("").unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_that_replaces_what_it_is_to_create_is_found_out() {
+    let server = S3Server::start();
+    let location = Location::parse(&server.location("hosts/one")).unwrap();
+    let variables: Vec<_> = server.environment().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let options =
+        OpenOptions { variables: Some(variables), retry: RetryLimits::NONE, ..OpenOptions::default() };
+    let store = BlobStore::open(&location, options).unwrap();
+    store.check_exclusive().unwrap();
+    assert!(store.list("").unwrap().is_empty());
+    server.ignore_conditions();
+    let error = store.check_exclusive().unwrap_err();
+    assert_eq!(error.kind, Kind::NotExclusive, "{error}");
+    let told = error.to_string();
+    for word in [server.endpoint().as_str(), "hosts/one", "If-None-Match", "use a server"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(store.list("").unwrap().is_empty());
+    // One that cannot be asked is neither.
+    drop(server);
+    assert_ne!(store.check_exclusive().unwrap_err().kind, Kind::NotExclusive);
 }
 
 /// Two clients with separate connections: the server itself must let only one create.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use strongroom_domain::{PointSelector, TypedExtent};
+use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 use strongroom_store::*;
 
 fn change(image: &Image, offset: usize, seed: u64) -> Vec<TypedExtent> {
@@ -45,6 +46,38 @@ fn a_parent_forgotten_while_its_packs_wait_takes_nothing_with_it() {
         reclaim_all(&vault, None);
         assert_eq!(begin(&vault, "a", &image, Some(extents)).unwrap().written.read_bytes, 4096);
     }
+}
+
+#[test]
+fn a_vault_for_one_writer_takes_one_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    vault.make_single_writer().unwrap();
+    assert!(vault.is_single_writer().unwrap());
+    let reader = ReadSession::begin(&vault, "a reader").unwrap();
+    let one = Session::begin(&vault, "the one").unwrap();
+    for _ in 0..2 {
+        let error = Session::begin(&vault, "the other").map(drop).unwrap_err();
+        assert!(matches!(&error, StoreError::Busy { .. }), "{error}");
+        assert!(error.to_string().contains("`the one`"), "{error}");
+    }
+    assert!(matches!(
+        reclaim(&vault, &ReclaimOptions::default(), &Progress::default()),
+        Err(StoreError::Busy { .. })
+    ));
+    // What was refused left no lease; and readers are not in the way of one another.
+    assert_eq!(std::fs::read_dir(directory.path().join("sessions")).unwrap().count(), 2);
+    drop(ReadSession::begin(&vault, "another reader").unwrap());
+    drop(one);
+    drop(reader);
+    let image = Image::new(noise(1, 1 << 20));
+    let point = backup(&vault, "a", &image, None).unwrap();
+    assert!(restore(&vault, &point).unwrap() == image.bytes());
+    // Vaults of many writers are as they were.
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let _one = Session::begin(&vault, "one").unwrap();
+    Session::begin(&vault, "another").unwrap();
 }
 
 fn make_old(directory: &Path, session: &Session) {

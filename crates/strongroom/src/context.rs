@@ -34,6 +34,13 @@ impl Context {
         self.open(&args.vault, &args.key)
     }
 
+    /// The same, for points to be written to it: its store must create only what is not there.
+    pub fn open_vault_to_write(&self, args: &VaultArgs) -> Result<Vault> {
+        let vault = self.open_vault(args)?;
+        vault.check_exclusive().map_err(Error::from)?;
+        Ok(vault)
+    }
+
     pub fn open(&self, location: &Location, key: &KeyArgs) -> Result<Vault> {
         vaults::open(location, key.key_file.as_deref())
     }

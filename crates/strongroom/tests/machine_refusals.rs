@@ -110,6 +110,32 @@ fn libvirt_what_cannot_be_is_refused() {
         refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", words);
         remove_machine(&odd);
     }
+    // A header that names a file which the definition does not: that file would be read.
+    std::fs::write(lab.path().join("secret"), "of root's alone").unwrap();
+    let posing = lab.path().join("posing.qcow2");
+    let secret = text(&lab.path().join("secret")).to_owned();
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &secret, "-F", "raw", text(&posing), "1M"]);
+    define(&domain_xml(&odd, "", &disk_xml("vda", "qcow2", &posing, "")));
+    let words = [text(&posing), &secret, "libvirt does not", "start the machine", "backingStore"];
+    refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", &words);
+    remove_machine(&odd);
+    // As where it says that there is nothing below.
+    define(&domain_xml(&odd, "", &disk_xml("vda", "qcow2", &posing, "<backingStore/>")));
+    refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", &words);
+    remove_machine(&odd);
+    // Where the definition names the file, it is read, and another one that the header names is not.
+    let base = lab.path().join("base");
+    std::fs::write(&base, vec![b'B'; MIB as usize]).unwrap();
+    let below = format!(
+        "<backingStore type='file'><format type='raw'/><source file='{}'/><backingStore/></backingStore>",
+        text(&base)
+    );
+    define(&domain_xml(&odd, "", &disk_xml("vda", "qcow2", &posing, &below)));
+    let args = lab.vault_args(&["rescue", "vm", "backup", &odd]);
+    lab.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let restored = lab.restore_disk(&format!("{odd}@latest"), "vda");
+    assert!(std::fs::read(restored.path()).unwrap().iter().all(|b| *b == b'B'));
+    remove_machine(&odd);
     // Nor when the rest is excluded.
     refuses(
         &lab,

@@ -92,7 +92,10 @@ fn tier_notes(point: &Point) -> Option<Value> {
 fn disks(point: &Point) -> Value {
     let mut disks: Vec<&PointDisk> = point.disks.iter().collect();
     disks.sort_by_key(|d| d.lun);
-    disks.iter().map(|d| json!({"lun": d.lun, "name": d.target, "sizeBytes": d.size_bytes})).collect()
+    disks
+        .iter()
+        .map(|d| json!({"lun": d.lun, "name": d.target, "sizeBytes": d.size_bytes, "encrypted": d.encrypted}))
+        .collect()
 }
 
 /// What was done inside the machine: Azure has no words for it.

@@ -118,7 +118,7 @@ fn instant_restore(app: &App, request: &Request, params: &Params) -> Answer {
     else {
         return Err(invalid("targetVirtualMachineId is missing."));
     };
-    let target = NewMachine { name, group, host, directory, network };
+    let target = NewMachine { name, group, host, directory, network, unencrypted: p.unencrypted };
     let job = instant::begin(&app.service, &vault, &item, &point, target, p.luns(), &caller(request))?;
     accepted(app, request, &vault, &item, &job)
 }
@@ -134,6 +134,7 @@ struct DrillBody {
 struct DrillProperties {
     check: Option<String>,
     timeout_seconds: Option<u64>,
+    unencrypted: bool,
 }
 
 fn begin_drill(app: &App, request: &Request, params: &Params) -> Answer {
@@ -141,7 +142,11 @@ fn begin_drill(app: &App, request: &Request, params: &Params) -> Answer {
     check_item(&item)?;
     // Without a body it is a drill like any other.
     let p = request.json_or_default::<DrillBody>()?.properties;
-    let options = DrillOptions { check: p.check, timeout: p.timeout_seconds.map(Duration::from_secs) };
+    let options = DrillOptions {
+        check: p.check,
+        timeout: p.timeout_seconds.map(Duration::from_secs),
+        unencrypted: p.unencrypted,
+    };
     let job = drill::begin(&app.service, &vault, &item, &point, &options, &caller(request))?;
     accepted(app, request, &vault, &item, &job)
 }

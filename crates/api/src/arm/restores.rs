@@ -118,6 +118,8 @@ pub(super) struct Properties {
     region: Option<String>,
     /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
     disk_format: Option<String>,
+    /// Ours: disks that libvirt encrypted may be restored without encryption.
+    pub(super) unencrypted: bool,
     #[serde(deserialize_with = "super::format::luns")]
     restore_disk_lun_list: Option<Vec<i32>>,
 }
@@ -338,7 +340,17 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
     let p = request.json::<Body>()?.properties;
     let (target, group) = p.target(app, request, &vault, &item, &point)?;
     let service = &app.service;
-    let job = restore::restore(service, &vault, &item, &point, target, p.luns(), &group, &caller(request))?;
+    let job = restore::restore(
+        service,
+        &vault,
+        &item,
+        &point,
+        target,
+        p.luns(),
+        &group,
+        &caller(request),
+        p.unencrypted,
+    )?;
     accepted(app, request, &vault, &item, &job)
 }
 

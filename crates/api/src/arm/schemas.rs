@@ -130,9 +130,10 @@ pub fn schemas() -> Map<String, Value> {
             "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
             "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
             "subnetId": text(), "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+            "unencrypted": {"type": "boolean"},
         }), json!(["targetVirtualMachineId"]))),
         "DrillRequest": properties(object(json!({
-            "check": text(), "timeoutSeconds": {"type": "integer", "minimum": 5, "maximum": 21600},
+            "check": text(), "timeoutSeconds": {"type": "integer", "minimum": 5, "maximum": 21600}, "unencrypted": {"type": "boolean"},
         }), json!([]))),
         "Drill": object(json!({
             "passed": {"type": "boolean"}, "time": {"type": "string", "format": "date-time"}, "jobId": text(),

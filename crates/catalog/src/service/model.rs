@@ -383,6 +383,9 @@ pub struct PointDisk {
     pub lun: i32,
     pub target: String,
     pub size_bytes: u64,
+    /// libvirt encrypted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 /// How a drill of a point came out.

@@ -1,17 +1,16 @@
 //! Images as they are read: raw files and block devices directly, other formats through `qemu-nbd`.
 
 use crate::error::{Error, Result};
-use crate::qemu_nbd::{Access, QemuImage, qemu_img};
+use crate::qemu_nbd::{Access, QemuImage};
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
-use serde::Deserialize;
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_domain::{Extent, TypedExtent};
+use strongroom_hypervisor::image::Qcow2Header;
 use strongroom_store::BlockSource;
 
 /// What an image is read as.
@@ -20,7 +19,7 @@ pub enum SourceFormat {
     /// qcow2 if a regular file begins as one and refers to no other file, else raw.
     ///
     /// Whoever may write to a raw disk decides how it begins. Taken at its word, it could name any file of this
-    /// host as its backing file and have that backed up: so such an image is only read when somebody says so.
+    /// host as its backing file and have that backed up: so no image that names other files is read, whatever is said of it.
     #[default]
     Auto,
     Raw,
@@ -215,28 +214,6 @@ fn file_kinds(file: &File, ranges: &[Extent]) -> io::Result<Vec<TypedExtent>> {
     Ok(kinds)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Info {
-    #[serde(default)]
-    backing_filename: Option<String>,
-    #[serde(default)]
-    format_specific: Option<Specific>,
-}
-
-#[derive(Deserialize)]
-struct Specific {
-    #[serde(default)]
-    data: SpecificData,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct SpecificData {
-    #[serde(default)]
-    data_file: Option<String>,
-}
-
 fn probe(path: &Path, file: &File, warnings: &mut Vec<String>) -> Result<&'static str> {
     let mut head = [0; 8];
     match file.read_exact_at(&mut head, 0) {
@@ -259,26 +236,13 @@ fn probe(path: &Path, file: &File, warnings: &mut Vec<String>) -> Result<&'stati
         }
         return Ok("raw");
     }
-    let absolute =
-        std::path::absolute(path).map_err(|e| Error::io(format!("finding {}", path.display()), e))?;
-    let arguments: [&OsStr; 6] = [
-        "info".as_ref(),
-        "--output=json".as_ref(),
-        "-U".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        absolute.as_os_str(),
-    ];
-    let out = qemu_img(&arguments, path)?;
-    let info: Info = serde_json::from_slice(&out).map_err(|e| {
-        Error::unsupported(format!("what qemu-img says of {} cannot be understood: {e}", path.display()))
-    })?;
-    let refers_to =
-        info.backing_filename.or_else(|| info.format_specific.and_then(|specific| specific.data.data_file));
+    let Some(header) = Qcow2Header::read(path)? else { return Ok("raw") };
+    let refers_to = header.backing.or(header.data_file);
     if let Some(other) = refers_to {
         return Err(Error::invalid(format!(
-            "{} begins like a qcow2 image that takes data from another file ({other}). If that is what it is, use \
-             --source-format qcow2; if it is a raw disk, whose content may be anybody's, use --source-format raw",
+            "{} begins like a qcow2 image that takes data from another file ({other}), which is not followed: whoever wrote it may \
+             have chosen any file of this host. If it is a raw disk, use --source-format raw; if it is based on that file, make one \
+             file of them first (`qemu-img convert -O qcow2`)",
             path.display()
         )));
     }

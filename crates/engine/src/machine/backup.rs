@@ -361,6 +361,7 @@ fn transfer(
     snapshot.check()?;
     progress.check()?;
 
+    let encrypted = super::definition::encrypted_disks(&snapshot.definition_xml);
     let known: BTreeMap<&str, &DiskFacts> = facts.disks.iter().map(|d| (d.target.as_str(), d)).collect();
     let mut disks = Vec::new();
     let mut report = Vec::new();
@@ -377,6 +378,7 @@ fn transfer(
             source_is_block: was.is_some_and(|d| d.source_is_block),
             road: Some(taken.road),
             incremental: plan.incremental,
+            encrypted: encrypted.contains(&taken.target),
             extents,
         }
         .to_attributes();

@@ -32,6 +32,24 @@ pub fn has_interfaces(xml: &str) -> bool {
     devices.flat_map(|d| d.children()).any(|device| device.has_tag_name("interface"))
 }
 
+/// Disks (by target) that libvirt encrypts. None of one that is not understood.
+pub fn encrypted_disks(xml: &str) -> BTreeSet<String> {
+    let Some(document) = parse(xml) else { return BTreeSet::new() };
+    let devices = document.root_element().children().filter(|c| c.has_tag_name("devices"));
+    devices
+        .flat_map(|d| d.children())
+        .filter(|device| device.has_tag_name("disk"))
+        .filter(|disk| {
+            let sources = disk.children().filter(|c| c.has_tag_name("source"));
+            sources.chain([*disk]).any(|n| n.children().any(|c| c.has_tag_name("encryption")))
+        })
+        .filter_map(|disk| {
+            let target = disk.children().find(|c| c.has_tag_name("target"))?;
+            target.attribute("dev").map(str::to_owned)
+        })
+        .collect()
+}
+
 /// What a server shows of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -112,6 +130,17 @@ mod tests {
         assert!(!has_interfaces(
             "<domain><metadata><interface/></metadata><devices><disk/></devices></domain>"
         ));
+    }
+
+    #[test]
+    fn encrypted_disks_are_found() {
+        let xml = "<domain><devices>
+            <disk><source file='/a'><encryption format='luks'/></source><target dev='vda'/></disk>
+            <disk><source file='/b'/><encryption format='luks'/><target dev='vdb'/></disk>
+            <disk><source file='/c'/><target dev='vdc'/><backingStore><source file='/d'><encryption/></source></backingStore></disk>
+            </devices></domain>";
+        assert_eq!(encrypted_disks(xml).into_iter().collect::<Vec<_>>(), ["vda", "vdb"]);
+        assert!(encrypted_disks("<domain").is_empty());
     }
 
     #[test]

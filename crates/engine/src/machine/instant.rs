@@ -7,10 +7,11 @@
 //! The commit of a machine that stays is its start. From there on what is written in it is somebody's data: it is
 //! removed by [`abandon`] alone.
 
+use super::encryption;
 pub use super::exports::Exports;
 use super::restore::{check_networks, choose_disks, definition_of, nvram_of, tpm_of};
 use super::storage::{Storage, check_machine_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::limits::{EXPORT_RECONNECT, PULL_AGAIN_AFTER};
 use crate::qemu_nbd::{self, qemu_img};
 use crate::target::{self, check_absent, check_room};
@@ -22,6 +23,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use strongroom_hypervisor::image::Qcow2Header;
 use strongroom_hypervisor::{
     CreatedMachine, DiskFormat, Hypervisor, MachineSummary, NetworkChoice, OverlayMachine, PullState,
     RestoreMachineRequest, RestoredDisk, ThrowAway,
@@ -42,6 +44,9 @@ pub struct Plan {
     pub nvram: Option<PathBuf>,
     /// None: as it was.
     pub network: Network,
+    /// Disks that libvirt encrypted may be unencrypted.
+    #[serde(default)]
+    pub unencrypted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +87,8 @@ pub struct Wanted<'a> {
     pub disks: &'a [String],
     /// Its files are hidden ones, and room is only needed for what it writes.
     pub is_thrown_away: bool,
+    /// Disks that libvirt encrypted may be unencrypted: otherwise they are refused.
+    pub unencrypted: bool,
 }
 
 /// Refuses what can be refused, and makes nothing.
@@ -98,6 +105,7 @@ pub fn plan(
     if chosen.is_empty() {
         return Err(Error::not_found(format!("recovery point {} has no disks", point.point)));
     }
+    encryption::check(point, wanted.disks, wanted.unencrypted)?;
     check_networks(hypervisor, definition, &wanted.network.choice())?;
     let storage = Storage::open(wanted.directory, hypervisor, &chosen)?;
     let directory = storage.directory.clone();
@@ -130,6 +138,7 @@ pub fn plan(
         disks,
         nvram,
         network: wanted.network.clone(),
+        unencrypted: wanted.unencrypted,
     })
 }
 
@@ -174,7 +183,7 @@ fn new_file(path: &Path) -> Result<File> {
 fn make_overlay(plan: &Plan, disk: &PlannedDisk) -> Result<()> {
     drop(new_file(&disk.path)?);
     // The image names its export, so that it never reads as empty where the export is not.
-    let backing = Endpoint::Unix(plan.socket.clone()).uri(&disk.target).to_string();
+    let backing = export_name(plan, disk);
     let size = disk.size_bytes.to_string();
     let path = disk.path.as_os_str();
     let arguments: [&std::ffi::OsStr; 11] = [
@@ -205,11 +214,13 @@ fn overlay_machine(point: &Manifest, plan: &Plan) -> Result<OverlayMachine> {
                     target: d.target.clone(),
                     path: d.path.clone(),
                     format: DiskFormat::Qcow2,
+                    secret: None,
                 })
                 .collect(),
             network: plan.network.choice(),
             nvram: plan.nvram.clone(),
             tpm: tpm_of(point, &mut Vec::new()),
+            unencrypted: plan.unencrypted,
         },
         uuid: plan.uuid,
         socket: plan.socket.clone(),
@@ -285,35 +296,29 @@ pub fn stands_alone(plan: &Plan) -> Result<bool> {
     Ok(true)
 }
 
+/// What an image of ours says it is based on.
 fn backing_of(path: &Path) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    struct Info {
-        #[serde(rename = "backing-filename")]
-        backing: Option<String>,
-    }
-    let arguments: [&std::ffi::OsStr; 7] = [
-        "info".as_ref(),
-        "--force-share".as_ref(),
-        "--output=json".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "--".as_ref(),
-        path.as_os_str(),
-    ];
-    let said = qemu_img(&arguments, path)?;
-    let info: Info = serde_json::from_slice(&said).map_err(|e| {
-        Error::new(
-            ErrorKind::Failed,
-            format!("what qemu-img says of {} is not understood: {e}", path.display()),
-        )
-    })?;
-    Ok(info.backing)
+    let header = Qcow2Header::read(path)?
+        .ok_or_else(|| Error::unsupported(format!("{} is no qcow2 image", path.display())))?;
+    Ok(header.backing)
+}
+
+fn export_name(plan: &Plan, disk: &PlannedDisk) -> String {
+    Endpoint::Unix(plan.socket.clone()).uri(&disk.target).to_string()
 }
 
 /// Moves the data into the images of a machine that is off. Cut short, what was moved is not moved again.
 pub fn move_offline(plan: &Plan, progress: &Progress) -> Result<()> {
     for disk in plan.disks.iter().filter(|d| d.path.exists()) {
-        if backing_of(&disk.path)?.is_some() {
+        if let Some(named) = backing_of(&disk.path)? {
+            // It was written by whoever ran the machine since.
+            if named != export_name(plan, disk) {
+                return Err(Error::unsupported(format!(
+                    "{} is based on {named}, and was made to be based on the vault: it was changed meanwhile, and what it names now \
+                     is not followed",
+                    disk.path.display()
+                )));
+            }
             qemu_nbd::flatten(&disk.path, progress)?;
         }
     }

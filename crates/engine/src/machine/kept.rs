@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Manifest> {
     let taken_at = Timestamp::try_from(snapshot.taken_at)
         .map_err(|e| Error::new(ErrorKind::Failed, format!("the snapshot's time is beyond reason: {e}")))?;
+    let encrypted = super::definition::encrypted_disks(&snapshot.definition_xml);
     let disks = snapshot.disks.iter().map(|taken| {
         let was = facts.disks.iter().find(|d| d.target == taken.target);
         Disk {
@@ -30,6 +31,7 @@ pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Man
                 source: was.and_then(|d| d.source.clone()),
                 source_is_block: was.is_some_and(|d| d.source_is_block),
                 road: Some(taken.road),
+                encrypted: encrypted.contains(&taken.target),
                 ..DiskRecord::default()
             }
             .to_attributes(),

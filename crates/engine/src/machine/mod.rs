@@ -10,6 +10,7 @@
 
 mod backup;
 pub(crate) mod definition;
+pub mod encryption;
 mod exports;
 pub(crate) mod instant;
 mod kept;

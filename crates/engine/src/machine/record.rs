@@ -93,6 +93,9 @@ pub struct DiskRecord {
     pub road: Option<Road>,
     /// Read in parts, relative to the parent's checkpoint.
     pub incremental: bool,
+    /// libvirt encrypted it. What is in the vault is what the guest saw; the key is not with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// How many pieces had to be read.
     pub extents: u64,
 }
@@ -150,6 +153,7 @@ mod tests {
             source_is_block: true,
             road: Some(Road::PullJob),
             incremental: true,
+            encrypted: true,
             extents: 7,
         };
         let mut attributes = record.to_attributes();

@@ -5,6 +5,7 @@
 //! again. Killed on the way, it leaves files that its [`RestorePlan`] names, for [`remove_unfinished`].
 
 use super::definition::networks;
+use super::encryption;
 use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, Result};
@@ -15,15 +16,15 @@ use crate::source::PointSource;
 use crate::target::{self, FileIdentity, NewImage, NewImageOptions, check_absent, check_room};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::PointSelector;
 use strongroom_hypervisor::{
-    CreatedMachine, DiskFormat, Error as HypervisorError, Hypervisor, NetworkChoice, RestoreMachineRequest,
-    RestoredDisk,
+    CreatedMachine, DiskFormat, Error as HypervisorError, Hypervisor, NetworkChoice, NewSecret,
+    RestoreMachineRequest, RestoredDisk,
 };
 use strongroom_store::{
     BlockTarget as _, Definition, Disk, Manifest, PointKind, Progress, ReadSession, Vault,
@@ -40,8 +41,10 @@ pub struct RestoreOptions {
     pub network: NetworkChoice,
     /// By target name; the new machine has these alone. Empty: all.
     pub disks: Vec<String>,
-    /// Default: as each disk was.
+    /// Default: as each disk was; qcow2 where it is encrypted.
     pub format: Option<DiskFormat>,
+    /// Disks that libvirt encrypted are restored without encryption. Default: each is encrypted, with a new key.
+    pub unencrypted: bool,
     /// Told what will be made before anything is, and once more before anything gets its final name.
     pub planned: Option<Planned>,
 }
@@ -155,6 +158,19 @@ pub fn restore_from(
     let storage = Storage::open(options.storage.as_deref(), hypervisor, &chosen)?;
     let mut warnings = Vec::new();
     warnings.extend(storage.barriers());
+    let mut encrypted = encryption::encrypted_disks(&point);
+    encrypted.retain(|name| chosen.iter().any(|d| d.name == *name));
+    if options.unencrypted {
+        warnings.extend(encrypted.iter().map(|disk| encryption::warning(disk)));
+        encrypted.clear();
+    }
+    if let Some(disk) = encrypted.first().filter(|_| options.format == Some(DiskFormat::Raw)) {
+        return Err(Error::unsupported(format!(
+            "disk {disk} was encrypted by libvirt and is restored encrypted, as qcow2: leave out --format raw, or say that it may be \
+             unencrypted (--unencrypted)"
+        )));
+    }
+    let mut keys: HashMap<String, NewSecret> = HashMap::new();
     let nvram = nvram_of(&point, &mut warnings);
     let nvram_path = nvram.is_some().then(|| storage.nvram_path(&options.new_name));
     if let Some(path) = &nvram_path {
@@ -163,9 +179,15 @@ pub fn restore_from(
 
     let mut planned = Vec::new();
     for disk in chosen {
+        let is_encrypted = encrypted.contains(&disk.name);
         let format = options.format.or(DiskRecord::of(disk).format).unwrap_or(DiskFormat::Qcow2);
+        // Encrypted raw images have no holes.
+        let format = if is_encrypted { DiskFormat::Qcow2 } else { format };
         let path = storage.disk_path(&options.new_name, &disk.name, format);
         check_absent(&path)?;
+        if is_encrypted {
+            keys.insert(disk.name.clone(), encryption::new_secret(&options.new_name, &disk.name, &path)?);
+        }
         let reader = source.open(disk)?;
         let data_bytes = reader.data_bytes()?;
         progress.check()?;
@@ -189,6 +211,11 @@ pub fn restore_from(
     if let Some(planned) = &options.planned {
         (planned.keep)(&plan)?;
     }
+    // Before anything is written with them; without its key a disk is nothing.
+    let mut secrets = encryption::Secrets::new(hypervisor);
+    for key in keys.values() {
+        secrets.make(key)?;
+    }
     let mut images = Vec::new();
     for (reader, disk) in &planned {
         let new = NewImageOptions {
@@ -198,6 +225,7 @@ pub fn restore_from(
             data_bytes: disk.data_bytes,
             durable: true,
             tag: Some(plan.tag.clone()),
+            passphrase: keys.get(&disk.name).map(|key| key.passphrase.clone()),
         };
         images.push(write_image(reader, new, progress)?);
         progress.check()?;
@@ -224,17 +252,31 @@ pub fn restore_from(
         new_name: options.new_name.clone(),
         disks: disks
             .iter()
-            .map(|d| RestoredDisk { target: d.name.clone(), path: d.path.clone(), format: d.format })
+            .map(|d| RestoredDisk {
+                target: d.name.clone(),
+                path: d.path.clone(),
+                format: d.format,
+                secret: keys.get(&d.name).map(|key| key.uuid),
+            })
             .collect(),
         network: options.network.clone(),
         nvram: nvram_path,
         tpm: tpm_of(&point, &mut warnings),
+        unencrypted: options.unencrypted,
     };
     let created = create(hypervisor, &request, &mut files)?;
     // The commit was the definition: from here on the files are the machine's.
     files.keep();
+    secrets.keep();
     let directory = storage.directory.clone();
     storage.keep();
+    let mut created = created;
+    created.warnings.extend(disks.iter().filter(|d| keys.contains_key(&d.name)).map(|d| {
+        format!(
+            "disk {} is encrypted (LUKS) with a new key, which libvirt keeps as secret {}",
+            d.name, keys[&d.name].uuid
+        )
+    }));
     let notes = created.warnings.clone();
     for warning in created.warnings {
         if !warnings.contains(&warning) {
@@ -391,6 +433,7 @@ fn small_file(path: &Path, bytes: &[u8], tag: &str) -> Result<NewImage> {
         data_bytes: bytes.len() as u64,
         durable: true,
         tag: Some(tag.to_owned()),
+        passphrase: None,
     })?;
     image.write_at(0, bytes).map_err(|e| Error::io(format!("making {}", path.display()), e))?;
     Ok(image)

@@ -152,7 +152,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         .coded("UserErrorVmNotFound"));
     }
     let seen = machines::look(service, &parts.machine)?;
-    let store = service.store(&parts.vault);
+    let store = service.writable_store(&parts.vault);
     let (left_out, known) = (left_out(&parts), luns(&parts.machine.disks));
     let options = BackupOptions {
         exclude: left_out
@@ -230,7 +230,8 @@ pub(super) fn take_point(
         kept: Some(promise(service, item, &request)?),
         ..BackupOptions::default()
     };
-    let mut taken = machine::take(&*hypervisor, service.store(vault), &machine.name, &options, progress)?;
+    let mut taken =
+        machine::take(&*hypervisor, service.writable_store(vault), &machine.name, &options, progress)?;
     let parts = Parts { item: item.clone(), vault: vault.clone(), machine: machine.clone(), request };
     let why = match transfer::keep(service, &job, &parts, &mut taken, &luns(&machine.disks))? {
         Ok(point) => {
@@ -281,7 +282,12 @@ fn left_out(parts: &Parts) -> Vec<PointDisk> {
         .disks
         .iter()
         .filter(|d| d.lun >= 0 && choice.luns.contains(&d.lun) != choice.inclusion)
-        .map(|d| PointDisk { lun: d.lun, target: d.target.clone(), size_bytes: d.size_bytes.unwrap_or(0) })
+        .map(|d| PointDisk {
+            lun: d.lun,
+            target: d.target.clone(),
+            size_bytes: d.size_bytes.unwrap_or(0),
+            encrypted: false,
+        })
         .collect()
 }
 
@@ -436,6 +442,7 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         Some(Promise::NotUnderstood(_)) => (Some(PointReason::OnDemand), None, None),
         None => (None, None, None),
     };
+    let encrypted = crate::machine::encryption::encrypted_disks(manifest);
     Point {
         id: manifest.point,
         version: 0,
@@ -447,7 +454,12 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         disks: manifest
             .disks
             .iter()
-            .map(|d| PointDisk { lun: lun_of(&d.name), target: d.name.clone(), size_bytes: d.size_bytes })
+            .map(|d| PointDisk {
+                lun: lun_of(&d.name),
+                target: d.name.clone(),
+                size_bytes: d.size_bytes,
+                encrypted: encrypted.contains(&d.name),
+            })
             .collect(),
         excluded: Vec::new(),
         has_choice: false,

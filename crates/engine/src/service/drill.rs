@@ -41,6 +41,8 @@ pub struct DrillOptions {
     pub check: Option<String>,
     /// Until the machine has answered and its check is over. Default: [`DRILL_TIMEOUT`].
     pub timeout: Option<Duration>,
+    /// What the machine writes to disks that libvirt encrypted may lie unencrypted beside them while the drill lasts.
+    pub unencrypted: bool,
 }
 
 /// Drills that happen by themselves.
@@ -54,6 +56,9 @@ pub struct DrillSchedule {
     pub check: Option<String>,
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
+    /// See [`DrillOptions::unencrypted`].
+    #[serde(default)]
+    pub unencrypted: bool,
 }
 
 impl DrillSchedule {
@@ -66,7 +71,11 @@ impl DrillSchedule {
     }
 
     fn options(&self) -> DrillOptions {
-        DrillOptions { check: self.check.clone(), timeout: self.timeout_seconds.map(Duration::from_secs) }
+        DrillOptions {
+            check: self.check.clone(),
+            timeout: self.timeout_seconds.map(Duration::from_secs),
+            unencrypted: self.unencrypted,
+        }
     }
 
     /// What is wrong with it, if anything.
@@ -84,6 +93,8 @@ struct DrillRequest {
     host: String,
     check: Option<String>,
     timeout_seconds: u64,
+    #[serde(default)]
+    unencrypted: bool,
     /// What is being made; from here on something may have to be removed.
     #[serde(default)]
     plan: Option<Plan>,
@@ -135,6 +146,7 @@ pub fn begin(
         host,
         check: options.check.clone(),
         timeout_seconds: timeout.as_secs(),
+        unencrypted: options.unencrypted,
         plan: None,
     };
     job.request = serde_json::to_value(&request).unwrap_or_default();
@@ -194,12 +206,15 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         network: Network::None,
         disks: &[],
         is_thrown_away: true,
+        unencrypted: request.unencrypted,
     };
     let plan = instant::plan(&*hypervisor, &session, &point, &wanted)?;
+    let warnings = crate::machine::encryption::check(&point, &[], request.unencrypted)?;
     request.plan = Some(plan.clone());
     let value = serde_json::to_value(&request).unwrap_or_default();
     service.catalog.update::<Job, Error>(job.id, |job| {
         job.request = value.clone();
+        job.warnings.extend(warnings.clone());
         Ok(Vec::new())
     })?;
     let seen = boot(service, job, &*hypervisor, &session, &point, &plan, &request, progress);

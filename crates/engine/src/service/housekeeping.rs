@@ -1,6 +1,8 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
-use super::{Service, audit, clock, held, items, jobs, notes, reconcile, retention, snapshots, vaults};
+use super::{
+    Service, audit, clock, exclusive, held, items, jobs, notes, reconcile, retention, snapshots, vaults,
+};
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::collections::BTreeMap;
@@ -28,6 +30,9 @@ pub(super) fn run(service: &Service) {
             last = Some(Instant::now());
             if let Err(error) = sweep(service) {
                 tracing::error!(%error, "housekeeping");
+            }
+            if let Err(error) = exclusive::look(service) {
+                tracing::error!(%error, "the vaults' stores could not be looked at");
             }
             if let Err(error) = snapshots::remove_orphans(service) {
                 tracing::error!(%error, "snapshots that no point has");

@@ -32,6 +32,9 @@ pub struct NewMachine {
     pub directory: Option<PathBuf>,
     /// None: as it was.
     pub network: Option<String>,
+    /// Disks that libvirt encrypted may be unencrypted.
+    #[serde(default)]
+    pub unencrypted: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -252,8 +255,12 @@ impl Work<'_> {
                 network: target.network.clone().map_or(Network::AsItWas, Network::To),
                 disks: &request.disks,
                 is_thrown_away: false,
+                unencrypted: target.unencrypted,
             };
             request.plan = Some(instant::plan(self.hypervisor, &session, &point, &wanted)?);
+            for warning in crate::machine::encryption::check(&point, &request.disks, target.unencrypted)? {
+                self.warn(&warning)?;
+            }
             save(self.service, self.job.id, request)?;
         }
         let Some(plan) = request.plan.clone() else { return Err(Error::cancelled()) };

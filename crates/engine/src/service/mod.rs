@@ -22,6 +22,7 @@ pub mod clock;
 mod committed;
 pub mod config;
 pub mod drill;
+mod exclusive;
 pub mod groups;
 mod held;
 pub mod housekeeping;
@@ -103,6 +104,7 @@ pub struct Inner {
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
     reconciliation: reconcile::Reconciliation,
+    exclusive: exclusive::Found,
     /// Held while the data directory is in use; ends with the process.
     _lock: File,
 }
@@ -262,6 +264,7 @@ impl Service {
             tenant,
             run: Uuid::new_v4(),
             stores: Mutex::default(),
+            exclusive: exclusive::Found::default(),
             _lock: lock,
         }));
         actor::named("service: start", || {
@@ -335,6 +338,16 @@ impl Service {
         }
         let store = vaults::open_store(self, vault)?;
         Ok(self.stores.lock().entry(vault.id).or_insert(store).clone())
+    }
+
+    /// The same, if points may be written to it.
+    pub(crate) fn writable_store(
+        &self,
+        vault: &strongroom_catalog::service::Vault,
+    ) -> Result<strongroom_store::Vault> {
+        let store = self.store(vault)?;
+        exclusive::check(self, vault, &store)?;
+        Ok(store)
     }
 
     pub(crate) fn close_store(&self, vault: Uuid) {

@@ -24,7 +24,7 @@ use crate::source::PointSource;
 use crate::target::{self, DiskFormat};
 use jiff::SignedDuration;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Job, Machine, Transfer, Vault};
@@ -79,8 +79,9 @@ fn prepare(
 ) -> Result<Rewritten> {
     let machine = machine_of(service, item)?;
     super::restore::check_replace(service, &machine)?;
-    let OpenPoint { source, manifest, warnings: told } =
-        super::restore::open_of(service, job, vault, item, request)?;
+    let open = super::restore::open_of(service, job, vault, item, request)?;
+    warnings.extend(super::restore::check_encryption(&open, request)?);
+    let OpenPoint { source, manifest, warnings: told } = open;
     warnings.extend(told);
     let places = places(service, &machine, &manifest, request, warnings)?;
     // The way back: nothing of what is there now is lost.
@@ -222,6 +223,23 @@ fn places<'m>(
             ))
             .coded("UserErrorReplaceDisksNotSupported"));
         };
+        // Whatever was asked for: the machine's definition would not fit the disk.
+        if there.encrypted {
+            return Err(Error::unsupported(format!(
+                "Disk {} of '{}' is encrypted by libvirt, and what would take its place is not: restore the point as a new machine, which \
+                 gets encrypted disks with a new key.",
+                disk.name, machine.name
+            ))
+            .coded("UserErrorEncryptedDiskNotSupported"));
+        }
+        if there.has_backing_store {
+            return Err(Error::unsupported(format!(
+                "Disk {} of '{}' is based on another image by its definition, which would show through a disk that takes its place: restore \
+                 the point's disks to a storage location, or merge the images first (`virsh blockcommit`).",
+                disk.name, machine.name
+            ))
+            .coded("UserErrorReplaceDisksNotSupported"));
+        }
         let format = match there.format {
             Some(strongroom_hypervisor::DiskFormat::Raw) => DiskFormat::Raw,
             Some(strongroom_hypervisor::DiskFormat::Qcow2) => DiskFormat::Qcow2,
@@ -255,8 +273,11 @@ fn like(new: &Path, old: &Path) -> Result<()> {
     let failed =
         |e| Error::io(format!("giving {} the owner and permissions of {}", new.display(), old.display()), e);
     let before = fs::metadata(old).map_err(failed)?;
-    chown(new, Some(before.uid()), Some(before.gid())).map_err(failed)?;
-    fs::set_permissions(new, before.permissions()).map_err(failed)
+    // By the file itself: its name may be another's by then.
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file = fs::File::options().read(true).write(true).custom_flags(flags).open(new).map_err(failed)?;
+    fchown(&file, Some(before.uid()), Some(before.gid())).map_err(failed)?;
+    file.set_permissions(before.permissions()).map_err(failed)
 }
 
 /// What a replacement that was cut short before its commit left.

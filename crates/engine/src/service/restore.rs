@@ -87,6 +87,9 @@ pub struct RestoreRequest {
     /// By target name; empty: all.
     #[serde(default)]
     pub disks: Vec<String>,
+    /// Disks that libvirt encrypted may be unencrypted.
+    #[serde(default)]
+    pub unencrypted: bool,
     /// Of a replacement that is committed: how far it is.
     #[serde(default, skip_serializing_if = "Swap::is_empty")]
     pub swap: Swap,
@@ -146,6 +149,7 @@ pub fn restore(
     luns: Option<&[i32]>,
     target_group: &str,
     asked_by: &str,
+    unencrypted: bool,
 ) -> Result<Job> {
     let disks = check(service, item, point, &target, luns)?;
     let mut job = jobs::draft(service, item, JobOperation::Restore, asked_by);
@@ -194,6 +198,7 @@ pub fn restore(
         point: Uuid::from_bytes(*point.id.as_bytes()),
         target,
         disks,
+        unencrypted,
         swap: Swap::default(),
         plan: RestorePlan::default(),
         sent: Sent::default(),
@@ -280,7 +285,8 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             complete(service, job.id, done.details, done.warnings)
         }
         Target::Disks { directory, pool, format, .. } => {
-            let open = open(service, job, &parts)?;
+            let mut open = open(service, job, &parts)?;
+            open.warnings.extend(check_encryption(&open, &parts.request)?);
             let to = Destination { directory, pool: pool.as_ref(), format: *format };
             let more = restore_disks::run(
                 service,
@@ -314,6 +320,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 },
                 disks: parts.request.disks.clone(),
                 format: None,
+                unencrypted: parts.request.unencrypted,
                 planned: Some(planned(service, job, &parts.request)),
             };
             let open = open(service, job, &parts)?;
@@ -334,6 +341,11 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             complete(service, job.id, vec![("Notes".to_owned(), notes.join("; "))], warnings)
         }
     }
+}
+
+/// Refuses what would leave disks unencrypted unasked; warnings where it was asked for.
+pub(super) fn check_encryption(open: &OpenPoint, request: &RestoreRequest) -> Result<Vec<String>> {
+    machine::encryption::check(&open.manifest, &request.disks, request.unencrypted)
 }
 
 /// Opens the job's point, and tells from where it is read.

@@ -192,7 +192,10 @@ fn send(
     format: DiskFormat,
 ) -> Result<Vec<String>> {
     let (container, progress) = (&place.container, place.progress);
-    let OpenPoint { source, manifest, warnings } = open()?;
+    let open = open()?;
+    let unencrypted = super::restore::check_encryption(&open, request)?;
+    let OpenPoint { source, manifest, mut warnings } = open;
+    warnings.extend(unencrypted);
     let mut restored = Vec::new();
     let mut readers = Vec::new();
     for disk in &manifest.disks {
@@ -240,7 +243,8 @@ fn send(
         put(&names.nvram, bytes.clone())?;
     }
     let nvram = nvram.map(|_| path(&names.nvram));
-    let template = restore_disks::template(&job.entity, &manifest, &restored, nvram, &path)?;
+    let template =
+        restore_disks::template(&job.entity, &manifest, &restored, nvram, request.unencrypted, &path)?;
     if let Some(xml) = &template {
         put(&names.definition, xml.clone().into_bytes())?;
     }

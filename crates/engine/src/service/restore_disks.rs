@@ -106,7 +106,8 @@ pub(super) fn run(
     let nvram_in = std::path::absolute(&final_directory)
         .map_err(|e| Error::io(format!("looking at {}", final_directory.display()), e))?;
     let nvram = nvram.map(|_| nvram_in.join(&names.nvram));
-    let template = template(&job.entity, manifest, &restored, nvram, &|file| disks_in.join(file))?;
+    let template =
+        template(&job.entity, manifest, &restored, nvram, request.unencrypted, &|file| disks_in.join(file))?;
     if let Some(xml) = &template {
         write_new(&hidden.0.join(&names.definition), xml.as_bytes())?;
     }
@@ -252,6 +253,7 @@ pub(super) fn template(
     manifest: &Manifest,
     disks: &[Restored],
     nvram: Option<PathBuf>,
+    unencrypted: bool,
     path: &dyn Fn(&str) -> PathBuf,
 ) -> Result<Option<String>> {
     let Some(definition) = manifest.definition.as_ref().filter(|d| d.kind == DEFINITION_KIND) else {
@@ -269,11 +271,13 @@ pub(super) fn template(
                     DiskFormat::Raw | DiskFormat::Vhd => strongroom_hypervisor::DiskFormat::Raw,
                     DiskFormat::Qcow2 => strongroom_hypervisor::DiskFormat::Qcow2,
                 },
+                secret: None,
             })
             .collect(),
         network: NetworkChoice::Keep,
         nvram,
         tpm: None,
+        unencrypted,
     };
     let drivers: Vec<(&str, &str)> = disks
         .iter()

@@ -3,7 +3,7 @@
 
 use super::{
     Service, audit, backup, clock, committed, drill, housekeeping, instant, jobs, machines, operations,
-    reconcile, restore, schedule, snapshots, storage, transfer, vaults,
+    reconcile, restore, schedule, snapshots, storage, transfer,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{

@@ -161,7 +161,7 @@ fn try_transfer(
     };
     let hypervisor = service.host(&snapshot.host)?.hypervisor.clone();
     let record_path = snapshots::locate(service, point.id, &snapshot, &*hypervisor, &parts.machine.name)?;
-    let store = service.store(&parts.vault)?;
+    let store = service.writable_store(&parts.vault)?;
     let (manifest, warnings) = machine::transfer_kept(&*hypervisor, &store, &record_path, progress)?;
     record(service, job.id, parts, &manifest, &luns(&parts.machine.disks), &warnings, "")?;
     // The job is over; what has expired is looked for again by and by.

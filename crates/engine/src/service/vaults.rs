@@ -520,7 +520,7 @@ fn make_store(service: &Service, vault: &mut Vault) -> Result<()> {
         Some(base) => format!("{}/{}", base.trim_end_matches('/'), vault.id),
         None => service.data().vaults().join(vault.id.to_string()).display().to_string(),
     };
-    let made = stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None)?;
+    let made = stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None, false)?;
     vault.store_location = location;
     vault.store_id = made.vault.id();
     service.stores.lock().insert(vault.id, made.vault);

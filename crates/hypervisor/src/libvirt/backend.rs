@@ -280,6 +280,7 @@ impl SnapshotBackend for Backend {
         let clone = |(clone, disk): (&Clone, &PlannedDisk)| CloneFile {
             path: clone.file.path().to_owned(),
             has_backing: disk.has_backing(),
+            layer: disk.layer.clone(),
             keep: clone.keep,
             previous: clone.previous.clone(),
         };

@@ -43,7 +43,7 @@ impl VirtError {
     pub fn about(self, doing: &'static str, what: &str) -> Error {
         let what = what.to_owned();
         match self.code {
-            sys::ERR_NO_DOMAIN => Error::NotFound { what },
+            sys::ERR_NO_DOMAIN | sys::ERR_NO_SECRET => Error::NotFound { what },
             sys::ERR_DOM_EXIST => Error::AlreadyExists { what },
             sys::ERR_RESOURCE_BUSY => Error::Busy { what, why: self.message },
             sys::ERR_OPERATION_TIMEOUT => Error::Busy { what, why: format!("{doing}: {}", self.message) },
@@ -225,6 +225,40 @@ impl Conn {
             let done = (self.f.virStoragePoolRefresh)(pool, 0);
             let result = if done < 0 { self.fail() } else { Ok(()) };
             (self.f.virStoragePoolFree)(pool);
+            result
+        }
+    }
+
+    /// Defines a secret and gives it its value, or nothing.
+    pub fn make_secret(&self, xml: &str, value: &[u8]) -> VirtResult<()> {
+        let c_xml = c_string(xml)?;
+        // SAFETY: valid pointers and lengths; the secret is freed once, after its last use.
+        unsafe {
+            let secret = (self.f.virSecretDefineXML)(self.ptr, c_xml.as_ptr(), 0);
+            if secret.is_null() {
+                return self.fail();
+            }
+            let done = (self.f.virSecretSetValue)(secret, value.as_ptr(), value.len(), 0);
+            let result = if done < 0 { self.fail() } else { Ok(()) };
+            if result.is_err() {
+                (self.f.virSecretUndefine)(secret);
+            }
+            (self.f.virSecretFree)(secret);
+            result
+        }
+    }
+
+    pub fn remove_secret(&self, uuid: &str) -> VirtResult<()> {
+        let c_uuid = c_string(uuid)?;
+        // SAFETY: valid pointers; the secret is freed once, after its last use.
+        unsafe {
+            let secret = (self.f.virSecretLookupByUUIDString)(self.ptr, c_uuid.as_ptr());
+            if secret.is_null() {
+                return self.fail();
+            }
+            let done = (self.f.virSecretUndefine)(secret);
+            let result = if done < 0 { self.fail() } else { Ok(()) };
+            (self.f.virSecretFree)(secret);
             result
         }
     }

@@ -2,6 +2,7 @@
 //! optional, sizes and nesting are bounded, and nothing is believed about them.
 
 use crate::error::{Error, Result};
+use crate::image::{Below, Layer, Place};
 use crate::limits::{DEFINITION_BYTES_MAX, DEFINITION_DEPTH_MAX};
 use crate::model::{AgentState, Disk, DiskFormat, DiskSource};
 use roxmltree::{Document, Node};
@@ -63,6 +64,55 @@ pub fn streamed_disks(document: &Document<'_>) -> Vec<String> {
         .collect()
 }
 
+/// A disk's image, and all that the definition says is below it: that of a running machine says what libvirt opened.
+pub fn layer(document: &Document<'_>, target: &str) -> Option<Layer> {
+    let devices = child(document.root_element(), "devices")?;
+    let is_it = |n: &Node<'_, '_>| child(*n, "target").and_then(|t| t.attribute("dev")) == Some(target);
+    let disk = devices.children().filter(|n| n.has_tag_name("disk")).find(is_it)?;
+    let format = child(disk, "driver").and_then(|d| d.attribute("type")).unwrap_or("raw");
+    // The nodes from the first to the last; built from the last one up.
+    let mut nodes = vec![disk];
+    while let Some(next) = nodes.last().and_then(|n| child(*n, "backingStore")) {
+        nodes.push(next);
+    }
+    let mut below = Below::Unsaid;
+    for node in nodes.iter().skip(1).rev() {
+        let Some(source) = child(*node, "source") else {
+            below = Below::Nothing;
+            continue;
+        };
+        // libvirt would probe one of which it is not told.
+        let format = child(*node, "format").and_then(|f| f.attribute("type")).unwrap_or("raw");
+        below = Below::Layer(Box::new(layer_of(*node, source, format, below)));
+    }
+    let source = child(disk, "source")?;
+    Some(layer_of(disk, source, format, below))
+}
+
+fn layer_of(node: Node<'_, '_>, source: Node<'_, '_>, format: &str, below: Below) -> Layer {
+    let path = |name: &str| source.attribute(name).map(PathBuf::from);
+    let kind = node.attribute("type").unwrap_or("file");
+    let nbd = || {
+        let host = child(source, "host")?;
+        let is_unix = host.attribute("transport") == Some("unix");
+        let socket = host.attribute("socket").filter(|_| is_unix)?.into();
+        (source.attribute("protocol") == Some("nbd"))
+            .then(|| Place::Nbd { socket, export: source.attribute("name").unwrap_or_default().to_owned() })
+    };
+    let place = match kind {
+        "file" => path("file").map(Place::File),
+        "block" => path("dev").map(Place::Block),
+        "network" => nbd(),
+        _ => None,
+    };
+    let data_file = child(source, "dataStore")
+        .and_then(|data| child(data, "source"))
+        .and_then(|s| s.attribute("file").or(s.attribute("dev")))
+        .map(PathBuf::from);
+    let place = place.unwrap_or_else(|| Place::Other(kind.to_owned()));
+    Layer { place, format: format.to_owned(), data_file, below }
+}
+
 fn disk(node: Node<'_, '_>) -> Option<Disk> {
     let target_node = child(node, "target")?;
     let target = target_node.attribute("dev")?.to_owned();
@@ -94,6 +144,7 @@ fn disk(node: Node<'_, '_>) -> Option<Disk> {
         transient: child(node, "transient").is_some(),
         encrypted: child(node, "encryption").is_some()
             || source_node.is_some_and(|s| child(s, "encryption").is_some()),
+        has_backing_store: child(node, "backingStore").is_some_and(|b| child(b, "source").is_some()),
         skipped: None,
     };
     disk.skipped = why_skipped(&disk, format_name);
@@ -182,6 +233,35 @@ mod tests {
         assert!(disks[7].skipped.as_ref().unwrap().contains("vmdk"));
         assert_eq!(agent(&document), AgentState::Connected);
         assert_eq!(nvram(&document), Some("/n".into()));
+    }
+
+    #[test]
+    fn what_is_below_a_disk_is_what_the_definition_says() {
+        let xml = r#"<domain><devices>
+          <disk type='file'><driver type='qcow2'/><source file='/a'/><target dev='vda'/>
+            <backingStore type='file'><format type='qcow2'/><source file='/b'><dataStore type='file'><format type='raw'/><source file='/b.data'/></dataStore></source>
+              <backingStore type='network'><format type='raw'/><source protocol='nbd' name='x'><host transport='unix' socket='/s'/></source><backingStore/></backingStore>
+            </backingStore></disk>
+          <disk type='block'><driver type='qcow2'/><source dev='/dev/x'/><target dev='vdb'/><backingStore/></disk>
+          <disk type='file'><driver type='qcow2'/><source file='/c'/><target dev='vdc'/></disk>
+          <disk type='file'><driver type='qcow2'/><source file='/d'/><target dev='vdd'/>
+            <backingStore type='network'><format type='raw'/><source protocol='rbd' name='x'/></backingStore></disk>
+        </devices></domain>"#;
+        let document = parse("m", xml).unwrap();
+        let layer = |target| super::layer(&document, target).unwrap();
+        let below: Vec<Layer> = layer("vda").below().cloned().collect();
+        assert_eq!(below[0].place, Place::File("/b".into()));
+        assert_eq!(below[0].data_file, Some("/b.data".into()));
+        assert_eq!(below[1].place, Place::Nbd { socket: "/s".into(), export: "x".into() });
+        assert_eq!((below.len(), &below[1].below), (2, &Below::Nothing));
+        assert_eq!((layer("vdb").place, layer("vdb").below), (Place::Block("/dev/x".into()), Below::Nothing));
+        assert_eq!(layer("vdc").below, Below::Unsaid);
+        assert!(
+            layer("vdd").why_not_here().unwrap().contains("network") && layer("vda").why_not_here().is_none()
+        );
+        assert!(super::layer(&document, "vdz").is_none());
+        let has: Vec<bool> = disks(&document).iter().map(|d| d.has_backing_store).collect();
+        assert_eq!(has, [true, false, false, true]);
     }
 
     #[test]

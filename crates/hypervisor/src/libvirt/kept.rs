@@ -5,7 +5,6 @@ use super::session::Session;
 use super::{LibvirtOptions, definition, machine, reconcile, take};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
-use crate::files;
 use crate::kept::{self, KeptSnapshot, Record, RecordDisk};
 use crate::limits::{KEPT_LOCK_TIMEOUT, OWN_CHECKPOINTS_KEPT};
 use crate::model::DiskFormat;
@@ -88,6 +87,7 @@ impl ReadersDirectory {
 
 pub fn open(options: &LibvirtOptions, path: &Path) -> Result<(MachineSnapshot, KeptSnapshot)> {
     let record = kept::read(path)?;
+    record.check_directories()?;
     kept::check_below(&record)?;
     let directory = ReadersDirectory::open(options)?;
     let mut disks = Vec::new();
@@ -101,7 +101,7 @@ pub fn open(options: &LibvirtOptions, path: &Path) -> Result<(MachineSnapshot, K
             DiskFormat::Qcow2 => {
                 let what = format!("disk `{}` of {}", disk.target, machine(&record.name));
                 let serve = ServeOptions { bitmap: None, without_locks: disk.has_backing };
-                let nbd = NbdDisk::open_image(&disk.file, &serve, &directory.path, &what)?;
+                let nbd = NbdDisk::open_image(&disk.layer()?, &serve, &directory.path, &what)?;
                 (nbd.size_bytes(), Arc::new(nbd))
             }
         };
@@ -178,7 +178,7 @@ pub fn conclude(
             Outcome::Committed => &disk.previous,
             Outcome::Abandoned => &disk.compare,
         };
-        let Some(gone) = gone.as_deref().filter(|path| files::is_own_file(path)) else { continue };
+        let Some(gone) = gone.as_deref().filter(|path| record.may_remove(path)) else { continue };
         if let Err(error) = std::fs::remove_file(gone) {
             warnings.push(format!("the old clone {} could not be removed: {error}", gone.display()));
         }

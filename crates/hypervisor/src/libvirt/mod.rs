@@ -245,6 +245,26 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn make_secret(&self, secret: &NewSecret) -> Result<()> {
+        let mut xml = crate::text::Xml::new();
+        xml.start("secret").attribute("ephemeral", "no").attribute("private", "no");
+        xml.element("uuid", &secret.uuid.hyphenated().to_string());
+        xml.element("description", &secret.description);
+        xml.start("usage").attribute("type", "volume");
+        xml.element("volume", &secret.usage);
+        xml.end();
+        xml.end();
+        self.connect()?
+            .make_secret(&xml.finish(), secret.passphrase.as_bytes())
+            .map_err(|e| e.about("keeping in libvirt", "a disk's key"))
+    }
+
+    fn remove_secret(&self, uuid: Uuid) -> Result<()> {
+        self.connect()?
+            .remove_secret(&uuid.hyphenated().to_string())
+            .map_err(|e| e.about("removing from libvirt", &format!("secret {uuid}")))
+    }
+
     fn start(&self, name: &str) -> Result<()> {
         let dom = self.domain(name)?;
         if dom.is_active() {

@@ -99,7 +99,7 @@ fn prepare_bitmaps(
             let is_parent = parent == Some(bitmap.name.as_str());
             if bitmap.is_sound() && (is_parent || known.contains(&bitmap.name)) {
                 alive.insert(bitmap.name.clone());
-                if is_parent && !image.has_backing() {
+                if is_parent && !disk.has_backing() {
                     since.insert(disk.target.clone(), bitmap.name.clone());
                 }
                 continue;
@@ -121,7 +121,7 @@ fn prepare_bitmaps(
             && !since.contains_key(&disk.target)
         {
             lost.entry(disk.target.clone()).or_insert_with(|| {
-                if image.has_backing() {
+                if disk.has_backing() {
                     "its changes are spread over a chain of images, which are told only while it runs".into()
                 } else {
                     format!("its checkpoint `{parent}` was deleted")
@@ -243,7 +243,7 @@ fn open_in_place(
     let (size_bytes, changes, extents, reader): (_, _, _, Arc<dyn ReadDisk>) = match disk.format {
         DiskFormat::Qcow2 => {
             let options = ServeOptions { bitmap, without_locks: true };
-            let nbd = NbdDisk::open_image(&disk.path, &options, &taking.session.run_directory, &what)?;
+            let nbd = NbdDisk::open_image(&disk.layer, &options, &taking.session.run_directory, &what)?;
             let dirty = match bitmap {
                 Some(name) => Some((name.to_owned(), nbd.dirty(name)?)),
                 None => None,

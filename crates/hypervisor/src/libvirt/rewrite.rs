@@ -247,7 +247,26 @@ impl Writer<'_> {
             }
         }
         self.xml.end();
-        self.xml.start("source").attribute("file", &restored.path.to_string_lossy()).end();
+        let source = child(node, "source");
+        let was_encrypted =
+            [Some(node), source].into_iter().flatten().any(|n| child(n, "encryption").is_some());
+        self.xml.start("source").attribute("file", &restored.path.to_string_lossy());
+        match restored.secret {
+            Some(secret) => {
+                self.xml.start("encryption").attribute("format", "luks").start("secret");
+                self.xml.attribute("type", "passphrase").attribute("uuid", &secret.hyphenated().to_string());
+                self.xml.end();
+                self.xml.end();
+            }
+            None if was_encrypted && !self.request.unencrypted => {
+                return Err(Error::unsupported(
+                    format!("disk `{}`", restored.target),
+                    "it was encrypted, and would not be any more",
+                ));
+            }
+            None => {}
+        }
+        self.xml.end();
         for part in node.children().filter(|n| n.is_element()) {
             match part.tag_name().name() {
                 // Bound to the old file: chains, jobs, keys, labels, throttling groups stay behind.
@@ -361,10 +380,12 @@ mod tests {
                 target: "vda".into(),
                 path: "/new & '1'".into(),
                 format: DiskFormat::Qcow2,
+                secret: None,
             }],
             network: NetworkChoice::Keep,
             nvram: None,
             tpm: None,
+            unencrypted: false,
         }
     }
 
@@ -406,6 +427,29 @@ mod tests {
         let serial = root.descendants().find(|n| n.has_tag_name("serial")).unwrap();
         assert_eq!(child(serial, "source").unwrap().attribute("path"), Some("/log/serial.new <&\">"));
         assert_eq!(child(serial, "log").unwrap().attribute("file"), Some("/log/of old.new <&\">"));
+    }
+
+    #[test]
+    fn an_encrypted_disk_is_never_silently_unencrypted() {
+        const ENCRYPTION: &str = "<encryption format='luks'><secret type='passphrase' uuid='33333333-3333-3333-3333-333333333333'/></encryption>";
+        for (old, new) in [
+            ("<source dev='/dev/old'/>", format!("<source dev='/dev/old'>{ENCRYPTION}</source>")),
+            ("<backingStore/>", format!("<backingStore/>{ENCRYPTION}")),
+        ] {
+            let mut wanted = request();
+            wanted.definition_xml = SAVED.replace(old, &new);
+            let refused = rewrite(&wanted, Uuid::new_v4()).map(|r| r.xml).unwrap_err().to_string();
+            assert!(refused.contains("vda") && refused.contains("encrypted"), "{refused}");
+            wanted.unencrypted = true;
+            assert!(!rewrite(&wanted, Uuid::new_v4()).unwrap().xml.contains("encryption"));
+            wanted.unencrypted = false;
+            let secret = Uuid::new_v4();
+            wanted.disks[0].secret = Some(secret);
+            let xml = rewrite(&wanted, Uuid::new_v4()).unwrap().xml;
+            assert!(xml.contains(&secret.to_string()) && !xml.contains("33333333"), "{xml}");
+            let document = definition::parse("new", &xml).unwrap();
+            assert!(definition::disks(&document)[0].encrypted);
+        }
     }
 
     #[test]

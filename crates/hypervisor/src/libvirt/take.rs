@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::extents;
 use crate::files::{self, PreparedClone, RawFile};
+use crate::image::Layer;
 use crate::limits::OWN_PREFIX;
 use crate::model::{AgentState, DiskFormat, DiskSource, MachineState};
 use crate::snapshot::*;
@@ -28,6 +29,8 @@ pub struct PlannedDisk {
     pub is_block: bool,
     pub is_encrypted: bool,
     pub format: DiskFormat,
+    /// Its image, and what libvirt says is below that.
+    pub layer: Layer,
     /// Of qcow2 disks.
     pub image: Option<ImageInfo>,
     /// Whether the machine outlives its stop: libvirt keeps no checkpoints for others.
@@ -45,19 +48,19 @@ impl PlannedDisk {
     }
 
     pub fn has_backing(&self) -> bool {
-        self.image.as_ref().is_some_and(ImageInfo::has_backing)
+        self.layer.below().next().is_some() || self.image.as_ref().is_some_and(|i| i.names_backing)
     }
 
     /// Why its file cannot be cloned, on whatever storage.
-    fn why_no_clone(&self) -> Option<&'static str> {
+    fn why_no_clone(&self) -> Option<String> {
         if self.is_block {
-            Some("is a block device")
+            Some("is a block device".into())
         } else if self.is_encrypted {
-            Some("is encrypted by QEMU")
+            Some("is encrypted by QEMU".into())
         } else if self.image.as_ref().is_some_and(|i| i.has_data_file) {
-            Some("keeps its data in a file of its own")
+            Some("keeps its data in a file of its own".into())
         } else {
-            None
+            self.layer.why_not_here()
         }
     }
 }
@@ -115,6 +118,15 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     };
     let not_cloned = taking.why_no_clones();
     let cloneable = not_cloned.is_none();
+    let not_kept = not_cloned.or_else(|| {
+        let directories: BTreeSet<PathBuf> = taking.disks.iter().map(PlannedDisk::directory).collect();
+        directories.iter().find_map(|directory| files::why_not_private(directory))
+    });
+    // What is read by others than the machine's own process is opened as libvirt says, or not at all; before it is held.
+    if cloneable || !state.is_active() {
+        let images = taking.disks.iter().filter(|d| d.format == DiskFormat::Qcow2 && !d.is_encrypted);
+        images.map(|d| d.layer.node()).try_for_each(|node| node.map(drop))?;
+    }
     let taken = if !state.is_active() {
         taking.remove_leftovers();
         offline::take(&mut taking, cloneable)?
@@ -151,7 +163,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         warnings: taking.warnings,
         timings: taking.timings,
         guest: taking.inside.report,
-        not_kept: not_cloned,
+        not_kept,
         backend: Some(Box::new(taken.backend)),
     })
 }
@@ -184,6 +196,7 @@ pub fn plan(
             continue;
         }
         let is_block = matches!(disk.source, DiskSource::Block(_));
+        let Some(layer) = definition::layer(document, &disk.target) else { continue };
         let (Some(path), Some(format)) = (disk.source.path().map(PathBuf::from), disk.format) else {
             continue;
         };
@@ -199,6 +212,7 @@ pub fn plan(
             is_encrypted: disk.encrypted,
             is_persistent,
             format,
+            layer,
             image,
         });
     }
@@ -247,13 +261,13 @@ impl Taking<'_> {
 
     /// How the files below the disks are: they are read in place, and may be merged by somebody.
     pub fn chain_fingerprints(&self) -> Result<Vec<(PathBuf, files::Fingerprint)>> {
-        let below: BTreeSet<&PathBuf> =
-            self.disks.iter().filter_map(|d| d.image.as_ref()).flat_map(|i| &i.backing).collect();
+        let below: BTreeSet<PathBuf> = self.disks.iter().flat_map(|d| d.layer.files_below()).collect();
         below
             .into_iter()
-            // Not those on network storage, which QEMU names by URLs.
-            .filter(|path| path.is_absolute())
-            .map(|path| Ok((path.clone(), files::fingerprint(path)?)))
+            .map(|path| {
+                let fingerprint = files::fingerprint(&path)?;
+                Ok((path, fingerprint))
+            })
             .collect()
     }
 
@@ -423,7 +437,8 @@ impl Taking<'_> {
                 // The clone is ours, but the files below it are the machine's.
                 let options = ServeOptions { bitmap, without_locks: disk.has_backing() };
                 let what = self.session.disk(&disk.target);
-                let nbd = NbdDisk::open_image(&path, &options, &self.session.run_directory, &what)?;
+                let layer = disk.layer.with_first(&path);
+                let nbd = NbdDisk::open_image(&layer, &options, &self.session.run_directory, &what)?;
                 let dirty = match bitmap {
                     Some(name) => Some((name.to_owned(), nbd.dirty(name)?)),
                     None => dirty,

@@ -160,6 +160,7 @@ mod tests {
             network: NetworkChoice::Keep,
             nvram: None,
             tpm: Some(b"what it remembers".to_vec()),
+            unencrypted: false,
         }
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -19,7 +20,7 @@ use super::limits::{DELETE_BATCH_NAMES, MAX_OBJECT_BYTES};
 use super::location::{Location, s3_client};
 use super::name::check_prefix;
 use super::remote::{Executor, Remote, RetryLimits};
-use super::{ObjectInfo, VOLATILE_PREFIXES};
+use super::{ObjectInfo, PROBES_PREFIX, VOLATILE_PREFIXES};
 
 type Result<T> = std::result::Result<T, ObjectError>;
 
@@ -57,6 +58,10 @@ pub struct BlobStore {
 struct Inner {
     backend: Backend,
     location: String,
+    /// The server's address, where there is one and it is known.
+    server: Option<String>,
+    /// Creating looks first whether there is one.
+    looks_first: AtomicBool,
 }
 
 enum Backend {
@@ -87,13 +92,17 @@ impl BlobStore {
                         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
                         .collect()
                 });
+                let named = |wanted: &str| vars.iter().find(|(name, v)| name == wanted && !v.is_empty());
+                let server =
+                    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(named);
+                let server = server.map(|(_, url)| url.clone());
                 let client = s3_client(location, bucket, vars)
                     .map_err(|e| ObjectError::new(Kind::Invalid, Op::Open, "", &shown, e))?;
                 let store: Arc<dyn ObjectStore> = match prefix.as_str() {
                     "" => Arc::new(client),
                     _ => Arc::new(PrefixStore::new(client, prefix.as_str())),
                 };
-                let store = BlobStore::from_object_store(store, shown, options)?;
+                let store = BlobStore::remote(store, shown, server, options)?;
                 if let Backend::Remote(remote) = &store.inner.backend {
                     remote.probe()?;
                 }
@@ -108,6 +117,8 @@ impl BlobStore {
             inner: Arc::new(Inner {
                 location: store.root().display().to_string(),
                 backend: Backend::Local(store),
+                server: None,
+                looks_first: AtomicBool::new(false),
             }),
         }
     }
@@ -118,7 +129,15 @@ impl BlobStore {
         location: impl Into<String>,
         options: OpenOptions,
     ) -> Result<Self> {
-        let location = location.into();
+        Self::remote(store, location.into(), None, options)
+    }
+
+    fn remote(
+        store: Arc<dyn ObjectStore>,
+        location: String,
+        server: Option<String>,
+        options: OpenOptions,
+    ) -> Result<Self> {
         let executor = match options.runtime {
             Some(handle) => Executor::Given(handle),
             None => Executor::own().map_err(|e| ObjectError::new(Kind::Other, Op::Open, "", &location, e))?,
@@ -132,6 +151,8 @@ impl BlobStore {
                     location: location.clone(),
                 }),
                 location,
+                server,
+                looks_first: AtomicBool::new(false),
             }),
         })
     }
@@ -147,8 +168,62 @@ impl BlobStore {
     pub fn put_new(&self, name: &str, bytes: Bytes) -> Result<()> {
         match &self.inner.backend {
             Backend::Local(store) => self.lift(Op::PutNew, name, store.put(name, &[bytes], Existing::Keep)),
-            Backend::Remote(remote) => remote.put(name, &bytes, Op::PutNew),
+            Backend::Remote(remote) => {
+                if self.inner.looks_first.load(Ordering::Relaxed) && remote.head(name)?.is_some() {
+                    let why = "there is one already";
+                    return Err(ObjectError::new(
+                        Kind::AlreadyExists,
+                        Op::PutNew,
+                        name,
+                        &self.inner.location,
+                        why,
+                    ));
+                }
+                remote.put(name, &bytes, Op::PutNew)
+            }
         }
+    }
+
+    /// From here on [`put_new`](Self::put_new) looks whether there is such an object before it creates one: for stores that replace
+    /// it, and callers that are alone.
+    pub(crate) fn look_before_creating(&self) {
+        self.inner.looks_first.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails where [`put_new`](Self::put_new) replaces what is there instead of refusing it: on a server that does not know, or
+    /// ignores, conditional writes. Two that write at once would then both believe to have won. Found out by doing it, with
+    /// an object below `probes/` that is removed again.
+    pub fn check_exclusive(&self) -> Result<()> {
+        // Directories create by means of the file system's own.
+        let Backend::Remote(remote) = &self.inner.backend else { return Ok(()) };
+        let name = format!("{PROBES_PREFIX}{}", uuid::Uuid::new_v4().simple());
+        let outcome = (|| {
+            remote.put(&name, &Bytes::from_static(b"first"), Op::PutNew)?;
+            let second = remote.put(&name, &Bytes::from_static(b"second"), Op::PutNew);
+            let there = self.get_bounded(&name, 16)?;
+            match second {
+                Err(e) if e.kind == Kind::AlreadyExists && there == "first" => Ok(()),
+                Ok(()) | Err(ObjectError { kind: Kind::AlreadyExists, .. }) => {
+                    let server = self.inner.server.as_deref().map(|s| format!(" ({s})")).unwrap_or_default();
+                    Err(ObjectError::new(
+                        Kind::NotExclusive,
+                        Op::PutNew,
+                        &name,
+                        &self.inner.location,
+                        format!(
+                            "this server{server} replaced an object that it was told to create only if there is none (`If-None-Match: *`)"
+                        ),
+                    ))
+                }
+                Err(e) => Err(e),
+            }
+        })();
+        if let Err(error) = self.delete(&name) {
+            tracing::warn!(%error, "the object of a probe is left");
+            outcome?;
+            return Err(error);
+        }
+        outcome
     }
 
     /// Creates or replaces an object, in one step and durably.

@@ -33,6 +33,8 @@ pub enum Kind {
     Short,
     /// Failed in a way that may pass: the bounded retries are used up, the outcome is unknown.
     Transient,
+    /// The store replaces objects that it is to create only if there are none: no vault is safe in it.
+    NotExclusive,
     /// Anything else; the source says what.
     Other,
 }
@@ -47,6 +49,10 @@ impl Kind {
             }
             Kind::Denied => "check the owner and permissions of the location, or the credentials in use",
             Kind::ReadOnly => "remount it for writing, or use another location",
+            Kind::NotExclusive => {
+                "points of runs that write at the same time would be lost without anybody noticing: use a server, or a release of \
+                 it, that honours conditional writes (Amazon S3 and MinIO do), or a directory; or make the vault for one writer at a time (`strongroom rescue vault init --single-writer`)"
+            }
             Kind::Transient => "the outcome is unknown; check that the storage is reachable, then run again",
             _ => "",
         }

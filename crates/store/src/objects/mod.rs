@@ -37,6 +37,9 @@ pub use remote::RetryLimits;
 /// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.
 pub const VOLATILE_PREFIXES: &[&str] = &["sessions/"];
 
+/// Objects by which it is found out what a server can do. They are removed again at once, and mean nothing.
+pub const PROBES_PREFIX: &str = "probes/";
+
 /// What listing and looking up tell about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {

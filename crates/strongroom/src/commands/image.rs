@@ -11,7 +11,7 @@ use strongroom_domain::{Consistency, ItemName, PointId};
 use strongroom_engine::image::{BackupOptions, ImageBackup, SourceFormat};
 use strongroom_engine::restore::{RestoreOptions, Restored};
 use strongroom_engine::target::DiskFormat;
-use strongroom_engine::{Result, image, points, restore};
+use strongroom_engine::{Result, image, machine, points, restore};
 use strongroom_store::ReadSession;
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +104,9 @@ pub struct RestoreArgs {
     /// Overwrite the block device.
     #[arg(long)]
     force: bool,
+    /// The disk of a machine that libvirt encrypted may be restored without encryption; otherwise that is refused.
+    #[arg(long)]
+    unencrypted: bool,
     /// Do not wait until the file is on stable storage: for uses that do not survive a power cut anyway.
     #[arg(long)]
     no_sync: bool,
@@ -194,7 +197,7 @@ impl BackupDocument {
 }
 
 fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open_vault(&arguments.vault)?;
+    let vault = context.open_vault_to_write(&arguments.vault)?;
     let options = BackupOptions {
         source: arguments.source,
         format: arguments.source_format.into(),
@@ -250,6 +253,10 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
     let session = ReadSession::begin(&vault, &format!("restore of {selector}"))?;
     let point = vault.find_point(&selector)?;
     let disk = points::choose_disk(&point, arguments.disk.as_deref())?;
+    let chosen = [disk.name.clone()];
+    for warning in machine::encryption::check(&point, &chosen, arguments.unencrypted)? {
+        context.warn(&warning);
+    }
     let options = RestoreOptions {
         to: arguments.to,
         format: arguments.format.into(),

@@ -192,6 +192,9 @@ pub struct DiskDocument {
     pub lun: i64,
     pub name: String,
     pub size_bytes: u64,
+    /// libvirt encrypted it.
+    #[serde(default)]
+    pub encrypted: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -419,7 +422,10 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         if let Some(drill) = &shown.drill {
             entries.push(("drill", drill.shown()));
         }
-        let disk = |d: &DiskDocument| format!("{} ({}, LUN {})", d.name, size(d.size_bytes), d.lun);
+        let disk = |d: &DiskDocument| {
+            let encrypted = if d.encrypted { ", encrypted by libvirt" } else { "" };
+            format!("{} ({}, LUN {}{encrypted})", d.name, size(d.size_bytes), d.lun)
+        };
         entries.push(("disks", shown.disks.iter().map(disk).collect::<Vec<_>>().join(", ")));
         if !shown.excluded_disks.is_empty() {
             entries.push(("left out", shown.excluded_disks.join(", ")));

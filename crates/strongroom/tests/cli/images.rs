@@ -45,6 +45,27 @@ fn a_raw_disk_that_poses_as_qcow2_gets_no_file_of_the_host() {
         &["guest.raw", "secret", "--source-format"],
         ["image", "backup", &image, "--vault", &vault, "--item", "a"],
     );
+    // Nor where somebody says that it is qcow2: that says nothing of the file it names.
+    home.fails(
+        1,
+        &["guest.raw", "secret", "not followed"],
+        ["image", "backup", &image, "--vault", &vault, "--item", "a", "--source-format", "qcow2"],
+    );
+    let other = home.text("other.qcow2");
+    let options = format!("data_file={secret}.data,data_file_raw=on");
+    tool("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, &other, "1M"]);
+    for format in ["auto", "qcow2"] {
+        let arguments =
+            ["image", "backup", &other, "--vault", &vault, "--item", "a", "--source-format", format];
+        home.fails(1, &["other.qcow2", "secret.data", "not followed"], arguments);
+    }
+    let flat = home.text("flat.vmdk");
+    tool("qemu-img", ["create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", &flat, "1M"]);
+    home.fails(
+        1,
+        &["flat.vmdk", "not followed"],
+        ["image", "backup", &flat, "--vault", &vault, "--item", "a", "--source-format", "vmdk"],
+    );
     assert_eq!(home.contents("vault/points"), before);
     home.ok(["image", "backup", &image, "--vault", &vault, "--item", "a", "--source-format", "raw"]);
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -42,6 +43,7 @@ type Answers = Arc<parking_lot::Mutex<VecDeque<ErrorAnswer>>>;
 pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
+    ignores_conditions: Arc<AtomicBool>,
     runtime: Option<Runtime>,
     _root: Option<TempDir>,
 }
@@ -79,8 +81,10 @@ impl S3Server {
             .expect("a runtime for the S3 server");
         let files = FileSystem::new(root).expect("the S3 server's file system");
         let answers = Answers::default();
+        let ignores_conditions = Arc::<AtomicBool>::default();
         let mut service = S3ServiceBuilder::new(Serialised {
             answers: answers.clone(),
+            ignores_conditions: ignores_conditions.clone(),
             inner: Arc::new(files),
             root: root.to_owned(),
             keys: tokio::sync::Mutex::default(),
@@ -98,12 +102,17 @@ impl S3Server {
                 });
             }
         });
-        S3Server { address, answers, runtime: Some(runtime), _root: None }
+        S3Server { address, answers, ignores_conditions, runtime: Some(runtime), _root: None }
     }
 
     /// The next requests are answered with these errors, one each.
     pub fn answer_next(&self, answers: impl IntoIterator<Item = ErrorAnswer>) {
         self.answers.lock().extend(answers);
+    }
+
+    /// From here on puts are carried out whatever they were made conditional on, as some servers do (Garage 2).
+    pub fn ignore_conditions(&self) {
+        self.ignores_conditions.store(true, Ordering::Relaxed);
     }
 
     /// `http://127.0.0.1:port`.
@@ -120,6 +129,17 @@ impl S3Server {
             ("AWS_ACCESS_KEY_ID", Self::ACCESS_KEY_ID.into()),
             ("AWS_SECRET_ACCESS_KEY", Self::SECRET_ACCESS_KEY.into()),
         ]
+    }
+
+    /// Names of all objects below a prefix of the bucket.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        use crate::objects::{BlobStore, OpenOptions};
+        let store = BlobStore::from_object_store(self.client(prefix), "test", OpenOptions::default());
+        let listed = store.and_then(|store| store.list("")).expect("the bucket's objects");
+        listed.into_iter().map(|info| info.name).collect()
     }
 
     /// `s3://vaults/prefix`.
@@ -158,6 +178,7 @@ impl Drop for S3Server {
 /// The file server with puts to one key taken in turn.
 struct Serialised {
     answers: Answers,
+    ignores_conditions: Arc<AtomicBool>,
     inner: Arc<FileSystem>,
     root: PathBuf,
     keys: tokio::sync::Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -198,7 +219,14 @@ impl Serialised {
 
 #[async_trait::async_trait]
 impl S3 for Serialised {
-    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+    async fn put_object(
+        &self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        if self.ignores_conditions.load(Ordering::Relaxed) {
+            request.input.if_none_match = None;
+            request.input.if_match = None;
+        }
         let lock = self.key(&request.input.bucket, &request.input.key).await;
         let _turn = lock.lock().await;
         self.answered(self.inner.put_object(request)).await

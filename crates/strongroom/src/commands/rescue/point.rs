@@ -195,6 +195,11 @@ fn run_show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         if let Some(definition) = &point.definition {
             entries.push(("definition", format!("{}, with --json", definition.kind)));
         }
+        let encrypted = strongroom_engine::machine::encryption::encrypted_disks(&point);
+        if !encrypted.is_empty() {
+            let names: Vec<String> = encrypted.into_iter().collect();
+            entries.push(("encrypted by libvirt", names.join(", ")));
+        }
         entries.extend(point.warnings.iter().map(|warning| ("warning", warning.clone())));
         let mut text = list(&entries);
         let rows: Vec<Vec<String>> = point

@@ -60,6 +60,10 @@ pub struct InitArgs {
     /// The unit of change and deduplication: bytes, or with K or M; a power of two from 4K to 4M [default: 64K].
     #[arg(long, value_name = "N", value_parser = parse_block_size)]
     block_size: Option<u32>,
+    /// At most one run at a time writes to the vault, others are told that it is busy: for S3 servers that ignore
+    /// conditional writes. It stays so.
+    #[arg(long)]
+    single_writer: bool,
 }
 
 fn parse_block_size(text: &str) -> Result<u32, String> {
@@ -193,7 +197,12 @@ struct InitDocument {
 }
 
 fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
-    let made = vaults::init(&arguments.at.location, arguments.key_file.as_deref(), arguments.block_size)?;
+    let made = vaults::init(
+        &arguments.at.location,
+        arguments.key_file.as_deref(),
+        arguments.block_size,
+        arguments.single_writer,
+    )?;
     let key = KeyFile::load(&made.key_path)?;
     log::note(&made.vault, context, "vault init", "made the vault");
     let document = InitDocument {

@@ -119,6 +119,10 @@ pub struct RestoreArgs {
     /// The format of its disks; default: as each was.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// Disks that libvirt encrypted are restored without encryption; default: each is encrypted, with a new key that
+    /// libvirt keeps.
+    #[arg(long)]
+    unencrypted: bool,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -336,7 +340,7 @@ impl BackupDocument {
 }
 
 fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open_vault(&arguments.vault)?;
+    let vault = context.open_vault_to_write(&arguments.vault)?;
     let options = machine::BackupOptions {
         exclude: arguments.exclude.into_iter().collect::<BTreeSet<_>>(),
         scratch_dir: arguments.scratch_dir,
@@ -496,6 +500,7 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
         },
         disks: arguments.disks,
         format: arguments.format.map(Into::into),
+        unencrypted: arguments.unencrypted,
         planned: None,
     };
     let libvirt = arguments.host.libvirt();

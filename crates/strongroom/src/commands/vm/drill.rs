@@ -45,6 +45,9 @@ pub struct DrillArgs {
     /// How many seconds it may take until the machine has answered and its check is over [default: 600].
     #[arg(long, value_name = "SECONDS", conflicts_with = "show")]
     timeout: Option<u64>,
+    /// Of a machine whose disks libvirt encrypted: what it writes in the drill may lie on them unencrypted until it is over.
+    #[arg(long)]
+    unencrypted: bool,
     /// Write the picture of the screen to this file (PNG), which must not exist.
     #[arg(long, value_name = "FILE")]
     screenshot: Option<PathBuf>,
@@ -128,6 +131,9 @@ pub fn drill(arguments: &DrillArgs, context: &Context) -> Result<Outcome> {
         }
         if let Some(timeout) = arguments.timeout {
             properties["timeoutSeconds"] = timeout.into();
+        }
+        if arguments.unencrypted {
+            properties["unencrypted"] = true.into();
         }
         let answer = client.post(&path, Some(&json!({ "properties": properties })))?;
         let id = client.follow(&answer)?.ok_or_else(no_job)?;

@@ -77,6 +77,10 @@ pub struct RestoreArgs {
     /// Only this disk; may be given several times.
     #[arg(long = "disk", value_name = "DISK")]
     disks: Vec<String>,
+    /// Disks that libvirt encrypted may be restored without encryption. Otherwise a new machine's are encrypted
+    /// with a new key, and other restores are refused.
+    #[arg(long)]
+    unencrypted: bool,
     /// Do not wait: the job's id is printed.
     #[arg(long)]
     no_wait: bool,
@@ -148,6 +152,9 @@ fn request(
         "sourceResourceId": text(&item.document, "/properties/virtualMachineId"),
         "region": text(vault, "/location"),
     });
+    if arguments.unencrypted {
+        p["unencrypted"] = true.into();
+    }
     if !arguments.disks.is_empty() {
         p["restoreDiskLunList"] = luns(&arguments.disks, point)?.into();
     }

@@ -1,0 +1,67 @@
+//! Vaults in stores that do not honour create-if-absent: at most one run writes at a time, by what such a store can do.
+//!
+//! A note of the vault says so, from its making on. A run that is to write puts its lease there first and then looks at
+//! all others: where another one that writes is not over, it takes its own back and writes nothing. Of two that begin at once each
+//! sees the other, so that at most one goes on. What is created is looked up first, under the lease. Readers are not in the way.
+
+use crate::error::{Result, StoreError};
+use crate::lease;
+use crate::vault::Vault;
+use serde_json::json;
+use std::time::SystemTime;
+use strongroom_domain::SessionId;
+
+const NOTE: &str = "single-writer";
+
+impl Vault {
+    /// From here on at most one run at a time writes to this vault. There is no way back.
+    pub fn make_single_writer(&self) -> Result<()> {
+        self.write_note(NOTE, &json!({ "since": self.environment().now().to_string() }))
+    }
+
+    /// Whether at most one run at a time may write to it.
+    pub fn is_single_writer(&self) -> Result<bool> {
+        if let Some(known) = self.single_writer().get() {
+            return Ok(*known);
+        }
+        let is_one = self.read_note(NOTE)?.is_some();
+        if is_one {
+            self.objects().look_before_creating();
+        }
+        Ok(*self.single_writer().get_or_init(|| is_one))
+    }
+
+    /// Fails where points cannot safely be written: its store replaces what it is to create, and it is not for a single writer.
+    pub fn check_exclusive(&self) -> Result<()> {
+        match self.objects().check_exclusive() {
+            Err(e) if e.kind == crate::objects::Kind::NotExclusive && self.is_single_writer()? => Ok(()),
+            done => Ok(done?),
+        }
+    }
+}
+
+/// Fails where another run writes. To be asked by one whose lease is there.
+pub(crate) fn check_alone(vault: &Vault, own: SessionId) -> Result<()> {
+    let found = lease::list(vault)?;
+    let me = found.iter().find(|f| f.session == own);
+    // Its own lease was written just now: the store's clock.
+    let now = me.map_or_else(SystemTime::now, |f| f.last_modified);
+    let other = found.iter().find(|f| {
+        f.session != own && f.record.as_ref().is_none_or(|record| !record.reads) && !f.is_over(vault, now)
+    });
+    match other {
+        None => Ok(()),
+        Some(other) => {
+            let by = match &other.record {
+                Some(r) => {
+                    format!("`{}`, which process {} began at {}", r.purpose, r.process.pid, r.started_at)
+                }
+                None => format!("session {}", other.session),
+            };
+            Err(StoreError::Busy {
+                what: format!("the vault at {}, which takes one writer at a time,", vault.location()),
+                by: format!("{by}; run again when it has ended"),
+            })
+        }
+    }
+}
