@@ -57,7 +57,7 @@ fn locations_that_are_no_vault() {
     home.ok(["rescue", "vault", "init", &home.vault()]);
     for name in ["vault/vault.json", "vault/vault.copy.json"] {
         let header = std::fs::read_to_string(home.path(name)).unwrap();
-        let line = header.lines().next().unwrap().replace("\"version\":1", "\"version\":99");
+        let line = header.lines().next().unwrap().replace("\"version\":2", "\"version\":99");
         let hash = blake3::hash(line.as_bytes()).to_hex();
         std::fs::write(home.path(name), format!("{line}\nblake3 {hash}\n")).unwrap();
     }
