@@ -142,6 +142,7 @@ impl Lab {
                 }],
                 definition: None,
                 warnings: Vec::new(),
+                kept: None,
                 attributes,
             })
             .unwrap()

@@ -169,8 +169,18 @@ impl Lab {
 
     fn restore(&self, target: Target) -> Job {
         let service = self.service();
-        restore::restore(service, &self.vault(), &self.item(), &self.point(), target, None, "group", "test")
-            .unwrap()
+        restore::restore(
+            service,
+            &self.vault(),
+            &self.item(),
+            &self.point(),
+            target,
+            None,
+            "group",
+            "test",
+            false,
+        )
+        .unwrap()
     }
 
     /// Files beside the machine's disks that somebody hid.
@@ -391,6 +401,7 @@ fn at_once(lab: &Lab, name: &str) -> Job {
         host: "host".into(),
         directory: Some(lab.directory.path().join("disks")),
         network: None,
+        unencrypted: false,
     };
     instant::begin(lab.service(), &lab.vault(), &lab.item(), &lab.point(), target, None, "test").unwrap()
 }

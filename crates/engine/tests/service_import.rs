@@ -158,6 +158,8 @@ impl Lab {
         };
         let manifest = Session::begin(&store, "test").unwrap().commit(draft).unwrap();
         let point = Point {
+            going_at: None,
+            missing_since: None,
             id: manifest.point,
             version: 0,
             vault: vault.id,

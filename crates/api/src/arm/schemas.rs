@@ -47,7 +47,7 @@ pub fn schemas() -> Map<String, Value> {
                 "recoveryPointId": text(), "sourceResourceId": text(), "targetVirtualMachineId": text(),
                 "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
                 "subnetId": text(), "region": text(), "diskFormat": {"enum": ["qcow2", "raw", "vhd"]},
-                "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}},
+                "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}}, "unencrypted": {"type": "boolean"},
             }),
             json!(["recoveryType"]),
         )

@@ -7,7 +7,7 @@
 use super::backup::{free_name, point_row};
 use super::notes::{NotedItem, NotedPoint, NotedSettings};
 use super::{Service, groups, notes, policies, vaults};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
 use serde::de::DeserializeOwned;

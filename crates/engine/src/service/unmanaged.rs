@@ -167,10 +167,6 @@ pub(super) fn adopt_into(
         point.scheduled_for = point.scheduled_for.or(request.scheduled_for);
         point.keep_until = point.keep_until.or(request.keep_until);
     }
-    if point.scheduled_for.is_none() && point.keep_until.is_none() {
-        // Nobody knows what it was promised: the policy keeps it, as one of its own.
-        point.scheduled_for = Some(point.taken_at);
-    }
     point.name = free_name(service, &point)?;
     let done = service.catalog.update::<Item, Error>(item.id, |row| {
         row.last_point_at = row.last_point_at.max(Some(point.taken_at));

@@ -140,6 +140,7 @@ fn machine(name: &str, uuid: Uuid, state: MachineState, disks: Vec<Disk>, xml: S
 
 fn disk(target: &str, path: &Path, format: DiskFormat) -> Disk {
     Disk {
+        has_backing_store: false,
         target: target.to_owned(),
         bus: "virtio".into(),
         device: "disk".into(),
