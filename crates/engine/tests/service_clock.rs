@@ -271,7 +271,17 @@ impl Lab {
     fn restore(&self, point: &Point) -> strongroom_engine::Result<Job> {
         let directory = self.directory.path().to_owned();
         let target = Target::Disks { place: "place".into(), directory, pool: None, format: None };
-        restore::restore(&self.service, &self.vault(), &self.item(), point, target, None, "group", "test")
+        restore::restore(
+            &self.service,
+            &self.vault(),
+            &self.item(),
+            point,
+            target,
+            None,
+            "group",
+            "test",
+            false,
+        )
     }
 
     fn end(&self, mut job: Job) {
@@ -577,8 +587,8 @@ fn a_job_and_the_end_of_its_point_do_not_pass_each_other() {
                 pool: None,
                 format: None,
             };
-            let job =
-                restore::restore(&service, &vault, &item, &point, target, None, "group", "test").unwrap();
+            let job = restore::restore(&service, &vault, &item, &point, target, None, "group", "test", false)
+                .unwrap();
             *keeps.lock().unwrap() = Some(job);
         }
     });
