@@ -288,8 +288,11 @@ impl<S> Route<S> {
                 (_, Value::Array(values)) => values.iter().filter_map(Value::as_str).collect(),
                 (_, value) => value.as_str().into_iter().collect(),
             };
-            for text in texts.into_iter().filter(|text| !text.is_empty()) {
+            for text in texts {
                 ids.push(text.to_owned());
+                if text.is_empty() {
+                    continue;
+                }
                 let scope = match needs {
                     Needs::Nothing(_) => continue,
                     Needs::Group(_) => {

@@ -14,12 +14,13 @@ use strongroom_catalog::service::{
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
+use strongroom_domain::retention::Rule;
 use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
 use strongroom_engine::ErrorKind;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Clock, Service, ServiceConfig, backup, groups, housekeeping, items, keys, policies, reconcile, retention,
-    storage, unmanaged, vaults,
+    Clock, Service, ServiceConfig, backup, groups, housekeeping, items, keys, points, policies, reconcile,
+    retention, storage, unmanaged, vaults,
 };
 use strongroom_store::objects::Location;
 use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Session};
@@ -411,8 +412,12 @@ fn a_job_cut_short_between_the_point_and_its_row_is_made_up_for() {
     let row: Point = lab.service.catalog().get(before.point).unwrap().unwrap();
     assert_eq!((row.item, row.taken_at), (lab.item, before.taken_at));
     assert_eq!(lab.item().last_point_at, Some(before.taken_at));
-    // What it was promised is not known: it is the policy's.
-    assert!(row.scheduled_for.is_some() || row.keep_until.is_some());
+    // What it was promised is not known: it goes by the policy, as one of its own.
+    assert_eq!((row.reason, row.scheduled_for, row.keep_until), (None, None, None));
+    let points = points::list(&lab.service, &lab.item(), None, None).unwrap();
+    let keepings = retention::keepings(&lab.service, &lab.item(), &points).unwrap();
+    let (_, keeping) = points.iter().zip(keepings).find(|(point, _)| point.id == before.point).unwrap();
+    assert_eq!(keeping.rule, Some(Rule::Daily), "{keeping:?}");
 
     let found = unmanaged::list(&lab.service, &lab.vault()).unwrap();
     assert_eq!(found.iter().map(|u| u.point).collect::<Vec<_>>(), [Some(by_hand.point)]);

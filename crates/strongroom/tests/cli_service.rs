@@ -330,7 +330,7 @@ fn points_are_listed_and_restored_without_a_service() {
     let name = |p: &Value| p["point"].as_str().unwrap().to_owned();
     let latest = home.json(["point", "show", "web01", "latest"]);
     assert_eq!(latest["point"], all[0]["point"]);
-    let disk = |lun: i64, name: &str| serde_json::json!({"lun": lun, "name": name, "size_bytes": MIB});
+    let disk = |lun: i64, name: &str| serde_json::json!({"lun": lun, "name": name, "size_bytes": MIB, "encrypted": false});
     assert_eq!(latest["disks"], serde_json::json!([disk(-1, "vda"), disk(0, "vdb")]), "{latest}");
     let text = home.ok(["point", "show", "web01", "latest"]);
     assert!(text.contains("vda (1.00 MiB, LUN -1), vdb (1.00 MiB, LUN 0)"), "{text}");

@@ -164,8 +164,11 @@ pub(super) fn adopt_into(
         && let Ok(request) = serde_json::from_value::<BackupRequest>(job.request.clone())
     {
         point.job = Some(job.id);
-        point.scheduled_for = point.scheduled_for.or(request.scheduled_for);
-        point.keep_until = point.keep_until.or(request.keep_until);
+        if manifest.kept.is_none() {
+            point.reason = request.reason;
+            point.scheduled_for = request.scheduled_for;
+            point.keep_until = request.keep_until;
+        }
     }
     point.name = free_name(service, &point)?;
     let done = service.catalog.update::<Item, Error>(item.id, |row| {

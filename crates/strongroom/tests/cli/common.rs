@@ -98,6 +98,13 @@ impl Home {
     }
 
     /// All files below the vault, with what is in them: to see that nothing changed.
+    /// Leases of runs that are at work, or left something to look after; those of committed points stay until a reclaim.
+    pub fn open_leases(&self) -> Vec<PathBuf> {
+        let leases = self.contents("vault/sessions").into_iter();
+        let is_open = |bytes: &[u8]| !String::from_utf8_lossy(bytes).contains(r#""state":"committed""#);
+        leases.filter(|(_, bytes)| is_open(bytes)).map(|(path, _)| path).collect()
+    }
+
     pub fn contents(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let mut found = Vec::new();
         let mut open = vec![self.path(name)];

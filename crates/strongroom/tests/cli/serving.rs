@@ -83,7 +83,7 @@ fn a_point_is_read_by_other_programs_without_restoring_it() {
     tool("nbdinfo", ["--size", &uri]);
     assert_eq!(serving.stop(libc::SIGINT), Some(0));
     assert!(!home.path("nbd.sock").exists());
-    assert!(home.contents("vault/sessions").is_empty(), "its lease is gone");
+    assert!(home.open_leases().is_empty(), "its lease is gone");
 
     let serving = Serving::start(
         &home,

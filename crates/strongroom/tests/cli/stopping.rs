@@ -145,7 +145,7 @@ fn a_restore_that_is_stopped_leaves_no_file() {
             true
         });
     }
-    assert!(home.contents("vault/sessions").is_empty(), "the leases are gone");
+    assert!(home.open_leases().is_empty(), "the leases are gone");
 }
 
 #[test]
