@@ -238,7 +238,7 @@ fn connections_with_an_endless_body_of_a_stranger_give_way() {
     // Which one waited longest is the server's to see: their first bytes may have been read in any order.
     let until = Instant::now() + Duration::from_secs(20);
     held.iter().for_each(|stream| stream.sock.set_read_timeout(Some(Duration::from_millis(50))).unwrap());
-    while !held.iter_mut().any(|stream| is_closed(stream)) {
+    while !held.iter_mut().any(is_closed) {
         assert!(Instant::now() < until, "none gave way");
     }
 }
