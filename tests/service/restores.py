@@ -468,7 +468,7 @@ def names(lab):
         lab.protect(name)
         lab.backup(name)
         shown = lab.service.run("point", "show", name, "latest")["disks"]
-        check(shown == [{"lun": at - 1, "name": d.target, "size_bytes": 16 * MIB} for at, d in enumerate(disks)], shown)
+        check(shown == [{"lun": at - 1, "name": d.target, "size_bytes": 16 * MIB, "encrypted": False} for at, d in enumerate(disks)], shown)
 
     def run_it(*arguments):
         return subprocess.run([lab.service.binary, "vm", "restore", *arguments, "--data", lab.service.data, "--json"],

@@ -99,8 +99,11 @@ def body(directory):
             for field in list(item["properties"]):
                 if field.startswith(("last", "kpis", "health")):
                     del item["properties"][field]
+        shown = service.get(vault.path)
+        # Counts of what reconciliation found, which comes when it comes.
+        shown["properties"] = {n: v for n, v in shown["properties"].items() if not n.startswith("strongroom")}
         return {"items": items, "points": {p["name"] for p in vault.points(name)} & {point},
-                "policies": service.list(f"{vault.path}/backupPolicies"), "vault": service.get(vault.path),
+                "policies": service.list(f"{vault.path}/backupPolicies"), "vault": shown,
                 "config": service.get(f"{vault.path}/backupconfig/vaultconfig"),
                 "power": machines.virsh("domstate", name).strip()}
 

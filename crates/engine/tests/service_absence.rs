@@ -14,16 +14,16 @@ use strongroom_catalog::service::{
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
-use strongroom_domain::retention::Rule;
+use strongroom_domain::retention::PointReason;
 use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
-use strongroom_engine::ErrorKind;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
     Clock, Service, ServiceConfig, backup, groups, housekeeping, items, keys, points, policies, reconcile,
     retention, storage, unmanaged, vaults,
 };
+use strongroom_engine::{ErrorKind, image};
 use strongroom_store::objects::Location;
-use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Session};
+use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Progress, Session};
 use uuid::Uuid;
 
 const DAY: i64 = 24 * 3600;
@@ -372,6 +372,40 @@ fn what_came_into_a_deleted_vault_keeps_it_from_being_purged() {
     vaults::undelete(&lab.service, lab.vault).unwrap();
 }
 
+/// Neither its manifest nor the lease that says it was committed is to be seen: its packs are.
+#[test]
+fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    let photos = lab.directory.path().join("photos.raw");
+    let noise: Vec<u8> = (0..1 << 18_u32).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    std::fs::write(&photos, noise).unwrap();
+    let options = image::BackupOptions {
+        source: photos,
+        format: image::SourceFormat::Raw,
+        item: "photos".parse().unwrap(),
+        changed_extents: None,
+    };
+    let made = image::backup(&lab.store(), &options, &Arc::default()).unwrap().point;
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    let away = lab.directory.path().join("away");
+    std::fs::create_dir(&away).unwrap();
+    for name in ["points", "sessions"] {
+        std::fs::rename(lab.place().join(name), away.join(name)).unwrap();
+    }
+    vaults::delete(&lab.service, &lab.vault()).unwrap();
+    lab.pass(20 * DAY);
+    for name in ["points", "sessions"] {
+        let _ = std::fs::remove_dir_all(lab.place().join(name));
+        std::fs::rename(away.join(name), lab.place().join(name)).unwrap();
+    }
+    let left = lab.store().points(None).unwrap().points;
+    assert_eq!(left.iter().map(|p| p.point).collect::<Vec<_>>(), [made.point]);
+    let options = strongroom_store::check::CheckOptions { read_data: true, ..Default::default() };
+    let check = strongroom_store::check::check(&lab.store(), &options, &Progress::default()).unwrap();
+    assert!(check.findings.iter().all(|f| f.points.is_empty()), "{:?}", check.findings);
+    vaults::undelete(&lab.service, lab.vault).unwrap();
+}
+
 #[test]
 fn a_start_without_the_catalog_removes_neither_stores_nor_keys() {
     for fault in FAULTS.into_iter().map(Some).chain([None]) {
@@ -412,12 +446,12 @@ fn a_job_cut_short_between_the_point_and_its_row_is_made_up_for() {
     let row: Point = lab.service.catalog().get(before.point).unwrap().unwrap();
     assert_eq!((row.item, row.taken_at), (lab.item, before.taken_at));
     assert_eq!(lab.item().last_point_at, Some(before.taken_at));
-    // What it was promised is not known: it goes by the policy, as one of its own.
-    assert_eq!((row.reason, row.scheduled_for, row.keep_until), (None, None, None));
+    // What it was promised is not known: nothing lets it go by itself.
+    assert_eq!((row.reason, row.scheduled_for, row.keep_until), (Some(PointReason::OnDemand), None, None));
     let points = points::list(&lab.service, &lab.item(), None, None).unwrap();
     let keepings = retention::keepings(&lab.service, &lab.item(), &points).unwrap();
     let (_, keeping) = points.iter().zip(keepings).find(|(point, _)| point.id == before.point).unwrap();
-    assert_eq!(keeping.rule, Some(Rule::Daily), "{keeping:?}");
+    assert_eq!(keeping.until, None, "{keeping:?}");
 
     let found = unmanaged::list(&lab.service, &lab.vault()).unwrap();
     assert_eq!(found.iter().map(|u| u.point).collect::<Vec<_>>(), [Some(by_hand.point)]);

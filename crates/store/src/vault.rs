@@ -372,6 +372,18 @@ impl Vault {
         Ok(survey)
     }
 
+    /// Whether the manifest that is there now is covered by a tombstone.
+    pub(crate) fn is_forgotten(&self, object: &str) -> Result<bool> {
+        let Some((_, point)) = manifest::parse_object_name(object) else { return Ok(false) };
+        let session = match self.load_manifest(object) {
+            Ok(Some(manifest)) => Some(manifest.session),
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_damage() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(self.tombstone(&point)?.is_some_and(|tombstone| tombstone.covers(session)))
+    }
+
     /// None if the store says that it is not there.
     pub(crate) fn load_manifest(&self, object: &str) -> Result<Option<Manifest>> {
         match self.0.objects.get_bounded(object, MANIFEST_MAX_BYTES) {

@@ -564,6 +564,7 @@ fn access_by_the_command_line_is_in_the_audit_and_can_be_followed() {
         (&row["principal"], &row["action"]),
         (&who.as_str().into(), &"Strongroom.Backup/principals/write".into())
     );
+    home.fails(1, &["the scope is empty"], ["access", "assign", "nightly", "Owner", "--scope", ""]);
     home.ok(["access", "assign", "nightly", "Backup Reader"]);
     assert_eq!(told("made role Backup Reader of nightly")["scope"], "/");
     home.ok(["access", "unassign", "nightly", "Backup Reader"]);
@@ -614,6 +615,19 @@ fn access_by_the_command_line_is_in_the_audit_and_can_be_followed() {
     assert_eq!(changed.len(), 1, "{all}");
     // There is nothing to follow without a service.
     home.fails(1, &["no service runs"], ["access", "audit", "--follow"]);
+}
+
+/// The key of a vault that was made here lies in the data directory, also when the catalog is gone.
+#[test]
+fn a_vault_whose_catalog_was_lost_is_imported_with_the_key_that_lies_there() {
+    let home = home();
+    home.ok(["vault", "create", "main", "--soft-delete-days", "60"]);
+    let location = home.json(["vault", "show", "main"])["store"]["location"].as_str().unwrap().to_owned();
+    for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(home.path("data").join(file));
+    }
+    home.ok(["vault", "import", &location, "--name", "main"]);
+    home.ok(["vault", "reconcile", "main"]);
 }
 
 /// What is changed in a vault without a service is noted in the vault.

@@ -59,6 +59,12 @@ pub fn import(
         )));
     }
     let group = groups::ensure(service, group, vault_location)?.name;
+    // The key that the vault was made with lies here, where the catalog alone was lost.
+    let own_key = match key_file {
+        None => super::keys::of_store(service, location)?,
+        Some(_) => None,
+    };
+    let key_file = key_file.or(own_key.as_deref());
     let store = stores::open(&Location::parse(location)?, key_file)?;
     let known: Vec<Vault> = service.catalog.find(&Query::all())?;
     if let Some(other) = known.iter().find(|v| v.store_id == store.id()) {

@@ -7,6 +7,7 @@ use std::{fs, io};
 use strongroom_catalog::service::{Query, Setting, Vault};
 use strongroom_domain::VaultId;
 use strongroom_store::KeyFile;
+use strongroom_store::objects::{BlobStore, Location, OpenOptions};
 use uuid::Uuid;
 
 /// A purged vault, as it is remembered while its key is there.
@@ -98,7 +99,7 @@ pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
 }
 
 /// The key's file in the data directory, and the vault of the catalog that it was made for.
-fn find(service: &Service, id: VaultId) -> Result<Option<(PathBuf, Option<Uuid>)>> {
+pub(super) fn find(service: &Service, id: VaultId) -> Result<Option<(PathBuf, Option<Uuid>)>> {
     let keys = service.data().keys();
     let failed = |e: io::Error| Error::io(format!("reading {}", keys.display()), e);
     for entry in fs::read_dir(&keys).map_err(failed)? {
@@ -113,4 +114,14 @@ fn find(service: &Service, id: VaultId) -> Result<Option<(PathBuf, Option<Uuid>)
         }
     }
     Ok(None)
+}
+
+/// The key in the data directory that is of the vault at `location`, if there is one.
+pub(super) fn of_store(service: &Service, location: &str) -> Result<Option<PathBuf>> {
+    // What is wrong with the location is said by whoever opens it.
+    let Ok(objects) = BlobStore::open(&Location::parse(location)?, OpenOptions::default()) else {
+        return Ok(None);
+    };
+    let Ok(id) = strongroom_store::Vault::identify(&objects) else { return Ok(None) };
+    Ok(find(service, id)?.map(|(path, _)| path))
 }

@@ -72,6 +72,12 @@ pub(super) struct NotedPoint {
     pub keep_until: Option<Timestamp>,
 }
 
+impl NotedPoint {
+    pub(super) fn says_something(&self) -> bool {
+        self.reason.is_some() || self.scheduled_for.is_some() || self.keep_until.is_some()
+    }
+}
+
 /// What was written of each vault.
 #[derive(Default)]
 pub struct Notes(Mutex<HashMap<Uuid, Noted>>);
@@ -283,7 +289,10 @@ fn note_points(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
             (None, None) => None,
         });
         let noted = NotedPoint { reason, scheduled_for: point.scheduled_for, keep_until: point.keep_until };
-        said.insert(point.id.to_string(), to_value(&noted)?);
+        // What was known once is not taken back by who knows nothing.
+        if noted.says_something() || !said.contains_key(&point.id.to_string()) {
+            said.insert(point.id.to_string(), to_value(&noted)?);
+        }
     }
     write(&store, &name, &json!({ "points": said }))?;
     service.notes.0.lock().entry(vault.id).or_default().points.extend(old.iter().map(|p| p.id));

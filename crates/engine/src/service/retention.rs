@@ -88,7 +88,7 @@ pub fn keepings(service: &Service, item: &Item, points: &[Point]) -> Result<Vec<
 }
 
 /// In the vault, for all that is known.
-fn is_there(point: &Point) -> bool {
+pub(super) fn is_there(point: &Point) -> bool {
     point.transfer == Transfer::Done && point.missing_since.is_none()
 }
 

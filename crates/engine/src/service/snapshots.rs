@@ -7,7 +7,7 @@
 //! Who reads a snapshot holds it ([`hold`]); who removes one claims it, which nobody can while it is held. The row changes
 //! before the files go: cut short, the files are found and removed as nobody's later ([`remove_orphans`]).
 
-use super::{Service, jobs};
+use super::{Service, jobs, retention};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     FREE_LOOK_INTERVAL, FREE_SETTLED, FREE_SETTLED_MAX, ORPHANS_INTERVAL, SNAPSHOT_DAYS_DEFAULT,
@@ -339,13 +339,18 @@ pub(super) fn expire(service: &Service) -> Result<usize> {
         if point.snapshot.as_ref().is_none_or(|s| s.expires_at > now) {
             continue;
         }
+        if point.missing_since.is_some() {
+            // All there is of it, until it is found in the vault again.
+            continue;
+        }
         if point.transfer != Transfer::Done {
             // All there is of a point that is to be kept.
             if item.as_ref().is_some_and(|i| i.state.retention_mode() == RetentionMode::KeepAll) {
                 continue;
             }
-            let newest: Option<Point> =
-                service.catalog.first(Query::all().eq("item", point.item).descending("taken_us"))?;
+            let newest_first: Vec<Point> =
+                service.catalog.find(&Query::all().eq("item", point.item).descending("taken_us"))?;
+            let newest = newest_first.iter().find(|n| retention::is_there(n) || n.snapshot.is_some());
             if newest.is_none_or(|n| n.id == point.id) {
                 continue;
             }
@@ -449,7 +454,7 @@ pub(super) fn make_room(service: &Service, directory: &Path) -> Result<Option<St
         let is_here = point.snapshot.as_ref().is_some_and(|s| {
             s.record.parent().is_some_and(|d| file_system(d).is_some() && file_system(d) == id)
         });
-        if !is_here || point.transfer != Transfer::Done {
+        if !is_here || !retention::is_there(&point) {
             continue;
         }
         let why = format!("its space in {} was needed", directory.display());

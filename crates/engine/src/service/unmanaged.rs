@@ -3,7 +3,7 @@
 
 use super::backup::{self, BackupRequest, free_name, luns, point_row};
 use super::held::{self, Absence};
-use super::{Service, import, jobs, reconcile, vaults};
+use super::{Service, import, jobs, notes, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use strongroom_catalog::service::{
 };
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
+use strongroom_domain::retention::PointReason;
 use strongroom_store::{Manifest, PointKind};
 use uuid::Uuid;
 
@@ -160,15 +161,17 @@ pub(super) fn adopt_into(
     }
     // What its job was asked for, where that is known.
     let job = job_of(manifest).map(|id| service.catalog.get::<Job>(id)).transpose()?.flatten();
-    if let Some(job) = &job
-        && let Ok(request) = serde_json::from_value::<BackupRequest>(job.request.clone())
-    {
-        point.job = Some(job.id);
-        if manifest.kept.is_none() {
-            point.reason = request.reason;
-            point.scheduled_for = request.scheduled_for;
-            point.keep_until = request.keep_until;
-        }
+    let asked =
+        job.as_ref().and_then(|job| serde_json::from_value::<BackupRequest>(job.request.clone()).ok());
+    point.job = asked.as_ref().and(job.as_ref()).map(|job| job.id);
+    if manifest.kept.is_none() {
+        let noted = notes::points_in(&service.store(vault)?, &item.store_item, &mut Vec::new())?;
+        (point.reason, point.scheduled_for, point.keep_until) = match (asked, noted.get(&manifest.point)) {
+            (_, Some(said)) if said.says_something() => (said.reason, said.scheduled_for, said.keep_until),
+            (Some(asked), _) => (asked.reason, asked.scheduled_for, asked.keep_until),
+            // Nobody knows what it was promised: nothing lets it go by itself.
+            (None, _) => (Some(PointReason::OnDemand), None, None),
+        };
     }
     point.name = free_name(service, &point)?;
     let done = service.catalog.update::<Item, Error>(item.id, |row| {

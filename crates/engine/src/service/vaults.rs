@@ -349,7 +349,10 @@ pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
         row.deleted_at = Some(now);
         row.changed_at = now;
         let days = if holds { i64::from(row.soft_delete_days) } else { 0 };
-        row.purge_at = Some(now.saturating_add(jiff::SignedDuration::from_hours(24 * days))?);
+        let until = now.saturating_add(jiff::SignedDuration::from_hours(24 * days))?;
+        // Not before any of its items, whatever was promised to those.
+        let items: Vec<Item> = service.catalog.find(&Query::all().eq("vault", row.id))?;
+        row.purge_at = items.iter().filter_map(|item| item.purge_at).chain([until]).max();
         Ok(Vec::new())
     })?;
     service.runner.wake();
@@ -457,6 +460,9 @@ fn empty(service: &Service, vault: &Vault) -> Result<()> {
     check_strangers(service, vault, &held, "purged")?;
     let mut left = Vec::new();
     for point in held::expected(service, vault)? {
+        if service.catalog.get::<Vault>(vault.id)?.is_none_or(|row| row.deleted_at.is_none()) {
+            return Err(Error::new(ErrorKind::Busy, "it was brought back"));
+        }
         if !super::retention::forget(service, &held.store, &point)? {
             left.push(point.id.to_string());
         }
@@ -473,7 +479,18 @@ fn empty(service: &Service, vault: &Vault) -> Result<()> {
         ));
     }
     // The vault knows what was in it: a point that it neither finds nor was told to forget stops this.
-    reclaim(&held.store, &ReclaimOptions::default(), &Progress::default())?;
+    let options = ReclaimOptions { thorough: true, ..ReclaimOptions::default() };
+    let report = reclaim(&held.store, &options, &Progress::default())?;
+    if !report.waiting_for.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "Vault '{}' cannot be purged: it has data of which it is not known that nobody needs it, of {}. Its points may be out of sight: put them back, or look with `strongroom rescue vault check`; it is tried again.",
+                vault.name,
+                report.waiting_for.join("; ")
+            ),
+        ));
+    }
     let after = held::look(service, vault)?;
     if !after.is_empty() {
         return Err(Error::new(

@@ -5,9 +5,11 @@
 //! points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither missing nor
 //! forgotten.
 
+use super::condemned::CondemnedState;
 use super::refs::Points;
 use super::{CommittedOrNot, ReclaimOptions, Run, hold};
 use crate::error::{Result, StoreError};
+use crate::frame::PackId;
 use crate::index::Index;
 use crate::lease::{self, Commit, FoundLease, LeaseRecord, LeaseState};
 use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, TOMBSTONE_KEPT};
@@ -156,15 +158,18 @@ impl Run<'_> {
         let mut stock = self.gather()?;
         if !accept_loss.is_empty() {
             let missing = stock.missing(self.vault)?;
+            // All is looked at before anything is written off: a reclaim that is refused changes nothing.
             for point in accept_loss {
-                if missing.contains(point) {
-                    self.vault.accept_loss(point, "accepted loss")?;
-                } else if self.vault.tombstone(point)?.is_none() {
+                if !missing.contains(point) && self.vault.tombstone(point)?.is_none() {
                     return Err(StoreError::Invalid {
                         what: "point to write off",
                         detail: format!("point {point} is not missing"),
                     });
                 }
+            }
+            refuse_missing(missing.iter().filter(|point| !accept_loss.contains(point)).copied().collect())?;
+            for point in accept_loss.iter().filter(|point| missing.contains(point)) {
+                self.vault.accept_loss(point, "accepted loss")?;
             }
             stock = self.gather()?;
         }
@@ -177,7 +182,8 @@ impl Run<'_> {
         }
         let mut settled: BTreeSet<SessionId> = self.roll.settled.iter().copied().collect();
         settled.extend(points.iter().filter_map(|point| point.session).filter(|of| named.contains(of)));
-        settled.extend(stock.committed.iter().filter(|of| named.contains(of)));
+        // Their leases go below. Whether they wrote packs the index need not show: it was read before, and runs are merged meanwhile.
+        settled.extend(stock.committed.iter().copied());
         settled.extend(stock.over.iter().copied());
         if *as_listed {
             settled.extend(sessions_of_packs(self.vault, &self.index)?.difference(&stock.leased).copied());
@@ -213,9 +219,10 @@ impl Run<'_> {
             settled.insert(self.session);
         }
         let unnamed: Vec<SessionId> = settled.iter().filter(|of| !named.contains(of)).copied().collect();
-        for session in unnamed {
-            if self.packs_with_prefix(&format!("packs/{session}/"))?.is_empty() {
-                settled.remove(&session);
+        if !unnamed.is_empty() {
+            let there = sessions_of_packs(self.vault, &self.index)?;
+            for session in unnamed.iter().filter(|session| !there.contains(session)) {
+                settled.remove(session);
             }
         }
         let settled: Vec<SessionId> = settled.into_iter().collect();
@@ -262,10 +269,20 @@ impl Run<'_> {
     /// Sessions of which there are packs, and of which nothing tells whether they committed: their leases, or their points,
     /// are not to be seen. As long as there are any, nothing can be freed: their points may need it.
     pub(super) fn unsettled(&self, stock: &Stock) -> Result<BTreeSet<SessionId>> {
-        let mut sessions: BTreeSet<SessionId> = match self.options.thorough {
-            true => sessions_of_packs(self.vault, &self.index)?.into_iter().collect(),
-            false => self.covered.iter().map(|pack| pack.session).collect(),
-        };
+        // Packs that were deleted, as their lists say, may be named still: a session merges the runs that it has open.
+        let lists = super::condemned::list(self.vault)?.records.into_iter();
+        let gone: HashSet<PackId> = lists
+            .filter(|(_, record)| record.state == CondemnedState::Deleted)
+            .flat_map(|(_, record)| record.packs.into_iter().map(PackId::from))
+            .collect();
+        let named = self.covered.iter().filter(|pack| !gone.contains(pack));
+        let mut sessions: BTreeSet<SessionId> = named.map(|pack| pack.session).collect();
+        if self.options.thorough {
+            self.vault.objects().for_each("packs/", |object| {
+                sessions.extend(PackId::from_object_name(&object.name).map(|pack| pack.session));
+                std::ops::ControlFlow::Continue(())
+            })?;
+        }
         // A session that began after the leases were listed.
         let later: HashSet<SessionId> =
             lease::list(self.vault)?.into_iter().map(|found| found.session).collect();

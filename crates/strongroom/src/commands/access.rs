@@ -276,16 +276,23 @@ fn delete(arguments: &DeleteArgs, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn scope_of(arguments: &AssignArgs, catalog: &Catalog) -> Scope {
+fn scope_of(arguments: &AssignArgs, catalog: &Catalog) -> Result<Scope> {
     let subscription = format!("/subscriptions/{}", catalog.subscription);
-    match (&arguments.scope, &arguments.group, &arguments.vault) {
+    let given = [&arguments.scope, &arguments.group, &arguments.vault];
+    // An empty variable of a script would mean everything.
+    if given.into_iter().flatten().any(|text| text.trim().is_empty()) {
+        return Err(Error::invalid(
+            "the scope is empty; for everything there is, give `--scope /`".to_owned(),
+        ));
+    }
+    Ok(match (&arguments.scope, &arguments.group, &arguments.vault) {
         (Some(scope), ..) => Scope::new(scope),
         (None, Some(group), Some(vault)) => Scope::new(&format!(
             "{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults/{vault}"
         )),
         (None, Some(group), None) => Scope::new(&format!("{subscription}/resourceGroups/{group}")),
         _ => Scope::root(),
-    }
+    })
 }
 
 fn role_of(text: &str) -> Result<Role> {
@@ -305,7 +312,7 @@ struct AssignmentDocument {
 fn assign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
     let catalog = Catalog::open(&arguments.data)?;
     let principal = catalog.principal(&arguments.principal)?;
-    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog));
+    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
     let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
     let same = |a: &RoleAssignment| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str());
     if !all.iter().any(same) {
@@ -330,7 +337,7 @@ fn show_assignment(context: &Context, principal: String, role: Role, scope: &str
 fn unassign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
     let catalog = Catalog::open(&arguments.data)?;
     let principal = catalog.principal(&arguments.principal)?;
-    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog));
+    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
     let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
     let found = all.iter().find(|a| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str()));
     let found = found.ok_or_else(|| {

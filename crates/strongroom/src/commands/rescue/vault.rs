@@ -420,7 +420,14 @@ fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
         &vault,
         context,
         "vault reclaim",
-        if arguments.thorough { "began, thoroughly" } else { "began" },
+        match (&arguments.accept_loss[..], arguments.thorough) {
+            ([], false) => "began".to_owned(),
+            ([], true) => "began, thoroughly".to_owned(),
+            (lost, _) => {
+                let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+                format!("began, asked to write off {}", lost.join(", "))
+            }
+        },
     );
     let options = ReclaimOptions {
         cache_dir: vaults::cache_directory(),
