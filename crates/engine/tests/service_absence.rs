@@ -400,7 +400,7 @@ fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
     }
     let left = lab.store().points(None).unwrap().points;
     assert_eq!(left.iter().map(|p| p.point).collect::<Vec<_>>(), [made.point]);
-    let options = strongroom_store::check::CheckOptions { read_data: true, ..Default::default() };
+    let options = strongroom_store::check::CheckOptions { read_data: true };
     let check = strongroom_store::check::check(&lab.store(), &options, &Progress::default()).unwrap();
     assert!(check.findings.iter().all(|f| f.points.is_empty()), "{:?}", check.findings);
     vaults::undelete(&lab.service, lab.vault).unwrap();
