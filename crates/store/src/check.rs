@@ -3,6 +3,7 @@
 //! What is found damaged is recorded, so that the next backup of the same data heals it, and named with the points
 //! it touches. The index is derived from packs: where it is damaged it is rebuilt here, and reported all the same.
 
+use crate::commits::{self, Commit};
 use crate::crypto::Id;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
@@ -10,16 +11,16 @@ use crate::frames::decode;
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
 use crate::index::run::PackRow;
 use crate::index::{Excluded, INDEX_PREFIX, Index, Location, Pending};
-use crate::lease::{self, Commit, Lease, LeaseRecord, LeaseState};
+use crate::lease::{self, Lease, LeaseRecord, LeaseState};
 use crate::limits::PACK_MAX_BYTES;
 use crate::manifest::{self, Manifest};
 use crate::objects::{Kind, ObjectInfo};
 use crate::pack::{read_directory, walk};
 use crate::progress::Progress;
 use crate::reclaim::condemned;
-use crate::roll::{self, RollPoint, RollState};
+use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tree::NodeSource as _;
-use crate::vault::Vault;
+use crate::vault::{Survey, Vault};
 use crate::{damage, lists, marker, note, record, tombstone};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -193,6 +194,7 @@ impl Run<'_> {
             // The roll before the points: one that is forgotten meanwhile has its tombstone.
             let survey = self.vault.survey(None)?;
             let present: HashSet<PointId> = survey.present().collect();
+            self.log(&roll, &present, &survey)?;
             for known in roll.points.iter().filter(|known| !present.contains(&known.point)) {
                 if survey.tombstones.covering(self.vault, &known.point, known.session)?.is_some() {
                     continue;
@@ -210,13 +212,57 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The commit log: each of its entries must be there, and what it was about to commit, unless that is known not to have
+    /// been.
+    fn log(&mut self, roll: &Roll, present: &HashSet<PointId>, survey: &Survey) -> Result<()> {
+        let known = commits::known(self.vault, roll.accounted)?;
+        for number in &known.missing {
+            self.fault(
+                commits::object_name(*number),
+                "it is not there, and a later entry is: which points the vault has is not known. Mount or restore what is \
+                 missing; where all points are listed, `strongroom rescue vault reclaim --as-listed` goes on without it",
+            );
+        }
+        let leased: HashSet<SessionId> =
+            lease::list(self.vault)?.into_iter().map(|found| found.session).collect();
+        for (session, Commit { point, item_key }) in known.commits {
+            if present.contains(&point)
+                || leased.contains(&session)
+                || roll.settled.binary_search(&session).is_ok()
+                || survey.tombstones.covering(self.vault, &point, Some(session))?.is_some()
+                || self.vault.covering(&item_key, &point, Some(session))?.is_some()
+            {
+                continue;
+            }
+            let object = manifest::object_name(&item_key, &point);
+            // Committed since the points were listed.
+            if self.vault.objects().head(&object)?.is_some() {
+                continue;
+            }
+            self.fault(
+                &object,
+                format!(
+                    "session {session} was about to commit this point, which is not there: it died then, or what it wrote is \
+                     out of sight. Mount or restore what is missing; a day later it is taken for not committed"
+                ),
+            );
+            self.faults.entry(object).or_default().points.insert(TouchedPoint { point, item: None });
+        }
+        Ok(())
+    }
+
     /// Every record must carry its mac.
     fn records(&mut self, listed: &[ObjectInfo]) -> Result<()> {
         for object in listed {
-            let is_record =
-                [lease::SESSIONS_PREFIX, condemned::CONDEMNED_PREFIX, damage::DAMAGED_PREFIX, "locks/"]
-                    .iter()
-                    .any(|prefix| object.name.starts_with(prefix));
+            let is_record = [
+                lease::SESSIONS_PREFIX,
+                commits::COMMITS_PREFIX,
+                condemned::CONDEMNED_PREFIX,
+                damage::DAMAGED_PREFIX,
+                "locks/",
+            ]
+            .iter()
+            .any(|prefix| object.name.starts_with(prefix));
             if is_record {
                 let loaded =
                     record::load::<serde_json::Value>(self.vault.objects(), self.vault.keys(), &object.name);
@@ -224,7 +270,7 @@ impl Run<'_> {
                     Ok(_) => {}
                     Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
                     Err(StoreError::Corrupt { detail, .. }) => {
-                        self.fault(&object.name, format!("{detail}; reclaim removes it"));
+                        self.fault(&object.name, format!("{detail}; reclaim removes it in time"));
                     }
                     Err(e) => return Err(e),
                 }

@@ -17,7 +17,7 @@ pub const FORMAT: &str = "strongroom-vault";
 pub const VERSION: u64 = 2;
 /// What a program must know to write to a vault of version 2, or to judge what is in it. Every later change of the format adds a
 /// name here, and the release that brought it below.
-pub const REQUIRES: [&str; 4] = ["kept", "tombstones", "roll", "marker"];
+pub const REQUIRES: [&str; 5] = ["kept", "tombstones", "roll", "marker", "commits"];
 /// The first release that knows all of them.
 pub const REQUIRES_RELEASE: &str = "0.1.0";
 
@@ -65,12 +65,19 @@ impl Header {
 
     /// The same vault's, of the version that this program makes.
     pub fn upgraded(&self) -> Self {
+        let names = REQUIRES.iter().map(|name| (*name).to_owned());
+        let others = self.requires.iter().filter(|name| !REQUIRES.contains(&name.as_str())).cloned();
         Self {
             version: VERSION,
-            requires: REQUIRES.iter().map(|name| (*name).to_owned()).collect(),
+            requires: names.chain(others).collect(),
             release: Some(REQUIRES_RELEASE.into()),
             ..self.clone()
         }
+    }
+
+    /// Whether it is what this program makes of it.
+    pub fn is_current(&self) -> bool {
+        self.version == VERSION && REQUIRES.iter().all(|name| self.requires.iter().any(|has| has == name))
     }
 
     pub fn unwrap_keys(&self, provider: &dyn KeyProvider) -> Result<VaultKeys> {

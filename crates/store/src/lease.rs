@@ -1,6 +1,7 @@
 //! Leases: how a run that reads or writes tells everyone that it is there, and how others tell that
 //! it no longer is. See `docs/vault-format.md`, section 7.
 
+use crate::commits::Commit;
 use crate::environment::ProcessIdentity;
 use crate::error::{Result, StoreError};
 use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
@@ -14,28 +15,19 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
-use strongroom_domain::{PointId, SessionId};
+use strongroom_domain::SessionId;
 
 pub const SESSIONS_PREFIX: &str = "sessions/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseState {
-    /// At work: it has not committed.
+    /// At work. Whether it came to commit a point the commit log tells.
     Active,
-    /// About to commit a point, or to finish after it: whether its manifest is there tells.
-    Committing,
     /// Over: its point is there, and reclaim has not taken it down yet.
     Committed,
     /// Over: it has not committed, or took back what it had. Its packs need looking after.
     Ended,
-}
-
-/// The point that a session commits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Commit {
-    pub point: PointId,
-    pub item_key: String,
 }
 
 /// What a lease's object says.
@@ -53,6 +45,7 @@ pub struct LeaseRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reads: bool,
     pub state: LeaseState,
+    /// What it committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
 }
@@ -211,32 +204,19 @@ impl Lease {
         }
     }
 
-    /// Says that the session is about to commit a point, and makes sure that nobody can have taken it for over yet. From
-    /// then on the packs it wrote wait until it is known whether it did.
-    pub fn committing(&self, commit: Commit) -> Result<()> {
-        self.check_age()?;
-        {
-            let mut record = self.shared.record.lock();
-            record.state = LeaseState::Committing;
-            record.commit = Some(commit);
-        }
-        match self.shared.try_renew()? {
-            true => Ok(()),
-            false => lost("it had run out, or another run took it for over"),
-        }
-    }
-
-    /// Whether it was held when this object was written. Asked right after a commit, which may have taken as long as it liked.
+    /// Whether it was held when this object was written. Asked before a commit and right after it: each may have taken as long
+    /// as it liked.
     pub fn covers(&self, object: &str) -> Result<()> {
         let Some(committed) = self.shared.vault.objects().head(object)? else {
             return lost("what was written under it is gone");
         };
+        self.check_age()?;
         let name = object_name(&self.shared.record.lock().session);
         let Some(own) = self.shared.vault.objects().head(&name)? else {
             return lost("another run took it for over");
         };
         if self.shared.renewed.lock().is_none() || has_run_out(own.last_modified, committed.last_modified) {
-            return lost("it had run out by the time the point was written");
+            return lost("it had run out by then");
         }
         Ok(())
     }
@@ -251,23 +231,21 @@ impl Lease {
 
     /// The session is over without a point, but left packs that reclaim must look at.
     pub fn end(self) -> Result<()> {
-        self.finish(LeaseState::Ended)
+        self.finish(LeaseState::Ended, None)
     }
 
     /// The session is over, and its point there. Reclaim takes it down, and removes the lease.
-    pub fn committed(self) -> Result<()> {
-        self.finish(LeaseState::Committed)
+    pub fn committed(self, commit: Commit) -> Result<()> {
+        self.finish(LeaseState::Committed, Some(commit))
     }
 
-    fn finish(mut self, state: LeaseState) -> Result<()> {
+    fn finish(mut self, state: LeaseState, commit: Option<Commit>) -> Result<()> {
         self.stop_renewing();
         self.finished = true;
         {
             let mut record = self.shared.record.lock();
             record.state = state;
-            if state == LeaseState::Ended {
-                record.commit = None;
-            }
+            record.commit = commit;
         }
         self.shared.write()
     }

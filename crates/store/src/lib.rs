@@ -64,6 +64,7 @@
 #![deny(unsafe_code)]
 
 pub mod check;
+mod commits;
 mod compress;
 mod crypto;
 mod damage;

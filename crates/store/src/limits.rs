@@ -61,6 +61,8 @@ pub const ROLL_MAX_BYTES: u64 = MANIFEST_MAX_BYTES;
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long it is waited for a point that a session may have committed, and that is not to be seen.
 pub const COMMIT_DOUBT: Duration = Duration::from_secs(24 * 3600);
+/// A reclaim that finds nothing else to take down in the roll does not write it for fewer entries of the commit log.
+pub const COMMIT_LOG_LAG: u64 = 32;
 /// How far apart two agreements must be to confirm a roll.
 pub const AGREEMENTS_APART: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 

@@ -17,6 +17,10 @@ pub struct Lists {
     pub written: u64,
     /// Objects of the lists in force.
     pub names: BTreeSet<String>,
+    /// Entries of the commit log up to this number are accounted for in the roll. Here for sessions, which need not
+    /// read all of that.
+    #[serde(default)]
+    pub accounted: u64,
 }
 
 /// None if it cannot be told: the object is missing or damaged.
@@ -34,11 +38,12 @@ pub fn save(vault: &Vault, lists: &Lists) -> Result<()> {
     Ok(vault.objects().put(LISTS_NAME, record::encode(vault.keys(), LISTS_NAME, lists)?)?)
 }
 
-/// For a vault that may have none yet: what a listing shows, too.
-pub fn begin(vault: &Vault) -> Result<()> {
+/// For a vault that may have none yet: what a listing shows, too. `accounted`: as the roll says.
+pub fn begin(vault: &Vault, accounted: u64) -> Result<()> {
     let listed = vault.objects().list(crate::reclaim::condemned::CONDEMNED_PREFIX)?;
     let mut lists = load(vault)?.unwrap_or_default();
     lists.names.extend(listed.into_iter().map(|object| object.name));
     lists.written = lists.written.max(lists.names.len() as u64);
+    lists.accounted = lists.accounted.max(accounted);
     Ok(vault.objects().put(LISTS_NAME, record::encode(vault.keys(), LISTS_NAME, &lists)?)?)
 }

@@ -42,6 +42,9 @@ pub struct Roll {
     pub points: Vec<RollPoint>,
     /// Sessions of which there are packs, and of which it is known what became of them. Sorted.
     pub settled: Vec<SessionId>,
+    /// The number up to which all entries of the commit log are decided, and their points named here.
+    #[serde(default)]
+    pub accounted: u64,
 }
 
 /// What is known of the roll.

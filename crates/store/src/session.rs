@@ -1,16 +1,18 @@
 //! A writing session: its lease, its writers, and the commit.
 
+use crate::commits::{self, Commit, Entry};
 use crate::compress::Level;
 use crate::error::{Result, StoreError};
 use crate::index::merge;
-use crate::lease::{Commit, Lease};
+use crate::lease::Lease;
 use crate::lists::{self, Lists};
 use crate::manifest::{Definition, Disk, Manifest, PointKind, Promise, object_name, seal};
-use crate::objects::Kind;
+use crate::objects::{Kind, ObjectError};
 use crate::reclaim::condemned;
 use crate::tombstone;
 use crate::vault::Vault;
 use crate::write::{DiskRequest, DiskWritten, Writers};
+use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::collections::HashSet;
@@ -151,14 +153,16 @@ impl Session {
         let Some(lease) = self.lease.take() else {
             return Err(StoreError::LeaseLost { detail: "it has ended".into() });
         };
-        let begun = self.refuse_forgotten(&item_key, &point);
-        let begun = begun.and_then(|()| lease.committing(Commit { point, item_key: item_key.clone() }));
-        if let Err(error) = begun {
-            let _ = lease.end();
-            return Err(error);
-        }
+        let commit = Commit { point, item_key: item_key.clone() };
+        let number = match self.write_down(&lease, &commit) {
+            Ok(number) => number,
+            Err(error) => {
+                let _ = lease.end();
+                return Err(error);
+            }
+        };
         // The commit point.
-        match self.vault.objects().put_new(&name, bytes) {
+        match self.put_manifest(&name, bytes) {
             Ok(()) => {}
             // Another's: not for this session to take back.
             Err(error) if error.kind == Kind::AlreadyExists => {
@@ -169,7 +173,7 @@ impl Session {
             Err(error) => return Err(self.take_back(lease, &item_key, &point, error.into())),
         }
         // The write may have taken long, and others may have deleted what the point needs meanwhile: then there is none.
-        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen()) {
+        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen(number)) {
             return Err(self.take_back(lease, &item_key, &point, error));
         }
         // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
@@ -179,10 +183,32 @@ impl Session {
         {
             tracing::warn!("index runs could not be merged: {e}");
         }
-        if let Err(e) = lease.committed() {
+        if let Err(e) = lease.committed(commit) {
             tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
         }
         Ok(manifest)
+    }
+
+    /// What comes right before the commit: from then on nobody can overlook the point. Answers its number in the log.
+    fn write_down(&self, lease: &Lease, commit: &Commit) -> Result<u64> {
+        self.refuse_forgotten(&commit.item_key, &commit.point)?;
+        let number = commits::add(&self.vault, &Entry { session: self.id, commit: Some(commit.clone()) })?;
+        // Its store's clock is the one that counts.
+        lease.covers(&commits::object_name(number))?;
+        Ok(number)
+    }
+
+    /// In place of a manifest that its session took back and could not remove, if there is one.
+    fn put_manifest(&self, name: &str, bytes: Bytes) -> Result<(), ObjectError> {
+        match self.vault.objects().put_new(name, bytes.clone()) {
+            Err(error)
+                if error.kind == Kind::AlreadyExists && self.vault.is_forgotten(name).is_ok_and(|is| is) =>
+            {
+                self.vault.objects().delete(name)?;
+                self.vault.objects().put_new(name, bytes)
+            }
+            done => done,
+        }
     }
 
     /// A point that was forgotten is not made again: its tombstone would hide it.
@@ -200,10 +226,14 @@ impl Session {
 
     /// A reclaim that condemns packs lists the sessions at work, and waits for them. One that was not shown this session
     /// does not wait for it, and may have deleted what the point needs.
-    fn was_seen(&self) -> Result<()> {
+    fn was_seen(&self, number: u64) -> Result<()> {
         let unseen = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
+        let now = lists::load(&self.vault)?;
+        if now.as_ref().is_some_and(|now| now.accounted >= number) {
+            return unseen("a reclaim accounted for its place in the commit log before it was taken");
+        }
         let Some(before) = &self.lists else { return Ok(()) };
-        let Some(now) = lists::load(&self.vault)? else {
+        let Some(now) = now else {
             return unseen(
                 "whether a reclaim saw it cannot be told: the object `lists` is missing or damaged",
             );
@@ -233,7 +263,7 @@ impl Session {
                 error
             }
             Err(undone) => {
-                // The lease goes on saying that there may be a point.
+                // The log goes on saying that there may be a point.
                 lease.leave();
                 match error {
                     StoreError::LeaseLost { detail } => StoreError::LeaseLost {

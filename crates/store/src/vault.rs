@@ -15,13 +15,14 @@ use crate::node::Node;
 use crate::objects::{BlobStore, Kind, ObjectInfo};
 use crate::reclaim::condemned;
 use crate::roll::{self, Roll, RollPoint};
-use crate::tombstone::{self, TOMBSTONES_PREFIX};
+use crate::tombstone::{self, TOMBSTONES_PREFIX, Tombstone};
 use crate::tree::NodeSource;
 use crate::{lists, marker};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use strongroom_domain::{ItemName, PointId, PointSelector, VaultId};
+use strongroom_domain::{ItemName, PointId, PointSelector, SessionId, VaultId};
 
 /// Interior and leaf nodes kept decoded.
 const NODE_CACHE_MAX: usize = 2048;
@@ -41,6 +42,8 @@ struct Inner {
     nodes: Mutex<HashMap<Id, Arc<Node>>>,
     /// Whether at most one run at a time may write; once it is known.
     single_writer: OnceLock<bool>,
+    /// The highest number of the commit log that this program knows of; 0 until it knows one.
+    last_commit: AtomicU64,
 }
 
 /// What to make a vault with.
@@ -154,6 +157,7 @@ impl Vault {
             frames: Frames::default(),
             nodes: Mutex::default(),
             single_writer: OnceLock::new(),
+            last_commit: AtomicU64::new(0),
         }))
     }
 
@@ -188,6 +192,10 @@ impl Vault {
 
     pub(crate) fn single_writer(&self) -> &OnceLock<bool> {
         &self.0.single_writer
+    }
+
+    pub(crate) fn last_commit(&self) -> &AtomicU64 {
+        &self.0.last_commit
     }
 
     pub(crate) fn keys(&self) -> &VaultKeys {
@@ -238,13 +246,13 @@ impl Vault {
     /// What everybody does first who is about to write or delete: makes sure that the location is this vault's, and
     /// brings a vault of an earlier version up to this one.
     pub(crate) fn begin_writing(&self) -> Result<()> {
-        if self.version() == 1 {
+        if !self.0.header.read().is_current() {
             self.upgrade()?;
         }
         marker::check(self)
     }
 
-    /// Makes a vault of version 1 one of version 2. Cut short anywhere, it is done again: the header comes last. What the
+    /// Makes a vault of version 1 one of version 2; one of version 2 gets the names that it does not require yet. Cut short anywhere, it is done again: the header comes last. What the
     /// vault has is taken from a listing, so the roll is not confirmed, and nothing is freed by it.
     fn upgrade(&self) -> Result<()> {
         // Another process may have done it since this one opened the vault.
@@ -253,16 +261,19 @@ impl Vault {
             return Err(marker::vault_is_gone(self));
         }
         if header.version > 1 {
+            let is_current = header.is_current();
             *self.0.header.write() = header;
-            return Ok(());
+            return if is_current { Ok(()) } else { self.write_upgraded_header() };
         }
         tracing::info!("the vault at {} becomes one of format version 2", self.location());
-        let generation = match roll::load(self)? {
-            roll::RollState::Known { roll, .. } => roll.generation + 1,
-            roll::RollState::Unknown { .. } => roll::fresh_generation(self),
+        let (generation, accounted) = match roll::load(self)? {
+            roll::RollState::Known { roll, .. } => (roll.generation + 1, roll.accounted),
+            roll::RollState::Unknown { .. } => (roll::fresh_generation(self), 0),
         };
+        let accounted = accounted.max(lists::load(self)?.map_or(0, |lists| lists.accounted));
         self.write_version_2(&Roll {
             generation,
+            accounted,
             points: self.survey(None)?.roll_points(self),
             ..Roll::default()
         })
@@ -271,7 +282,12 @@ impl Vault {
     fn write_version_2(&self, roll: &Roll) -> Result<()> {
         marker::write(self)?;
         roll::put(self, roll)?;
-        lists::begin(self)?;
+        lists::begin(self, roll.accounted)?;
+        self.write_upgraded_header()
+    }
+
+    fn write_upgraded_header(&self) -> Result<()> {
+        marker::check(self)?;
         let header = self.header().upgraded();
         for name in [HEADER_COPY_NAME, HEADER_NAME] {
             self.0.objects.put(name, header.to_bytes()?)?;
@@ -374,14 +390,33 @@ impl Vault {
 
     /// Whether the manifest that is there now is covered by a tombstone.
     pub(crate) fn is_forgotten(&self, object: &str) -> Result<bool> {
-        let Some((_, point)) = manifest::parse_object_name(object) else { return Ok(false) };
+        let Some((item_key, point)) = manifest::parse_object_name(object) else { return Ok(false) };
         let session = match self.load_manifest(object) {
             Ok(Some(manifest)) => Some(manifest.session),
             Ok(None) => return Ok(false),
             Err(error) if error.is_damage() => None,
             Err(error) => return Err(error),
         };
-        Ok(self.tombstone(&point)?.is_some_and(|tombstone| tombstone.covers(session)))
+        Ok(self.covering(item_key, &point, session)?.is_some())
+    }
+
+    /// A tombstone of this point, asked for by its name, that covers a manifest of this session; none: one that cannot be
+    /// read.
+    pub(crate) fn covering(
+        &self,
+        item_key: &str,
+        point: &PointId,
+        session: Option<SessionId>,
+    ) -> Result<Option<Tombstone>> {
+        for item_key in [item_key, tombstone::UNKNOWN_ITEM] {
+            match tombstone::load(self, &tombstone::object_name(item_key, point)) {
+                Ok(Some(tombstone)) if tombstone.covers(session) => return Ok(Some(tombstone)),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// None if the store says that it is not there.

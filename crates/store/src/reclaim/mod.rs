@@ -18,6 +18,7 @@ mod lock;
 mod refs;
 mod stock;
 
+use crate::commits::{Commit, Log};
 use crate::compress::Level;
 use crate::crypto::Id;
 use crate::damage::{self, DamageRecord};
@@ -25,7 +26,7 @@ use crate::error::{Result, StoreError};
 use crate::frame::{FrameKind, PackId};
 use crate::index::run::Run as IndexRun;
 use crate::index::{Index, Location, merge};
-use crate::lease::{self, FoundLease, Lease, LeaseRecord};
+use crate::lease::{self, FoundLease, Lease};
 use crate::limits::REWRITE_DEAD_PERCENT;
 use crate::objects::Kind;
 use crate::pack::read_directory;
@@ -108,6 +109,8 @@ pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> 
         loaded_generation: 0,
         confirmed_now: false,
         seen_runs: HashMap::new(),
+        log: Log::default(),
+        outcomes: HashMap::new(),
     };
     let result = run.all();
     let finished = run.finish_mover().and_then(|()| run.finish_roll());
@@ -199,6 +202,10 @@ struct Run<'a> {
     confirmed_now: bool,
     /// Index runs that any listing of this reclaim showed, and that it did not merge away itself.
     seen_runs: HashMap<String, Arc<IndexRun>>,
+    /// The commit log, as far as it is not accounted for in the roll that this began with.
+    log: Log,
+    /// What became of its sessions, at the last look.
+    outcomes: HashMap<SessionId, (Commit, CommittedOrNot)>,
 }
 
 /// A frame of a pack that is being emptied. `place.slot` means nothing.
@@ -256,6 +263,7 @@ impl Run<'_> {
         // Their packs are looked after now.
         self.remove_leases(&over)?;
         self.prune_tombstones(&stock)?;
+        self.prune_log()?;
         self.tidy()
     }
 
@@ -295,7 +303,7 @@ impl Run<'_> {
     fn at_work(&self) -> Result<Vec<FoundLease>> {
         let mut at_work = Vec::new();
         for found in self.sessions()? {
-            if !found.is_over(self.vault, self.store_now) || self.is_in_doubt(&found)? {
+            if !found.is_over(self.vault, self.store_now) || self.is_in_doubt(&found) {
                 at_work.push(found);
             }
         }
@@ -308,7 +316,7 @@ impl Run<'_> {
         let in_force = lists::load(self.vault)?;
         if !found.are_doubtful() {
             // Written anew where it is missing or damaged.
-            return if in_force.is_none() { lists::begin(self.vault) } else { Ok(()) };
+            return if in_force.is_none() { lists::begin(self.vault, self.roll.accounted) } else { Ok(()) };
         }
         let there: HashSet<PackId> =
             self.packs_with_prefix("packs/")?.into_iter().map(|(pack, _)| pack).collect();
@@ -328,6 +336,7 @@ impl Run<'_> {
         };
         condemned::save(self.vault, &name, &record)?;
         let mut in_force = in_force.unwrap_or_default();
+        in_force.accounted = in_force.accounted.max(self.roll.accounted);
         in_force.names.insert(name);
         for name in found.damaged.iter().chain(&found.missing) {
             in_force.names.remove(name);
@@ -341,7 +350,7 @@ impl Run<'_> {
         let mut lists = match lists::load(self.vault)? {
             Some(lists) => lists,
             None => {
-                lists::begin(self.vault)?;
+                lists::begin(self.vault, self.roll.accounted)?;
                 lists::load(self.vault)?.unwrap_or_default()
             }
         };
@@ -638,26 +647,25 @@ impl Run<'_> {
                 sizes.push((*pack, info.size_bytes));
             }
         }
+        let bytes = sizes.iter().map(|(_, size)| size).sum::<u64>();
         let waiting: Vec<&FoundLease> =
             at_work.iter().filter(|found| listed.contains(&found.session)).collect();
         if !waiting.is_empty() {
-            self.report.waiting_bytes += sizes.iter().map(|(_, size)| size).sum::<u64>();
+            self.report.waiting_bytes += bytes;
             for found in waiting {
-                let who = match &found.record {
-                    Some(LeaseRecord { commit: Some(commit), .. })
+                let who = match (&found.record, self.outcomes.get(&found.session)) {
+                    (_, Some((commit, CommittedOrNot::InDoubt)))
                         if found.is_over(self.vault, self.store_now) =>
                     {
-                        in_doubt(found, commit)
+                        in_doubt(&found.session, commit)
                     }
-                    Some(record) => format!(
+                    (Some(record), _) => format!(
                         "{} (process {}, since {})",
                         record.purpose, record.process.pid, record.started_at
                     ),
-                    None => format!("session {} whose lease is damaged", found.session),
+                    (None, _) => format!("session {} whose lease is damaged", found.session),
                 };
-                if !self.report.waiting_for.contains(&who) {
-                    self.report.waiting_for.push(who);
-                }
+                self.wait_for(who);
             }
             return Ok(());
         }
@@ -665,6 +673,12 @@ impl Run<'_> {
         self.index.refresh(self.vault.objects(), self.vault.keys())?;
         self.note_runs();
         let stock = self.look()?;
+        let hidden = self.hidden_at_work(&at_work);
+        if !hidden.is_empty() {
+            self.report.waiting_bytes += bytes;
+            hidden.into_iter().for_each(|who| self.wait_for(who));
+            return Ok(());
+        }
         self.count(&stock)?;
         let live = self.refs.live()?;
         let together: HashSet<PackId> = packs.iter().copied().collect();
@@ -699,6 +713,12 @@ impl Run<'_> {
         record.state = CondemnedState::Deleted;
         condemned::save(self.vault, name, &record)?;
         self.refs.drop_dead(&packs)
+    }
+
+    fn wait_for(&mut self, who: String) {
+        if !self.report.waiting_for.contains(&who) {
+            self.report.waiting_for.push(who);
+        }
     }
 
     /// Index runs full of packs that are gone are merged without them; lists nobody needs any more go.

@@ -1,23 +1,25 @@
 //! Taking stock, before anything is freed: which points the vault is known to have, which are there, and whether each one
 //! that is not was forgotten. Not found is not forgotten: a point that is gone without a tombstone stops everything.
 //!
-//! Known is what the roll names, what leases say was committed, and what the caller expects. Each is read before the
+//! Known is what the roll names, what the commit log and leases say was committed, and what the caller expects. Each is read before the
 //! points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither missing nor
 //! forgotten.
 
 use super::condemned::CondemnedState;
 use super::refs::Points;
 use super::{CommittedOrNot, ReclaimOptions, Run, hold};
+use crate::commits::{self, Commit};
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Index;
-use crate::lease::{self, Commit, FoundLease, LeaseRecord, LeaseState};
-use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, TOMBSTONE_KEPT};
+use crate::lease::{self, FoundLease, LeaseRecord, LeaseState};
+use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
+use crate::lists;
 use crate::manifest;
 use crate::objects::Kind;
 use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tombstone;
-use crate::vault::{Survey, Vault};
+use crate::vault::{DamagedPoint, Survey, Vault};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
@@ -34,6 +36,8 @@ pub struct Stock {
     leased: HashSet<SessionId>,
     /// Points known to have been in the vault, with the session that made them where that is known.
     known: HashMap<PointId, Option<SessionId>>,
+    /// Up to which number the commit log is decided.
+    accounted: u64,
 }
 
 impl Stock {
@@ -59,64 +63,128 @@ fn refuse_missing(points: Vec<PointId>) -> Result<()> {
 }
 
 /// How it is said that something waits for such a session.
-pub fn in_doubt(found: &FoundLease, commit: &Commit) -> String {
+pub fn in_doubt(session: &SessionId, commit: &Commit) -> String {
     format!(
-        "session {}, which ended while it committed point {} and whose point is not to be seen; a day later it is taken for \
-         not committed",
-        found.session, commit.point
+        "session {session}, which ended while it committed point {} and whose point is not to be seen; a day later it is \
+         taken for not committed",
+        commit.point
     )
 }
 
-/// What became of a session whose lease does not hold any more.
-fn outcome(vault: &Vault, found: &FoundLease, store_now: SystemTime) -> Result<CommittedOrNot> {
-    let age = store_now.duration_since(found.last_modified).unwrap_or_default();
-    let doubt = match age < COMMIT_DOUBT {
-        true => CommittedOrNot::InDoubt,
-        false => CommittedOrNot::Not,
-    };
-    let (state, commit) = match &found.record {
-        // Whatever it said.
-        None => return Ok(doubt),
-        Some(LeaseRecord { state: LeaseState::Committed, .. }) => return Ok(CommittedOrNot::Committed),
-        Some(LeaseRecord { state, commit: Some(commit), .. }) => (*state, commit),
-        Some(_) => return Ok(CommittedOrNot::Not),
-    };
-    if state != LeaseState::Committing {
-        return Ok(CommittedOrNot::Not);
-    }
-    match vault.load_manifest(&manifest::object_name(&commit.item_key, &commit.point)) {
-        Ok(Some(manifest)) if manifest.session != found.session => return Ok(CommittedOrNot::Not),
-        // A damaged one is there too.
-        Ok(Some(_)) => return Ok(CommittedOrNot::Committed),
-        Err(e) if e.is_damage() => return Ok(CommittedOrNot::Committed),
-        Ok(None) => {}
-        Err(e) => return Err(e),
-    }
-    match tombstone::load(vault, &tombstone::object_name(&commit.item_key, &commit.point)) {
-        Ok(Some(tombstone)) if tombstone.covers(Some(found.session)) => Ok(CommittedOrNot::Not),
-        Err(e) if !e.is_damage() => Err(e),
-        _ => Ok(doubt),
-    }
-}
-
 impl Run<'_> {
-    /// Whether it is over, and it cannot be told yet whether it committed.
-    pub(super) fn is_in_doubt(&self, found: &FoundLease) -> Result<bool> {
-        Ok(outcome(self.vault, found, self.store_now)? == CommittedOrNot::InDoubt)
+    /// What became of a session whose lease does not hold any more, as far as the last look tells.
+    fn outcome(&self, found: &FoundLease) -> CommittedOrNot {
+        if let Some((_, outcome)) = self.outcomes.get(&found.session) {
+            return *outcome;
+        }
+        match &found.record {
+            Some(LeaseRecord { state: LeaseState::Committed, .. }) => CommittedOrNot::Committed,
+            // It never came to commit.
+            Some(_) => CommittedOrNot::Not,
+            None if self.is_doubtful(found.last_modified) => CommittedOrNot::InDoubt,
+            None => CommittedOrNot::Not,
+        }
     }
 
-    fn gather(&self) -> Result<Stock> {
+    fn is_doubtful(&self, written: SystemTime) -> bool {
+        self.store_now.duration_since(written).unwrap_or_default() < COMMIT_DOUBT
+    }
+
+    /// Whether it is over, and it cannot be told yet whether it committed.
+    pub(super) fn is_in_doubt(&self, found: &FoundLease) -> bool {
+        self.outcome(found) == CommittedOrNot::InDoubt
+    }
+
+    /// What became of an entry of the commit log. A point that it leads to, and that a listing left out, is added to what
+    /// there is.
+    fn decide(
+        &self,
+        (number, session, commit): (u64, SessionId, &Commit),
+        lease: Option<&FoundLease>,
+        survey: &mut Survey,
+    ) -> Result<CommittedOrNot> {
+        let Commit { point, item_key } = commit;
+        if survey.list.points.iter().any(|there| there.point == *point && there.session == session) {
+            return Ok(CommittedOrNot::Committed);
+        }
+        let object = manifest::object_name(item_key, point);
+        // By its name too: the listing may have left out the tombstone, or the point.
+        let covering = match survey.tombstones.covering(self.vault, point, Some(session))? {
+            Some(tombstone) => Some(tombstone),
+            None => self.vault.covering(item_key, point, Some(session))?,
+        };
+        if let Some(tombstone) = covering {
+            // What was forgotten had been committed.
+            return Ok(if tombstone.is_final() { CommittedOrNot::Committed } else { CommittedOrNot::Not });
+        }
+        match self.vault.load_manifest(&object) {
+            Ok(Some(manifest)) if manifest.session == session => {
+                survey.list.points.push(manifest);
+                return Ok(CommittedOrNot::Committed);
+            }
+            Ok(Some(_)) => return Ok(CommittedOrNot::Not),
+            Err(error) if error.is_damage() => {
+                if !survey.list.damaged.iter().any(|damaged| damaged.object == object) {
+                    survey.list.damaged.push(DamagedPoint { object, point: Some(*point), error });
+                }
+                return Ok(CommittedOrNot::Committed);
+            }
+            Ok(None) => {}
+            Err(error) => return Err(error),
+        }
+        match lease {
+            Some(found) if !found.is_over(self.vault, self.store_now) => return Ok(CommittedOrNot::InDoubt),
+            Some(FoundLease { record: Some(LeaseRecord { state: LeaseState::Ended, .. }), .. }) => {
+                return Ok(CommittedOrNot::Not);
+            }
+            Some(FoundLease { record: Some(LeaseRecord { state: LeaseState::Committed, .. }), .. }) => {
+                return Ok(CommittedOrNot::Committed);
+            }
+            _ => {}
+        }
+        // What was committed of sessions that are settled the roll names.
+        if self.roll.settled.binary_search(&session).is_ok() {
+            return Ok(CommittedOrNot::Not);
+        }
+        match commits::written_at(self.vault, number)? {
+            Some(written) if !self.is_doubtful(written) => Ok(CommittedOrNot::Not),
+            _ => Ok(CommittedOrNot::InDoubt),
+        }
+    }
+
+    fn gather(&mut self) -> Result<Stock> {
         let mut known: HashMap<PointId, Option<SessionId>> =
             self.options.expected.iter().map(|point| (*point, None)).collect();
         known.extend(self.roll.points.iter().map(|known| (known.point, known.session)));
+        let leases = self.sessions()?;
+        self.log.read_to_end(self.vault, self.session, self.roll.accounted, self.options.as_listed)?;
+        let mut survey = self.vault.survey(None)?;
+        self.outcomes.clear();
+        let mut accounted = None;
+        for (number, entry) in &self.log.entries {
+            let Some(commit) = &entry.commit else { continue };
+            let lease = leases.iter().find(|found| found.session == entry.session);
+            let outcome = self.decide((*number, entry.session, commit), lease, &mut survey)?;
+            match outcome {
+                CommittedOrNot::Committed => {
+                    known.insert(commit.point, Some(entry.session));
+                }
+                CommittedOrNot::Not => {}
+                CommittedOrNot::InDoubt => {
+                    accounted.get_or_insert(number - 1);
+                }
+            }
+            self.outcomes.insert(entry.session, (commit.clone(), outcome));
+        }
+        let last = self.log.entries.last_key_value().map_or(0, |(number, _)| *number);
         let (mut committed, mut over) = (Vec::new(), Vec::new());
         let mut leased = HashSet::from([self.session]);
-        for found in self.sessions()? {
+        for found in leases {
             leased.insert(found.session);
             if !found.is_over(self.vault, self.store_now) {
                 continue;
             }
-            match outcome(self.vault, &found, self.store_now)? {
+            match self.outcome(&found) {
                 CommittedOrNot::Committed => {
                     committed.push(found.session);
                     if let Some(commit) = found.record.and_then(|record| record.commit) {
@@ -127,11 +195,21 @@ impl Run<'_> {
                 CommittedOrNot::InDoubt => {}
             }
         }
-        Ok(Stock { survey: self.vault.survey(None)?, committed, over, leased, known })
+        survey.list.points.sort_by_key(|manifest| (manifest.taken_at, manifest.point));
+        let accounted = accounted.unwrap_or(last);
+        Ok(Stock { survey, committed, over, leased, known, accounted })
+    }
+
+    /// Sessions that may be committing a point, and that no listing of leases showed.
+    pub(super) fn hidden_at_work(&self, at_work: &[FoundLease]) -> Vec<String> {
+        let hidden = self.outcomes.iter().filter(|(session, (_, outcome))| {
+            *outcome == CommittedOrNot::InDoubt && !at_work.iter().any(|found| found.session == **session)
+        });
+        hidden.map(|(session, (commit, _))| in_doubt(session, commit)).collect()
     }
 
     /// A look in between: points may have been forgotten and committed meanwhile, none may have gone.
-    pub(super) fn look(&self) -> Result<Stock> {
+    pub(super) fn look(&mut self) -> Result<Stock> {
         let stock = self.gather()?;
         refuse_missing(stock.missing(self.vault)?)?;
         Ok(stock)
@@ -189,13 +267,16 @@ impl Run<'_> {
             settled.extend(sessions_of_packs(self.vault, &self.index)?.difference(&stock.leased).copied());
         }
         self.confirmed_now = confirms;
-        self.roll = Roll {
+        let mut roll = Roll {
             confirmed: before.confirmed || *as_listed,
             points,
             settled: settled.into_iter().collect(),
             ..before.clone()
         };
-        if self.roll != before || !whole {
+        let much = stock.accounted >= before.accounted + COMMIT_LOG_LAG;
+        if roll != before || !whole || much || !self.log.damaged.is_empty() {
+            roll.accounted = stock.accounted;
+            self.roll = roll;
             self.save_roll()?;
         }
         self.report.confirmed = self.roll.confirmed;
@@ -205,6 +286,18 @@ impl Run<'_> {
     fn save_roll(&mut self) -> Result<()> {
         self.roll.generation += 1;
         roll::save(self.vault, &self.roll)
+    }
+
+    /// Tells sessions up to where the log is accounted for in the roll, then removes what is older than any of them goes by.
+    pub(super) fn prune_log(&self) -> Result<()> {
+        let Some(mut in_force) = lists::load(self.vault)? else { return Ok(()) };
+        if in_force.accounted < self.roll.accounted {
+            in_force.accounted = self.roll.accounted;
+            lists::save(self.vault, &in_force)?;
+        }
+        let mut old = commits::list_up_to(self.vault, self.roll.accounted)?;
+        old.retain(|(name, written)| !self.is_doubtful(*written) || self.log.damaged.contains(name));
+        self.delete_many(old.iter().map(|(name, _)| name.as_str()))
     }
 
     /// At the end: what this reclaim wrote itself is accounted for, and sessions of which nothing is left are not any more.
