@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom_domain::{PointId, TypedExtent};
+use strongroom_store::check::Finding;
 use strongroom_store::objects::fault::{Crash, Fault, FaultPlan, FaultStore, Matches, Nth, OpKind};
-use strongroom_store::objects::{BlobStore, OpenOptions, RetryLimits};
+use strongroom_store::objects::{BlobStore, Kind, OpenOptions, RetryLimits};
 use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport, reclaim};
 use strongroom_store::*;
 
@@ -526,6 +527,111 @@ fn a_vault_that_uses_what_this_program_does_not_know_is_not_opened() {
     assert!(matches!(error, StoreError::UnknownRequirement { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("time-travel") && text.contains("9.9.9") && !text.contains("tombstones"), "{text}");
+}
+
+/// What a session wrote is away: manifest, lease, index run, packs. What others wrote, and its point builds on, stays.
+#[test]
+fn a_point_that_is_out_of_sight_with_its_session_keeps_what_it_builds_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    reclaim_all(&vault, None);
+    let names = || vault.objects().list("").unwrap().into_iter().map(|object| object.name);
+    let before: Vec<String> = names().collect();
+    let bytes = points[2].1.clone();
+    let hidden = backup(&vault, "c", &Image::new(bytes.clone()), None).unwrap();
+    let new: Vec<String> =
+        names().filter(|name| !before.contains(name) && !name.starts_with("commits/")).collect();
+    assert!(new.iter().any(|name| name.starts_with("points/")), "{new:?}");
+    vault.forget(&points[2].0.point, "test").unwrap();
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    for (number, name) in new.iter().enumerate() {
+        std::fs::rename(directory.path().join(name), elsewhere.join(number.to_string())).unwrap();
+    }
+    for thorough in [false, true] {
+        let options = ReclaimOptions { thorough, ..ReclaimOptions::default() };
+        let report = try_reclaim(&vault, &options).unwrap();
+        assert_eq!(report.packs_deleted, 0, "{report:?}");
+        assert!(report.waiting_for.iter().any(|who| who.contains(&hidden.point.to_string())), "{report:?}");
+    }
+    let report = check(&vault, true);
+    let named = |finding: &Finding| finding.points.iter().any(|of| of.point == hidden.point);
+    assert!(report.findings.iter().any(named), "{:?}", report.findings);
+    // An entry of the log that is away too, with a later one there, is noticed.
+    let entry = names().find(|name| name.starts_with("commits/") && !before.contains(name)).unwrap();
+    let (from, to) = (directory.path().join(&entry), elsewhere.join("entry"));
+    std::fs::rename(&from, &to).unwrap();
+    let refused = try_reclaim(&vault, &ReclaimOptions::default()).unwrap_err();
+    assert!(matches!(&refused, StoreError::RollUnknown { .. }), "{refused}");
+    assert!(refused.to_string().contains(&entry), "{refused}");
+    let report = check(&vault, true);
+    assert!(report.findings.iter().any(|finding| finding.object == entry), "{:?}", report.findings);
+    std::fs::rename(&to, &from).unwrap();
+    for (number, name) in new.iter().enumerate() {
+        std::fs::create_dir_all(directory.path().join(name).parent().unwrap()).unwrap();
+        std::fs::rename(elsewhere.join(number.to_string()), directory.path().join(name)).unwrap();
+    }
+    std::fs::remove_dir(&elsewhere).unwrap();
+    reclaim_all(&vault, None);
+    assert_whole(&vault, &[(hidden, bytes)], "after it came back");
+    assert_whole(&vault, &points[..2], "beside it");
+    assert!(check(&vault, true).is_sound());
+}
+
+/// Its answer was lost, its tombstone written, its removal refused: the id stays free for the next attempt.
+#[test]
+fn a_point_whose_taking_back_was_cut_short_can_be_made_again() {
+    let (fault, objects) = faulty();
+    let (vault, _) = init(objects);
+    let image = Image::new(noise(1, 100_000));
+    let id = vault.environment().new_point_id();
+    let commit = || {
+        let under_way = begin(&vault, "a", &image, None).unwrap();
+        let disks = vec![Disk::new("disk", &under_way.written)];
+        under_way.session.commit_as(id, draft("a", &vault, disks, None))
+    };
+    let on = |op| Matches { op: Some(op), name_prefix: Some("points/".into()), nth: Nth::Every };
+    fault.set_plan(
+        FaultPlan::none()
+            .rule(on(OpKind::Put), Fault::ErrorAfter(Kind::Other))
+            .rule(on(OpKind::Delete), Fault::ErrorBefore(Kind::Other)),
+    );
+    commit().unwrap_err();
+    fault.set_plan(FaultPlan::none());
+    assert!(vault.objects().list("points/").unwrap().len() == 1 && vault.point(&id).is_err());
+    let point = commit().unwrap();
+    assert_whole(&vault, &[(point, image.bytes())], "made again");
+    reclaim_all(&vault, None);
+    assert!(check(&vault, true).is_sound());
+    // One that is there is not made again.
+    assert!(matches!(commit().unwrap_err(), StoreError::Object(e) if e.kind == Kind::AlreadyExists));
+}
+
+/// The commit log does not grow with what was committed long ago; nor does it need what is pruned.
+#[test]
+fn the_commit_log_is_pruned_once_its_points_are_in_the_roll() {
+    let (fault, objects) = faulty();
+    let (vault, key) = init(objects.clone());
+    let mut points = three_points(&vault);
+    for round in 0..4 {
+        fault.age(DAY * 2);
+        reclaim_all(&vault, None);
+        let left = vault.objects().list("commits/").unwrap();
+        assert!(left.len() < 4, "{left:?}");
+        // Another program, which knows no number yet.
+        let vault = Vault::open_in(objects.clone(), &key, Arc::new(Incarnation(2 + round))).unwrap();
+        let image = Image::new(text(10 + round, 30_000));
+        points.push((backup(&vault, "d", &image, None).unwrap(), image.bytes()));
+    }
+    // Without `lists`, which says from where to count, the roll says so.
+    vault.objects().delete("lists").unwrap();
+    let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(9))).unwrap();
+    let image = Image::new(text(9, 30_000));
+    points.push((backup(&vault, "d", &image, None).unwrap(), image.bytes()));
+    reclaim_all(&vault, None);
+    assert_whole(&vault, &points, "after");
+    assert!(check(&vault, true).is_sound());
 }
 
 /// A store whose listings come back short, empty or late, and which says of what is there that it is not, under

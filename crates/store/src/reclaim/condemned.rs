@@ -11,7 +11,7 @@ use crate::objects::Kind;
 use crate::record;
 use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use strongroom_domain::SessionId;
 
 pub const CONDEMNED_PREFIX: &str = "condemned/";
@@ -46,6 +46,12 @@ pub struct CondemnedLists {
 }
 
 impl CondemnedLists {
+    /// Packs that are gone, as lists say.
+    pub fn deleted_packs(&self) -> HashSet<PackId> {
+        let deleted = self.records.iter().filter(|(_, record)| record.state == CondemnedState::Deleted);
+        deleted.flat_map(|(_, record)| record.packs.iter().map(|pack| PackId::from(*pack))).collect()
+    }
+
     /// Whether some of the packs are still there, for sessions that may need them.
     pub fn awaits_deletion(&self) -> bool {
         self.records.iter().any(|(_, record)| record.state == CondemnedState::Condemned)

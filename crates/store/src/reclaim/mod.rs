@@ -724,12 +724,7 @@ impl Run<'_> {
     /// Index runs full of packs that are gone are merged without them; lists nobody needs any more go.
     fn tidy(&mut self) -> Result<()> {
         let lists = condemned::list(self.vault)?;
-        let gone: HashSet<PackId> = lists
-            .records
-            .iter()
-            .filter(|(_, record)| record.state == CondemnedState::Deleted)
-            .flat_map(|(_, record)| record.packs.iter().map(|pack| PackId::from(*pack)))
-            .collect();
+        let gone = lists.deleted_packs();
         if gone.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,7 @@
 //! points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither missing nor
 //! forgotten.
 
-use super::condemned::CondemnedState;
+use super::condemned;
 use super::refs::Points;
 use super::{CommittedOrNot, ReclaimOptions, Run, hold};
 use crate::commits::{self, Commit};
@@ -16,7 +16,7 @@ use crate::lease::{self, FoundLease, LeaseRecord, LeaseState};
 use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
 use crate::lists;
 use crate::manifest;
-use crate::objects::Kind;
+use crate::objects::{Kind, ObjectInfo};
 use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tombstone;
 use crate::vault::{DamagedPoint, Survey, Vault};
@@ -263,6 +263,9 @@ impl Run<'_> {
         // Their leases go below. Whether they wrote packs the index need not show: it was read before, and runs are merged meanwhile.
         settled.extend(stock.committed.iter().copied());
         settled.extend(stock.over.iter().copied());
+        // Of those whose lease is not to be seen, or gone, the log tells.
+        let told = self.outcomes.iter().filter(|(_, (_, outcome))| *outcome != CommittedOrNot::InDoubt);
+        settled.extend(told.map(|(session, _)| *session).filter(|session| !stock.leased.contains(session)));
         if *as_listed {
             settled.extend(sessions_of_packs(self.vault, &self.index)?.difference(&stock.leased).copied());
         }
@@ -363,18 +366,11 @@ impl Run<'_> {
     /// are not to be seen. As long as there are any, nothing can be freed: their points may need it.
     pub(super) fn unsettled(&self, stock: &Stock) -> Result<BTreeSet<SessionId>> {
         // Packs that were deleted, as their lists say, may be named still: a session merges the runs that it has open.
-        let lists = super::condemned::list(self.vault)?.records.into_iter();
-        let gone: HashSet<PackId> = lists
-            .filter(|(_, record)| record.state == CondemnedState::Deleted)
-            .flat_map(|(_, record)| record.packs.into_iter().map(PackId::from))
-            .collect();
+        let gone = condemned::list(self.vault)?.deleted_packs();
         let named = self.covered.iter().filter(|pack| !gone.contains(pack));
         let mut sessions: BTreeSet<SessionId> = named.map(|pack| pack.session).collect();
         if self.options.thorough {
-            self.vault.objects().for_each("packs/", |object| {
-                sessions.extend(PackId::from_object_name(&object.name).map(|pack| pack.session));
-                std::ops::ControlFlow::Continue(())
-            })?;
+            add_listed_sessions(self.vault, &mut sessions)?;
         }
         // A session that began after the leases were listed.
         let later: HashSet<SessionId> =
@@ -441,11 +437,16 @@ impl Run<'_> {
 /// All sessions of which there are packs, as far as index and listing show.
 fn sessions_of_packs(vault: &Vault, index: &Index) -> Result<HashSet<SessionId>> {
     let mut sessions: HashSet<SessionId> = index.named_packs().into_iter().map(|pack| pack.session).collect();
-    vault.objects().for_each("packs/", |object| {
-        sessions.extend(crate::frame::PackId::from_object_name(&object.name).map(|pack| pack.session));
-        std::ops::ControlFlow::Continue(())
-    })?;
+    add_listed_sessions(vault, &mut sessions)?;
     Ok(sessions)
+}
+
+fn add_listed_sessions(vault: &Vault, sessions: &mut impl Extend<SessionId>) -> Result<()> {
+    let add = |object: ObjectInfo| {
+        sessions.extend(PackId::from_object_name(&object.name).map(|pack| pack.session));
+        std::ops::ControlFlow::Continue(())
+    };
+    Ok(vault.objects().for_each("packs/", add)?)
 }
 
 /// Whether a vault and whoever keeps a list of its points agree on them.
