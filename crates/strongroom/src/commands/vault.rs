@@ -86,6 +86,10 @@ pub struct CreateArgs {
     /// For how many days, from 14 to 180 [default: 14].
     #[arg(long, value_name = "DAYS")]
     soft_delete_days: Option<u32>,
+    /// At most one backup at a time writes to the vault, others wait; needed where its store does not honour
+    /// `If-None-Match`. For good.
+    #[arg(long)]
+    single_writer: bool,
     /// The place for vaults is a new one, and mounted: give it its marker.
     #[arg(long)]
     init_storage: bool,
@@ -342,6 +346,9 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
         }
         .into();
     }
+    if arguments.single_writer {
+        properties["strongroomSingleWriter"] = true.into();
+    }
     let soft = &mut properties["securitySettings"]["softDeleteSettings"];
     if let Some(state) = arguments.soft_delete {
         soft["softDeleteState"] = match state {
@@ -473,6 +480,7 @@ struct StoreDocument {
     stored_bytes: u64,
     recovery_points: u64,
     second_copy: String,
+    single_writer: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reclaimed_at: Option<String>,
 }
@@ -490,6 +498,7 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             stored_bytes: store["storedBytes"].as_u64().unwrap_or(0),
             recovery_points: store["recoveryPoints"].as_u64().unwrap_or(0),
             second_copy: text(&store, "/secondCopy"),
+            single_writer: store["singleWriter"] == true,
             reclaimed_at: some_text(&store, "/reclaimedAt"),
         }),
         Err(error @ Failure::Api(_)) => {
@@ -526,6 +535,9 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
                 ("bytes at", store.location.clone()),
                 ("second copy", store.second_copy.clone()),
             ]);
+            if store.single_writer {
+                entries.push(("writers", "one at a time".into()));
+            }
         }
         if let Some(unmanaged) = shown.unmanaged_points.filter(|n| *n > 0) {
             entries.push((
