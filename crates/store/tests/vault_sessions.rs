@@ -78,7 +78,6 @@ fn a_vault_for_one_writer_takes_one_at_a_time() {
     assert_eq!(names(), all);
     // So that it is known without the note.
     std::fs::remove_dir_all(directory.path().join("notes")).unwrap();
-    std::fs::remove_dir_all(directory.path().join("sessions")).unwrap();
     let vault = Vault::open(objects_at(directory.path()), &key).unwrap();
     assert!(vault.is_single_writer().unwrap());
     let reader = ReadSession::begin(&vault, "a reader").unwrap();

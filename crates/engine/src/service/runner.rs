@@ -2,8 +2,8 @@
 //! when the service stops.
 
 use super::{
-    Service, audit, backup, clock, committed, drill, housekeeping, instant, jobs, machines, operations,
-    reconcile, replace, restore, schedule, snapshots, storage, transfer,
+    Service, audit, backup, clock, committed, drill, exclusive, housekeeping, instant, jobs, machines,
+    operations, reconcile, replace, restore, schedule, snapshots, storage, transfer,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
@@ -282,7 +282,7 @@ fn begin_waiting(service: &Service) -> Result<()> {
             return Ok(());
         }
         let host = host_of(service, &job)?;
-        let waits_for_writer = writes(&job) && takes_one_writer(service, job.vault);
+        let waits_for_writer = writes(&job) && exclusive::takes_one_writer(service, job.vault);
         let is_free = {
             let running = service.runner.running.lock();
             running.values().filter(|r| r.host == host).count() < limits.jobs_per_host
@@ -299,13 +299,6 @@ fn begin_waiting(service: &Service) -> Result<()> {
 /// Whether a job makes a point in its vault.
 fn writes(job: &Job) -> bool {
     job.operation == JobOperation::Backup || replace::is_one(job)
-}
-
-/// Whether at most one job at a time may write to a vault. Until its store was opened by a job that is not known, and one is
-/// enough to find out.
-fn takes_one_writer(service: &Service, vault: Uuid) -> bool {
-    let store = service.stores.lock().get(&vault).cloned();
-    store.is_none_or(|store| store.is_single_writer().unwrap_or(true))
 }
 
 /// Whether a job that waits has waited long enough. One that is to be cancelled has; no clock that was put back makes one wait

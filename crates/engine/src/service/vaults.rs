@@ -443,7 +443,7 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     match &own {
         Some(own) => remove_own_store(service, vault, own)?,
         None => tracing::warn!(
-            vault = vault.name,
+            vault = vault.name, id = %vault.store_id,
             location = vault.store_location,
             "the store of a purged vault is left where it is; remove it by hand"
         ),
@@ -558,6 +558,7 @@ fn make_store(service: &Service, vault: &mut Vault, single_writer: bool) -> Resu
         stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None, single_writer)?;
     vault.store_location = location;
     vault.store_id = made.vault.id();
+    super::exclusive::opened(service, vault.id, &made.vault);
     service.stores.lock().insert(vault.id, made.vault);
     Ok(())
 }
