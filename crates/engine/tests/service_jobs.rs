@@ -1,8 +1,11 @@
 //! When jobs begin, what they wait for, and what they say of what they did not find.
 
+#[path = "common/faults.rs"]
+mod faults;
 #[path = "common/host.rs"]
 mod host;
 
+use faults::Faults;
 use host::FakeHost;
 use jiff::Timestamp;
 use std::fs;
@@ -10,8 +13,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Item, Job, Machine, Point, Query, Vault};
+use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query, Table, Vault};
 use strongroom_domain::job::JobStatus;
+use strongroom_engine::service::config::StorageAccount;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
@@ -20,6 +24,7 @@ use strongroom_engine::service::{
 };
 use strongroom_store::Session;
 use strongroom_store::objects::Location;
+use strongroom_store::objects::testing::{ErrorAnswer, S3Server};
 use uuid::Uuid;
 
 /// The system's clock, which can be put forward.
@@ -40,12 +45,17 @@ struct Lab {
     directory: tempfile::TempDir,
     host: FakeHost,
     ahead: Arc<Mutex<Duration>>,
+    faults: Faults,
     service: Service,
     vault: Uuid,
 }
 
 impl Lab {
     fn new(settings: &VaultSettings) -> Self {
+        Self::with_accounts(settings, Vec::new())
+    }
+
+    fn with_accounts(settings: &VaultSettings, storage_accounts: Vec<StorageAccount>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("disks")).unwrap();
         fs::create_dir(directory.path().join("sockets")).unwrap();
@@ -53,6 +63,7 @@ impl Lab {
         let config = ServiceConfig {
             data: directory.path().join("data"),
             hosts: Vec::new(),
+            storage_accounts,
             ..ServiceConfig::default()
         };
         let hosts = vec![Host {
@@ -63,11 +74,13 @@ impl Lab {
         }];
         let ahead = Arc::new(Mutex::new(Duration::ZERO));
         let clock = Arc::new(Ahead(SystemClock::new(), ahead.clone()));
-        let service = Service::open_with(config, hosts, clock).unwrap();
+        let faults = Faults::default();
+        let around = |catalog| faults.around(catalog);
+        let service = Service::open_around(config, hosts, clock, around).unwrap();
         groups::put(&service, "group", "local", None).unwrap();
         let vault = vaults::put(&service, "group", "vault", "local", settings).unwrap().0.id;
         service.start().unwrap();
-        Self { directory, host, ahead, service, vault }
+        Self { directory, host, ahead, faults, service, vault }
     }
 
     fn vault(&self) -> Vault {
@@ -258,4 +271,65 @@ fn what_was_not_found_is_named_with_what_to_do() {
     strongroom_hypervisor::Hypervisor::undefine(&lab.host, "machine").unwrap();
     let failed = lab.over(lab.back_up(&item).id);
     assert_eq!(failed.errors[0].name, "UserErrorVmNotFound", "{failed:#?}");
+}
+
+/// A restore into a container that ends while its disks are being sent: the container refuses or vanishes, for once or for good.
+#[test]
+fn a_container_that_gives_up_midway_gets_no_half_restore() {
+    let server = Arc::new(S3Server::start());
+    let account: StorageAccount = serde_json::from_value(serde_json::json!({
+        "name": "account",
+        "url": server.location("restores"),
+        "endpoint": server.endpoint(),
+        "account": S3Server::ACCESS_KEY_ID,
+        "key_file": "KEY",
+        "allow_http": true,
+        "group": "group",
+        "location": "local",
+    }))
+    .unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let key_file = keys.path().join("key");
+    fs::write(&key_file, S3Server::SECRET_ACCESS_KEY).unwrap();
+    let account = StorageAccount { key_file: Some(key_file), ..account };
+    let lab = Lab::with_accounts(&VaultSettings::default(), vec![account]);
+    let item = lab.protect("machine");
+    lab.over(lab.back_up(&item).id);
+    let point = lab.points(&item).remove(0);
+    // From when the job says which uploads it has begun on.
+    let restore = |status: u16, code: &'static str, times: usize| -> Job {
+        let (server, mut left) = (server.clone(), times);
+        lab.faults.set(move |changes| {
+            let has_begun = |c: &Change| matches!(c, Change::Put { table: Table::Jobs, doc, .. } if doc.contains(r#""uploads":[["#));
+            if left > 0 && changes.iter().any(has_begun) {
+                let answer = ErrorAnswer { status, code, after_effect: false };
+                server.answer_next(std::iter::repeat_n(answer, std::mem::take(&mut left)));
+            }
+            None
+        });
+        let target = Target::Container { place: "account".into(), place_group: "group".into(), format: None };
+        let (service, vault) = (&lab.service, lab.vault());
+        let job = restore::restore(service, &vault, &item, &point, target, None, "group", "test", false);
+        let job = lab.over(job.unwrap().id);
+        lab.faults.heal();
+        job
+    };
+    for (status, code, name) in [
+        (403, "AccessDenied", "UserErrorStorageAccountAccessDenied"),
+        (404, "NoSuchBucket", "UserErrorStorageContainerNotFound"),
+    ] {
+        let job = restore(status, code, 1);
+        assert_eq!((job.status, job.errors[0].name.as_str()), (JobStatus::Failed, name), "{job:#?}");
+        assert!(job.warnings.is_empty(), "{job:#?}");
+        assert_eq!(server.names("restores"), Vec::<String>::new(), "{job:#?}");
+    }
+    let job = restore(0, "", 0);
+    assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+    let whole = server.names("restores");
+    assert!(whole.iter().any(|name| name.ends_with(".qcow2")), "{whole:?}");
+    // For good: what was sent cannot be taken away either, and that is said, with where it is.
+    let job = restore(403, "AccessDenied", 1000);
+    assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+    let told = &job.warnings[0];
+    assert!(told.contains("remove machine-") && told.contains(&server.location("restores")), "{told}");
 }
