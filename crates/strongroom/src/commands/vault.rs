@@ -189,12 +189,15 @@ the administrator of the service's host.
 Example:
   strongroom vault key delete main --id 0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b")]
 pub struct KeyDeleteArgs {
-    /// The vault that is gone: its name or id, as `strongroom vault list --strays` shows them.
+    /// The vault that is gone: its name or id, or the key's file, as `strongroom vault list --strays` shows them.
     #[arg(value_name = "VAULT")]
     vault: String,
     /// The vault's id, in full.
     #[arg(long, value_name = "UUID")]
     id: Option<String>,
+    /// The places for vaults are mounted, or new ones: give them their markers.
+    #[arg(long)]
+    init_storage: bool,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -323,7 +326,7 @@ fn place(client: &Client, group: Option<&str>, location: Option<&str>) -> Result
 }
 
 fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
-    let client = Client::connect(&arguments.service, context)?;
+    let client = Client::connect_or_make(&arguments.service, context)?;
     let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
     let path = vault_path(&client, &group, &arguments.name);
     match client.get(&path) {
@@ -603,7 +606,7 @@ fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
 }
 
 fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
-    let client = Client::connect(&arguments.service, context)?;
+    let client = Client::connect_or_make(&arguments.service, context)?;
     let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
     let absolute = |path: &std::path::Path| {
         std::path::absolute(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))
@@ -758,8 +761,14 @@ fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
     let named: Vec<&StrayKeyDocument> = found
         .iter()
         .filter(|k| {
-            k.vault_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&arguments.vault))
-                || k.vault_id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(&arguments.vault))
+            let path = std::path::Path::new(&k.path);
+            // The file is called by the id that the catalog had for the vault.
+            let file = [path.file_name(), path.file_stem()].map(|n| n.and_then(|n| n.to_str()));
+            [k.vault_name.as_deref(), k.vault_id.as_deref(), Some(&k.path)]
+                .into_iter()
+                .chain(file)
+                .flatten()
+                .any(|known| known.eq_ignore_ascii_case(&arguments.vault))
         })
         .collect();
     let id = match &arguments.id {
@@ -799,6 +808,9 @@ fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
             ))
             .into());
         }
+    }
+    if arguments.init_storage {
+        client.post(&client.path("/providers/Strongroom.Backup/initStorage"), None)?;
     }
     let answer =
         client.delete(&client.path(&format!("/providers/Strongroom.Backup/keys/{}", segment(&id))))?;

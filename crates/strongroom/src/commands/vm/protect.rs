@@ -3,8 +3,8 @@
 use super::ProtectionDocument;
 use crate::client::Client;
 use crate::commands::common::{
-    InVault, Item, Machine, Vault, choose_machine, each, find_item, find_vault, is_unknown, machines, or_dash,
-    text,
+    InVault, Item, Machine, Vault, choose_machine, each, find_item, find_vault, is_unknown, machines,
+    or_dash, text,
 };
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
