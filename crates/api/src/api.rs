@@ -210,7 +210,7 @@ impl<S: Send + Sync + 'static> Api<S> {
         let mut response = outcome.unwrap_or_else(Response::from);
         if response.status.is_server_error() {
             let code = response.error_code.as_deref().unwrap_or_default();
-            tracing::warn!(request_id = %request.request_id, path = request.path_text(), code, "a request failed");
+            tracing::warn!(target: crate::ANSWERS, request_id = %request.request_id, path = request.path_text(), code, "a request failed");
         }
         response.complete(Some(&request));
         // The audit writes to a database: what goes wrong there must not cost the answer either.

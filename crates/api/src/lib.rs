@@ -19,6 +19,9 @@ pub mod route;
 pub mod tls;
 pub mod wire;
 
+/// The target of the log's lines that say what a request was answered: of no use to whoever sees the answer itself.
+pub const ANSWERS: &str = "strongroom_api::answers";
+
 pub use api::{Admission, Api, ApiBuilder, Clock, Dispatch};
 pub use error::{ArmError, ArmErrorDetail};
 pub use http::{Body, Client, Request, Response};

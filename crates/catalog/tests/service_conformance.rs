@@ -350,20 +350,7 @@ mod suite {
         assert_eq!((back.tags, back.created_at, back.name), (odd.tags, odd.created_at, odd.name));
 
         // Times are kept to the microsecond, and found by it.
-        let entry = |us: i64| AuditEntry {
-            id: Uuid::new_v4(),
-            version: 0,
-            at: Timestamp::from_microsecond(us).unwrap(),
-            principal: "p".into(),
-            action: "a".into(),
-            scope: "/".into(),
-            status: 200,
-            code: String::new(),
-            client: String::new(),
-            correlation_id: String::new(),
-            left_out: 0,
-            detail: String::new(),
-        };
+        let entry = |us: i64| AuditEntry::new(Timestamp::from_microsecond(us).unwrap(), "p", "a", "/");
         for us in [-1, 0, 1, 1_700_000_000_000_001] {
             catalog.apply(&[Change::put(&entry(us))]).unwrap();
         }

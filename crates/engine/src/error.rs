@@ -101,6 +101,23 @@ impl Error {
         self
     }
 
+    /// Something else writes to the vault, which may take one writer at a time: it is over by and by.
+    pub(crate) fn is_vault_busy(&self) -> bool {
+        matches!(self.cause::<StoreError>(), Some(StoreError::Busy { .. }))
+    }
+
+    /// What it came of, if there is one of this kind among its causes.
+    pub(crate) fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+        let mut next = self.source();
+        while let Some(cause) = next {
+            if let Some(found) = cause.downcast_ref::<T>() {
+                return Some(found);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
     pub(crate) fn is_unsettled(&self) -> bool {
         self.is_unsettled
     }

@@ -48,6 +48,8 @@ pub const UNSETTLED_RETRY: Duration = Duration::from_secs(10);
 /// How long a replacement of disks that cannot go on waits before it tries again, at first and at most.
 pub const REPLACE_RETRY_FIRST: Duration = Duration::from_secs(2);
 pub const REPLACE_RETRY_MAX: Duration = Duration::from_secs(120);
+/// How long a backup waits that found something else writing to its vault, which takes one writer at a time.
+pub const VAULT_BUSY_RETRY: Duration = Duration::from_secs(20);
 /// How long the transfer of a kept snapshot waits after it failed once; twice as long after each further failure.
 pub const TRANSFER_RETRY_FIRST: Duration = Duration::from_secs(30);
 /// And at most.

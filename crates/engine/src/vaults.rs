@@ -25,7 +25,7 @@ pub fn init(
     block_size_bytes: Option<u32>,
     single_writer: bool,
 ) -> Result<NewVault> {
-    let mut options = InitOptions::new();
+    let mut options = InitOptions { single_writer, ..InitOptions::new() };
     if let Some(size) = block_size_bytes {
         check_block_size(size)?;
         options.block_size_bytes = size;
@@ -83,13 +83,7 @@ pub fn init(
             return Err(error.into());
         }
     };
-    let made = Vault::init(objects, &key, options).and_then(|vault| {
-        if single_writer {
-            vault.make_single_writer()?;
-        }
-        Ok(vault)
-    });
-    match made {
+    match Vault::init(objects, &key, options) {
         Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
         Err(error) => {
             let error = Error::from(error);

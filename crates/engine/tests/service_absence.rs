@@ -384,6 +384,7 @@ fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
         format: image::SourceFormat::Raw,
         item: "photos".parse().unwrap(),
         changed_extents: None,
+        keep_until: None,
     };
     let made = image::backup(&lab.store(), &options, &Arc::default()).unwrap().point;
     items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
@@ -536,6 +537,9 @@ fn only_the_vaults_id_deletes_its_key_and_only_when_the_vault_is_gone() {
     let strays = storage::strays(&lab.service).unwrap();
     assert_eq!((strays.stores.len(), strays.keys.len()), (0, 1));
     assert_eq!(strays.keys[0].vault.unwrap().to_string(), id);
+    // What the key's file is called is told apart from what it opens.
+    let error = keys::delete(&lab.service, &lab.vault.to_string()).unwrap_err();
+    assert!(error.message.contains(&id) && error.message.contains("is called"), "{error}");
     // Part of it, the catalog's id and another vault's are not it.
     for wrong in [&id[..8], &lab.vault.to_string(), &Uuid::new_v4().to_string()] {
         assert!(keys::delete(&lab.service, wrong).is_err(), "{wrong}");
@@ -548,6 +552,90 @@ fn only_the_vaults_id_deletes_its_key_and_only_when_the_vault_is_gone() {
     std::fs::rename(lab.directory.path().join("marker"), &marker).unwrap();
     assert_eq!(keys::delete(&lab.service, &id).unwrap(), key);
     assert!(!key.exists());
+}
+
+/// Vaults go elsewhere than the data directory, whose own place never had a marker.
+#[test]
+fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, base) = (directory.path().join("data"), directory.path().join("base"));
+    std::fs::create_dir(&base).unwrap();
+    let start = ("2026-02-28T12:00:00Z".parse().unwrap(), Duration::from_secs(1000));
+    let hands = Hands(Arc::new(Mutex::new(start)));
+    let open = || {
+        let config = ServiceConfig {
+            data: data.clone(),
+            hosts: Vec::new(),
+            vault_storage: Some(base.display().to_string()),
+            ..ServiceConfig::default()
+        };
+        Service::open_with(config, Vec::new(), Arc::new(hands.clone())).unwrap()
+    };
+    let service = open();
+    groups::put(&service, "group", "local", None).unwrap();
+    let make =
+        |name: &str| vaults::put(&service, "group", name, "local", &VaultSettings::default()).unwrap().0;
+    let (first, second) = (make("first"), make("second"));
+    std::fs::remove_file(data.join("vaults").join(storage::MARKER)).unwrap();
+    vaults::delete(&service, &first).unwrap();
+    housekeeping::purge(&service).unwrap();
+    let id = first.store_id.to_string();
+    let key = |vault: &Vault| data.join("keys").join(format!("{}.key", vault.id));
+    // Its store is left where it is, for somebody to remove.
+    assert!(keys::delete(&service, &id).unwrap_err().message.contains("its store is there"));
+    std::fs::remove_dir_all(&first.store_location).unwrap();
+    // Where it was is known, and is mounted or not.
+    let away = |name: &str| (base.join(storage::MARKER), directory.path().join(name));
+    let (marker, aside) = away("marker");
+    std::fs::rename(&marker, &aside).unwrap();
+    assert_eq!(keys::delete(&service, &id).unwrap_err().kind, ErrorKind::Unavailable);
+    std::fs::rename(&aside, &marker).unwrap();
+    assert_eq!(keys::delete(&service, &id).unwrap(), key(&first));
+    // Nothing is known of the second any more: it may have been in either place, and somebody has to say that both are seen.
+    std::fs::remove_dir_all(&second.store_location).unwrap();
+    let id = second.store_id.to_string();
+    drop(service);
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(data.join(name));
+    }
+    let service = open();
+    let error = keys::delete(&service, &id).unwrap_err();
+    assert!(error.message.contains("--init-storage") && key(&second).is_file(), "{error}");
+    assert!(storage::init(&service).unwrap());
+    assert!(!storage::init(&service).unwrap());
+    assert_eq!(keys::delete(&service, &id).unwrap(), key(&second));
+}
+
+/// A vault of the catalog that is not seen in the data directory is not taken for one that never was there.
+#[test]
+fn a_place_whose_vaults_are_out_of_sight_gets_no_marker_by_the_way() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let base = lab.directory.path().join("base");
+    let Lab { directory, hands, service, .. } = lab;
+    let place = service.data().vaults();
+    drop(service);
+    std::fs::rename(&place, directory.path().join("away")).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    let config = ServiceConfig {
+        data: directory.path().to_owned(),
+        hosts: Vec::new(),
+        vault_storage: Some(base.display().to_string()),
+        ..ServiceConfig::default()
+    };
+    let service = Service::open_with(config, Vec::new(), Arc::new(hands)).unwrap();
+    assert!(storage::init(&service).unwrap());
+    assert!(base.join(storage::MARKER).is_file() && !place.join(storage::MARKER).exists());
+    // Once it is there again it gets its marker without a start.
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::rename(directory.path().join("away"), &place).unwrap();
+    std::fs::remove_file(place.join(storage::MARKER)).unwrap();
+    service.start().unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while !place.join(storage::MARKER).is_file() {
+        assert!(std::time::Instant::now() < until, "no marker");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    service.stop();
 }
 
 #[test]

@@ -4,16 +4,19 @@
 mod common;
 #[path = "common/faults.rs"]
 mod faults;
+#[path = "common/host.rs"]
+mod host;
 
 use faults::Faults;
+use host::FakeHost;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    AuditEntry, Change, Item, Job, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete, Table,
-    Transfer, Vault, key,
+    AuditEntry, Change, Item, Job, Lease, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete,
+    Table, Transfer, Vault, key,
 };
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
@@ -22,8 +25,8 @@ use strongroom_domain::{Consistency, ConsistencyLevel, arm_names};
 use strongroom_engine::service::restore::Target;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, groups, housekeeping, items,
-    points, policies, restore, retention, schedule, vaults,
+    AuditConfig, Clock, DataDirectory, Host, Service, ServiceConfig, audit, backup, drill, groups,
+    housekeeping, instant, items, points, policies, restore, retention, schedule, vaults,
 };
 use strongroom_store::objects::Location;
 use strongroom_store::{Disk, PointDraft, PointKind, Session};
@@ -105,6 +108,25 @@ impl Lab {
         }
         lab.item = lab.protect("machine");
         lab
+    }
+
+    /// The same data directory, by a service with a host.
+    fn with_host(self, host: &FakeHost) -> Self {
+        let Self { directory, hands, faults, service, vault, item } = self;
+        drop(service);
+        let config = ServiceConfig {
+            data: directory.path().to_owned(),
+            hosts: Vec::new(),
+            ..ServiceConfig::default()
+        };
+        let hosts = vec![Host {
+            name: "host".into(),
+            hypervisor: Arc::new(host.clone()),
+            group: "group".into(),
+            location: "local".into(),
+        }];
+        let service = Service::open_with(config, hosts, Arc::new(hands.clone())).unwrap();
+        Self { directory, hands, faults, service, vault, item }
     }
 
     fn protect(&self, name: &str) -> Uuid {
@@ -570,6 +592,57 @@ fn a_point_that_a_waiting_job_needs_stays_until_that_is_over() {
     assert_eq!(lab.days(), [4, 5, 6]);
 }
 
+/// The same of every other kind of job that reads a point: a drill, a machine that runs from it, a replacement of disks.
+#[test]
+fn each_kind_of_job_keeps_its_point() {
+    let lab = Lab::new(daily(3));
+    let disk = lab.directory.path().join("disk.img");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let host = FakeHost::new(lab.directory.path());
+    let there = host.add("machine", &[("vda", &disk)]);
+    let lab = lab.with_host(&host);
+    lab.six_points();
+    let mut machine: Machine = lab.service.catalog().get(lab.item().machine).unwrap().unwrap();
+    (machine.host, machine.host_uuid) = ("host".into(), there.summary.uuid);
+    lab.service.catalog().apply(&[Change::put(&machine)]).unwrap();
+    let to = |name: &str| instant::NewMachine {
+        name: name.into(),
+        group: "group".into(),
+        host: "host".into(),
+        directory: Some(lab.directory.path().to_owned()),
+        network: None,
+        unencrypted: false,
+    };
+    let (service, vault) = (&lab.service, lab.vault());
+    let first = lab.point_of(1);
+    let kinds: [(&str, &dyn Fn() -> Job); 3] = [
+        ("drill", &|| {
+            let options = drill::DrillOptions::default();
+            drill::begin(service, &vault, &lab.item(), &first, &options, "test").unwrap()
+        }),
+        ("instant restore", &|| {
+            instant::begin(service, &vault, &lab.item(), &first, to("new"), None, "test").unwrap()
+        }),
+        ("replacement", &|| {
+            let (item, target) = (lab.item(), Target::Replace);
+            restore::restore(service, &vault, &item, &first, target, None, "group", "test", false).unwrap()
+        }),
+    ];
+    for (kind, begin) in kinds {
+        let job = begin();
+        lab.expire();
+        assert_eq!(lab.days(), [1, 4, 5, 6], "{kind} that waits");
+        let mut running: Job = service.catalog().get(job.id).unwrap().unwrap();
+        running.lease = Some(Lease { owner: Uuid::new_v4(), until: service.now() });
+        service.catalog().apply(&[Change::put(&running)]).unwrap();
+        lab.expire();
+        assert_eq!(lab.days(), [1, 4, 5, 6], "{kind} that runs");
+        lab.end(job);
+    }
+    assert_eq!(lab.expire(), 1);
+    assert_eq!(lab.days(), [4, 5, 6]);
+}
+
 /// Each between the other's look and its write.
 #[test]
 fn a_job_and_the_end_of_its_point_do_not_pass_each_other() {
@@ -804,20 +877,8 @@ fn with_audit(config: AuditConfig) -> (tempfile::TempDir, Hands, Service) {
 fn write_rows(service: &Service, numbers: std::ops::Range<u128>, detail: &str) {
     let changes: Vec<Change> = numbers
         .map(|n| {
-            Change::put(&AuditEntry {
-                id: Uuid::from_u128(n),
-                version: 0,
-                at: service.now(),
-                principal: "p".into(),
-                action: "a".into(),
-                scope: "/".into(),
-                status: 200,
-                code: String::new(),
-                client: String::new(),
-                correlation_id: String::new(),
-                left_out: 0,
-                detail: detail.into(),
-            })
+            let new = AuditEntry::new(service.now(), "p", "a", "/");
+            Change::put(&AuditEntry { id: Uuid::from_u128(n), detail: detail.into(), ..new })
         })
         .collect();
     service.catalog().apply(&changes).unwrap();

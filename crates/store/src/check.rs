@@ -162,21 +162,33 @@ impl Run<'_> {
         if !self.vault.is_marked() {
             return Ok(());
         }
+        let mut faults = Vec::new();
         for name in marker::MARKER_NAMES {
-            if let Some(detail) = marker::fault(self.vault, name)? {
-                self.fault(name, format!("{detail}; the next backup writes it anew beside a right copy"));
+            faults.extend(marker::fault(self.vault, name)?.map(|detail| (name, detail)));
+        }
+        let advice = match faults.len() < marker::MARKER_NAMES.len() {
+            true => "the next backup writes it anew beside the right copy",
+            false => {
+                "make sure that the location is right, then `strongroom rescue vault check LOCATION --renew-marker` marks it anew"
             }
+        };
+        for (name, detail) in faults {
+            self.fault(name, format!("{detail}; {advice}"));
         }
         if lists::load(self.vault)?.is_none() {
             self.fault(lists::LISTS_NAME, "it is missing or damaged; reclaim writes it anew");
         }
+        let advice = match roll::load(self.vault)? {
+            RollState::Known { .. } => "reclaim writes it anew from the other copy",
+            RollState::Unknown { .. } => {
+                "put a copy back if you have one; else look at `strongroom rescue point list` and, if all points are there, run `strongroom rescue vault reclaim LOCATION --as-listed`"
+            }
+        };
         for name in roll::ROLL_NAMES {
             match roll::load_copy(self.vault, name) {
                 Ok(Some(_)) => {}
-                Ok(None) => self.fault(name, "it is missing; reclaim writes it anew"),
-                Err(StoreError::Corrupt { detail, .. }) => {
-                    self.fault(name, format!("{detail}; reclaim writes it anew"));
-                }
+                Ok(None) => self.fault(name, format!("it is missing; {advice}")),
+                Err(StoreError::Corrupt { detail, .. }) => self.fault(name, format!("{detail}; {advice}")),
                 Err(e) => return Err(e),
             }
         }
@@ -202,8 +214,10 @@ impl Run<'_> {
                 let object = manifest::object_name(&known.item_key, &known.point);
                 self.fault(
                     &object,
-                    "the point is not there, and nobody forgot it: mount or restore what is missing, or `strongroom \
-                     rescue vault reclaim --accept-loss` writes it off",
+                    format!(
+                        "the point is not there, and nobody forgot it: mount or restore what is missing, or `strongroom rescue vault reclaim LOCATION --accept-loss {}` writes it off",
+                        known.point
+                    ),
                 );
                 let fault = self.faults.entry(object).or_default();
                 fault.points.insert(TouchedPoint { point: known.point, item: None });

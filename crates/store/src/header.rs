@@ -17,7 +17,9 @@ pub const FORMAT: &str = "strongroom-vault";
 pub const VERSION: u64 = 2;
 /// What a program must know to write to a vault of version 2, or to judge what is in it. Every later change of the format adds a
 /// name here, and the release that brought it below.
-pub const REQUIRES: [&str; 5] = ["kept", "tombstones", "roll", "marker", "commits"];
+pub const REQUIRES: [&str; 4] = ["kept", "tombstones", "roll", "marker"];
+/// Required besides of a vault for a single writer: who writes to it must know that nobody else may.
+pub const SINGLE_WRITER: &str = "single-writer";
 /// The first release that knows all of them.
 pub const REQUIRES_RELEASE: &str = "0.1.0";
 
@@ -65,19 +67,27 @@ impl Header {
 
     /// The same vault's, of the version that this program makes.
     pub fn upgraded(&self) -> Self {
-        let names = REQUIRES.iter().map(|name| (*name).to_owned());
-        let others = self.requires.iter().filter(|name| !REQUIRES.contains(&name.as_str())).cloned();
-        Self {
-            version: VERSION,
-            requires: names.chain(others).collect(),
-            release: Some(REQUIRES_RELEASE.into()),
-            ..self.clone()
+        let mut requires: Vec<String> = REQUIRES.iter().map(|name| (*name).to_owned()).collect();
+        requires.extend(self.requires.iter().filter(|name| !REQUIRES.contains(&name.as_str())).cloned());
+        Self { version: VERSION, requires, release: Some(REQUIRES_RELEASE.into()), ..self.clone() }
+    }
+
+    /// Whether who opens the vault must know this.
+    pub fn requires(&self, name: &str) -> bool {
+        self.requires.iter().any(|required| required == name)
+    }
+
+    /// From here on who opens the vault must know this.
+    pub fn require(&mut self, name: &str) {
+        if !self.requires(name) {
+            self.requires.push(name.to_owned());
+            self.release = Some(REQUIRES_RELEASE.into());
         }
     }
 
     /// Whether it is what this program makes of it.
     pub fn is_current(&self) -> bool {
-        self.version == VERSION && REQUIRES.iter().all(|name| self.requires.iter().any(|has| has == name))
+        self.version == VERSION && REQUIRES.iter().all(|name| self.requires(name))
     }
 
     pub fn unwrap_keys(&self, provider: &dyn KeyProvider) -> Result<VaultKeys> {
@@ -124,7 +134,7 @@ impl Header {
             });
         }
         let mut names = versioned.requires;
-        names.retain(|name| !REQUIRES.contains(&name.as_str()));
+        names.retain(|name| !REQUIRES.contains(&name.as_str()) && name != SINGLE_WRITER);
         if !names.is_empty() {
             return Err(StoreError::UnknownRequirement {
                 location: location.into(),

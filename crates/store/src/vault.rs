@@ -6,7 +6,7 @@ use crate::environment::{Environment, System};
 use crate::error::{Result, StoreError};
 use crate::frame::FrameKind;
 use crate::frames::{Decoded, Frames};
-use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
+use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header, SINGLE_WRITER};
 use crate::index::{Excluded, Index, Location};
 use crate::keys::KeyProvider;
 use crate::limits::{BLOCK_SIZE_DEFAULT_BYTES, MANIFEST_MAX_BYTES};
@@ -40,7 +40,7 @@ struct Inner {
     index: Mutex<Option<Arc<Index>>>,
     frames: Frames,
     nodes: Mutex<HashMap<Id, Arc<Node>>>,
-    /// Whether at most one run at a time may write; once it is known.
+    /// Whether its note says that at most one run at a time may write; once it is known.
     single_writer: OnceLock<bool>,
     /// The highest number of the commit log that this program knows of; 0 until it knows one.
     last_commit: AtomicU64,
@@ -51,6 +51,8 @@ struct Inner {
 pub struct InitOptions {
     pub vault: VaultId,
     pub block_size_bytes: u32,
+    /// At most one run at a time is to write to it; its store need not honour create-if-absent then. There is no way back.
+    pub single_writer: bool,
     pub environment: Arc<dyn Environment>,
 }
 
@@ -60,6 +62,7 @@ impl InitOptions {
         Self {
             vault: System.new_vault_id(),
             block_size_bytes: BLOCK_SIZE_DEFAULT_BYTES,
+            single_writer: false,
             environment: Arc::new(System),
         }
     }
@@ -108,13 +111,19 @@ impl Vault {
             }
         }
         let now = options.environment.now();
-        let (header, keys) = Header::create(options.vault, now, options.block_size_bytes, provider)?;
+        let (mut header, keys) = Header::create(options.vault, now, options.block_size_bytes, provider)?;
+        if options.single_writer {
+            header.require(SINGLE_WRITER);
+        }
         match objects.put_new(HEADER_NAME, header.to_bytes()?) {
             Err(e) if e.kind == Kind::AlreadyExists => return Err(exists(objects.location())),
             other => other?,
         }
         let vault = Self::assemble(objects, header, keys, options.environment);
         vault.write_version_2(&Roll { generation: 1, confirmed: true, ..Roll::default() })?;
+        if options.single_writer {
+            vault.note_single_writer()?;
+        }
         Ok(vault)
     }
 
@@ -147,6 +156,9 @@ impl Vault {
         keys: VaultKeys,
         environment: Arc<dyn Environment>,
     ) -> Self {
+        if header.requires(SINGLE_WRITER) {
+            objects.look_before_creating();
+        }
         Self(Arc::new(Inner {
             objects,
             keys,
@@ -167,6 +179,11 @@ impl Vault {
 
     pub(crate) fn header(&self) -> Header {
         self.0.header.read().clone()
+    }
+
+    /// The header says it from here on, once its copies are written.
+    pub(crate) fn require(&self, name: &str) {
+        self.0.header.write().require(name);
     }
 
     /// Whether it has what version 2 brought.
@@ -288,6 +305,7 @@ impl Vault {
 
     fn write_upgraded_header(&self) -> Result<()> {
         marker::check(self)?;
+        self.require_single_writer()?;
         let header = self.header().upgraded();
         for name in [HEADER_COPY_NAME, HEADER_NAME] {
             self.0.objects.put(name, header.to_bytes()?)?;
@@ -299,6 +317,7 @@ impl Vault {
     /// Puts both copies of header and marker right, if one is missing or damaged, beside a right marker.
     pub(crate) fn heal(&self) -> Result<()> {
         marker::heal(self)?;
+        self.require_single_writer()?;
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
             let sound = match Header::load_copy(&self.0.objects, name) {
                 // An earlier program, at work since before the upgrade, has put its own back: what it forgot has no

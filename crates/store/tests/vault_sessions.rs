@@ -51,8 +51,34 @@ fn a_parent_forgotten_while_its_packs_wait_takes_nothing_with_it() {
 #[test]
 fn a_vault_for_one_writer_takes_one_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
-    let (vault, _) = init(objects_at(directory.path()));
-    vault.make_single_writer().unwrap();
+    let options = InitOptions { block_size_bytes: BLOCK, single_writer: true, ..InitOptions::default() };
+    let key = KeyFile::generate(options.vault).unwrap();
+    let vault = Vault::init(objects_at(directory.path()), &key, options).unwrap();
+    assert!(vault.is_single_writer().unwrap());
+    // A program that does not know the name refuses the vault; a header that an earlier one wrote gets it back.
+    let header = directory.path().join("vault.json");
+    let names = || {
+        let text = std::fs::read_to_string(&header).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        line["requires"].clone()
+    };
+    let all = serde_json::json!(["kept", "tombstones", "roll", "marker", "single-writer"]);
+    assert_eq!(names(), all);
+    for name in ["vault.json", "vault.copy.json"] {
+        let path = directory.path().join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().next().unwrap().replace(",\"single-writer\"", "");
+        let hash = blake3::hash(line.as_bytes()).to_hex();
+        std::fs::write(path, format!("{line}\nblake3 {hash}\n")).unwrap();
+    }
+    assert_eq!(names().as_array().unwrap().len(), 4);
+    let vault = Vault::open(objects_at(directory.path()), &key).unwrap();
+    assert!(vault.is_single_writer().unwrap());
+    drop(Session::begin(&vault, "one that writes").unwrap());
+    assert_eq!(names(), all);
+    // So that it is known without the note.
+    std::fs::remove_dir_all(directory.path().join("notes")).unwrap();
+    let vault = Vault::open(objects_at(directory.path()), &key).unwrap();
     assert!(vault.is_single_writer().unwrap());
     let reader = ReadSession::begin(&vault, "a reader").unwrap();
     let one = Session::begin(&vault, "the one").unwrap();

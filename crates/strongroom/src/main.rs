@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    log_to_stderr(cli.global.verbose);
+    log_to_stderr(cli.global.verbose, matches!(&cli.command, Command::Serve(_)));
     let progress = Arc::<Progress>::default();
     let interrupt = match Interrupt::install(progress.clone()) {
         Ok(interrupt) => interrupt,
@@ -82,8 +82,10 @@ fn run(command: Command, context: &Context, interrupt: &Interrupt) -> Result<Out
     }
 }
 
-/// Warnings of all parts, and with -v what they do. `STRONGROOM_LOG` says it in more detail.
-fn log_to_stderr(verbose: u8) {
+/// Warnings of all parts, and with -v what they do. `STRONGROOM_LOG` says it in more detail. What a request was answered is for a
+/// service's log: without one the command tells it itself.
+fn log_to_stderr(verbose: u8, is_service: bool) {
+    let answers = if is_service || verbose > 0 { "warn" } else { "off" };
     let level = match verbose {
         0 => "warn",
         1 => "info",
@@ -91,7 +93,7 @@ fn log_to_stderr(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("STRONGROOM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,strongroom={level},strongroom_engine={level},strongroom_store={level},strongroom_nbd={level},strongroom_hypervisor={level}")));
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,{}={answers},strongroom={level},strongroom_engine={level},strongroom_store={level},strongroom_nbd={level},strongroom_hypervisor={level}", strongroom_api::ANSWERS)));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

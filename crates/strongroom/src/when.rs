@@ -59,6 +59,16 @@ pub fn parse_until(text: &str) -> Result<Timestamp, String> {
     parse(text, Sense::Until)
 }
 
+/// Refuses a time until which something is to be kept that has passed.
+pub fn in_future(until: Option<Timestamp>) -> strongroom_engine::Result<Option<Timestamp>> {
+    match until {
+        Some(until) if until <= Timestamp::now() => Err(strongroom_engine::Error::invalid(format!(
+            "--keep-until is {until}, which has passed already; give a time in the future"
+        ))),
+        until => Ok(until),
+    }
+}
+
 pub fn parse_keep(text: &str) -> Result<Timestamp, String> {
     parse(text, Sense::Keep)
 }

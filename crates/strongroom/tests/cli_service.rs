@@ -209,6 +209,16 @@ fn vaults_and_policies(home: &Home) {
 #[test]
 fn vaults_and_policies_without_a_service() {
     let home = home();
+    // What only looks makes nothing, wherever it was told to look.
+    for looks in [vec!["vault", "list"], vec!["vm", "list"], vec!["job", "list"], vec!["host", "list"]] {
+        home.fails(1, &["no data directory", "--data", "strongroom serve"], looks);
+    }
+    assert!(!home.path("data").exists());
+    std::fs::create_dir(home.path("empty")).unwrap();
+    home.fails(1, &["no data directory"], ["vault", "list", "--data", &home.text("empty")]);
+    assert_eq!(std::fs::read_dir(home.path("empty")).unwrap().count(), 0);
+    home.ok(["vault", "create", "first"]);
+    home.ok(["vault", "delete", "first"]);
     vaults_and_policies(&home);
     let mode = |path: &str| home.path(path).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("data"), mode("data/catalog.db")), (0o700, 0o600));
@@ -511,8 +521,8 @@ fn what_cannot_be_a_server_or_a_configuration_is_refused() {
         .unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("no certificate in PEM"), "{output:?}");
     std::fs::write(home.path("strongroom.toml"), "host = 1").unwrap();
-    home.fails(1, &["strongroom.toml", "host"], ["vault", "list"]);
-    home.fails(1, &["missing.toml"], ["vault", "list", "--config", &home.text("missing.toml")]);
+    home.fails(1, &["strongroom.toml", "host"], ["vault", "create", "main"]);
+    home.fails(1, &["missing.toml"], ["vault", "create", "main", "--config", &home.text("missing.toml")]);
 }
 
 /// Lines of a child's output, as they come.
@@ -617,6 +627,63 @@ fn access_by_the_command_line_is_in_the_audit_and_can_be_followed() {
     home.fails(1, &["no service runs"], ["access", "audit", "--follow"]);
 }
 
+#[test]
+fn access_names_what_is_there_and_what_is_refused_is_in_the_audit() {
+    let home = home();
+    home.ok(["vault", "create", "main"]);
+    home.ok(["access", "principal", "create", "nightly"]);
+    let assign = |more: &[&str]| -> Vec<String> {
+        ["access", "assign", "nightly", "Backup Reader"].iter().chain(more).map(|s| (*s).to_owned()).collect()
+    };
+    let subscription = home.json(["access", "audit", "--last", "1000"]);
+    let scopes = subscription.as_array().unwrap().iter().map(|row| row["scope"].as_str().unwrap());
+    let subscription = scopes.filter_map(|s| s.strip_prefix("/subscriptions/")).next().unwrap();
+    let subscription = format!("/subscriptions/{}", subscription.split('/').next().unwrap());
+    let group = format!("{subscription}/resourceGroups/strongroom");
+    for (word, more) in [
+        ("is no scope", vec!["--scope", "garbage"]),
+        ("no scope of this service", vec!["--scope", "/garbage"]),
+        ("no scope of this service", vec!["--scope", "/subscriptions/another"]),
+        ("is no scope", vec!["--scope", &format!("{subscription}/groups/strongroom")]),
+        ("is no scope", vec!["--scope", &format!("{group}/providers/Microsoft.Compute")]),
+        ("no kind of resource", vec!["--scope", &format!("{group}/providers/Microsoft.Compute/disks/a")]),
+        ("no resource group `nogroup`", vec!["--group", "nogroup"]),
+        ("there is no `none`", vec!["--group", "strongroom", "--vault", "none"]),
+    ] {
+        home.fails(1, &[word], assign(&more));
+    }
+    assert_eq!(home.json(["access", "list"]).as_array().unwrap().len(), 1);
+    home.ok(assign(&["--group", "strongroom", "--vault", "main"]));
+    home.ok(assign(&["--scope", &subscription]));
+    // The last Owner of everything stays, unless somebody means it.
+    let last = ["nobody would be Owner", "--allow-no-owner"];
+    home.fails(1, &last, ["access", "principal", "delete", "administrator"]);
+    home.fails(1, &last, ["access", "unassign", "administrator", "Owner"]);
+    home.fails(1, &["there is no principal"], ["access", "principal", "delete", "nobody"]);
+    home.fails(1, &["already"], ["access", "principal", "create", "nightly"]);
+    home.fails(1, &["does not have the role"], ["access", "unassign", "nightly", "Owner"]);
+    // Deleted with its roles: a row each.
+    home.ok(["access", "principal", "delete", "nightly"]);
+    home.ok(["access", "unassign", "administrator", "Owner", "--allow-no-owner"]);
+    let all = home.json(["access", "audit", "--last", "1000"]);
+    let all = all.as_array().unwrap();
+    let has = |detail: &str| all.iter().filter(|row| row["detail"].as_str() == Some(detail)).count();
+    assert_eq!(has("removed role Backup Reader of nightly"), 2, "{all:#?}");
+    assert_eq!(has("removed principal nightly"), 1, "{all:#?}");
+    let refused: Vec<&Value> = all.iter().filter(|row| row["status"].as_u64() >= Some(400)).collect();
+    assert_eq!(refused.len(), 13, "{refused:#?}");
+    let about =
+        |word: &str| refused.iter().find(|row| row["detail"].as_str().unwrap().contains(word)).unwrap();
+    let row = about("nobody would be Owner");
+    assert_eq!((&row["status"], &row["code"]), (&409.into(), &"LastOwner".into()), "{row}");
+    assert!(row["principal"].as_str().unwrap().starts_with("local administrator"), "{row}");
+    let row = about("nogroup");
+    assert_eq!(
+        (&row["status"], &row["scope"]),
+        (&404.into(), &format!("{subscription}/resourceGroups/nogroup").into())
+    );
+}
+
 /// The key of a vault that was made here lies in the data directory, also when the catalog is gone.
 #[test]
 fn a_vault_whose_catalog_was_lost_is_imported_with_the_key_that_lies_there() {
@@ -642,6 +709,9 @@ fn rescue_leaves_a_note_in_the_vault() {
     home.ok(["rescue", "point", "forget", point, "--vault", &home.vault()]);
     home.ok(["rescue", "vault", "reclaim", &home.vault()]);
     let log = home.json(["rescue", "vault", "log", &home.vault()]);
+    // No variable says who it is.
+    let user = log["entries"][0]["user"].as_str().unwrap();
+    assert!(user.ends_with(&format!(" ({})", unsafe { libc::getuid() })), "{user}");
     let entries = log["entries"].as_array().unwrap();
     let commands: Vec<&str> = entries.iter().map(|e| e["command"].as_str().unwrap()).collect();
     assert_eq!(
@@ -715,6 +785,7 @@ fn what_the_catalog_does_not_know_is_seen_adopted_and_forgotten() {
     let point = &home.json(["point", "list", "db01"])["points"][0];
     assert!(point["tier"] == "missing" && point["missing_since"].is_string(), "{point}");
     assert!(home.ok(["point", "show", "db01", "latest"]).contains("not found in the vault since"));
+    assert!(!home.ok(["point", "list", "db01"]).contains("its snapshot"));
     away("points", "vault/points");
     home.fails(1, &["is in vault 'main' again"], ["point", "forget", &id("db01"), "--missing"]);
     assert_eq!(home.json(["vault", "reconcile"])["state"], "Agreed");
@@ -744,8 +815,14 @@ fn a_key_outlives_its_vault_until_the_vaults_id_is_typed() {
     home.fails(1, &["needs the vault's id", "nothing was deleted"], ["vault", "key", "delete", "main"]);
     home.fails(1, &["nothing was deleted"], ["vault", "key", "delete", "main", "--id", &id[..8]]);
     home.fails(1, &["no key of a vault `other`"], ["vault", "key", "delete", "other", "--id", &id]);
+    // The file is called otherwise: it can be named, but the vault's id is another one.
+    let file = key.file_stem().unwrap().to_str().unwrap();
+    let wrong = ["vault", "key", "delete", file, "--id", file];
+    home.fails(1, &["is not the id of vault", "nothing was deleted"], wrong);
+    let path = key.to_str().unwrap();
+    home.fails(1, &["is not the id of vault"], ["vault", "key", "delete", path, "--id", file]);
     assert!(key.is_file());
-    home.ok(["vault", "key", "delete", "main", "--id", &id]);
+    home.ok(["vault", "key", "delete", file, "--id", &id]);
     assert!(!key.exists());
     assert!(home.json(["vault", "list", "--strays"])["keys"].as_array().unwrap().is_empty());
 }
@@ -755,9 +832,28 @@ fn no_vault_is_made_where_its_place_is_not_mounted() {
     let home = home();
     home.ok(["vault", "create", "main"]);
     std::fs::rename(home.path("data/vaults"), home.path("away")).unwrap();
-    home.fails(1, &["has no marker", "Mount it", "--init-storage"], ["vault", "create", "second"]);
+    let told = home.fails(1, &["Mount it", "--init-storage"], ["vault", "create", "second"]);
+    assert_eq!(told.matches("has no marker (").count(), 1, "{told}");
     assert_eq!(std::fs::read_dir(home.path("data/vaults")).unwrap().count(), 0);
     // What is not there cannot be asked, and is not taken for empty.
     home.fails(1, &["not known", "Mount"], ["vault", "delete", "main"]);
     home.ok(["vault", "create", "second", "--init-storage"]);
+}
+
+#[test]
+fn a_backup_without_the_service_can_be_promised_a_date() {
+    let home = home();
+    home.ok(["rescue", "vault", "init", &home.vault()]);
+    let image = home.image("disk.raw", MIB, &[(0, MIB)], 1);
+    let vault = home.vault();
+    let backup =
+        ["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a", "--keep-until"];
+    home.fails(1, &["has passed already"], backup.iter().chain(&["2020-01-01"]));
+    home.ok(backup.iter().chain(&["90d"]));
+    let key = std::fs::read_dir(home.keys()).unwrap().next().unwrap().unwrap().path();
+    let store = strongroom_engine::vaults::open(&Location::parse(&vault).unwrap(), Some(&key)).unwrap();
+    let manifest = store.points(None).unwrap().points.remove(0);
+    let Some(strongroom_store::Promise::Known(kept)) = manifest.kept else { panic!("{manifest:?}") };
+    let days = kept.keep_until.unwrap().duration_since(manifest.taken_at).as_hours() / 24;
+    assert!((89..=90).contains(&days), "{kept:?}");
 }

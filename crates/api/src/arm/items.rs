@@ -390,7 +390,7 @@ fn protect(
     let named = arm_names::parse_item_name(&params["item"])
         .ok_or_else(|| invalid("the path names no virtual machine"))?;
     groups::get(service, &named.group)?;
-    let machine = machines::get(service, &named.group, &named.machine)?;
+    let machine = machines::get_or_look(service, &named.group, &named.machine)?;
     check_container(params, &arm_names::container_name(&machine.group, &machine.name))?;
     let existing = items::find(service, vault, &params["item"])?;
     let policy = match policy_id {

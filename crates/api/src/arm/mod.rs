@@ -157,7 +157,7 @@ pub(crate) fn arm_error(error: Error) -> ArmError {
         false => status,
     };
     if status.is_server_error() {
-        tracing::error!(%error, "a request failed");
+        tracing::error!(target: crate::ANSWERS, %error, "a request failed");
     }
     ArmError::new(status, coded.unwrap_or(code), error.message)
 }

@@ -158,6 +158,7 @@ fn store(app: &App, _: &Request, params: &Params) -> Answer {
         "storedBytes": stats.stored_bytes,
         "recoveryPoints": stats.points,
         "secondCopy": "none",
+        "singleWriter": vaults::is_single_writer(&app.service, &vault)?,
         "reclaimedAt": vault.reclaimed_at.map(super::time),
     }))
 }

@@ -23,6 +23,7 @@ pub fn schemas() -> Map<String, Value> {
                     "standardTierStorageRedundancy": {"enum": ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]},
                     "crossRegionRestore": {"enum": ["Enabled", "Disabled"]},
                 }), json!([])),
+                "strongroomSingleWriter": {"type": "boolean"},
                 "monitoringSettings": {"type": "object"},
                 "costManagementSettings": {"type": "object"},
                 "publicNetworkAccess": {"enum": ["Enabled", "Disabled"]},

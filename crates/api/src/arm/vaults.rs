@@ -256,6 +256,7 @@ struct Properties {
     public_network_access: Option<Value>,
     restore_settings: Option<Value>,
     encryption: Option<Value>,
+    strongroom_single_writer: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -325,6 +326,7 @@ impl Body {
             },
             ..VaultSettings::default()
         };
+        settings.single_writer = properties.strongroom_single_writer;
         let security = properties.security_settings.unwrap_or_default();
         let soft = security.soft_delete_settings.unwrap_or_default();
         settings.soft_delete = soft.soft_delete_state.as_deref().map(soft_delete_of).transpose()?;

@@ -69,18 +69,13 @@ impl Directory for CatalogDirectory {
             action => action.to_owned(),
         };
         let entry = AuditEntry {
-            id: Uuid::now_v7(),
-            version: 0,
-            at: event.at,
-            principal: event.caller_name.clone(),
-            action,
-            scope: event.scope.clone(),
             status: event.status,
             code: event.code.clone(),
             client: event.client.clone(),
             correlation_id: event.correlation_id.to_string(),
             left_out: event.left_out,
             detail: event.detail.clone(),
+            ..AuditEntry::new(event.at, &event.caller_name, action, &event.scope)
         };
         Ok(self.catalog.apply(&[Change::put(&entry)])?)
     }

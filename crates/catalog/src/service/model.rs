@@ -156,6 +156,31 @@ pub struct AuditEntry {
     pub detail: String,
 }
 
+impl AuditEntry {
+    /// Something that was done, by somebody, to something; what else there is to say of it is set afterwards.
+    pub fn new(
+        at: Timestamp,
+        principal: impl Into<String>,
+        action: impl Into<String>,
+        scope: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            version: 0,
+            at,
+            principal: principal.into(),
+            action: action.into(),
+            scope: scope.into(),
+            status: 200,
+            code: String::new(),
+            client: String::new(),
+            correlation_id: String::new(),
+            left_out: 0,
+            detail: String::new(),
+        }
+    }
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }

@@ -204,20 +204,7 @@ impl<C: ServiceCatalog> Recorded<C> {
     }
 
     fn entry(&self, principal: &str, action: String, scope: String, detail: String) -> AuditEntry {
-        AuditEntry {
-            id: Uuid::now_v7(),
-            version: 0,
-            at: (self.clock)(),
-            principal: principal.to_owned(),
-            action,
-            scope,
-            status: 200,
-            code: String::new(),
-            client: String::new(),
-            correlation_id: String::new(),
-            left_out: 0,
-            detail,
-        }
+        AuditEntry { detail, ..AuditEntry::new((self.clock)(), principal, action, scope) }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::extents::ExtentList;
 use super::source::{Source, SourceFormat};
 use crate::error::{Error, ErrorKind, Result};
+use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ pub struct BackupOptions {
     pub item: ItemName,
     /// A list of what changed since the item's last point; everything else is taken from there unread.
     pub changed_extents: Option<PathBuf>,
+    /// Until when the point is promised to be kept, as its manifest says. None: it never goes by itself.
+    pub keep_until: Option<Timestamp>,
 }
 
 /// A finished backup.
@@ -83,7 +86,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
         ),
         disks: vec![disk],
         definition: None,
-        kept: Some(Promise::Known(Kept::on_demand(None))),
+        kept: Some(Promise::Known(Kept::on_demand(options.keep_until))),
         warnings,
         attributes,
     })?;

@@ -70,20 +70,7 @@ pub fn oldest(service: &Service, most: u32) -> Result<Page> {
 
 /// Something that is no change of a row, and is to be remembered.
 pub(super) fn note(service: &Service, principal: &str, action: &str, scope: &str, detail: String) {
-    let entry = AuditEntry {
-        id: Uuid::now_v7(),
-        version: 0,
-        at: service.now(),
-        principal: principal.to_owned(),
-        action: action.to_owned(),
-        scope: scope.to_owned(),
-        status: 200,
-        code: String::new(),
-        client: String::new(),
-        correlation_id: String::new(),
-        left_out: 0,
-        detail,
-    };
+    let entry = AuditEntry { detail, ..AuditEntry::new(service.now(), principal, action, scope) };
     if let Err(error) = service.catalog.apply(&[Change::put(&entry)]) {
         tracing::error!(%error, action, "the audit could not be written");
     }
@@ -428,20 +415,8 @@ mod tests {
     use super::*;
 
     fn row(n: u128, at: &str) -> AuditEntry {
-        AuditEntry {
-            id: Uuid::from_u128(n),
-            version: 0,
-            at: at.parse().unwrap(),
-            principal: format!("p{n}"),
-            action: "a".into(),
-            scope: "/".into(),
-            status: 403,
-            code: String::new(),
-            client: String::new(),
-            correlation_id: String::new(),
-            left_out: 0,
-            detail: String::new(),
-        }
+        let new = AuditEntry::new(at.parse().unwrap(), format!("p{n}"), "a", "/");
+        AuditEntry { id: Uuid::from_u128(n), status: 403, ..new }
     }
 
     fn lines(path: &Path) -> Vec<u128> {

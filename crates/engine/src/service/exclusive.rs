@@ -15,7 +15,24 @@ use uuid::Uuid;
 
 /// What was found, and when.
 #[derive(Default)]
-pub(super) struct Found(Mutex<HashMap<Uuid, (Instant, Option<String>)>>);
+pub(super) struct Found(Mutex<HashMap<Uuid, (Instant, Option<String>)>>, Mutex<HashMap<Uuid, bool>>);
+
+/// A vault's store was opened: whether it takes one writer at a time, which never changes, is remembered.
+pub(super) fn opened(service: &Inner, vault: Uuid, store: &strongroom_store::Vault) {
+    if service.exclusive.1.lock().contains_key(&vault) {
+        return;
+    }
+    match store.is_single_writer() {
+        Ok(is_one) => drop(service.exclusive.1.lock().insert(vault, is_one)),
+        Err(error) => tracing::debug!(%error, "whether a vault takes one writer at a time is not known yet"),
+    }
+}
+
+/// Whether at most one job at a time may write to a vault. Until its store was opened, by the first job if by nobody before,
+/// that is not known, and one is enough to find out.
+pub(super) fn takes_one_writer(service: &Inner, vault: Uuid) -> bool {
+    service.exclusive.1.lock().get(&vault).copied().unwrap_or(true)
+}
 
 /// Fails where nothing may be written to a vault.
 pub(super) fn check(service: &Inner, vault: &Vault, store: &strongroom_store::Vault) -> Result<()> {

@@ -1,7 +1,8 @@
 //! What has had its time goes: expired points, deleted items and vaults, unused space, old operations.
 
 use super::{
-    Service, audit, clock, exclusive, held, items, jobs, notes, reconcile, retention, snapshots, vaults,
+    Service, audit, clock, exclusive, held, items, jobs, notes, reconcile, retention, snapshots, storage,
+    vaults,
 };
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
@@ -28,6 +29,8 @@ pub(super) fn run(service: &Service) {
         }
         if last.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             last = Some(Instant::now());
+            // One that was mounted since the start.
+            storage::mark_known(service);
             if let Err(error) = sweep(service) {
                 tracing::error!(%error, "housekeeping");
             }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use strongroom_catalog::service::{Change, Item, Job, JobProgress, Point, Query, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
+use strongroom_store::StoreError;
 use uuid::Uuid;
 
 /// Which jobs.
@@ -198,11 +199,7 @@ pub(super) fn note_cancelled(job: &mut Job) {
 /// What a failure is called in jobs.
 pub(super) fn job_error(error: &Error) -> JobError {
     let (code, name, recommendation) = match error.kind {
-        ErrorKind::NotFound => (
-            400002,
-            "UserErrorVmNotFound",
-            "Make sure that the machine and its disks are there, then run the job again.",
-        ),
+        ErrorKind::NotFound => not_found(error),
         ErrorKind::AlreadyExists => {
             (400203, "UserErrorTargetAlreadyExists", "Choose another name or place, then run the job again.")
         }
@@ -250,6 +247,53 @@ pub(super) fn job_error(error: &Error) -> JobError {
         message: error.message.clone(),
         recommendation: recommendation.into(),
     }
+}
+
+/// What was not found, and what to do about it.
+fn not_found(error: &Error) -> (i64, &'static str, &'static str) {
+    match error.cause::<StoreError>() {
+        Some(StoreError::NotFound { .. }) => (
+            400004,
+            "UserErrorRecoveryPointNotFound",
+            "Choose another recovery point. If this one ought to be there, look with `strongroom vault reconcile`.",
+        ),
+        Some(StoreError::NotAVault { .. } | StoreError::Unmarked { .. }) => (
+            400005,
+            "UserErrorVaultStoreNotFound",
+            "Mount the file system that the vault is on, or put the vault back where it was, then run the job again.",
+        ),
+        Some(_) => (
+            400005,
+            "UserErrorVaultStoreNotFound",
+            "Make sure that the vault's place is mounted and can be read, then run the job again; `strongroom rescue vault check` says what is missing.",
+        ),
+        None if error.code == Some(MISSING_POINT) => (
+            400004,
+            MISSING_POINT,
+            "Choose another recovery point. If this one ought to be there, look with `strongroom vault reconcile`.",
+        ),
+        None if is_machines(error) => (
+            400002,
+            "UserErrorVmNotFound",
+            "Make sure that the machine and its disks are there, then run the job again.",
+        ),
+        None => (
+            400006,
+            "UserErrorResourceNotFound",
+            "Make sure that what the message names is there, then run the job again.",
+        ),
+    }
+}
+
+/// A recovery point that is named and is not there.
+const MISSING_POINT: &str = "UserErrorRecoveryPointNotFound";
+
+/// Whether the machine, or something of it, is what was not found.
+fn is_machines(error: &Error) -> bool {
+    use strongroom_hypervisor::Error as Hypervisor;
+    let is_it = |what: &str| what.starts_with("machine ") || what.starts_with("disk ");
+    error.code == Some("UserErrorVmNotFound")
+        || matches!(error.cause(), Some(Hypervisor::NotFound { what }) if is_it(what))
 }
 
 /// Of a job that nobody can say anything of, ever.

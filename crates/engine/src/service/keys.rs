@@ -52,6 +52,14 @@ pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
         )));
     }
     let Some((path, name)) = find(service, id)? else {
+        let named = service.data().keys().join(format!("{id}.key"));
+        if let Ok(key) = KeyFile::load(&named) {
+            return Err(Error::invalid(format!(
+                "{id} is what the key's file {} is called; the vault that it opens is {}. Give the vault's id, if that is the one.",
+                named.display(),
+                key.vault
+            )));
+        }
         return Err(Error::not_found(format!(
             "There is no key of vault {id} in {}; see `strongroom vault list --strays`.",
             service.data().keys().display()
@@ -60,15 +68,19 @@ pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
     };
     let mut places: Vec<String> =
         storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
+    // Where its store is, or would be; and that the place is there at all.
+    match name.map(|uuid| purged(service, uuid)).transpose()?.flatten().filter(|p| p.store_id == id) {
+        Some(purged) => {
+            storage::check_seen(service, Some(&purged.store_location))?;
+            places.push(purged.store_location);
+        }
+        None => storage::check_seen(service, None)?,
+    }
     if let Some(uuid) = name {
-        // Where its store would be; and that the place is there at all.
-        storage::check_own(service)?;
         places.push(service.data().vaults().join(uuid.to_string()).display().to_string());
         if let Some(base) = &service.config.vault_storage {
-            storage::check(service)?;
             places.push(format!("{}/{uuid}", base.trim_end_matches('/')));
         }
-        places.extend(purged(service, uuid)?.map(|p| p.store_location));
     }
     for place in places {
         match storage::vault_at(&place) {

@@ -4,7 +4,7 @@ use super::{Host, Service, groups, operations, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL, MACHINES_AT_ONCE};
 use crate::machine::definition;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use strongroom_catalog::service::{
@@ -26,6 +26,8 @@ pub struct Discovery {
 struct Seen {
     /// When each host was looked at last, and what went wrong then.
     hosts: BTreeMap<String, HostSeen>,
+    /// When the last look at all of them began.
+    began: Option<Instant>,
     /// When each machine was looked at closely.
     inspected: HashMap<Uuid, Instant>,
     last: Option<Instant>,
@@ -65,6 +67,22 @@ pub fn get(service: &Service, group: &str, name: &str) -> Result<Machine> {
     if looked.is_none_or(|at| at.elapsed() >= DISCOVERY_ON_DEMAND_INTERVAL) {
         look_around(service, false)?;
     }
+    find(service, group, name)?.ok_or_else(|| not_found(group, name))
+}
+
+/// The machine of that name, for whoever is about to do something with it: one that is not known yet is looked for, however
+/// short a while ago somebody looked.
+pub fn get_or_look(service: &Service, group: &str, name: &str) -> Result<Machine> {
+    if let Some(machine) = find(service, group, name)? {
+        return Ok(machine);
+    }
+    let asked = Instant::now();
+    let turn = service.discovery.turn.lock();
+    // Somebody else's look, which began after this was asked for, is as good.
+    if service.discovery.seen.lock().began.is_none_or(|began| began < asked) {
+        look_around_in(&turn, service, false)?;
+    }
+    drop(turn);
     find(service, group, name)?.ok_or_else(|| not_found(group, name))
 }
 
@@ -156,7 +174,11 @@ pub fn look_at(service: &Service, machine: &Machine) -> Result<()> {
 /// was a while ago.
 pub(super) fn look_around(service: &Service, closely: bool) -> Result<()> {
     // One at a time; who waits sees what the one before found.
-    let _turn = service.discovery.turn.lock();
+    look_around_in(&service.discovery.turn.lock(), service, closely)
+}
+
+fn look_around_in(_turn: &MutexGuard<'_, ()>, service: &Service, closely: bool) -> Result<()> {
+    service.discovery.seen.lock().began = Some(Instant::now());
     for host in &service.hosts {
         let result = discover_host(service, host, closely);
         if let Err(error) = &result {

@@ -337,6 +337,7 @@ impl Service {
             return Ok(store.clone());
         }
         let store = vaults::open_store(self, vault)?;
+        exclusive::opened(self, vault.id, &store);
         Ok(self.stores.lock().entry(vault.id).or_insert(store).clone())
     }
 

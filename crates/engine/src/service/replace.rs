@@ -28,12 +28,18 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Item, Job, Machine, Transfer, Vault};
+use strongroom_domain::job::JobOperation;
 use strongroom_hypervisor::DiskSource;
 use strongroom_store::{Disk, Manifest, Progress, Rewritten};
 use uuid::Uuid;
 
 /// How long the point of the disks before is kept.
 const BEFORE_KEPT: SignedDuration = SignedDuration::from_hours(24 * 30);
+
+/// Whether a job replaces disks.
+pub(super) fn is_one(job: &Job) -> bool {
+    job.operation == JobOperation::Restore && job.request["target"]["kind"] == "replace"
+}
 
 /// What a replacement has to tell.
 pub(super) struct Replaced {

@@ -2,13 +2,13 @@
 //! when the service stops.
 
 use super::{
-    Service, audit, backup, clock, committed, drill, housekeeping, instant, jobs, machines, operations,
-    reconcile, restore, schedule, snapshots, storage, transfer,
+    Service, audit, backup, clock, committed, drill, exclusive, housekeeping, instant, jobs, machines,
+    operations, reconcile, replace, restore, schedule, snapshots, storage, transfer,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     BACKUP_DURATION_MAX, DISCOVERY_INTERVAL, HEARTBEAT_INTERVAL, JOB_ATTEMPTS_MAX, LEASE_DURATION,
-    SCHEDULE_INTERVAL, STOP_TIMEOUT, TRANSFER_RETRY_MAX, UNSETTLED_RETRY,
+    SCHEDULE_INTERVAL, STOP_TIMEOUT, TRANSFER_RETRY_MAX, UNSETTLED_RETRY, VAULT_BUSY_RETRY,
 };
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -34,6 +34,8 @@ struct Running {
     progress: Arc<Progress>,
     host: String,
     vault: Uuid,
+    /// It makes a point in the vault.
+    writes: bool,
     began: Instant,
     /// A machine may depend on it: it takes as long as it takes.
     is_unlimited: bool,
@@ -280,16 +282,23 @@ fn begin_waiting(service: &Service) -> Result<()> {
             return Ok(());
         }
         let host = host_of(service, &job)?;
+        let waits_for_writer = writes(&job) && exclusive::takes_one_writer(service, job.vault);
         let is_free = {
             let running = service.runner.running.lock();
             running.values().filter(|r| r.host == host).count() < limits.jobs_per_host
                 && running.values().filter(|r| r.vault == job.vault).count() < limits.jobs_per_vault
+                && !(waits_for_writer && running.values().any(|r| r.vault == job.vault && r.writes))
         };
         if is_free {
             begin(service, job, host)?;
         }
     }
     Ok(())
+}
+
+/// Whether a job makes a point in its vault.
+fn writes(job: &Job) -> bool {
+    job.operation == JobOperation::Backup || replace::is_one(job)
 }
 
 /// Whether a job that waits has waited long enough. One that is to be cancelled has; no clock that was put back makes one wait
@@ -315,12 +324,14 @@ fn begin(service: &Service, mut job: Job, host: String) -> Result<()> {
     // To look at what it left is no attempt.
     job.attempts += u32::from(!job.unsettled);
     job.not_before = None;
+    job.warnings.retain(|w| !w.starts_with(WAITS_FOR_VAULT));
     let progress = Arc::new(Progress::default());
     let reason = Arc::new(Mutex::new(None));
     let running = Running {
         progress: progress.clone(),
         host,
         vault: job.vault,
+        writes: writes(&job),
         began: Instant::now(),
         is_unlimited: instant::is_one(&job),
         // Tries before this one count; the wall clock may say anything, but not that there is no time at all.
@@ -406,6 +417,7 @@ fn run_one(service: &Service, job: &Job, progress: &Arc<Progress>, reason: &Mute
             .coded("UserErrorBackupTookTooLong");
             fail(service, job.id, &error)
         }
+        (Err(error), _) if waits_for_vault(service, job, &error) => wait_for_vault(service, job.id, &error),
         (Err(error), _) => {
             tracing::warn!(%error, "failed");
             fail(service, job.id, &error)
@@ -483,8 +495,42 @@ fn cancelled(service: &Service, id: Uuid) -> Result<()> {
 }
 
 fn put_back(service: &Service, id: Uuid) -> Result<()> {
+    put_back_until(service, id, None, "")
+}
+
+/// Whether a backup failed of nothing but that something else writes to its vault, and there is time left to wait for that.
+fn waits_for_vault(service: &Service, job: &Job, error: &Error) -> bool {
+    job.operation == JobOperation::Backup
+        && error.is_vault_busy()
+        && transfer::age(service, job) < BACKUP_DURATION_MAX
+}
+
+/// The backup begins anew after a while.
+fn wait_for_vault(service: &Service, id: Uuid, error: &Error) -> Result<()> {
+    tracing::info!(job = %id, %error, "the vault is written to by something else: the backup waits");
+    let until = service.now().saturating_add(VAULT_BUSY_RETRY)?;
+    let warning = format!("{WAITS_FOR_VAULT}: {error}");
+    committed::record(service, "that a backup waits", || put_back_until(service, id, Some(until), &warning))
+}
+
+const WAITS_FOR_VAULT: &str = "It waits until nothing else writes to the vault";
+
+/// Lets go of a job: it is begun anew, not before that time.
+fn put_back_until(
+    service: &Service,
+    id: Uuid,
+    not_before: Option<jiff::Timestamp>,
+    warning: &str,
+) -> Result<()> {
     service.catalog.update::<Job, Error>(id, |job| {
+        if job.status.is_over() {
+            return Ok(Vec::new());
+        }
         job.lease = None;
+        job.not_before = not_before;
+        if !warning.is_empty() {
+            job.warnings.push(warning.to_owned());
+        }
         job.attempts = job.attempts.saturating_sub(1);
         if snapshots::pending(service, job)?.is_some() {
             job.progress = JobProgress::default();

@@ -120,7 +120,7 @@ fn unmarked(place: &Path) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         format!(
-            "The place for vaults, {}, has no marker ({MARKER}): its file system may not be mounted, and nothing is made or removed there. Mount it, then run it again; if it is a new place, say so with `strongroom vault create NAME --init-storage`.",
+            "The place for vaults, {}, has no marker ({MARKER}): its file system may not be mounted, and nothing is made or removed there. Mount it, then run it again; if it is a new place, say so with --init-storage (of `strongroom vault create` and `strongroom vault key delete`).",
             place.display()
         ),
     )
@@ -150,15 +150,34 @@ fn make(place: &Path) -> Result<()> {
     fs::create_dir_all(place).map_err(|e| Error::io(format!("making directory {}", place.display()), e))
 }
 
-/// Somebody says that the place is the right one: it gets its marker. False: it had one.
-pub fn init(service: &Service) -> Result<bool> {
-    let Some(place) = place(service)? else { return Ok(false) };
-    if is_marked(&place)? {
-        return Ok(false);
+/// Fails where a store at this location, or where one would be of which only the key is known, may be out of sight: its
+/// place does not show that it is that.
+pub(super) fn check_seen(service: &Service, location: Option<&str>) -> Result<()> {
+    for place in places(service) {
+        let is_there = location.is_none_or(|location| Path::new(location).parent() == Some(&place));
+        if is_there && !is_marked(&place)? {
+            return Err(unmarked(&place));
+        }
     }
-    make(&place)?;
-    mark(&place)?;
-    Ok(true)
+    Ok(())
+}
+
+/// Somebody says that the place is the right one: it gets its marker. So does that in the data directory where vaults go elsewhere, if
+/// no vault of the catalog is to be in it: one that is not seen there would be lost. False: there was nothing to mark.
+pub fn init(service: &Service) -> Result<bool> {
+    let chosen = place(service)?;
+    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
+    let mut is_new = false;
+    for place in places(service) {
+        let is_used = known.iter().any(|vault| Path::new(&vault.store_location).parent() == Some(&place));
+        if is_marked(&place)? || is_used && chosen.as_ref() != Some(&place) {
+            continue;
+        }
+        make(&place)?;
+        mark(&place)?;
+        is_new = true;
+    }
+    Ok(is_new)
 }
 
 /// A store that no vault of the catalog has.

@@ -35,6 +35,8 @@ pub struct VaultSettings {
     pub enhanced_security: Option<SoftDelete>,
     pub soft_delete_days: Option<u32>,
     pub immutability: Option<Immutability>,
+    /// At most one run at a time is to write to its store, which need not honour create-if-absent then. Only of a new vault.
+    pub single_writer: Option<bool>,
     /// Objects that are only kept and shown.
     pub kept: BTreeMap<String, Value>,
 }
@@ -159,7 +161,7 @@ pub fn put(
     let mut vault = draft(service, group, name, location);
     let id = vault.id;
     change(service, &mut vault, settings)?;
-    make_store(service, &mut vault)?;
+    make_store(service, &mut vault, settings.single_writer.unwrap_or(false))?;
     let result = service.catalog.apply(&[
         Change::put(&vault),
         Change::put(&policies::draft(service, id, policies::DEFAULT, Rules::default_standard())),
@@ -189,6 +191,16 @@ pub fn put(
 
 /// Changes settings of a vault.
 pub fn update(service: &Service, vault: &Vault, settings: &VaultSettings) -> Result<Vault> {
+    if let Some(wanted) = settings.single_writer
+        && service.store(vault)?.is_single_writer()? != wanted
+    {
+        let is = if wanted { "for several writers" } else { "for a single writer" };
+        return Err(Error::invalid(format!(
+            "Vault '{}' was made {is}, which cannot be changed; make another vault.",
+            vault.name
+        ))
+        .coded("InvalidParameter"));
+    }
     let updated = service
         .catalog
         .update::<Vault, Error>(vault.id, |row| {
@@ -322,6 +334,11 @@ fn keep(vault: &mut Vault, name: &str, value: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Whether at most one run at a time may write to a vault's store.
+pub fn is_single_writer(service: &Service, vault: &Vault) -> Result<bool> {
+    Ok(service.store(vault)?.is_single_writer()?)
+}
+
 /// How much a vault's store holds.
 pub fn stats(service: &Service, vault: &Vault) -> Result<strongroom_store::Stats> {
     Ok(service.store(vault)?.stats()?)
@@ -426,7 +443,7 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     match &own {
         Some(own) => remove_own_store(service, vault, own)?,
         None => tracing::warn!(
-            vault = vault.name,
+            vault = vault.name, id = %vault.store_id,
             location = vault.store_location,
             "the store of a purged vault is left where it is; remove it by hand"
         ),
@@ -531,15 +548,17 @@ fn key_path(service: &Service, vault: &Vault) -> PathBuf {
 }
 
 /// The vault's store is made at its place, and its key in the data directory.
-fn make_store(service: &Service, vault: &mut Vault) -> Result<()> {
+fn make_store(service: &Service, vault: &mut Vault, single_writer: bool) -> Result<()> {
     storage::check(service)?;
     let location = match &service.config.vault_storage {
         Some(base) => format!("{}/{}", base.trim_end_matches('/'), vault.id),
         None => service.data().vaults().join(vault.id.to_string()).display().to_string(),
     };
-    let made = stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None, false)?;
+    let made =
+        stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None, single_writer)?;
     vault.store_location = location;
     vault.store_id = made.vault.id();
+    super::exclusive::opened(service, vault.id, &made.vault);
     service.stores.lock().insert(vault.id, made.vault);
     Ok(())
 }

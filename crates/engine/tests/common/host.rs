@@ -1,5 +1,6 @@
 //! A host whose machines are rows of a table, with real files as disks. What happens in a test at a certain moment is hooked
 //! to what the service asks of it.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
 use std::fs::File;

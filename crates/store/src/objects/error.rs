@@ -51,7 +51,7 @@ impl Kind {
             Kind::ReadOnly => "remount it for writing, or use another location",
             Kind::NotExclusive => {
                 "points of runs that write at the same time would be lost without anybody noticing: use a server, or a release of \
-                 it, that honours conditional writes (Amazon S3 and MinIO do), or a directory; or make the vault for one writer at a time (`strongroom rescue vault init --single-writer`)"
+                 it, that honours conditional writes (Amazon S3 and MinIO do), or a directory; or make the vault for one writer at a time (`strongroom vault create` and `strongroom rescue vault init`, with `--single-writer`)"
             }
             Kind::Transient => "the outcome is unknown; check that the storage is reachable, then run again",
             _ => "",

@@ -96,11 +96,20 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds the service, or brings it up in this process.
+    /// Finds the service, or brings it up in this process, on a data directory that is there.
     pub fn connect(args: &ServiceArgs, context: &Context) -> Result<Self> {
+        Self::connect_to(args, context, false)
+    }
+
+    /// The same, for a command that may be the first of all: the data directory is made if there is none.
+    pub fn connect_or_make(args: &ServiceArgs, context: &Context) -> Result<Self> {
+        Self::connect_to(args, context, true)
+    }
+
+    fn connect_to(args: &ServiceArgs, context: &Context, makes: bool) -> Result<Self> {
         let transport = match &args.server {
             Some(url) => Transport::Http(Box::new(Http::server(url, args.ca.as_deref(), credentials()?)?)),
-            None => local(args, context)?,
+            None => local(args, context, makes)?,
         };
         let mut client = Self {
             transport,
@@ -319,8 +328,22 @@ fn credentials() -> Result<Credentials> {
     })
 }
 
+/// Fails where no service ever was: the name of the data directory may be mistyped, or its file system not mounted.
+fn check_data(data: &Path) -> Result<()> {
+    let catalog = serve::directory(data).catalog();
+    match catalog.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::not_found(format!(
+            "there is no data directory of Strongroom at {}: name the right one with --data, or mount it; a new one is made by `strongroom serve` and `strongroom vault create NAME`",
+            data.display()
+        ))
+        .into()),
+        Err(e) => Err(Error::io(format!("looking for {}", catalog.display()), e).into()),
+    }
+}
+
 /// The service of this host.
-fn local(args: &ServiceArgs, context: &Context) -> Result<Transport> {
+fn local(args: &ServiceArgs, context: &Context, makes: bool) -> Result<Transport> {
     let data = args.data.clone().unwrap_or_else(serve::default_data_directory);
     let socket = serve::directory(&data).socket();
     let began = Instant::now();
@@ -328,6 +351,9 @@ fn local(args: &ServiceArgs, context: &Context) -> Result<Transport> {
     loop {
         if is_listening(&socket)? {
             return Ok(Transport::Http(Box::new(Http::socket(&socket)?)));
+        }
+        if !makes {
+            check_data(&data)?;
         }
         match InProcess::open(&data, args.config.as_deref(), context) {
             Ok(service) => return Ok(Transport::InProcess(Box::new(service))),

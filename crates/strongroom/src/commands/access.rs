@@ -11,8 +11,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use strongroom_catalog::service::{
-    AuditEntry, Change, Principal, PrincipalKind, Query, Recorded, RoleAssignment, ServiceCatalog,
-    ServiceError, Setting, SqliteServiceCatalog, actor, key,
+    AuditEntry, Change, Machine, Principal, PrincipalKind, Query, Recorded, ResourceGroup, RoleAssignment,
+    ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog, Vault, actor, key,
 };
 use strongroom_domain::access::{Role, Scope};
 use strongroom_engine::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ pub enum AccessCommand {
     Assign(AssignArgs),
     /// Take a role away.
     #[command(after_help = "Example:\n  strongroom access unassign nightly \"Backup Operator\"")]
-    Unassign(AssignArgs),
+    Unassign(UnassignArgs),
     /// List who has which role where.
     #[command(after_help = "Example:\n  strongroom access list --json")]
     List(DataArgs),
@@ -81,6 +81,9 @@ pub struct CreateArgs {
 pub struct DeleteArgs {
     /// Its name, application id or object id.
     principal: String,
+    /// Also the last one who is Owner of everything.
+    #[arg(long)]
+    allow_no_owner: bool,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -88,7 +91,8 @@ pub struct DeleteArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Roles: Owner, \"Backup Contributor\", \"Backup Operator\", \"Backup Reader\", Contributor, Reader. A scope is a
-path, or a vault's or group's short form; without one the role holds everywhere.
+path, or a vault's or group's short form; without one the role holds everywhere. What it names must be
+there. The last one who is Owner of everything stays that, unless --allow-no-owner.
 
 Examples:
   strongroom access assign nightly \"Backup Operator\"
@@ -109,6 +113,15 @@ pub struct AssignArgs {
     vault: Option<String>,
     #[command(flatten)]
     data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct UnassignArgs {
+    #[command(flatten)]
+    assignment: AssignArgs,
+    /// Also from the last one who is Owner of everything.
+    #[arg(long)]
+    allow_no_owner: bool,
 }
 
 #[derive(Debug, Args)]
@@ -176,12 +189,71 @@ impl Catalog {
                 ))
             })
     }
+
+    /// Refuses to take these away where nobody would be Owner of everything afterwards.
+    fn check_owner_left(&self, going: &[&RoleAssignment]) -> Result<()> {
+        let everything = format!("/subscriptions/{}", self.subscription);
+        let owns = |a: &RoleAssignment| a.role == Role::Owner && Scope::new(&a.scope).contains(&everything);
+        if !going.iter().any(|a| owns(a)) {
+            return Ok(());
+        }
+        let principals: Vec<Principal> = self.rows().find(&Query::all())?;
+        let is_there = |a: &RoleAssignment| principals.iter().any(|p| p.id == a.principal && !p.disabled);
+        let all: Vec<RoleAssignment> = self.rows().find(&Query::all())?;
+        let is_left = |a: &&RoleAssignment| owns(a) && is_there(a) && !going.iter().any(|g| g.id == a.id);
+        match all.iter().find(is_left) {
+            Some(_) => Ok(()),
+            None => Err(Error::new(
+                ErrorKind::Busy,
+                "nobody would be Owner of everything any more: make somebody else that first (`strongroom access assign PRINCIPAL Owner`), or say --allow-no-owner; root on this host can do so later as well",
+            )
+            .coded("LastOwner")),
+        }
+    }
+
+    /// Remembers that a change was refused.
+    fn note_refusal(&self, action: &str, scope: &str, error: &Error) {
+        let status = match error.kind {
+            ErrorKind::NotFound => 404,
+            ErrorKind::AlreadyExists | ErrorKind::Busy => 409,
+            ErrorKind::Denied => 403,
+            ErrorKind::Invalid | ErrorKind::Unsupported => 400,
+            _ => 500,
+        };
+        let row = AuditEntry {
+            status,
+            code: error.code.unwrap_or(error.kind.code()).to_owned(),
+            detail: error.message.chars().take(1000).collect(),
+            ..AuditEntry::new(jiff::Timestamp::now(), local_administrator(), action, scope)
+        };
+        if let Err(error) = self.rows().apply(&[Change::put(&row)]) {
+            tracing::warn!(%error, "a refusal could not be written to the audit");
+        }
+    }
+
+    /// Makes a change, which has its row, or a row that it was refused.
+    fn change<T>(&self, action: &str, scope: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = work();
+        if let Err(error) = &done {
+            self.note_refusal(action, scope, error);
+        }
+        done
+    }
+}
+
+const MAKE_PRINCIPAL: &str = "Strongroom.Backup/principals/write";
+const DELETE_PRINCIPAL: &str = "Strongroom.Backup/principals/delete";
+const MAKE_ASSIGNMENT: &str = "Microsoft.Authorization/roleAssignments/write";
+const DELETE_ASSIGNMENT: &str = "Microsoft.Authorization/roleAssignments/delete";
+
+/// Whose changes these are.
+fn local_administrator() -> String {
+    format!("local administrator (user {})", rustix::process::getuid().as_raw())
 }
 
 pub fn run(command: AccessCommand, context: &Context) -> failure::Result<Outcome> {
     // Whatever is changed here has a row, with whose it was.
-    let uid = rustix::process::getuid().as_raw();
-    actor::named(format!("local administrator (user {uid})"), || run_named(command, context))
+    actor::named(local_administrator(), || run_named(command, context))
 }
 
 fn run_named(command: AccessCommand, context: &Context) -> failure::Result<Outcome> {
@@ -219,25 +291,25 @@ fn document(principal: Principal, secret: Option<String>) -> PrincipalDocument {
 }
 
 fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
-    let name = arguments.name.trim();
-    if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
-        return Err(Error::invalid("a principal's name has 1 to 200 bytes and no control characters"));
-    }
     let catalog = Catalog::open(&arguments.data)?;
-    let kind = match arguments.kind {
-        KindArg::Service => PrincipalKind::Service,
-        KindArg::User => PrincipalKind::User,
-    };
-    let (principal, secret) = first::new_principal(kind, name, jiff::Timestamp::now())?;
-    match catalog.rows().apply(&[Change::put(&principal)]) {
-        Ok(()) => {}
-        Err(ServiceError::Taken { .. }) => {
-            return Err(Error::already_exists(format!(
-                "there is a principal `{name}` already; choose another name"
-            )));
+    let name = arguments.name.trim();
+    let (principal, secret) = catalog.change(MAKE_PRINCIPAL, "/principals", || {
+        if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
+            return Err(Error::invalid("a principal's name has 1 to 200 bytes and no control characters"));
         }
-        Err(error) => return Err(error.into()),
-    }
+        let kind = match arguments.kind {
+            KindArg::Service => PrincipalKind::Service,
+            KindArg::User => PrincipalKind::User,
+        };
+        let (principal, secret) = first::new_principal(kind, name, jiff::Timestamp::now())?;
+        match catalog.rows().apply(&[Change::put(&principal)]) {
+            Ok(()) => Ok((principal, secret)),
+            Err(ServiceError::Taken { .. }) => Err(Error::already_exists(format!(
+                "there is a principal `{name}` already; choose another name"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    })?;
     let shown = document(principal, Some(secret));
     context.print(&shown, || {
         format!(
@@ -270,8 +342,17 @@ fn list_principals(arguments: &DataArgs, context: &Context) -> Result<Outcome> {
 
 fn delete(arguments: &DeleteArgs, context: &Context) -> Result<Outcome> {
     let catalog = Catalog::open(&arguments.data)?;
-    let principal = catalog.principal(&arguments.principal)?;
-    catalog.rows().apply(&[Change::delete(&principal)])?;
+    let principal = catalog.change(DELETE_PRINCIPAL, "/principals", || {
+        let principal = catalog.principal(&arguments.principal)?;
+        let roles: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
+        if !arguments.allow_no_owner {
+            catalog.check_owner_left(&roles.iter().collect::<Vec<_>>())?;
+        }
+        let changes: Vec<Change> =
+            roles.iter().map(Change::delete).chain([Change::delete(&principal)]).collect();
+        catalog.rows().apply(&changes)?;
+        Ok(principal)
+    })?;
     context.print(&document(principal, None), || "deleted\n".into())?;
     Ok(Outcome::Done)
 }
@@ -286,7 +367,14 @@ fn scope_of(arguments: &AssignArgs, catalog: &Catalog) -> Result<Scope> {
         ));
     }
     Ok(match (&arguments.scope, &arguments.group, &arguments.vault) {
-        (Some(scope), ..) => Scope::new(scope),
+        (Some(scope), ..) => {
+            if !scope.starts_with('/') {
+                return Err(Error::invalid(format!(
+                    "`{scope}` is no scope: that is a path such as {subscription}/resourceGroups/NAME; for everything there is, give `--scope /`"
+                )));
+            }
+            Scope::new(scope)
+        }
         (None, Some(group), Some(vault)) => Scope::new(&format!(
             "{subscription}/resourceGroups/{group}/providers/Microsoft.RecoveryServices/vaults/{vault}"
         )),
@@ -309,22 +397,97 @@ struct AssignmentDocument {
     scope: String,
 }
 
+/// The scope that was asked for, for a row of a refusal.
+fn asked_scope(arguments: &AssignArgs, catalog: &Catalog) -> String {
+    scope_of(arguments, catalog).map_or_else(
+        |_| arguments.scope.clone().unwrap_or_else(|| "/".into()).chars().take(500).collect(),
+        |scope| scope.as_str().to_owned(),
+    )
+}
+
+/// Refuses a scope that nothing here is below: a role on it would be none.
+fn check_scope(scope: &Scope, catalog: &Catalog) -> Result<()> {
+    let parts: Vec<&str> = scope.as_str().split('/').filter(|part| !part.is_empty()).collect();
+    let is = |at: usize, wanted: &str| parts.get(at).is_some_and(|part| part.eq_ignore_ascii_case(wanted));
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let subscription = format!("/subscriptions/{}", catalog.subscription);
+    if !is(0, "subscriptions") || !is(1, &catalog.subscription) {
+        return Err(Error::invalid(format!(
+            "`{scope}` is no scope of this service: all that is here is below {subscription}"
+        )));
+    }
+    if parts.len() == 2 {
+        return Ok(());
+    }
+    let no_resource = || {
+        Error::invalid(format!(
+            "`{scope}` is no scope: a group's is {subscription}/resourceGroups/NAME, and that of something in it goes on with /providers/NAMESPACE/TYPE/NAME"
+        ))
+    };
+    let group = parts.get(3).filter(|_| is(2, "resourceGroups")).ok_or_else(no_resource)?;
+    let of_group = || Query::all().eq("group_key", key(group));
+    if catalog.rows().first::<ResourceGroup>(Query::all().eq("name_key", key(group)))?.is_none() {
+        return Err(Error::not_found(format!(
+            "there is no resource group `{group}`: make it first, or look at its name in `strongroom vault list`"
+        )));
+    }
+    if parts.len() == 4 {
+        return Ok(());
+    }
+    // /providers/NAMESPACE, then pairs of type and name.
+    if !is(4, "providers") || parts.len() < 8 || parts.len() % 2 != 0 {
+        return Err(no_resource());
+    }
+    let (kind, name) = (format!("{}/{}", parts[5], parts[6]).to_lowercase(), parts[7]);
+    let is_there = match kind.as_str() {
+        "microsoft.recoveryservices/vaults" => catalog
+            .rows()
+            .first::<Vault>(of_group().eq("name_key", key(name)).eq("deleted", false))?
+            .is_some(),
+        "microsoft.compute/virtualmachines" => {
+            catalog.rows().first::<Machine>(of_group().eq("name_key", key(name)).eq("gone", false))?.is_some()
+        }
+        // Those are of the configuration.
+        "microsoft.storage/storageaccounts" | "microsoft.network/virtualnetworks" => true,
+        _ => {
+            return Err(Error::invalid(format!(
+                "`{}/{}` is no kind of resource here: roles are given on vaults, virtual machines, storage accounts and networks, on groups, and on everything",
+                parts[5], parts[6]
+            )));
+        }
+    };
+    match is_there {
+        true => Ok(()),
+        false => Err(Error::not_found(format!(
+            "there is no `{name}` of {}/{} in resource group `{group}`",
+            parts[5], parts[6]
+        ))),
+    }
+}
+
 fn assign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
     let catalog = Catalog::open(&arguments.data)?;
-    let principal = catalog.principal(&arguments.principal)?;
-    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
-    let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
-    let same = |a: &RoleAssignment| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str());
-    if !all.iter().any(same) {
-        catalog.rows().apply(&[Change::put(&RoleAssignment {
-            id: Uuid::new_v4(),
-            version: 0,
-            principal: principal.id,
-            role,
-            scope: scope.as_str().to_owned(),
-            created_at: jiff::Timestamp::now(),
-        })])?;
-    }
+    let asked = asked_scope(arguments, &catalog);
+    let (principal, role, scope) = catalog.change(MAKE_ASSIGNMENT, &asked, || {
+        let principal = catalog.principal(&arguments.principal)?;
+        let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
+        check_scope(&scope, &catalog)?;
+        let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
+        let same = |a: &RoleAssignment| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str());
+        if !all.iter().any(same) {
+            catalog.rows().apply(&[Change::put(&RoleAssignment {
+                id: Uuid::new_v4(),
+                version: 0,
+                principal: principal.id,
+                role,
+                scope: scope.as_str().to_owned(),
+                created_at: jiff::Timestamp::now(),
+            })])?;
+        }
+        Ok((principal, role, scope))
+    })?;
     show_assignment(context, principal.name, role, scope.as_str())
 }
 
@@ -334,20 +497,29 @@ fn show_assignment(context: &Context, principal: String, role: Role, scope: &str
     Ok(Outcome::Done)
 }
 
-fn unassign(arguments: &AssignArgs, context: &Context) -> Result<Outcome> {
+fn unassign(wanted: &UnassignArgs, context: &Context) -> Result<Outcome> {
+    let arguments = &wanted.assignment;
     let catalog = Catalog::open(&arguments.data)?;
-    let principal = catalog.principal(&arguments.principal)?;
-    let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
-    let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
-    let found = all.iter().find(|a| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str()));
-    let found = found.ok_or_else(|| {
-        Error::not_found(format!(
-            "`{}` does not have the role {} on {scope}",
-            principal.name,
-            role.arm_name()
-        ))
+    let asked = asked_scope(arguments, &catalog);
+    let (principal, role, scope) = catalog.change(DELETE_ASSIGNMENT, &asked, || {
+        let principal = catalog.principal(&arguments.principal)?;
+        // One that was given on something that is gone can be taken away.
+        let (role, scope) = (role_of(&arguments.role)?, scope_of(arguments, &catalog)?);
+        let all: Vec<RoleAssignment> = catalog.rows().find(&Query::all().eq("principal", principal.id))?;
+        let found = all.iter().find(|a| a.role == role && a.scope.eq_ignore_ascii_case(scope.as_str()));
+        let found = found.ok_or_else(|| {
+            Error::not_found(format!(
+                "`{}` does not have the role {} on {scope}",
+                principal.name,
+                role.arm_name()
+            ))
+        })?;
+        if !wanted.allow_no_owner {
+            catalog.check_owner_left(&[found])?;
+        }
+        catalog.rows().apply(&[Change::delete(found)])?;
+        Ok((principal, role, scope))
     })?;
-    catalog.rows().apply(&[Change::delete(found)])?;
     show_assignment(context, principal.name, role, scope.as_str())
 }
 

@@ -211,6 +211,11 @@ pub fn choose_machine<'a>(all: &'a [Machine], named: &str) -> Result<&'a Machine
     }
 }
 
+/// Whether none of these is of that name.
+pub fn is_unknown(all: &[Machine], named: &str) -> bool {
+    matches!(choose_machine(all, named), Err(Failure::Here(error)) if error.kind == ErrorKind::NotFound)
+}
+
 fn ambiguous<'a>(named: &str, found: impl Iterator<Item = (&'a String, &'a String)>) -> Failure {
     let names: Vec<String> = found.map(|(group, name)| format!("{group}/{name}")).collect();
     Error::invalid(format!("there are several machines `{named}`: say which ({})", names.join(", "))).into()

@@ -3,6 +3,7 @@
 use crate::cli::VaultArgs;
 use crate::context::{Context, Outcome};
 use crate::text::{duration, list, rate, size};
+use crate::when;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -51,6 +52,9 @@ pub struct BackupArgs {
     /// What to read the image as.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     source_format: Format,
+    /// Write down that the point is to be kept until then: a date, a time, or so long from now (90d). Nothing removes it by itself.
+    #[arg(long, value_name = "TIME", value_parser = when::parse_keep)]
+    keep_until: Option<jiff::Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -203,6 +207,7 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
         format: arguments.source_format.into(),
         item: arguments.item,
         changed_extents: arguments.changed_extents,
+        keep_until: when::in_future(arguments.keep_until)?,
     };
     let doing = format!("backing up {}", options.item);
     let backup = context.watch(&doing, || image::backup(&vault, &options, &context.progress))?;

@@ -95,8 +95,10 @@ pub struct ShowArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It comes to the item of its machine, whose policy keeps it from then on; where there is none, a new
-one is made whose protection is stopped. Points of images cannot be adopted.
+It comes to the item of its machine; where there is none, a new one is made whose protection is
+stopped. A point that a schedule made is kept by the item's policy from then on. One that was made with
+a date, as by --keep-until, is kept until that. Any other was promised nothing, and never goes by itself:
+those of `rescue vm backup` without --keep-until, too. Points of images cannot be adopted.
 
 Example:
   strongroom point adopt 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --vault main")]
@@ -456,6 +458,8 @@ fn kept_by(point: &PointDocument) -> String {
         "ProtectionStopped" => "stopped protection",
         "SoftDeleted" => "soft delete",
         "NoPolicy" => "no policy yet",
+        // Nothing of it is there: neither in the vault nor as a snapshot.
+        "" if point.missing_since.is_some() => "-",
         "" => "its snapshot",
         other => other,
     };

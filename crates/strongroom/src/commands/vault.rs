@@ -86,6 +86,10 @@ pub struct CreateArgs {
     /// For how many days, from 14 to 180 [default: 14].
     #[arg(long, value_name = "DAYS")]
     soft_delete_days: Option<u32>,
+    /// At most one backup at a time writes to the vault, others wait; needed where its store does not honour
+    /// `If-None-Match`. For good.
+    #[arg(long)]
+    single_writer: bool,
     /// The place for vaults is a new one, and mounted: give it its marker.
     #[arg(long)]
     init_storage: bool,
@@ -185,12 +189,15 @@ the administrator of the service's host.
 Example:
   strongroom vault key delete main --id 0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b")]
 pub struct KeyDeleteArgs {
-    /// The vault that is gone: its name or id, as `strongroom vault list --strays` shows them.
+    /// The vault that is gone: its name or id, or the key's file, as `strongroom vault list --strays` shows them.
     #[arg(value_name = "VAULT")]
     vault: String,
     /// The vault's id, in full.
     #[arg(long, value_name = "UUID")]
     id: Option<String>,
+    /// The places for vaults are mounted, or new ones: give them their markers.
+    #[arg(long)]
+    init_storage: bool,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -319,7 +326,7 @@ fn place(client: &Client, group: Option<&str>, location: Option<&str>) -> Result
 }
 
 fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
-    let client = Client::connect(&arguments.service, context)?;
+    let client = Client::connect_or_make(&arguments.service, context)?;
     let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
     let path = vault_path(&client, &group, &arguments.name);
     match client.get(&path) {
@@ -341,6 +348,9 @@ fn create(arguments: &CreateArgs, context: &Context) -> Result<Outcome> {
             Redundancy::Geo => "GeoRedundant",
         }
         .into();
+    }
+    if arguments.single_writer {
+        properties["strongroomSingleWriter"] = true.into();
     }
     let soft = &mut properties["securitySettings"]["softDeleteSettings"];
     if let Some(state) = arguments.soft_delete {
@@ -473,6 +483,7 @@ struct StoreDocument {
     stored_bytes: u64,
     recovery_points: u64,
     second_copy: String,
+    single_writer: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reclaimed_at: Option<String>,
 }
@@ -490,6 +501,7 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
             stored_bytes: store["storedBytes"].as_u64().unwrap_or(0),
             recovery_points: store["recoveryPoints"].as_u64().unwrap_or(0),
             second_copy: text(&store, "/secondCopy"),
+            single_writer: store["singleWriter"] == true,
             reclaimed_at: some_text(&store, "/reclaimedAt"),
         }),
         Err(error @ Failure::Api(_)) => {
@@ -526,6 +538,9 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
                 ("bytes at", store.location.clone()),
                 ("second copy", store.second_copy.clone()),
             ]);
+            if store.single_writer {
+                entries.push(("writers", "one at a time".into()));
+            }
         }
         if let Some(unmanaged) = shown.unmanaged_points.filter(|n| *n > 0) {
             entries.push((
@@ -591,7 +606,7 @@ fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
 }
 
 fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
-    let client = Client::connect(&arguments.service, context)?;
+    let client = Client::connect_or_make(&arguments.service, context)?;
     let (group, location) = place(&client, arguments.group.as_deref(), arguments.location.as_deref())?;
     let absolute = |path: &std::path::Path| {
         std::path::absolute(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))
@@ -746,8 +761,14 @@ fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
     let named: Vec<&StrayKeyDocument> = found
         .iter()
         .filter(|k| {
-            k.vault_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&arguments.vault))
-                || k.vault_id.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(&arguments.vault))
+            let path = std::path::Path::new(&k.path);
+            // The file is called by the id that the catalog had for the vault.
+            let file = [path.file_name(), path.file_stem()].map(|n| n.and_then(|n| n.to_str()));
+            [k.vault_name.as_deref(), k.vault_id.as_deref(), Some(&k.path)]
+                .into_iter()
+                .chain(file)
+                .flatten()
+                .any(|known| known.eq_ignore_ascii_case(&arguments.vault))
         })
         .collect();
     let id = match &arguments.id {
@@ -787,6 +808,9 @@ fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
             ))
             .into());
         }
+    }
+    if arguments.init_storage {
+        client.post(&client.path("/providers/Strongroom.Backup/initStorage"), None)?;
     }
     let answer =
         client.delete(&client.path(&format!("/providers/Strongroom.Backup/keys/{}", segment(&id))))?;

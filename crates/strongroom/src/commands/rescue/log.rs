@@ -81,6 +81,16 @@ pub fn note_quietly(vault: &Vault, command: &str, what: impl Into<String>) {
     }
 }
 
+/// What this host's own users are called: others are known by their number.
+fn name_of(uid: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
 fn try_note(vault: &Vault, command: &str, what: &str) -> Result<()> {
     // One that is damaged is begun anew: it is of use to those who come.
     let mut entries = match vault.read_note(NOTE) {
@@ -94,8 +104,11 @@ fn try_note(vault: &Vault, command: &str, what: &str) -> Result<()> {
     let short = |text: &str| text.chars().take(TEXT_MAX_CHARS).collect::<String>();
     let uid = rustix::process::getuid().as_raw();
     // Who became root, where that is known.
-    let name =
-        ["SUDO_USER", "LOGNAME", "USER"].iter().find_map(|v| std::env::var(v).ok()).unwrap_or_default();
+    let name = ["SUDO_USER", "LOGNAME", "USER"]
+        .iter()
+        .find_map(|v| std::env::var(v).ok().filter(|name| !name.is_empty()))
+        .or_else(|| name_of(uid))
+        .unwrap_or_else(|| "user".into());
     let entry = Entry {
         at: Timestamp::now(),
         host: short(&rustix::system::uname().nodename().to_string_lossy()),

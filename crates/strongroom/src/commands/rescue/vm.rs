@@ -3,6 +3,7 @@
 use crate::cli::{KeyArgs, VaultArgs, parse_location};
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
+use crate::when;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use strongroom_engine::machine::record::TimingsRecord;
 use strongroom_engine::machine::{self, DiskBackup, ListedMachine, MachineBackup, MachineRestore};
 use strongroom_engine::{Result, points};
 use strongroom_hypervisor::{AgentState, DiskFormat, Libvirt, LibvirtOptions, NetworkChoice, Road};
+use strongroom_store::Kept;
 use strongroom_store::objects::Location;
 
 #[derive(Debug, Subcommand)]
@@ -69,7 +71,8 @@ Elsewhere QEMU keeps what the guest overwrites meanwhile in scratch files beside
 
 Examples:
   strongroom rescue vm backup web01 --vault /srv/backup/vault
-  strongroom rescue vm backup web01 --vault s3://backups/host1 --exclude vdb --json")]
+  strongroom rescue vm backup web01 --vault s3://backups/host1 --exclude vdb --json
+  strongroom rescue vm backup web01 --vault /srv/backup/vault --keep-until 2w")]
 pub struct BackupArgs {
     /// The machine's name.
     name: String,
@@ -81,6 +84,9 @@ pub struct BackupArgs {
     /// Where scratch files go; the user QEMU runs as must be able to enter.
     #[arg(long, value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
+    /// Promise that the point is kept until then, once a service adopts it: a date, a time, or so long from now (90d).
+    #[arg(long, value_name = "TIME", value_parser = when::parse_keep)]
+    keep_until: Option<jiff::Timestamp>,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -344,6 +350,7 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let options = machine::BackupOptions {
         exclude: arguments.exclude.into_iter().collect::<BTreeSet<_>>(),
         scratch_dir: arguments.scratch_dir,
+        kept: Some(Kept::on_demand(when::in_future(arguments.keep_until)?)),
         ..machine::BackupOptions::default()
     };
     let libvirt = arguments.host.libvirt();

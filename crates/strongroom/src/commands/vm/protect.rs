@@ -3,7 +3,8 @@
 use super::ProtectionDocument;
 use crate::client::Client;
 use crate::commands::common::{
-    InVault, Item, Machine, Vault, choose_machine, each, find_item, find_vault, machines, or_dash, text,
+    InVault, Item, Machine, Vault, choose_machine, each, find_item, find_vault, is_unknown, machines,
+    or_dash, text,
 };
 use crate::context::{Context, Outcome};
 use crate::failure::Result;
@@ -191,7 +192,19 @@ pub fn protect(arguments: &ProtectArgs, context: &Context) -> Result<Outcome> {
     let client = Client::connect(&arguments.vault.service, context)?;
     let vault = find_vault(&client, &arguments.vault)?;
     client.discover_if_alone()?;
-    let known = machines(&client)?;
+    let mut known = machines(&client)?;
+    // One that was made just now is looked for, once.
+    if !client.is_in_process() && arguments.names.iter().any(|name| is_unknown(&known, name)) {
+        match client.post(&vault.at("/backupFabrics/Azure/refreshContainers"), None) {
+            Ok(answer) => {
+                client.follow(&answer)?;
+                known = machines(&client)?;
+            }
+            // Who may not look is told what is known.
+            Err(error) if error.has_status(403) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let policy = policy_id(&vault, &arguments.policy);
     let (done, is_whole) = each(context, &arguments.names, |name| {
         let machine = choose_machine(&known, name)?;

@@ -1,0 +1,335 @@
+//! When jobs begin, what they wait for, and what they say of what they did not find.
+
+#[path = "common/faults.rs"]
+mod faults;
+#[path = "common/host.rs"]
+mod host;
+
+use faults::Faults;
+use host::FakeHost;
+use jiff::Timestamp;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query, Table, Vault};
+use strongroom_domain::job::JobStatus;
+use strongroom_engine::service::config::StorageAccount;
+use strongroom_engine::service::restore::{self, Target};
+use strongroom_engine::service::vaults::VaultSettings;
+use strongroom_engine::service::{
+    Clock, Host, Service, ServiceConfig, SystemClock, backup, groups, items, machines, points, policies,
+    vaults,
+};
+use strongroom_store::Session;
+use strongroom_store::objects::Location;
+use strongroom_store::objects::testing::{ErrorAnswer, S3Server};
+use uuid::Uuid;
+
+/// The system's clock, which can be put forward.
+struct Ahead(SystemClock, Arc<Mutex<Duration>>);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        self.0.now() + *self.1.lock().unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed() + *self.1.lock().unwrap()
+    }
+}
+
+/// A service that runs, with a vault; each machine is off and has a disk.
+struct Lab {
+    directory: tempfile::TempDir,
+    host: FakeHost,
+    ahead: Arc<Mutex<Duration>>,
+    faults: Faults,
+    service: Service,
+    vault: Uuid,
+}
+
+impl Lab {
+    fn new(settings: &VaultSettings) -> Self {
+        Self::with_accounts(settings, Vec::new())
+    }
+
+    fn with_accounts(settings: &VaultSettings, storage_accounts: Vec<StorageAccount>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("disks")).unwrap();
+        fs::create_dir(directory.path().join("sockets")).unwrap();
+        let host = FakeHost::new(&directory.path().join("sockets"));
+        let config = ServiceConfig {
+            data: directory.path().join("data"),
+            hosts: Vec::new(),
+            storage_accounts,
+            ..ServiceConfig::default()
+        };
+        let hosts = vec![Host {
+            name: "host".into(),
+            hypervisor: Arc::new(host.clone()),
+            group: "group".into(),
+            location: "local".into(),
+        }];
+        let ahead = Arc::new(Mutex::new(Duration::ZERO));
+        let clock = Arc::new(Ahead(SystemClock::new(), ahead.clone()));
+        let faults = Faults::default();
+        let around = |catalog| faults.around(catalog);
+        let service = Service::open_around(config, hosts, clock, around).unwrap();
+        groups::put(&service, "group", "local", None).unwrap();
+        let vault = vaults::put(&service, "group", "vault", "local", settings).unwrap().0.id;
+        service.start().unwrap();
+        Self { directory, host, ahead, faults, service, vault }
+    }
+
+    fn vault(&self) -> Vault {
+        self.service.catalog().get(self.vault).unwrap().unwrap()
+    }
+
+    fn define(&self, name: &str) {
+        let disk = self.directory.path().join("disks").join(name);
+        fs::write(&disk, vec![7; 1 << 20]).unwrap();
+        self.host.add(name, &[("vda", disk.as_path())]);
+    }
+
+    fn machine(&self, name: &str) -> Machine {
+        self.define(name);
+        machines::discover(&self.service).unwrap();
+        machines::get(&self.service, "group", name).unwrap()
+    }
+
+    fn protect(&self, name: &str) -> Item {
+        let policy = policies::get(&self.service, &self.vault(), "DefaultPolicy").unwrap();
+        items::protect(&self.service, &self.vault(), &self.machine(name), &policy, None, "test").unwrap().item
+    }
+
+    fn back_up(&self, item: &Item) -> Job {
+        let item: Item = self.service.catalog().get(item.id).unwrap().unwrap();
+        backup::backup_now(&self.service, &item, None, "test").unwrap()
+    }
+
+    fn until(&self, id: Uuid, is_so: impl Fn(&Job) -> bool) -> Job {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let job: Job = self.service.catalog().get(id).unwrap().unwrap();
+            if is_so(&job) {
+                return job;
+            }
+            assert!(Instant::now() < until, "{job:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn over(&self, id: Uuid) -> Job {
+        self.until(id, |job| job.status.is_over())
+    }
+
+    fn points(&self, item: &Item) -> Vec<Point> {
+        points::list(&self.service, item, None, None).unwrap()
+    }
+
+    fn key(&self) -> PathBuf {
+        self.service.data().keys().join(format!("{}.key", self.vault))
+    }
+
+    /// The vault's store, opened beside the service.
+    fn store(&self) -> strongroom_store::Vault {
+        let location = Location::parse(&self.vault().store_location).unwrap();
+        strongroom_engine::vaults::open(&location, Some(&self.key())).unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.service.stop();
+    }
+}
+
+fn for_one_writer() -> VaultSettings {
+    VaultSettings { single_writer: Some(true), ..VaultSettings::default() }
+}
+
+#[test]
+fn a_backup_waits_while_something_else_writes_to_a_vault_for_one_writer() {
+    let lab = Lab::new(&for_one_writer());
+    assert!(vaults::is_single_writer(&lab.service, &lab.vault()).unwrap());
+    let item = lab.protect("machine");
+    let other = Session::begin(&lab.store(), "another program's run").unwrap();
+    let job = lab.back_up(&item);
+    let waiting = lab.until(job.id, |job| job.status.is_over() || job.not_before.is_some());
+    assert_eq!(waiting.status, JobStatus::InProgress, "{waiting:#?}");
+    assert!(waiting.warnings.iter().any(|w| w.contains("another program's run")), "{waiting:#?}");
+    drop(other);
+    *lab.ahead.lock().unwrap() += Duration::from_secs(3600);
+    let done = lab.over(job.id);
+    // It made no difference to the point, and none is told.
+    assert_eq!(done.status, JobStatus::Completed, "{done:#?}");
+    assert_eq!((done.attempts, lab.points(&item).len()), (1, 1));
+}
+
+#[test]
+fn a_backup_that_waits_for_its_vault_can_be_cancelled_and_does_not_wait_for_ever() {
+    let lab = Lab::new(&for_one_writer());
+    let item = lab.protect("machine");
+    let _other = Session::begin(&lab.store(), "another program's run").unwrap();
+    let job = lab.back_up(&item);
+    lab.until(job.id, |job| job.not_before.is_some());
+    strongroom_engine::service::jobs::cancel(&lab.service, &lab.vault(), job.id).unwrap();
+    assert_eq!(lab.over(job.id).status, JobStatus::Cancelled);
+    let job = lab.back_up(&item);
+    lab.until(job.id, |job| job.not_before.is_some());
+    *lab.ahead.lock().unwrap() += Duration::from_secs(25 * 3600);
+    let failed = lab.over(job.id);
+    assert_eq!(failed.status, JobStatus::Failed, "{failed:#?}");
+    assert!(failed.errors[0].message.contains("another program's run"), "{failed:#?}");
+}
+
+/// How many of two backups hold a lease at once, at most.
+fn at_once(settings: &VaultSettings) -> usize {
+    let lab = Lab::new(settings);
+    let items = [lab.protect("one"), lab.protect("two")];
+    // The store was opened: what it is is known.
+    lab.over(lab.back_up(&items[0]).id);
+    let most = Arc::new(AtomicUsize::new(0));
+    let (seen, service) = (most.clone(), lab.service.clone());
+    lab.host.after_inspect(move |_| {
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until && seen.load(Ordering::SeqCst) < 2 {
+            let open: Vec<Job> = service.catalog().find(&Query::all().eq("open", true)).unwrap();
+            seen.fetch_max(open.iter().filter(|j| j.lease.is_some()).count(), Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let jobs = [lab.back_up(&items[0]), lab.back_up(&items[1])];
+    for job in jobs {
+        let job = lab.over(job.id);
+        assert_eq!((job.status, job.attempts), (JobStatus::Completed, 1), "{job:#?}");
+    }
+    most.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_vault_for_one_writer_has_one_backup_at_a_time() {
+    assert_eq!(at_once(&VaultSettings::default()), 2);
+    assert_eq!(at_once(&for_one_writer()), 1);
+}
+
+#[test]
+fn a_vault_stays_what_it_was_made_as() {
+    let lab = Lab::new(&VaultSettings::default());
+    let error = vaults::put(&lab.service, "group", "vault", "local", &for_one_writer()).unwrap_err();
+    assert!(error.message.contains("for several writers"), "{error}");
+    assert!(!vaults::is_single_writer(&lab.service, &lab.vault()).unwrap());
+}
+
+#[test]
+fn a_machine_that_was_defined_just_now_is_found() {
+    let lab = Lab::new(&VaultSettings::default());
+    machines::discover(&lab.service).unwrap();
+    lab.define("new");
+    // A moment after the last look.
+    let found = machines::get_or_look(&lab.service, "group", "new").unwrap();
+    assert_eq!(found.name, "new");
+    let error = machines::get_or_look(&lab.service, "group", "none").unwrap_err();
+    assert_eq!(error.code, Some("ResourceNotFound"), "{error}");
+}
+
+#[test]
+fn what_was_not_found_is_named_with_what_to_do() {
+    let lab = Lab::new(&VaultSettings::default());
+    let item = lab.protect("machine");
+    lab.over(lab.back_up(&item).id);
+    let point = lab.points(&item).remove(0);
+    let restore = |to: &str| {
+        let directory = lab.directory.path().join(to);
+        fs::create_dir(&directory).unwrap();
+        let target = Target::Disks { place: "place".into(), directory, pool: None, format: None };
+        let (service, vault) = (&lab.service, lab.vault());
+        let job = restore::restore(service, &vault, &item, &point, target, None, "group", "test", false);
+        let mut job = lab.over(job.unwrap().id);
+        assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+        job.errors.remove(0)
+    };
+    // The point is not in the vault any more.
+    let points = PathBuf::from(lab.vault().store_location).join("points");
+    fs::rename(&points, points.with_extension("aside")).unwrap();
+    let error = restore("first");
+    assert_eq!(error.name, "UserErrorRecoveryPointNotFound", "{error:?}");
+    assert!(error.recommendation.contains("vault reconcile"), "{error:?}");
+    fs::rename(points.with_extension("aside"), &points).unwrap();
+    // Its file system is not mounted.
+    let place = PathBuf::from(lab.vault().store_location);
+    fs::rename(&place, place.with_extension("aside")).unwrap();
+    fs::create_dir(&place).unwrap();
+    let error = restore("second");
+    assert_ne!(error.name, "UserErrorVmNotFound", "{error:?}");
+    assert!(!error.recommendation.contains("machine"), "{error:?}");
+    // It is the machine.
+    fs::remove_dir_all(&place).unwrap();
+    fs::rename(place.with_extension("aside"), &place).unwrap();
+    strongroom_hypervisor::Hypervisor::undefine(&lab.host, "machine").unwrap();
+    let failed = lab.over(lab.back_up(&item).id);
+    assert_eq!(failed.errors[0].name, "UserErrorVmNotFound", "{failed:#?}");
+}
+
+/// A restore into a container that ends while its disks are being sent: the container refuses or vanishes, for once or for good.
+#[test]
+fn a_container_that_gives_up_midway_gets_no_half_restore() {
+    let server = Arc::new(S3Server::start());
+    let account: StorageAccount = serde_json::from_value(serde_json::json!({
+        "name": "account",
+        "url": server.location("restores"),
+        "endpoint": server.endpoint(),
+        "account": S3Server::ACCESS_KEY_ID,
+        "key_file": "KEY",
+        "allow_http": true,
+        "group": "group",
+        "location": "local",
+    }))
+    .unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let key_file = keys.path().join("key");
+    fs::write(&key_file, S3Server::SECRET_ACCESS_KEY).unwrap();
+    let account = StorageAccount { key_file: Some(key_file), ..account };
+    let lab = Lab::with_accounts(&VaultSettings::default(), vec![account]);
+    let item = lab.protect("machine");
+    lab.over(lab.back_up(&item).id);
+    let point = lab.points(&item).remove(0);
+    // From when the job says which uploads it has begun on.
+    let restore = |status: u16, code: &'static str, times: usize| -> Job {
+        let (server, mut left) = (server.clone(), times);
+        lab.faults.set(move |changes| {
+            let has_begun = |c: &Change| matches!(c, Change::Put { table: Table::Jobs, doc, .. } if doc.contains(r#""uploads":[["#));
+            if left > 0 && changes.iter().any(has_begun) {
+                let answer = ErrorAnswer { status, code, after_effect: false };
+                server.answer_next(std::iter::repeat_n(answer, std::mem::take(&mut left)));
+            }
+            None
+        });
+        let target = Target::Container { place: "account".into(), place_group: "group".into(), format: None };
+        let (service, vault) = (&lab.service, lab.vault());
+        let job = restore::restore(service, &vault, &item, &point, target, None, "group", "test", false);
+        let job = lab.over(job.unwrap().id);
+        lab.faults.heal();
+        job
+    };
+    for (status, code, name) in [
+        (403, "AccessDenied", "UserErrorStorageAccountAccessDenied"),
+        (404, "NoSuchBucket", "UserErrorStorageContainerNotFound"),
+    ] {
+        let job = restore(status, code, 1);
+        assert_eq!((job.status, job.errors[0].name.as_str()), (JobStatus::Failed, name), "{job:#?}");
+        assert!(job.warnings.is_empty(), "{job:#?}");
+        assert_eq!(server.names("restores"), Vec::<String>::new(), "{job:#?}");
+    }
+    let job = restore(0, "", 0);
+    assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
+    let whole = server.names("restores");
+    assert!(whole.iter().any(|name| name.ends_with(".qcow2")), "{whole:?}");
+    // For good: what was sent cannot be taken away either, and that is said, with where it is.
+    let job = restore(403, "AccessDenied", 1000);
+    assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+    let told = &job.warnings[0];
+    assert!(told.contains("remove machine-") && told.contains(&server.location("restores")), "{told}");
+}
