@@ -35,8 +35,8 @@ pub use kept::{KeptDisk, KeptSnapshot};
 pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
 pub use snapshot::{
-    Changes, DiskParent, DiskSnapshot, MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest,
-    Timings, UseClones,
+    Changes, DiskParent, DiskSnapshot, EXCLUDED, MachineSnapshot, Outcome, Quiesce, ReadDisk, Road,
+    SnapshotRequest, Timings, UseClones,
 };
 
 use std::path::{Path, PathBuf};

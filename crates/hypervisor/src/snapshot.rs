@@ -43,6 +43,9 @@ pub enum UseClones {
     Never,
 }
 
+/// Why a disk is not in a snapshot that was not to be: see [`MachineSnapshot::skipped`].
+pub const EXCLUDED: &str = "it is excluded";
+
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SnapshotRequest {

@@ -3,7 +3,7 @@
 //! What is found damaged is recorded, so that the next backup of the same data heals it, and named with the points
 //! it touches. The index is derived from packs: where it is damaged it is rebuilt here, and reported all the same.
 
-use crate::commits::{self, Commit};
+use crate::commits;
 use crate::crypto::Id;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
@@ -11,16 +11,16 @@ use crate::frames::decode;
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header};
 use crate::index::run::PackRow;
 use crate::index::{Excluded, INDEX_PREFIX, Index, Location, Pending};
-use crate::lease::{self, Lease, LeaseRecord, LeaseState};
+use crate::lease::{self, Lease, LeaseState};
 use crate::limits::PACK_MAX_BYTES;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::objects::{Kind, ObjectInfo};
 use crate::pack::{read_directory, walk};
 use crate::progress::Progress;
 use crate::reclaim::condemned;
-use crate::roll::{self, Roll, RollPoint, RollState};
+use crate::roll::{self, RollState};
 use crate::tree::NodeSource as _;
-use crate::vault::{Survey, Vault};
+use crate::vault::Vault;
 use crate::{damage, lists, marker, note, record, tombstone};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -192,75 +192,36 @@ impl Run<'_> {
                 Err(e) => return Err(e),
             }
         }
-        if let RollState::Known { mut roll, .. } = roll::load(self.vault)? {
-            // And those that reclaim has not taken down yet.
-            for found in lease::list(self.vault)? {
-                if let Some(LeaseRecord {
-                    state: LeaseState::Committed, commit: Some(commit), session, ..
-                }) = found.record
-                {
-                    let Commit { point, item_key } = commit;
-                    roll.points.push(RollPoint { point, item_key, session: Some(session) });
-                }
-            }
-            // The roll before the points: one that is forgotten meanwhile has its tombstone.
-            let survey = self.vault.survey(None)?;
-            let present: HashSet<PointId> = survey.present().collect();
-            self.log(&roll, &present, &survey)?;
-            for known in roll.points.iter().filter(|known| !present.contains(&known.point)) {
-                if survey.tombstones.covering(self.vault, &known.point, known.session)?.is_some() {
-                    continue;
-                }
-                let object = manifest::object_name(&known.item_key, &known.point);
-                self.fault(
-                    &object,
-                    format!(
-                        "the point is not there, and nobody forgot it: mount or restore what is missing, or `strongroom rescue vault reclaim LOCATION --accept-loss {}` writes it off",
-                        known.point
-                    ),
-                );
-                let fault = self.faults.entry(object).or_default();
-                fault.points.insert(TouchedPoint { point: known.point, item: None });
-            }
+        let out = self.vault.out_of_sight()?;
+        for missing in out.points {
+            let vault = self.vault.location();
+            let detail = match missing.was_there {
+                true => format!(
+                    "the point is not there, and nobody forgot it: mount or restore what is missing, or `strongroom rescue \
+                     vault reclaim {vault} --accept-loss {}` writes it off",
+                    missing.point
+                ),
+                false => "a session was about to commit this point, which is not there: it died then, or what it wrote is out \
+                          of sight. Mount or restore what is missing; a day later it is taken for not committed"
+                    .to_owned(),
+            };
+            self.fault(&missing.object, detail);
+            let fault = self.faults.entry(missing.object).or_default();
+            fault.points.insert(TouchedPoint { point: missing.point, item: None });
         }
-        Ok(())
-    }
-
-    /// The commit log: each of its entries must be there, and what it was about to commit, unless that is known not to have
-    /// been.
-    fn log(&mut self, roll: &Roll, present: &HashSet<PointId>, survey: &Survey) -> Result<()> {
-        let known = commits::known(self.vault, roll.accounted)?;
-        for number in &known.missing {
+        for object in out.log {
             self.fault(
-                commits::object_name(*number),
+                object,
                 "it is not there, and a later entry is: which points the vault has is not known. Mount or restore what is \
                  missing; where all points are listed, `strongroom rescue vault reclaim --as-listed` goes on without it",
             );
         }
-        let leased: HashSet<SessionId> =
-            lease::list(self.vault)?.into_iter().map(|found| found.session).collect();
-        for (session, Commit { point, item_key }) in known.commits {
-            if present.contains(&point)
-                || leased.contains(&session)
-                || roll.settled.binary_search(&session).is_ok()
-                || survey.tombstones.covering(self.vault, &point, Some(session))?.is_some()
-                || self.vault.covering(&item_key, &point, Some(session))?.is_some()
-            {
-                continue;
-            }
-            let object = manifest::object_name(&item_key, &point);
-            // Committed since the points were listed.
-            if self.vault.objects().head(&object)?.is_some() {
-                continue;
-            }
+        if out.unexplained_packs {
             self.fault(
-                &object,
-                format!(
-                    "session {session} was about to commit this point, which is not there: it died then, or what it wrote is \
-                     out of sight. Mount or restore what is missing; a day later it is taken for not committed"
-                ),
+                "packs/",
+                "there are packs, and neither a point nor a tombstone nor a session: what tells whose they are is out of sight. \
+                 Mount or restore what is missing",
             );
-            self.faults.entry(object).or_default().points.insert(TouchedPoint { point, item: None });
         }
         Ok(())
     }

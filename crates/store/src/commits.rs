@@ -48,7 +48,7 @@ pub fn add(vault: &Vault, entry: &Entry) -> Result<u64> {
         let name = object_name(number);
         match vault.objects().put_new(&name, record::encode(vault.keys(), &name, entry)?) {
             Ok(()) => {
-                vault.last_commit().fetch_max(number, Ordering::Relaxed);
+                vault.last_commit().store(number, Ordering::Relaxed);
                 return Ok(number);
             }
             Err(e) if e.kind == Kind::AlreadyExists => number += 1,
@@ -67,8 +67,12 @@ fn last_known(vault: &Vault) -> Result<u64> {
         },
     };
     let seen = vault.last_commit().load(Ordering::Relaxed);
-    if seen > 0 {
-        return Ok(seen.max(accounted));
+    if seen > 0 && seen <= accounted {
+        return Ok(accounted);
+    }
+    // It may be gone with a file system that was put back to an earlier state.
+    if seen > 0 && matches!(load(vault, seen), Ok(Some(_))) {
+        return Ok(seen);
     }
     // A listing that leaves some out costs more attempts, nothing else.
     let mut listed = BTreeSet::new();

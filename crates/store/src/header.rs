@@ -17,7 +17,7 @@ pub const FORMAT: &str = "strongroom-vault";
 pub const VERSION: u64 = 2;
 /// What a program must know to write to a vault of version 2, or to judge what is in it. Every later change of the format adds a
 /// name here, and the release that brought it below.
-pub const REQUIRES: [&str; 4] = ["kept", "tombstones", "roll", "marker"];
+pub const REQUIRES: [&str; 5] = ["kept", "tombstones", "roll", "marker", "commits"];
 /// Required besides of a vault for a single writer: who writes to it must know that nobody else may.
 pub const SINGLE_WRITER: &str = "single-writer";
 /// The first release that knows all of them.

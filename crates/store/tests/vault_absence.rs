@@ -414,7 +414,8 @@ fn a_vault_of_version_1_is_upgraded_once_wherever_it_is_killed() {
         let header = std::str::from_utf8(&header).unwrap().to_owned();
         assert!(
             header.contains(r#""version":2"#)
-                && header.contains(r#""requires":["kept","tombstones","roll","marker","commits"]"#)
+                && header.contains(r#""requires":["kept","tombstones","roll","marker","commits"]"#),
+            "{header}"
         );
         for name in ["marker", "marker.copy", "roll", "roll.copy", "lists"] {
             assert!(vault.objects().head(name).unwrap().is_some(), "{name} after a kill at {k}");
@@ -472,15 +473,22 @@ fn what_was_dead_before_tombstones_is_freed_once_two_agreements_say_so() {
             *clock.0.lock() += jiff::SignedDuration::from_hours(23);
             assert_eq!(vault.agree(&known).unwrap(), Agreement::First { since });
             nothing("agreed twice on a day");
-            // Somebody who disagrees begins it anew.
+            // Somebody who misses a point begins it anew; one who does not know one yet does not.
+            let lost = vault.environment().new_point_id();
             assert_eq!(
-                vault.agree(&known[1..]).unwrap(),
-                Agreement::Differs { missing: vec![], unknown: vec![known[0]] }
+                vault.agree(&[known[0], known[1], lost]).unwrap(),
+                Agreement::Differs { missing: vec![lost], unknown: vec![] }
             );
             *clock.0.lock() += jiff::SignedDuration::from_hours(2);
             let Agreement::First { .. } = vault.agree(&known).unwrap() else { panic!() };
             nothing("after a difference");
-            *clock.0.lock() += jiff::SignedDuration::from_hours(24);
+            *clock.0.lock() += jiff::SignedDuration::from_hours(12);
+            assert_eq!(
+                vault.agree(&known[1..]).unwrap(),
+                Agreement::Differs { missing: vec![], unknown: vec![known[0]] }
+            );
+            nothing("while one was not known");
+            *clock.0.lock() += jiff::SignedDuration::from_hours(12);
             assert_eq!(vault.agree(&known).unwrap(), Agreement::Confirmed);
             assert_eq!(vault.agree(&known).unwrap(), Agreement::Confirmed);
             assert!(reclaim_all(&vault, None).packs_deleted > 0);
@@ -606,6 +614,89 @@ fn a_point_whose_taking_back_was_cut_short_can_be_made_again() {
     assert!(check(&vault, true).is_sound());
     // One that is there is not made again.
     assert!(matches!(commit().unwrap_err(), StoreError::Object(e) if e.kind == Kind::AlreadyExists));
+}
+
+/// All that tells of points is away, the packs are there: that is not a vault without points.
+#[test]
+fn packs_without_points_are_not_taken_for_nobodys() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    let hide = |names: &[&str]| {
+        for name in names {
+            std::fs::rename(directory.path().join(name), directory.path().join(format!("{name}.away")))
+                .unwrap();
+        }
+    };
+    let restore = |names: &[&str]| {
+        for name in names {
+            let _ = std::fs::remove_dir_all(directory.path().join(name));
+            let _ = std::fs::remove_file(directory.path().join(name));
+            std::fs::rename(directory.path().join(format!("{name}.away")), directory.path().join(name))
+                .unwrap();
+        }
+    };
+    let as_listed = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+    // The points alone: leases and the log know of them.
+    hide(&["points"]);
+    assert_eq!(vault.out_of_sight().unwrap().points.len(), 3);
+    restore(&["points"]);
+    // Leases too: the log does.
+    hide(&["points", "sessions"]);
+    let out = vault.out_of_sight().unwrap();
+    assert!(out.points.len() == 3 && out.points.iter().all(|missing| !missing.was_there), "{out:?}");
+    assert!(out.told().contains(&points[0].0.point.to_string()), "{}", out.told());
+    assert!(!check(&vault, false).is_sound());
+    restore(&["points", "sessions"]);
+    // All of them, and the roll.
+    let all = ["points", "sessions", "commits", "roll", "roll.copy"];
+    hide(&all);
+    let before = stored(&vault, "packs/");
+    assert!(vault.out_of_sight().unwrap().unexplained_packs);
+    let report = check(&vault, false);
+    assert!(report.findings.iter().any(|finding| finding.object == "packs/"), "{:?}", report.findings);
+    let refused = try_reclaim(&vault, &as_listed).unwrap_err();
+    assert!(refused.to_string().contains("neither a point nor a tombstone"), "{refused}");
+    assert_eq!(stored(&vault, "packs/"), before);
+    restore(&all);
+    assert!(vault.out_of_sight().unwrap().is_nothing());
+    reclaim_all(&vault, None);
+    assert_whole(&vault, &points, "after they came back");
+    // In the roll they are known, whatever became of leases and log.
+    hide(&["points", "sessions", "commits"]);
+    let out = vault.out_of_sight().unwrap();
+    assert!(out.points.len() == 3 && out.points.iter().all(|missing| missing.was_there), "{out:?}");
+    restore(&["points", "sessions", "commits"]);
+    assert!(check(&vault, true).is_sound());
+}
+
+/// Whatever a refusal names can be written off, also what only the counts of an earlier reclaim know.
+#[test]
+fn a_loss_that_only_the_counts_know_can_be_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    let rolls = ["roll", "roll.copy"].map(|name| directory.path().join(name));
+    let empty: Vec<Vec<u8>> = rolls.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    reclaim_all(&vault, Some(cache.path()));
+    let id = points[2].0.point;
+    let lost = vault.objects().list("points/").unwrap();
+    let lost = lost.iter().find(|o| o.name.ends_with(&id.to_string())).unwrap();
+    std::fs::remove_file(directory.path().join(&lost.name)).unwrap();
+    // A vault brought back from an older copy, log and all: but for the packs nothing of it tells of the point.
+    for (path, bytes) in rolls.iter().zip(empty) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    for object in vault.objects().list("commits/").unwrap() {
+        std::fs::remove_file(directory.path().join(object.name)).unwrap();
+    }
+    std::fs::remove_file(directory.path().join("lists")).unwrap();
+    let vault = Vault::open_in(objects_at(directory.path()), &key, Arc::new(Incarnation(2))).unwrap();
+    let options = ReclaimOptions { cache_dir: Some(cache.path().to_owned()), ..ReclaimOptions::default() };
+    assert_eq!(missing(try_reclaim(&vault, &options)), [id]);
+    try_reclaim(&vault, &ReclaimOptions { accept_loss: vec![id], ..options }).unwrap();
+    assert_whole(&vault, &points[..2], "after the loss");
 }
 
 /// The commit log does not grow with what was committed long ago; nor does it need what is pruned.

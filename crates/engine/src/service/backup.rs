@@ -443,6 +443,28 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         None => (None, None, None),
     };
     let encrypted = crate::machine::encryption::encrypted_disks(manifest);
+    let disks = manifest
+        .disks
+        .iter()
+        .map(|d| PointDisk {
+            lun: lun_of(&d.name),
+            target: d.name.clone(),
+            size_bytes: d.size_bytes,
+            encrypted: encrypted.contains(&d.name),
+        })
+        .collect();
+    // How large those are that were left out it does not say.
+    let excluded: Vec<PointDisk> = MachineRecord::of(manifest)
+        .skipped
+        .into_iter()
+        .filter(|skipped| skipped.reason == strongroom_hypervisor::EXCLUDED)
+        .map(|skipped| PointDisk {
+            lun: lun_of(&skipped.disk),
+            target: skipped.disk,
+            size_bytes: 0,
+            encrypted: false,
+        })
+        .collect();
     Point {
         id: manifest.point,
         version: 0,
@@ -451,18 +473,9 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         name: arm_names::recovery_point_name(&manifest.point, 0),
         taken_at: manifest.taken_at,
         consistency: manifest.consistency.clone(),
-        disks: manifest
-            .disks
-            .iter()
-            .map(|d| PointDisk {
-                lun: lun_of(&d.name),
-                target: d.name.clone(),
-                size_bytes: d.size_bytes,
-                encrypted: encrypted.contains(&d.name),
-            })
-            .collect(),
-        excluded: Vec::new(),
-        has_choice: false,
+        disks,
+        has_choice: !excluded.is_empty(),
+        excluded,
         os: "Linux".into(),
         stored_bytes: manifest.stored_bytes,
         reason,

@@ -6,7 +6,7 @@
 
 use super::backup::{free_name, point_row};
 use super::notes::{NotedItem, NotedPoint, NotedSettings};
-use super::{Service, groups, notes, policies, vaults};
+use super::{Service, groups, notes, policies, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
@@ -104,6 +104,13 @@ pub fn import(
             PointKind::Image => passed_over.push(format!("{} of image {}", point.point, point.item)),
         }
     }
+    let out = store.out_of_sight()?;
+    if !out.is_nothing() {
+        passed_over.push(format!(
+            "what is not to be seen: {}. Mount or restore it; nothing of the vault is freed, and it is not deleted, until then",
+            out.told()
+        ));
+    }
     let settings = take_settings(&mut vault, &store, &mut passed_over)?;
     let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
     let noted = notes::items_in(&store, &mut passed_over)?;
@@ -158,6 +165,8 @@ pub fn import(
     service.catalog.apply(&changes)?;
     vault.version = 1;
     notes::changed(service, &vault);
+    // What differs is shown from the start.
+    reconcile::one(service, &vault)?;
     Ok(Imported { vault, items, points, policies: named, settings, stopped, passed_over })
 }
 
@@ -181,8 +190,7 @@ fn take_settings(
     passed_over: &mut Vec<String>,
 ) -> Result<bool> {
     let (settings, is_there) = match notes::settings_in(store, passed_over)? {
-        NotedSettings::Missing => return Ok(false),
-        NotedSettings::Damaged => (Map::new(), false),
+        NotedSettings::Missing | NotedSettings::Damaged => (Map::new(), false),
         NotedSettings::There(settings) => (settings, true),
     };
     let mut strict = Vec::new();
@@ -215,7 +223,7 @@ fn take_settings(
     take!(immutability or Immutability::Unlocked);
     if !strict.is_empty() {
         passed_over.push(format!(
-            "what the vault had as {}: soft delete is on, for {} days, and the vault immutable, but not locked, where that was not read; look at them with `strongroom vault show`, and set them",
+            "what the vault had as {} is not known: soft delete is on, for {} days, and the vault immutable, but not locked, where that was not read; look at them with `strongroom vault show`, and set them",
             strict.join(", "),
             vault.soft_delete_days,
         ));

@@ -388,12 +388,30 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
 pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
     let store = service.store(vault)?;
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
-    let mut all_gone = true;
+    let mut left = Vec::new();
     for point in &points {
-        all_gone &= super::retention::forget(service, &store, point)?;
+        if !super::retention::forget(service, &store, point)? {
+            left.push(point.id);
+        }
     }
     vaults::reclaim_later(service, vault.id)?;
-    if !all_gone {
+    let mut missing = Vec::new();
+    for id in &left {
+        if service.catalog.get::<Point>(id)?.is_some_and(|point| point.missing_since.is_some()) {
+            missing.push(id.to_string());
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "the deleted machine '{}' cannot be purged: of its recovery points these are not found in the vault, which does not say that they were forgotten: {}. Put them back, or accept the loss with `strongroom point forget POINT --missing`",
+                item.machine_name,
+                missing.join(", ")
+            ),
+        ));
+    }
+    if !left.is_empty() {
         // Looked at again.
         return Ok(());
     }

@@ -58,6 +58,9 @@ pub struct Report {
     pub forgotten: Vec<PointId>,
     /// Points that were missing, and are there again.
     pub returned: Vec<PointId>,
+    /// The vault could not write down that it agrees.
+    #[serde(default)]
+    pub is_unnoted: bool,
     /// Why space was not given back at last.
     pub reclaim_problem: Option<String>,
     /// Why the deleted vault could not be purged.
@@ -227,11 +230,17 @@ fn compare(service: &Service, vault: &Vault, found: &mut Report) -> Result<()> {
         }
         Ok(Agreement::Confirmed | Agreement::First { .. }) => {}
         Err(error) => {
-            tracing::warn!(vault = vault.name, %error, "the vault could not note what it has");
+            tracing::warn!(vault = vault.name, %error, "the vault could not note what it has; it is tried again");
+            found.is_unnoted = true;
         }
     }
     let agrees = found.missing.is_empty() && found.unlisted.is_empty() && found.unmanaged == 0;
     found.state = if agrees { State::Agreed } else { State::Differs };
+    let out = held.store.out_of_sight()?;
+    if !out.log.is_empty() || out.unexplained_packs {
+        found.state = State::Unknown;
+        found.problem = Some(format!("of what it holds, this is not to be seen: {}", out.told()));
+    }
     Ok(())
 }
 
@@ -299,9 +308,10 @@ pub fn all(service: &Service) -> Result<()> {
             return Ok(());
         }
         if is_due(service, vault.id) {
-            let state = one(service, &vault).map(|report| report.state)?;
+            let report = one(service, &vault)?;
             // What is not known is asked for again before a day is over.
-            let wait = if state == State::Unknown { RETENTION_INTERVAL } else { RECONCILIATION_INTERVAL };
+            let is_open = report.state == State::Unknown || report.is_unnoted;
+            let wait = if is_open { RETENTION_INTERVAL } else { RECONCILIATION_INTERVAL };
             service.reconciliation.0.lock().insert(vault.id, Instant::now() + wait);
         }
     }

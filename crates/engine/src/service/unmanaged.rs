@@ -217,14 +217,23 @@ pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str)
 pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
     let row =
         service.catalog.get::<Point>(point)?.filter(|p| p.vault == vault.id && p.missing_since.is_some());
+    let store = held::present(service, vault)?;
     let Some(row) = row else {
+        // One that the vault alone knows of, after an import say.
+        let is_known = service.catalog.get::<Point>(point)?.is_some();
+        if !is_known && store.out_of_sight()?.points.iter().any(|missing| missing.point == *point) {
+            store.accept_loss(point, &format!("lost, accepted by {asked_by}"))?;
+            tracing::warn!(vault = vault.name, %point, asked_by, "the loss of a missing point was accepted");
+            vaults::reclaim_later(service, vault.id)?;
+            reconcile::soon(service);
+            return Ok(());
+        }
         return Err(Error::not_found(format!(
             "No recovery point {point} is missing in vault '{}'; see `strongroom vault show`.",
             vault.name
         ))
         .coded("ResourceNotFound"));
     };
-    let store = held::present(service, vault)?;
     if held::absence(service, &store, &row)? == Absence::Present {
         reconcile::one(service, vault)?;
         return Err(Error::new(

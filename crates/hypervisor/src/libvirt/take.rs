@@ -188,7 +188,7 @@ pub fn plan(
     }
     for disk in all {
         if request.exclude.contains(&disk.target) {
-            skipped.push((disk.target, "it is excluded".to_owned()));
+            skipped.push((disk.target, crate::snapshot::EXCLUDED.to_owned()));
             continue;
         }
         if let Some(why) = disk.skipped {

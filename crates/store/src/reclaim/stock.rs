@@ -234,11 +234,21 @@ impl Run<'_> {
             self.roll.points.clear();
         }
         let mut stock = self.gather()?;
+        if *as_listed && stock.leased.len() == 1 && self.vault.has_packs_of_nobody(&stock.survey)? {
+            return Err(StoreError::Invalid {
+                what: "listing",
+                detail: "there are packs, and neither a point nor a tombstone: that is not all that the vault has. Mount or \
+                         restore what is missing"
+                    .into(),
+            });
+        }
         if !accept_loss.is_empty() {
             let missing = stock.missing(self.vault)?;
             // All is looked at before anything is written off: a reclaim that is refused changes nothing.
+            let counted = self.refs.counted_but_not(&stock.present())?;
             for point in accept_loss {
-                if !missing.contains(point) && self.vault.tombstone(point)?.is_none() {
+                let is_missed = missing.contains(point) || counted.contains(point);
+                if !is_missed && self.vault.tombstone(point)?.is_none() {
                     return Err(StoreError::Invalid {
                         what: "point to write off",
                         detail: format!("point {point} is not missing"),
@@ -246,7 +256,8 @@ impl Run<'_> {
                 }
             }
             refuse_missing(missing.iter().filter(|point| !accept_loss.contains(point)).copied().collect())?;
-            for point in accept_loss.iter().filter(|point| missing.contains(point)) {
+            for point in accept_loss.iter().filter(|point| missing.contains(point) || counted.contains(point))
+            {
                 self.vault.accept_loss(point, "accepted loss")?;
             }
             stock = self.gather()?;
@@ -488,7 +499,15 @@ impl Vault {
                 missing.push(*point);
             }
         }
+        // And those that the vault knows of.
+        for out in self.out_of_sight()?.points {
+            if out.was_there && !known.contains(&out.point) && !present.contains(&out.point) {
+                missing.push(out.point);
+            }
+        }
         missing.extend(survey.vanished.iter().filter(|point| !known.contains(point)));
+        missing.sort_unstable();
+        missing.dedup();
         let mut unknown: Vec<PointId> = present.into_iter().filter(|point| !known.contains(point)).collect();
         unknown.sort_unstable();
         let differs = !missing.is_empty() || !unknown.is_empty();
@@ -504,10 +523,14 @@ impl Vault {
         let (points, differs) = self.compare(known)?;
         let now = self.environment().now();
         // One in the future is of a clock that was wrong.
-        let since = before.first_agreed_at.filter(|since| *since <= now && differs.is_none());
+        let misses = matches!(&differs, Some(Agreement::Differs { missing, .. }) if !missing.is_empty());
+        let since = before.first_agreed_at.filter(|since| *since <= now && !misses);
         let mut roll = Roll { points, ..before.clone() };
-        roll.first_agreed_at = differs.is_none().then_some(since.unwrap_or(now));
-        if since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART) {
+        // A point that the other does not know yet, or not any more, frees nothing: it is no agreement, and no reason to begin
+        // anew.
+        roll.first_agreed_at = if differs.is_none() { Some(since.unwrap_or(now)) } else { since };
+        let is_old = since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART);
+        if is_old && differs.is_none() {
             self.reload();
             let mut settled: BTreeSet<SessionId> = roll.settled.into_iter().collect();
             settled.extend(sessions_of_packs(self, &*self.index()?)?.difference(&leased));

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use strongroom_domain::{ItemName, PointId, PointSelector};
 use strongroom_engine::serve::{Listen, serve};
 use strongroom_engine::{Result, points};
-use strongroom_store::{Manifest, PointList};
+use strongroom_store::{Manifest, OutOfSight, PointList};
 
 #[derive(Debug, Subcommand)]
 pub enum PointCommand {
@@ -27,7 +27,8 @@ pub enum PointCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Points are listed oldest first. Exit status 1 if any cannot be read: those are listed too.
+Points are listed oldest first. Exit status 1 if any cannot be read (those are listed too), or if the vault is known to have
+more than is to be seen.
 
 Examples:
   strongroom rescue point list --vault /srv/backup/vault
@@ -112,6 +113,9 @@ pub fn run(command: PointCommand, context: &Context, interrupt: &Interrupt) -> R
 struct ListDocument<'a> {
     points: &'a [Manifest],
     damaged: Vec<DamagedDocument>,
+    /// What the vault is known to have and is not to be seen, in words; of all its items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_of_sight: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -133,7 +137,8 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
         .into_iter()
         .map(|d| DamagedDocument { object: d.object, point: d.point, error: d.error.to_string() })
         .collect();
-    let document = ListDocument { points: &points, damaged };
+    let out = vault.out_of_sight()?;
+    let document = ListDocument { points: &points, damaged, out_of_sight: out_of_sight(&out) };
     context.print(&document, || {
         if points.is_empty() {
             return String::new();
@@ -171,7 +176,22 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
             damaged.error
         ));
     }
-    Ok(if document.damaged.is_empty() { Outcome::Done } else { Outcome::Damage })
+    if let Some(told) = &document.out_of_sight {
+        warn_out_of_sight(context, told);
+    }
+    let is_whole = document.damaged.is_empty() && document.out_of_sight.is_none();
+    Ok(if is_whole { Outcome::Done } else { Outcome::Damage })
+}
+
+/// In words what is out of sight, if anything is.
+pub(super) fn out_of_sight(out: &OutOfSight) -> Option<String> {
+    (!out.is_nothing()).then(|| out.told())
+}
+
+pub(super) fn warn_out_of_sight(context: &Context, told: &str) {
+    context.warn(format_args!(
+        "of what the vault holds, this is not to be seen: {told}. Mount or restore it; `strongroom rescue vault check` says more"
+    ));
 }
 
 fn run_show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {

@@ -237,13 +237,21 @@ struct StatsDocument {
     location: String,
     #[serde(flatten)]
     stats: Stats,
+    /// What the vault is known to have and is not to be seen, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_of_sight: Option<String>,
 }
 
 fn stats(arguments: &StatsArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key)?;
     let stats = vault.stats()?;
-    let document =
-        StatsDocument { vault: vault.id().to_string(), location: vault.location().to_owned(), stats };
+    let out_of_sight = super::point::out_of_sight(&vault.out_of_sight()?);
+    let document = StatsDocument {
+        vault: vault.id().to_string(),
+        location: vault.location().to_owned(),
+        stats,
+        out_of_sight,
+    };
     context.print(&document, || {
         let s = &document.stats;
         let ratio = |of: u64, by: u64| match by {
@@ -269,7 +277,13 @@ fn stats(arguments: &StatsArgs, context: &Context) -> Result<Outcome> {
         }
         list(&entries)
     })?;
-    Ok(Outcome::Done)
+    match &document.out_of_sight {
+        Some(told) => {
+            super::point::warn_out_of_sight(context, told);
+            Ok(Outcome::Damage)
+        }
+        None => Ok(Outcome::Done),
+    }
 }
 
 #[derive(Serialize)]
