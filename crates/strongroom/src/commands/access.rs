@@ -437,7 +437,7 @@ fn check_scope(scope: &Scope, catalog: &Catalog) -> Result<()> {
         return Ok(());
     }
     // /providers/NAMESPACE, then pairs of type and name.
-    if !is(4, "providers") || parts.len() < 8 || parts.len() % 2 != 0 {
+    if !is(4, "providers") || parts.len() < 8 || !parts.len().is_multiple_of(2) {
         return Err(no_resource());
     }
     let (kind, name) = (format!("{}/{}", parts[5], parts[6]).to_lowercase(), parts[7]);
