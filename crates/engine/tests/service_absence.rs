@@ -18,8 +18,8 @@ use strongroom_domain::retention::PointReason;
 use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Clock, Service, ServiceConfig, backup, groups, housekeeping, items, keys, points, policies, reconcile,
-    retention, storage, unmanaged, vaults,
+    Clock, Service, ServiceConfig, backup, groups, housekeeping, import, items, keys, points, policies,
+    reconcile, retention, storage, unmanaged, vaults,
 };
 use strongroom_engine::{ErrorKind, image};
 use strongroom_store::objects::Location;
@@ -287,6 +287,9 @@ fn a_deleted_items_points_that_are_not_found_stay_known() {
         items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
         lab.pass(DAY);
         assert_eq!(lab.item().state, ItemState::SoftDeleted, "{fault:?}");
+        let problem = reconcile::report(&lab.service, &lab.vault()).unwrap().and_then(|r| r.purge_problem);
+        let problem = problem.unwrap_or_default();
+        assert!(fault != Fault::NoPoints || problem.contains(&lab.rows()[0].to_string()), "{problem}");
         assert_eq!(lab.rows().len(), 1, "{fault:?}");
         fault.end(&lab.place());
         assert_nothing_lost(&lab, &before, &format!("{fault:?}"));
@@ -294,6 +297,29 @@ fn a_deleted_items_points_that_are_not_found_stay_known() {
         assert!(lab.service.catalog().get::<Item>(lab.item).unwrap().is_none(), "{fault:?}");
         assert_eq!(lab.store().points(None).unwrap().points.len(), 0);
     }
+}
+
+/// A vault brought back without its points: what it knows of them is told, and written off only when somebody says so.
+#[test]
+fn an_imported_vault_tells_of_points_that_are_not_to_be_seen() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let points = [lab.point(), lab.point()];
+    Fault::NoPoints.begin(&lab.place());
+    let other = tempfile::tempdir().unwrap();
+    let service = open(other.path(), &lab.hands);
+    let done =
+        import::import(&service, lab.place().to_str().unwrap(), Some(&lab.key()), "group", "back", "local")
+            .unwrap();
+    let told = done.passed_over.join("\n");
+    assert!(points.iter().all(|point| told.contains(&point.id.to_string())), "{told}");
+    let back = vaults::get(&service, "group", "back").unwrap();
+    let report = reconcile::report(&service, &back).unwrap().unwrap();
+    assert_eq!((report.state, report.missing.len()), (reconcile::State::Differs, 2), "{report:?}");
+    let lost = points[0].id;
+    unmanaged::accept_loss(&service, &back, &lost, "somebody").unwrap();
+    unmanaged::accept_loss(&service, &back, &points[1].id, "somebody").unwrap();
+    let report = reconcile::one(&service, &back).unwrap();
+    assert_eq!((report.state, report.missing.len()), (reconcile::State::Agreed, 0), "{report:?}");
 }
 
 #[test]
@@ -393,7 +419,12 @@ fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
     for name in ["points", "sessions"] {
         std::fs::rename(lab.place().join(name), away.join(name)).unwrap();
     }
-    vaults::delete(&lab.service, &lab.vault()).unwrap();
+    let refused = vaults::delete(&lab.service, &lab.vault()).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Busy);
+    assert!(refused.to_string().contains(&made.point.to_string()), "{refused}");
+    // Whoever looks is told.
+    let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert_ne!(report.state, reconcile::State::Agreed);
     lab.pass(20 * DAY);
     for name in ["points", "sessions"] {
         let _ = std::fs::remove_dir_all(lab.place().join(name));
@@ -404,7 +435,6 @@ fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
     let options = strongroom_store::check::CheckOptions { read_data: true };
     let check = strongroom_store::check::check(&lab.store(), &options, &Progress::default()).unwrap();
     assert!(check.findings.iter().all(|f| f.points.is_empty()), "{:?}", check.findings);
-    vaults::undelete(&lab.service, lab.vault).unwrap();
 }
 
 #[test]

@@ -338,6 +338,15 @@ fn what_cannot_be_read_of_a_vault_is_told_and_makes_nothing_laxer() {
     let item = lab.protect("machine", "policy", None);
     lab.point(&item, scheduled(&lab, &daily(2)), false);
     let notes = Path::new(&lab.vault().store_location).join("notes");
+    let settings = std::fs::read(notes.join("settings")).unwrap();
+    std::fs::remove_file(notes.join("settings")).unwrap();
+    // One that is away although its machines are noted is as good as one that cannot be read.
+    let [third, _] = labs();
+    let done = lose_catalog(&lab, &third);
+    assert!(!done.settings && done.passed_over.join("\n").contains("immutab"), "{:?}", done.passed_over);
+    let back = third.vault();
+    assert_eq!((back.immutability, back.soft_delete_days), (Immutability::Unlocked, 180));
+    std::fs::write(notes.join("settings"), settings).unwrap();
     for name in ["settings", "items"] {
         let mut bytes = std::fs::read(notes.join(name)).unwrap();
         bytes[60] ^= 1;

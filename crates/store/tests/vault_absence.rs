@@ -663,10 +663,10 @@ fn packs_without_points_are_not_taken_for_nobodys() {
     reclaim_all(&vault, None);
     assert_whole(&vault, &points, "after they came back");
     // In the roll they are known, whatever became of leases and log.
-    hide(&["points", "sessions", "commits"]);
+    hide(&["points", "commits"]);
     let out = vault.out_of_sight().unwrap();
     assert!(out.points.len() == 3 && out.points.iter().all(|missing| missing.was_there), "{out:?}");
-    restore(&["points", "sessions", "commits"]);
+    restore(&["points", "commits"]);
     assert!(check(&vault, true).is_sound());
 }
 

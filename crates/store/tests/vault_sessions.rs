@@ -62,7 +62,7 @@ fn a_vault_for_one_writer_takes_one_at_a_time() {
         let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         line["requires"].clone()
     };
-    let all = serde_json::json!(["kept", "tombstones", "roll", "marker", "single-writer"]);
+    let all = serde_json::json!(["kept", "tombstones", "roll", "marker", "commits", "single-writer"]);
     assert_eq!(names(), all);
     for name in ["vault.json", "vault.copy.json"] {
         let path = directory.path().join(name);
@@ -71,7 +71,7 @@ fn a_vault_for_one_writer_takes_one_at_a_time() {
         let hash = blake3::hash(line.as_bytes()).to_hex();
         std::fs::write(path, format!("{line}\nblake3 {hash}\n")).unwrap();
     }
-    assert_eq!(names().as_array().unwrap().len(), 4);
+    assert_eq!(names().as_array().unwrap().len(), 5);
     let vault = Vault::open(objects_at(directory.path()), &key).unwrap();
     assert!(vault.is_single_writer().unwrap());
     drop(Session::begin(&vault, "one that writes").unwrap());

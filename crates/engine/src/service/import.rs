@@ -111,10 +111,10 @@ pub fn import(
             out.told()
         ));
     }
-    let settings = take_settings(&mut vault, &store, &mut passed_over)?;
-    let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
     let noted = notes::items_in(&store, &mut passed_over)?;
     let has_noted_items = noted.is_some();
+    let settings = take_settings(&mut vault, &store, has_noted_items, &mut passed_over)?;
+    let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
     let mut noted = noted.unwrap_or_default();
     let mut changes = vec![Change::put(&vault)];
     changes.extend(drafts.values().map(Change::put));
@@ -183,13 +183,15 @@ fn setting<T: DeserializeOwned>(
 }
 
 /// Takes in what the vault says of its settings. Whether it does. What protects data, and cannot be read, is as strict as what
-/// can be taken back.
+/// can be taken back. So is what is not there, although it should be: a service that noted the vault's items noted its settings too.
 fn take_settings(
     vault: &mut Vault,
     store: &strongroom_store::Vault,
+    has_noted_items: bool,
     passed_over: &mut Vec<String>,
 ) -> Result<bool> {
     let (settings, is_there) = match notes::settings_in(store, passed_over)? {
+        NotedSettings::Missing if !has_noted_items => return Ok(false),
         NotedSettings::Missing | NotedSettings::Damaged => (Map::new(), false),
         NotedSettings::There(settings) => (settings, true),
     };

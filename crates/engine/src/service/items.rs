@@ -390,6 +390,11 @@ pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()>
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
     let mut left = Vec::new();
     for point in &points {
+        // Brought back meanwhile: what is left stays.
+        let is_deleted = |row: Item| row.state == ItemState::SoftDeleted;
+        if !service.catalog.get::<Item>(item.id)?.is_some_and(is_deleted) {
+            return Ok(());
+        }
         if !super::retention::forget(service, &store, point)? {
             left.push(point.id);
         }

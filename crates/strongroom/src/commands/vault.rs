@@ -652,7 +652,11 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
         entries.push(("machines", count("items").to_string()));
         entries.push(("points", count("recoveryPoints").to_string()));
         entries.push(("policies", count("policies").to_string()));
-        let found = if answer["settings"] == true { "as they were" } else { "the default ones" };
+        let found = if answer["settings"] == true {
+            "as they were"
+        } else {
+            "not known (see above and `strongroom vault show`)"
+        };
         entries.push(("settings", found.into()));
         list(&entries)
     })?;
