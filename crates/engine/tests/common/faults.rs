@@ -9,9 +9,14 @@ use strongroom_catalog::service::{Change, Query, Result, ServiceCatalog, Service
 type Watcher = Box<dyn FnMut(Table) + Send>;
 type Judge = Box<dyn FnMut(&[Change]) -> Option<ServiceError> + Send>;
 
+std::thread_local! {
+    static IS_JUDGING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// Says of each change whether it fails; shared with who changes its mind.
 #[derive(Clone, Default)]
 pub struct Faults {
+    turn: Arc<Mutex<()>>,
     judge: Arc<Mutex<Option<Judge>>>,
     watcher: Arc<Mutex<Option<Watcher>>>,
 }
@@ -29,6 +34,20 @@ impl Faults {
     /// Told after each query, before its answer goes out.
     pub fn after_query(&self, watcher: impl FnMut(Table) + Send + 'static) {
         *self.watcher.lock().unwrap() = Some(Box::new(watcher));
+    }
+
+    /// One after the other; what a judge changes itself passes, and it may set another one.
+    fn judged(&self, changes: &[Change]) -> Option<ServiceError> {
+        if IS_JUDGING.get() {
+            return None;
+        }
+        let _turn = self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut judge = self.judge.lock().unwrap().take()?;
+        IS_JUDGING.set(true);
+        let failed = judge(changes);
+        IS_JUDGING.set(false);
+        self.judge.lock().unwrap().get_or_insert(judge);
+        failed
     }
 
     pub fn around(&self, inner: Arc<dyn ServiceCatalog>) -> Arc<dyn ServiceCatalog> {
@@ -53,13 +72,7 @@ struct FaultyCatalog {
 
 impl ServiceCatalog for FaultyCatalog {
     fn apply(&self, changes: &[Change]) -> Result<()> {
-        // Not under the lock: it may change the catalog itself.
-        let mut judge = self.faults.judge.lock().unwrap().take();
-        let failed = judge.as_mut().and_then(|judge| judge(changes));
-        if let Some(judge) = judge {
-            self.faults.judge.lock().unwrap().get_or_insert(judge);
-        }
-        match failed {
+        match self.faults.judged(changes) {
             Some(error) => Err(error),
             None => self.inner.apply(changes),
         }
