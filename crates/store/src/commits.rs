@@ -75,6 +75,11 @@ fn last_known(vault: &Vault) -> Result<u64> {
         return Ok(seen);
     }
     // A listing that leaves some out costs more attempts, nothing else.
+    last_listed(vault, accounted)
+}
+
+/// The highest number that a listing shows; `accounted` if there is none above it.
+fn last_listed(vault: &Vault, accounted: u64) -> Result<u64> {
     let mut listed = BTreeSet::new();
     for object in vault.objects().list(COMMITS_PREFIX)? {
         listed.extend(parse_object_name(&object.name));
@@ -103,6 +108,8 @@ pub struct Log {
     pub entries: BTreeMap<u64, Entry>,
     /// Objects of entries that cannot be read: they say nothing.
     pub damaged: Vec<String>,
+    /// Whether any was passed over that is not there.
+    pub has_gaps: bool,
 }
 
 impl Log {
@@ -123,7 +130,7 @@ impl Log {
                 Ok(Some(entry)) => {
                     self.entries.insert(number, entry);
                 }
-                Ok(None) if as_listed => {}
+                Ok(None) if as_listed => self.has_gaps = true,
                 Ok(None) => {
                     let detail =
                         format!("{} is said not to be there, and a later entry is", object_name(number));
@@ -152,8 +159,7 @@ pub struct Known {
 
 /// The entries that are not accounted for, as far as a listing and reading on show any.
 pub fn known(vault: &Vault, accounted: u64) -> Result<Known> {
-    let listed = vault.objects().list(COMMITS_PREFIX)?;
-    let last = listed.iter().filter_map(|object| parse_object_name(&object.name)).max().unwrap_or(accounted);
+    let last = last_listed(vault, accounted)?;
     let mut known = Known::default();
     for number in accounted + 1.. {
         match load(vault, number) {

@@ -23,6 +23,11 @@ pub struct Lists {
     pub accounted: u64,
 }
 
+/// Up to where the commit log is accounted for, where the roll does not say it: 0 if this does not either.
+pub fn accounted(vault: &Vault) -> Result<u64> {
+    Ok(load(vault)?.map_or(0, |lists| lists.accounted))
+}
+
 /// None if it cannot be told: the object is missing or damaged.
 pub fn load(vault: &Vault) -> Result<Option<Lists>> {
     match record::load(vault.objects(), vault.keys(), LISTS_NAME) {

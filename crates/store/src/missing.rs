@@ -3,11 +3,12 @@
 
 use crate::commits::{self, Commit};
 use crate::error::Result;
+use crate::frame::PackId;
 use crate::lease::{self, LeaseRecord, LeaseState};
-use crate::roll::{self, RollPoint, RollState};
+use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tombstone::TOMBSTONES_PREFIX;
 use crate::vault::{Survey, Vault};
-use crate::{manifest, objects};
+use crate::{lists, manifest, objects};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use strongroom_domain::{PointId, SessionId};
@@ -74,11 +75,11 @@ impl Vault {
         // What is known before the points: one that is forgotten meanwhile has its tombstone.
         let roll = match roll::load(self)? {
             RollState::Known { roll, .. } => roll,
-            RollState::Unknown { .. } => roll::Roll::default(),
+            RollState::Unknown { .. } => Roll { accounted: lists::accounted(self)?, ..Roll::default() },
         };
         let mut known: BTreeMap<PointId, (String, Option<SessionId>, bool)> = BTreeMap::new();
-        for RollPoint { point, item_key, session } in roll.points {
-            known.insert(point, (item_key, session, true));
+        for RollPoint { point, item_key, session } in &roll.points {
+            known.insert(*point, (item_key.clone(), *session, true));
         }
         let mut leased = HashSet::new();
         for found in lease::list(self)? {
@@ -94,7 +95,13 @@ impl Vault {
                 known.entry(point).or_insert((item_key, Some(session), true));
             }
         }
-        let log = commits::known(self, roll.accounted)?;
+        let mut log = commits::known(self, roll.accounted)?;
+        if !log.missing.is_empty()
+            && let RollState::Known { roll, .. } = roll::load(self)?
+        {
+            // Accounted for, and pruned, since the roll was read.
+            log.missing.retain(|number| *number > roll.accounted);
+        }
         for (session, Commit { point, item_key }) in log.commits {
             // Of those at work, and of those that are settled, more is known.
             if !leased.contains(&session) && roll.settled.binary_search(&session).is_err() {
@@ -105,7 +112,7 @@ impl Vault {
         let mut out = OutOfSight {
             log: log.missing.into_iter().map(commits::object_name).collect(),
             // Asked for in this order: a session that begins now writes its lease first.
-            unexplained_packs: self.has_packs_of_nobody(&survey)?
+            unexplained_packs: self.has_packs_of_nobody(&survey, &roll)?
                 && lease::list(self)?
                     .iter()
                     .all(|found| found.record.as_ref().is_some_and(|record| record.reads)),
@@ -120,8 +127,11 @@ impl Vault {
                 continue;
             }
             let object = manifest::object_name(&item_key, &point);
-            // Committed since they were listed.
-            if was_there || self.objects().head(&object)?.is_none() {
+            let is_at_work = || -> Result<bool> {
+                Ok(lease::list(self)?.iter().any(|found| Some(found.session) == session))
+            };
+            // Committed since they were listed, or about to be by a session that began since.
+            if was_there || (self.objects().head(&object)?.is_none() && !is_at_work()?) {
                 out.points.push(MissingPoint { point, object, was_there });
             }
         }
@@ -135,19 +145,23 @@ impl Vault {
         Ok(out)
     }
 
-    /// Whether there are packs, and no point nor tombstone at all.
-    pub(crate) fn has_packs_of_nobody(&self, survey: &Survey) -> Result<bool> {
+    /// Whether there are packs of sessions that are not settled, and no point nor tombstone at all.
+    pub(crate) fn has_packs_of_nobody(&self, survey: &Survey, roll: &Roll) -> Result<bool> {
         if survey.present().next().is_some() {
             return Ok(false);
         }
-        Ok(!self.has_any(TOMBSTONES_PREFIX)? && self.has_any("packs/")?)
+        let is_unsettled = |name: &str| {
+            let session = PackId::from_object_name(name).map(|pack| pack.session);
+            session.is_some_and(|session| roll.settled.binary_search(&session).is_err())
+        };
+        Ok(!self.has_any(TOMBSTONES_PREFIX, |_| true)? && self.has_any("packs/", is_unsettled)?)
     }
 
-    fn has_any(&self, prefix: &str) -> Result<bool> {
+    fn has_any(&self, prefix: &str, is_one: impl Fn(&str) -> bool) -> Result<bool> {
         let mut found = false;
-        self.objects().for_each(prefix, |_: objects::ObjectInfo| {
-            found = true;
-            ControlFlow::Break(())
+        self.objects().for_each(prefix, |object: objects::ObjectInfo| {
+            found = is_one(&object.name);
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         Ok(found)
     }

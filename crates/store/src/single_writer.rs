@@ -23,6 +23,8 @@ impl Vault {
     /// Whether at most one run at a time may write to it.
     pub fn is_single_writer(&self) -> Result<bool> {
         if self.header().requires(SINGLE_WRITER) {
+            // The header may have come to say so since it was first read.
+            self.objects().look_before_creating();
             return Ok(true);
         }
         if let Some(known) = self.single_writer().get() {

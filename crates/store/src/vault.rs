@@ -287,7 +287,7 @@ impl Vault {
             roll::RollState::Known { roll, .. } => (roll.generation + 1, roll.accounted),
             roll::RollState::Unknown { .. } => (roll::fresh_generation(self), 0),
         };
-        let accounted = accounted.max(lists::load(self)?.map_or(0, |lists| lists.accounted));
+        let accounted = accounted.max(lists::accounted(self)?);
         self.write_version_2(&Roll {
             generation,
             accounted,

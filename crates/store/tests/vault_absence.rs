@@ -699,6 +699,50 @@ fn a_loss_that_only_the_counts_know_can_be_accepted() {
     assert_whole(&vault, &points[..2], "after the loss");
 }
 
+/// A roll that is made anew begins where the log was pruned to; and what was passed over once stays passed over.
+#[test]
+fn a_log_that_was_pruned_or_has_a_gap_holds_nothing_up_for_ever() {
+    let (fault, objects) = faulty();
+    let (vault, key) = init(objects.clone());
+    let points = three_points(&vault);
+    let ids: Vec<PointId> = points.iter().map(|(point, _)| point.point).collect();
+    for _ in 0..3 {
+        fault.age(DAY * 2);
+        backup(&vault, "e", &Image::new(text(5, 9000)), None).unwrap();
+        reclaim_all(&vault, None);
+    }
+    assert!(!vault.objects().list("commits/").unwrap().iter().any(|object| object.name.ends_with("0001")));
+    // The roll is lost; the catalog agrees twice.
+    for name in ["roll", "roll.copy"] {
+        vault.objects().delete(name).unwrap();
+    }
+    let clock = Arc::new(Clock(Mutex::default()));
+    let open = || Vault::open_in(objects.clone(), &key, clock.clone()).unwrap();
+    assert!(open().out_of_sight().unwrap().is_nothing(), "{:?}", open().out_of_sight());
+    let mut known = ids.clone();
+    known.extend(vault.points(Some(&"e".parse().unwrap())).unwrap().points.iter().map(|point| point.point));
+    assert!(matches!(open().agree(&known).unwrap(), Agreement::First { .. }));
+    *clock.0.lock() += jiff::SignedDuration::from_hours(25);
+    assert_eq!(open().agree(&known).unwrap(), Agreement::Confirmed);
+    reclaim_all(&open(), None);
+    assert!(check(&open(), true).is_sound());
+    // An entry that says nothing but how far the log went is lost.
+    for _ in 0..3 {
+        reclaim_all(&open(), None);
+    }
+    let mut listed = vault.objects().list("commits/").unwrap();
+    listed.pop();
+    let lost = listed.pop().unwrap().name;
+    vault.objects().delete(&lost).unwrap();
+    let refused = try_reclaim(&open(), &ReclaimOptions::default()).unwrap_err();
+    assert!(refused.to_string().contains(&lost), "{refused}");
+    let options = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+    try_reclaim(&open(), &options).unwrap();
+    reclaim_all(&open(), None);
+    assert!(check(&open(), true).is_sound());
+    assert_whole(&open(), &points, "after");
+}
+
 /// The commit log does not grow with what was committed long ago; nor does it need what is pruned.
 #[test]
 fn the_commit_log_is_pruned_once_its_points_are_in_the_roll() {

@@ -152,6 +152,8 @@ pub(crate) struct Held {
 
 pub(crate) fn hold(vault: &Vault) -> Result<Held> {
     vault.begin_writing()?;
+    // And that it is as this program knows it still: a newer one may have been at it.
+    vault.heal()?;
     let session = vault.environment().new_session_id();
     let Some(lease) = Lease::acquire(vault, session, lock::PURPOSE, false)? else {
         return Err(StoreError::LeaseLost { detail: "it could not be written".into() });
@@ -310,6 +312,12 @@ impl Run<'_> {
         Ok(at_work)
     }
 
+    fn save_lists(&self, lists: &lists::Lists) -> Result<()> {
+        // Another reclaim may be at it where this one stood still for long.
+        self.lease.check()?;
+        lists::save(self.vault, lists)
+    }
+
     /// A condemned list that cannot be read hides which packs are gone: write that down anew.
     fn mend_lists(&mut self) -> Result<()> {
         let found = condemned::list(self.vault)?;
@@ -341,7 +349,7 @@ impl Run<'_> {
         for name in found.damaged.iter().chain(&found.missing) {
             in_force.names.remove(name);
         }
-        lists::save(self.vault, &in_force)?;
+        self.save_lists(&in_force)?;
         self.delete_many(found.damaged.iter().map(String::as_str))
     }
 
@@ -356,7 +364,7 @@ impl Run<'_> {
         };
         lists.names.insert(name.to_owned());
         lists.written += 1;
-        lists::save(self.vault, &lists)
+        self.save_lists(&lists)
     }
 
     fn packs_with_prefix(&self, prefix: &str) -> Result<Vec<(PackId, u64)>> {
@@ -673,10 +681,10 @@ impl Run<'_> {
         self.index.refresh(self.vault.objects(), self.vault.keys())?;
         self.note_runs();
         let stock = self.look()?;
-        let hidden = self.hidden_at_work(&at_work);
-        if !hidden.is_empty() {
+        let committing = self.committing();
+        if !committing.is_empty() {
             self.report.waiting_bytes += bytes;
-            hidden.into_iter().for_each(|who| self.wait_for(who));
+            committing.into_iter().for_each(|who| self.wait_for(who));
             return Ok(());
         }
         self.count(&stock)?;
@@ -761,7 +769,7 @@ impl Run<'_> {
                     && !record.packs.iter().any(|pack| named.contains(&(*pack).into()));
                 if unnamed && self.at_work()?.is_empty() {
                     in_force.names.remove(&name);
-                    lists::save(self.vault, &in_force)?;
+                    self.save_lists(&in_force)?;
                     self.delete(&name)?;
                 }
             }

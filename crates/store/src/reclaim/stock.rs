@@ -12,7 +12,7 @@ use crate::commits::{self, Commit};
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Index;
-use crate::lease::{self, FoundLease, LeaseRecord, LeaseState};
+use crate::lease::{self, FoundLease, Lease, LeaseRecord, LeaseState};
 use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
 use crate::lists;
 use crate::manifest;
@@ -77,6 +77,10 @@ impl Run<'_> {
         if let Some((_, outcome)) = self.outcomes.get(&found.session) {
             return *outcome;
         }
+        // Its entry in the log is accounted for.
+        if self.roll.points.iter().any(|known| known.session == Some(found.session)) {
+            return CommittedOrNot::Committed;
+        }
         match &found.record {
             Some(LeaseRecord { state: LeaseState::Committed, .. }) => CommittedOrNot::Committed,
             // It never came to commit.
@@ -101,10 +105,11 @@ impl Run<'_> {
         &self,
         (number, session, commit): (u64, SessionId, &Commit),
         lease: Option<&FoundLease>,
+        listed: &HashMap<PointId, SessionId>,
         survey: &mut Survey,
     ) -> Result<CommittedOrNot> {
         let Commit { point, item_key } = commit;
-        if survey.list.points.iter().any(|there| there.point == *point && there.session == session) {
+        if listed.get(point) == Some(&session) {
             return Ok(CommittedOrNot::Committed);
         }
         let object = manifest::object_name(item_key, point);
@@ -159,12 +164,13 @@ impl Run<'_> {
         let leases = self.sessions()?;
         self.log.read_to_end(self.vault, self.session, self.roll.accounted, self.options.as_listed)?;
         let mut survey = self.vault.survey(None)?;
+        let listed = survey.list.points.iter().map(|there| (there.point, there.session)).collect();
         self.outcomes.clear();
         let mut accounted = None;
         for (number, entry) in &self.log.entries {
             let Some(commit) = &entry.commit else { continue };
             let lease = leases.iter().find(|found| found.session == entry.session);
-            let outcome = self.decide((*number, entry.session, commit), lease, &mut survey)?;
+            let outcome = self.decide((*number, entry.session, commit), lease, &listed, &mut survey)?;
             match outcome {
                 CommittedOrNot::Committed => {
                     known.insert(commit.point, Some(entry.session));
@@ -200,12 +206,10 @@ impl Run<'_> {
         Ok(Stock { survey, committed, over, leased, known, accounted })
     }
 
-    /// Sessions that may be committing a point, and that no listing of leases showed.
-    pub(super) fn hidden_at_work(&self, at_work: &[FoundLease]) -> Vec<String> {
-        let hidden = self.outcomes.iter().filter(|(session, (_, outcome))| {
-            *outcome == CommittedOrNot::InDoubt && !at_work.iter().any(|found| found.session == **session)
-        });
-        hidden.map(|(session, (commit, _))| in_doubt(session, commit)).collect()
+    /// Sessions that may be committing a point, whether a listing of leases showed them or not.
+    pub(super) fn committing(&self) -> Vec<String> {
+        let committing = self.outcomes.iter().filter(|(_, (_, outcome))| *outcome == CommittedOrNot::InDoubt);
+        committing.map(|(session, (commit, _))| in_doubt(session, commit)).collect()
     }
 
     /// A look in between: points may have been forgotten and committed meanwhile, none may have gone.
@@ -223,7 +227,8 @@ impl Run<'_> {
             RollState::Unknown { detail } if !as_listed => return Err(roll::unknown(self.vault, &detail)),
             RollState::Unknown { .. } => {
                 let generation = roll::fresh_generation(self.vault);
-                (Roll { generation, ..Roll::default() }, false)
+                let accounted = lists::accounted(self.vault)?;
+                (Roll { generation, accounted, ..Roll::default() }, false)
             }
         };
         self.roll = before.clone();
@@ -234,7 +239,10 @@ impl Run<'_> {
             self.roll.points.clear();
         }
         let mut stock = self.gather()?;
-        if *as_listed && stock.leased.len() == 1 && self.vault.has_packs_of_nobody(&stock.survey)? {
+        if *as_listed
+            && stock.leased.len() == 1
+            && self.vault.has_packs_of_nobody(&stock.survey, &self.roll)?
+        {
             return Err(StoreError::Invalid {
                 what: "listing",
                 detail: "there are packs, and neither a point nor a tombstone: that is not all that the vault has. Mount or \
@@ -278,7 +286,12 @@ impl Run<'_> {
         let told = self.outcomes.iter().filter(|(_, (_, outcome))| *outcome != CommittedOrNot::InDoubt);
         settled.extend(told.map(|(session, _)| *session).filter(|session| !stock.leased.contains(session)));
         if *as_listed {
-            settled.extend(sessions_of_packs(self.vault, &self.index)?.difference(&stock.leased).copied());
+            let is_told = |session: &SessionId| {
+                let outcome = self.outcomes.get(session);
+                outcome.is_none_or(|(_, outcome)| *outcome != CommittedOrNot::InDoubt)
+            };
+            let sessions = sessions_of_packs(self.vault, &self.index)?;
+            settled.extend(sessions.difference(&stock.leased).copied().filter(is_told));
         }
         self.confirmed_now = confirms;
         let mut roll = Roll {
@@ -288,26 +301,38 @@ impl Run<'_> {
             ..before.clone()
         };
         let much = stock.accounted >= before.accounted + COMMIT_LOG_LAG;
-        if roll != before || !whole || much || !self.log.damaged.is_empty() {
+        let is_harmed = self.log.has_gaps || !self.log.damaged.is_empty();
+        if roll != before || !whole || much || is_harmed {
             roll.accounted = stock.accounted;
             self.roll = roll;
             self.save_roll()?;
+            self.tell_accounted()?;
         }
         self.report.confirmed = self.roll.confirmed;
         Ok(stock)
     }
 
     fn save_roll(&mut self) -> Result<()> {
+        // Another reclaim may be at it where this one stood still for long.
+        self.lease.check()?;
         self.roll.generation += 1;
         roll::save(self.vault, &self.roll)
     }
 
-    /// Tells sessions up to where the log is accounted for in the roll, then removes what is older than any of them goes by.
-    pub(super) fn prune_log(&self) -> Result<()> {
-        let Some(mut in_force) = lists::load(self.vault)? else { return Ok(()) };
+    /// Tells sessions up to where the log is accounted for in the roll. Whether that could be said.
+    fn tell_accounted(&self) -> Result<bool> {
+        let Some(mut in_force) = lists::load(self.vault)? else { return Ok(false) };
         if in_force.accounted < self.roll.accounted {
             in_force.accounted = self.roll.accounted;
-            lists::save(self.vault, &in_force)?;
+            self.save_lists(&in_force)?;
+        }
+        Ok(true)
+    }
+
+    /// Removes entries of the log that are accounted for, and older than any session goes by.
+    pub(super) fn prune_log(&self) -> Result<()> {
+        if !self.tell_accounted()? {
+            return Ok(());
         }
         let mut old = commits::list_up_to(self.vault, self.roll.accounted)?;
         old.retain(|(name, written)| !self.is_doubtful(*written) || self.log.damaged.contains(name));
@@ -483,7 +508,7 @@ impl Vault {
             return Ok(differs.unwrap_or(Agreement::Confirmed));
         }
         let held = hold(self)?;
-        let agreed = self.agree_unconfirmed(known);
+        let agreed = self.agree_unconfirmed(known, &held.lease);
         held.lease.release()?;
         agreed
     }
@@ -514,10 +539,14 @@ impl Vault {
         Ok((survey.roll_points(self), differs.then_some(Agreement::Differs { missing, unknown })))
     }
 
-    fn agree_unconfirmed(&self, known: &[PointId]) -> Result<Agreement> {
+    fn agree_unconfirmed(&self, known: &[PointId], lease: &Lease) -> Result<Agreement> {
         let before = match roll::load(self)? {
             RollState::Known { roll, .. } => roll,
-            RollState::Unknown { .. } => Roll { generation: roll::fresh_generation(self), ..Roll::default() },
+            RollState::Unknown { .. } => Roll {
+                generation: roll::fresh_generation(self),
+                accounted: lists::accounted(self)?,
+                ..Roll::default()
+            },
         };
         let leased: HashSet<SessionId> = lease::list(self)?.into_iter().map(|found| found.session).collect();
         let (points, differs) = self.compare(known)?;
@@ -530,7 +559,8 @@ impl Vault {
         // anew.
         roll.first_agreed_at = if differs.is_none() { Some(since.unwrap_or(now)) } else { since };
         let is_old = since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART);
-        if is_old && differs.is_none() {
+        // A point that a session was about to commit, and that is not to be seen, may be there.
+        if is_old && differs.is_none() && self.out_of_sight()?.is_nothing() {
             self.reload();
             let mut settled: BTreeSet<SessionId> = roll.settled.into_iter().collect();
             settled.extend(sessions_of_packs(self, &*self.index()?)?.difference(&leased));
@@ -542,6 +572,7 @@ impl Vault {
         }
         if roll != before || before.generation == 0 {
             roll.generation += 1;
+            lease.check()?;
             roll::save(self, &roll)?;
         }
         Ok(match (differs, roll.first_agreed_at) {
