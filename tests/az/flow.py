@@ -220,10 +220,6 @@ class Flow:
         self.az(f"backup protection resume {self.item} -p EnhancedPolicy")
         state = self.state()
         equal((state["protectionState"], state["policyName"]), ("Protected", "EnhancedPolicy"), "the resumed item")
-        self.az(f"backup protection disable {self.item} --retain-recovery-points-as-per-policy true --yes")
-        equal(self.state()["protectionState"], "BackupsSuspended", "the suspended item's state")
-        self.az(f"backup protection resume {self.item} -p EnhancedPolicy")
-        equal(self.state()["protectionState"], "Protected", "the item that was resumed again")
 
     def delete(self):
         """deleted data come back within their days, with every point"""
