@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use futures::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use object_store::ObjectStore;
@@ -198,6 +199,16 @@ impl Serialised {
         Err(error)
     }
 
+    /// Reads what comes with a request that is to be refused. Answered before that, its client may see a connection that breaks
+    /// off in place of the answer, and tries again.
+    async fn read_what_is_refused(&self, body: &mut Option<StreamingBlob>) {
+        if self.answers.lock().front().is_some_and(|answer| !answer.after_effect)
+            && let Some(mut body) = body.take()
+        {
+            while let Some(Ok(_)) = body.next().await {}
+        }
+    }
+
     fn check_is_no_directory(&self, bucket: &str, key: &str) -> S3Result<()> {
         match self.root.join(bucket).join(key).is_dir() {
             true => Err(s3_error!(NoSuchKey)),
@@ -229,6 +240,7 @@ impl S3 for Serialised {
         }
         let lock = self.key(&request.input.bucket, &request.input.key).await;
         let _turn = lock.lock().await;
+        self.read_what_is_refused(&mut request.input.body).await;
         self.answered(self.inner.put_object(request)).await
     }
 
@@ -277,8 +289,9 @@ impl S3 for Serialised {
 
     async fn upload_part(
         &self,
-        request: S3Request<UploadPartInput>,
+        mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
+        self.read_what_is_refused(&mut request.input.body).await;
         self.answered(self.inner.upload_part(request)).await
     }
 
