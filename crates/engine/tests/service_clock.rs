@@ -25,8 +25,8 @@ use strongroom_domain::{Consistency, ConsistencyLevel, arm_names};
 use strongroom_engine::service::restore::Target;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    AuditConfig, Clock, DataDirectory, Host, Service, ServiceConfig, audit, backup, drill, groups,
-    housekeeping, instant, items, points, policies, restore, retention, schedule, vaults,
+    AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, drill, groups, housekeeping,
+    instant, items, points, policies, restore, retention, schedule, vaults,
 };
 use strongroom_store::objects::Location;
 use strongroom_store::{Disk, PointDraft, PointKind, Session};
@@ -119,12 +119,7 @@ impl Lab {
             hosts: Vec::new(),
             ..ServiceConfig::default()
         };
-        let hosts = vec![Host {
-            name: "host".into(),
-            hypervisor: Arc::new(host.clone()),
-            group: "group".into(),
-            location: "local".into(),
-        }];
+        let hosts = vec![host.as_host()];
         let service = Service::open_with(config, hosts, Arc::new(hands.clone())).unwrap();
         Self { directory, hands, faults, service, vault, item }
     }

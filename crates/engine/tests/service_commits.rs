@@ -22,7 +22,7 @@ use strongroom_engine::service::instant::NewMachine;
 use strongroom_engine::service::restore::Target;
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Host, Service, ServiceConfig, SystemClock, backup, drill, groups, instant, items, jobs, machines, points,
+    Service, ServiceConfig, SystemClock, backup, drill, groups, instant, items, jobs, machines, points,
     policies, restore, vaults,
 };
 use strongroom_hypervisor::MachineState;
@@ -89,12 +89,7 @@ impl Lab {
             hosts: Vec::new(),
             ..ServiceConfig::default()
         };
-        let hosts = vec![Host {
-            name: "host".into(),
-            hypervisor: Arc::new(self.host.clone()),
-            group: "group".into(),
-            location: "local".into(),
-        }];
+        let hosts = vec![self.host.as_host()];
         let faults = self.faults.clone();
         let around = |catalog| faults.around(catalog);
         let service = Service::open_around(config, hosts, Arc::new(SystemClock::new()), around).unwrap();

@@ -18,8 +18,7 @@ use strongroom_engine::service::config::StorageAccount;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Clock, Host, Service, ServiceConfig, SystemClock, backup, groups, items, machines, points, policies,
-    vaults,
+    Clock, Service, ServiceConfig, SystemClock, backup, groups, items, machines, points, policies, vaults,
 };
 use strongroom_store::Session;
 use strongroom_store::objects::Location;
@@ -65,12 +64,7 @@ impl Lab {
             storage_accounts,
             ..ServiceConfig::default()
         };
-        let hosts = vec![Host {
-            name: "host".into(),
-            hypervisor: Arc::new(host.clone()),
-            group: "group".into(),
-            location: "local".into(),
-        }];
+        let hosts = vec![host.as_host()];
         let ahead = Arc::new(Mutex::new(Duration::ZERO));
         let clock = Arc::new(Ahead(SystemClock::new(), ahead.clone()));
         let faults = Faults::default();

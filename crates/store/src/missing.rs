@@ -8,7 +8,7 @@ use crate::lease::{self, LeaseRecord, LeaseState};
 use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tombstone::TOMBSTONES_PREFIX;
 use crate::vault::{Survey, Vault};
-use crate::{lists, manifest, objects};
+use crate::{manifest, objects};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use strongroom_domain::{PointId, SessionId};
@@ -69,13 +69,18 @@ impl Vault {
     /// What of its points is known to be there and is not to be seen. A vault whose roll cannot be read knows nothing of
     /// that but what its commit log and its packs tell.
     pub fn out_of_sight(&self) -> Result<OutOfSight> {
+        Ok(self.survey_and_out_of_sight()?.1)
+    }
+
+    /// What is to be seen, and what is not.
+    pub(crate) fn survey_and_out_of_sight(&self) -> Result<(Survey, OutOfSight)> {
         if !self.is_marked() {
-            return Ok(OutOfSight::default());
+            return Ok((self.survey(None)?, OutOfSight::default()));
         }
         // What is known before the points: one that is forgotten meanwhile has its tombstone.
         let roll = match roll::load(self)? {
             RollState::Known { roll, .. } => roll,
-            RollState::Unknown { .. } => Roll { accounted: lists::accounted(self)?, ..Roll::default() },
+            RollState::Unknown { .. } => roll::anew(self)?,
         };
         let mut known: BTreeMap<PointId, (String, Option<SessionId>, bool)> = BTreeMap::new();
         for RollPoint { point, item_key, session } in &roll.points {
@@ -127,6 +132,8 @@ impl Vault {
                 continue;
             }
             let object = manifest::object_name(&item_key, &point);
+            // One that was listed was there, whatever its object's reading says.
+            let was_there = was_there || survey.vanished.contains(&point);
             let is_at_work = || -> Result<bool> {
                 Ok(lease::list(self)?.iter().any(|found| Some(found.session) == session))
             };
@@ -142,7 +149,7 @@ impl Vault {
                 out.points.push(MissingPoint { point: *point, object, was_there: true });
             }
         }
-        Ok(out)
+        Ok((survey, out))
     }
 
     /// Whether there are packs of sessions that are not settled, and no point nor tombstone at all.

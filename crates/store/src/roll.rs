@@ -3,6 +3,7 @@
 
 use crate::error::{Result, StoreError};
 use crate::limits::ROLL_MAX_BYTES;
+use crate::lists;
 use crate::marker;
 use crate::sealed::Sealed;
 use crate::vault::Vault;
@@ -92,9 +93,11 @@ pub fn put(vault: &Vault, roll: &Roll) -> Result<()> {
     Ok(())
 }
 
-/// Where counting goes on when the last generation is not known: far beyond what counting reaches.
-pub fn fresh_generation(vault: &Vault) -> u64 {
-    u64::try_from(vault.environment().now().as_second()).unwrap_or_default()
+/// What is begun with where neither copy can be read: counting goes on far beyond what it can have reached, and the commit
+/// log where `lists` says.
+pub fn anew(vault: &Vault) -> Result<Roll> {
+    let generation = u64::try_from(vault.environment().now().as_second()).unwrap_or_default();
+    Ok(Roll { generation, accounted: lists::accounted(vault)?, ..Roll::default() })
 }
 
 /// The roll, for somebody who cannot do without.

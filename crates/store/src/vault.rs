@@ -269,8 +269,9 @@ impl Vault {
         marker::check(self)
     }
 
-    /// Makes a vault of version 1 one of version 2; one of version 2 gets the names that it does not require yet. Cut short anywhere, it is done again: the header comes last. What the
-    /// vault has is taken from a listing, so the roll is not confirmed, and nothing is freed by it.
+    /// Makes a vault of version 1 one of version 2; one of version 2 gets the names that it does not require yet. Cut short
+    /// anywhere, it is done again: the header comes last. What the vault has is taken from a listing, so the roll is not
+    /// confirmed, and nothing is freed by it.
     fn upgrade(&self) -> Result<()> {
         // Another process may have done it since this one opened the vault.
         let (header, _) = Header::load(&self.0.objects)?;
@@ -283,17 +284,13 @@ impl Vault {
             return if is_current { Ok(()) } else { self.write_upgraded_header() };
         }
         tracing::info!("the vault at {} becomes one of format version 2", self.location());
-        let (generation, accounted) = match roll::load(self)? {
-            roll::RollState::Known { roll, .. } => (roll.generation + 1, roll.accounted),
-            roll::RollState::Unknown { .. } => (roll::fresh_generation(self), 0),
-        };
-        let accounted = accounted.max(lists::accounted(self)?);
-        self.write_version_2(&Roll {
-            generation,
-            accounted,
-            points: self.survey(None)?.roll_points(self),
-            ..Roll::default()
-        })
+        let mut roll = roll::anew(self)?;
+        if let roll::RollState::Known { roll: before, .. } = roll::load(self)? {
+            roll.generation = before.generation + 1;
+            roll.accounted = roll.accounted.max(before.accounted);
+        }
+        roll.points = self.survey(None)?.roll_points(self);
+        self.write_version_2(&roll)
     }
 
     fn write_version_2(&self, roll: &Roll) -> Result<()> {

@@ -388,24 +388,22 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
 pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
     let store = service.store(vault)?;
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
-    let mut left = Vec::new();
+    let (mut all_gone, mut missing) = (true, Vec::new());
     for point in &points {
         // Brought back meanwhile: what is left stays.
         let is_deleted = |row: Item| row.state == ItemState::SoftDeleted;
         if !service.catalog.get::<Item>(item.id)?.is_some_and(is_deleted) {
             return Ok(());
         }
-        if !super::retention::forget(service, &store, point)? {
-            left.push(point.id);
+        if super::retention::forget(service, &store, point)? {
+            continue;
+        }
+        all_gone = false;
+        if service.catalog.get::<Point>(point.id)?.is_some_and(|row| row.missing_since.is_some()) {
+            missing.push(point.id.to_string());
         }
     }
     vaults::reclaim_later(service, vault.id)?;
-    let mut missing = Vec::new();
-    for id in &left {
-        if service.catalog.get::<Point>(id)?.is_some_and(|point| point.missing_since.is_some()) {
-            missing.push(id.to_string());
-        }
-    }
     if !missing.is_empty() {
         return Err(Error::new(
             ErrorKind::Busy,
@@ -416,7 +414,7 @@ pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()>
             ),
         ));
     }
-    if !left.is_empty() {
+    if !all_gone {
         // Looked at again.
         return Ok(());
     }

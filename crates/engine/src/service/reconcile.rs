@@ -59,7 +59,6 @@ pub struct Report {
     /// Points that were missing, and are there again.
     pub returned: Vec<PointId>,
     /// The vault could not write down that it agrees.
-    #[serde(default)]
     pub is_unnoted: bool,
     /// Why space was not given back at last.
     pub reclaim_problem: Option<String>,

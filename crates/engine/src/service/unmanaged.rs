@@ -218,15 +218,13 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
     let row =
         service.catalog.get::<Point>(point)?.filter(|p| p.vault == vault.id && p.missing_since.is_some());
     let store = held::present(service, vault)?;
+    let why = format!("lost, accepted by {asked_by}");
     let Some(row) = row else {
         // One that the vault alone knows of, after an import say.
         let is_known = service.catalog.get::<Point>(point)?.is_some();
         if !is_known && store.out_of_sight()?.points.iter().any(|missing| missing.point == *point) {
-            store.accept_loss(point, &format!("lost, accepted by {asked_by}"))?;
-            tracing::warn!(vault = vault.name, %point, asked_by, "the loss of a missing point was accepted");
-            vaults::reclaim_later(service, vault.id)?;
-            reconcile::soon(service);
-            return Ok(());
+            store.accept_loss(point, &why)?;
+            return loss_accepted(service, vault, point, asked_by);
         }
         return Err(Error::not_found(format!(
             "No recovery point {point} is missing in vault '{}'; see `strongroom vault show`.",
@@ -243,7 +241,7 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
     }
     // First the vault: cut short, it is said again.
     if !held::is_forgotten(&store, point)? {
-        store.accept_loss(point, &format!("lost, accepted by {asked_by}"))?;
+        store.accept_loss(point, &why)?;
     }
     match service.catalog.apply(&[Change::delete(&row)]) {
         Ok(()) => {}
@@ -252,6 +250,10 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
         }
         Err(error) => return Err(error.into()),
     }
+    loss_accepted(service, vault, point, asked_by)
+}
+
+fn loss_accepted(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
     tracing::warn!(vault = vault.name, %point, asked_by, "the loss of a missing point was accepted");
     vaults::reclaim_later(service, vault.id)?;
     reconcile::soon(service);

@@ -359,7 +359,7 @@ pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
     check_no_items(service, vault)?;
     let held = held::look(service, vault)?;
     check_strangers(service, vault, &held, "deleted")?;
-    check_in_sight(vault, &held, "deleted")?;
+    check_in_sight(vault, &held)?;
     let deleted = service.catalog.update::<Vault, Error>(vault.id, |row| {
         check_no_items(service, row)?;
         let holds = item_count(service, row, true)? > 0;
@@ -524,7 +524,7 @@ fn empty(service: &Service, vault: &Vault) -> Result<()> {
 }
 
 /// Refuses for a vault that knows of points which are not to be seen: nobody can say that they are not needed.
-fn check_in_sight(vault: &Vault, held: &held::Held, what: &str) -> Result<()> {
+fn check_in_sight(vault: &Vault, held: &held::Held) -> Result<()> {
     let out = held.store.out_of_sight()?;
     if out.is_nothing() {
         return Ok(());
@@ -532,7 +532,7 @@ fn check_in_sight(vault: &Vault, held: &held::Held, what: &str) -> Result<()> {
     Err(Error::new(
         ErrorKind::Busy,
         format!(
-            "Vault '{}' cannot be {what}: of what it holds, this is not to be seen: {}. Mount or restore what is missing in {}; a point that is lost for good is written off by `strongroom point forget POINT --missing --vault {}`.",
+            "Vault '{}' cannot be deleted: of what it holds, this is not to be seen: {}. Mount or restore what is missing in {}; a point that is lost for good is written off by `strongroom point forget POINT --missing --vault {}`.",
             vault.name,
             out.told(),
             vault.store_location,

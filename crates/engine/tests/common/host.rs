@@ -44,6 +44,16 @@ impl FakeHost {
         host
     }
 
+    /// As a service has it.
+    pub fn as_host(&self) -> strongroom_engine::service::Host {
+        strongroom_engine::service::Host {
+            name: "host".into(),
+            hypervisor: Arc::new(self.clone()),
+            group: "group".into(),
+            location: "local".into(),
+        }
+    }
+
     /// A machine that is off, with one raw disk.
     pub fn add(&self, name: &str, disks: &[(&str, &Path)]) -> Machine {
         let devices: String = disks

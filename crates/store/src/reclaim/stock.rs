@@ -1,9 +1,9 @@
 //! Taking stock, before anything is freed: which points the vault is known to have, which are there, and whether each one
 //! that is not was forgotten. Not found is not forgotten: a point that is gone without a tombstone stops everything.
 //!
-//! Known is what the roll names, what the commit log and leases say was committed, and what the caller expects. Each is read before the
-//! points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither missing nor
-//! forgotten.
+//! Known is what the roll names, what the commit log and leases say was committed, and what the caller expects. Each is read
+//! before the points are listed, and the points before the tombstones: what happens meanwhile is then taken for neither
+//! missing nor forgotten.
 
 use super::condemned;
 use super::refs::Points;
@@ -16,8 +16,9 @@ use crate::lease::{self, FoundLease, Lease, LeaseRecord, LeaseState};
 use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
 use crate::lists;
 use crate::manifest;
+use crate::missing::OutOfSight;
 use crate::objects::{Kind, ObjectInfo};
-use crate::roll::{self, Roll, RollPoint, RollState};
+use crate::roll::{self, Roll, RollState};
 use crate::tombstone;
 use crate::vault::{DamagedPoint, Survey, Vault};
 use jiff::Timestamp;
@@ -208,8 +209,15 @@ impl Run<'_> {
 
     /// Sessions that may be committing a point, whether a listing of leases showed them or not.
     pub(super) fn committing(&self) -> Vec<String> {
-        let committing = self.outcomes.iter().filter(|(_, (_, outcome))| *outcome == CommittedOrNot::InDoubt);
-        committing.map(|(session, (commit, _))| in_doubt(session, commit)).collect()
+        self.undecided().map(|(session, commit)| in_doubt(session, commit)).collect()
+    }
+
+    /// Sessions of the log of which it is not known what became of their points.
+    fn undecided(&self) -> impl Iterator<Item = (&SessionId, &Commit)> {
+        let outcomes = self.outcomes.iter();
+        outcomes.filter_map(|(session, (commit, outcome))| {
+            (*outcome == CommittedOrNot::InDoubt).then_some((session, commit))
+        })
     }
 
     /// A look in between: points may have been forgotten and committed meanwhile, none may have gone.
@@ -225,11 +233,7 @@ impl Run<'_> {
         let (before, whole) = match roll::load(self.vault)? {
             RollState::Known { roll, whole } => (roll, whole),
             RollState::Unknown { detail } if !as_listed => return Err(roll::unknown(self.vault, &detail)),
-            RollState::Unknown { .. } => {
-                let generation = roll::fresh_generation(self.vault);
-                let accounted = lists::accounted(self.vault)?;
-                (Roll { generation, accounted, ..Roll::default() }, false)
-            }
+            RollState::Unknown { .. } => (roll::anew(self.vault)?, false),
         };
         self.roll = before.clone();
         self.loaded_generation = before.generation;
@@ -254,9 +258,9 @@ impl Run<'_> {
             let missing = stock.missing(self.vault)?;
             // All is looked at before anything is written off: a reclaim that is refused changes nothing.
             let counted = self.refs.counted_but_not(&stock.present())?;
+            let is_missed = |point: &PointId| missing.contains(point) || counted.contains(point);
             for point in accept_loss {
-                let is_missed = missing.contains(point) || counted.contains(point);
-                if !is_missed && self.vault.tombstone(point)?.is_none() {
+                if !is_missed(point) && self.vault.tombstone(point)?.is_none() {
                     return Err(StoreError::Invalid {
                         what: "point to write off",
                         detail: format!("point {point} is not missing"),
@@ -264,8 +268,7 @@ impl Run<'_> {
                 }
             }
             refuse_missing(missing.iter().filter(|point| !accept_loss.contains(point)).copied().collect())?;
-            for point in accept_loss.iter().filter(|point| missing.contains(point) || counted.contains(point))
-            {
+            for point in accept_loss.iter().filter(|point| is_missed(point)) {
                 self.vault.accept_loss(point, "accepted loss")?;
             }
             stock = self.gather()?;
@@ -283,16 +286,14 @@ impl Run<'_> {
         settled.extend(stock.committed.iter().copied());
         settled.extend(stock.over.iter().copied());
         // Of those whose lease is not to be seen, or gone, the log tells.
-        let told = self.outcomes.iter().filter(|(_, (_, outcome))| *outcome != CommittedOrNot::InDoubt);
-        settled.extend(told.map(|(session, _)| *session).filter(|session| !stock.leased.contains(session)));
+        let mut told: HashSet<SessionId> = self.outcomes.keys().copied().collect();
         if *as_listed {
-            let is_told = |session: &SessionId| {
-                let outcome = self.outcomes.get(session);
-                outcome.is_none_or(|(_, outcome)| *outcome != CommittedOrNot::InDoubt)
-            };
-            let sessions = sessions_of_packs(self.vault, &self.index)?;
-            settled.extend(sessions.difference(&stock.leased).copied().filter(is_told));
+            told.extend(sessions_of_packs(self.vault, &self.index)?);
         }
+        for (session, _) in self.undecided() {
+            told.remove(session);
+        }
+        settled.extend(told.difference(&stock.leased).copied());
         self.confirmed_now = confirms;
         let mut roll = Roll {
             confirmed: before.confirmed || *as_listed,
@@ -504,8 +505,7 @@ impl Vault {
         if self.is_marked()
             && let RollState::Known { roll: Roll { confirmed: true, .. }, .. } = roll::load(self)?
         {
-            let (_, differs) = self.compare(known)?;
-            return Ok(differs.unwrap_or(Agreement::Confirmed));
+            return Ok(self.compare(known)?.2.unwrap_or(Agreement::Confirmed));
         }
         let held = hold(self)?;
         let agreed = self.agree_unconfirmed(known, &held.lease);
@@ -513,9 +513,9 @@ impl Vault {
         agreed
     }
 
-    /// The points that are there; and what differs, if anything does.
-    fn compare(&self, known: &[PointId]) -> Result<(Vec<RollPoint>, Option<Agreement>)> {
-        let survey = self.survey(None)?;
+    /// The points that are there, what is out of sight, and what differs, if anything does.
+    fn compare(&self, known: &[PointId]) -> Result<(Survey, OutOfSight, Option<Agreement>)> {
+        let (survey, out) = self.survey_and_out_of_sight()?;
         let present: HashSet<PointId> = survey.present().collect();
         let known: BTreeSet<PointId> = known.iter().copied().collect();
         let mut missing = Vec::new();
@@ -525,42 +525,33 @@ impl Vault {
             }
         }
         // And those that the vault knows of.
-        for out in self.out_of_sight()?.points {
-            if out.was_there && !known.contains(&out.point) && !present.contains(&out.point) {
-                missing.push(out.point);
-            }
-        }
-        missing.extend(survey.vanished.iter().filter(|point| !known.contains(point)));
+        let others = out.points.iter().filter(|missing| missing.was_there).map(|missing| missing.point);
+        missing.extend(others.filter(|point| !known.contains(point)));
         missing.sort_unstable();
-        missing.dedup();
         let mut unknown: Vec<PointId> = present.into_iter().filter(|point| !known.contains(point)).collect();
         unknown.sort_unstable();
         let differs = !missing.is_empty() || !unknown.is_empty();
-        Ok((survey.roll_points(self), differs.then_some(Agreement::Differs { missing, unknown })))
+        Ok((survey, out, differs.then_some(Agreement::Differs { missing, unknown })))
     }
 
     fn agree_unconfirmed(&self, known: &[PointId], lease: &Lease) -> Result<Agreement> {
         let before = match roll::load(self)? {
             RollState::Known { roll, .. } => roll,
-            RollState::Unknown { .. } => Roll {
-                generation: roll::fresh_generation(self),
-                accounted: lists::accounted(self)?,
-                ..Roll::default()
-            },
+            RollState::Unknown { .. } => roll::anew(self)?,
         };
         let leased: HashSet<SessionId> = lease::list(self)?.into_iter().map(|found| found.session).collect();
-        let (points, differs) = self.compare(known)?;
+        let (survey, out, differs) = self.compare(known)?;
         let now = self.environment().now();
         // One in the future is of a clock that was wrong.
         let misses = matches!(&differs, Some(Agreement::Differs { missing, .. }) if !missing.is_empty());
         let since = before.first_agreed_at.filter(|since| *since <= now && !misses);
-        let mut roll = Roll { points, ..before.clone() };
+        let mut roll = Roll { points: survey.roll_points(self), ..before.clone() };
         // A point that the other does not know yet, or not any more, frees nothing: it is no agreement, and no reason to begin
         // anew.
         roll.first_agreed_at = if differs.is_none() { Some(since.unwrap_or(now)) } else { since };
         let is_old = since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART);
         // A point that a session was about to commit, and that is not to be seen, may be there.
-        if is_old && differs.is_none() && self.out_of_sight()?.is_nothing() {
+        if is_old && differs.is_none() && out.is_nothing() {
             self.reload();
             let mut settled: BTreeSet<SessionId> = roll.settled.into_iter().collect();
             settled.extend(sessions_of_packs(self, &*self.index()?)?.difference(&leased));
