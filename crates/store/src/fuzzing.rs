@@ -3,12 +3,15 @@
 //!
 //! Hashes and macs are computed anew for what is fuzzed where they would otherwise stop everything at the door.
 
-use crate::crypto::{Id, VaultKeys, hash16};
+use crate::crypto::{Id, VaultKeys, hash16, hex};
 use crate::frame::{Frame, PackId};
 use crate::index::run::{MAC_BYTES, Run};
 use crate::node::Node;
 use crate::pack::{TRAILER_BYTES, walk};
-use crate::{frames, header, keys, manifest, record};
+use crate::sealed::Sealed;
+use crate::{commits, frames, header, keys, lists, manifest, record, roll, tombstone};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use strongroom_domain::{SessionId, VaultId};
 
 /// The keys of the vault that fuzzed objects belong to.
@@ -88,10 +91,42 @@ pub fn index_run(data: &[u8]) {
 /// Header, records and key files: text.
 pub fn text(data: &[u8]) {
     let keys = vault_keys();
+    let name = "sessions/x";
     let _ = header::Header::parse(data, "vault.json", "fuzzed");
-    let _ = record::decode::<serde_json::Value>(&keys, "sessions/x", data);
+    let _ = record::decode::<serde_json::Value>(&keys, name, data);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = keys::KeyFile::parse(text);
+        let line = text.split('\n').next().unwrap_or_default();
+        let mac = hex(&keys.record_mac(name, line.as_bytes()));
+        let sound = format!("{line}\nmac {mac}\n");
+        let _ = record::decode::<commits::Entry>(&keys, name, sound.as_bytes());
+        let _ = record::decode::<lists::Lists>(&keys, name, sound.as_bytes());
+    }
+}
+
+/// Roll and tombstones: as objects, and as what would be sealed in them.
+pub fn sealed(data: &[u8]) {
+    sealed_one::<roll::Roll>(&roll::ROLL, data);
+    sealed_one::<tombstone::Tombstone>(&tombstone::TOMBSTONE, data);
+}
+
+fn sealed_one<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(kind: &Sealed, data: &[u8]) {
+    let keys = vault_keys();
+    let _ = kind.open::<T>(&keys, "fuzzed", data);
+    if let Some(end) = data.len().checked_sub(16) {
+        let mut bytes = data.to_vec();
+        let hash = hash16(&[&bytes[..end]]);
+        bytes[end..].copy_from_slice(&hash);
+        let _ = kind.open::<T>(&keys, "fuzzed", &bytes);
+    }
+    if let Ok(content) = serde_json::from_slice::<T>(data)
+        && let Ok(sealed) = kind.seal(&keys, "fuzzed", &content)
+    {
+        assert_eq!(
+            kind.open::<T>(&keys, "fuzzed", &sealed).ok(),
+            Some(content),
+            "what is sealed can be opened"
+        );
     }
 }
 
@@ -138,6 +173,21 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         && let Ok(sealed) = manifest::seal(&keys, &parsed)
     {
         seeds.push(("manifest", sealed.to_vec()));
+    }
+    let lists = br#"{"written":2,"names":["condemned/0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"],"accounted":7}"#;
+    let commit = br#"{"session":"0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b","commit":{"point":"0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b","item_key":"0123456789abcdef"}}"#;
+    let roll_json = br#"{"generation":3,"confirmed":true,"points":[{"point":"0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b","item_key":"0123456789abcdef","session":"0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"}],"settled":["0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"],"accounted":7}"#;
+    let tombstone = br#"{"point":"0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b","at":"2026-01-01T00:00:00Z","why":"asked","by":"x","taken_back":["0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"]}"#;
+    seeds.extend([
+        ("text", lists.to_vec()),
+        ("text", commit.to_vec()),
+        ("sealed", roll_json.to_vec()),
+        ("sealed", tombstone.to_vec()),
+    ]);
+    if let Ok(parsed) = serde_json::from_slice::<roll::Roll>(roll_json)
+        && let Ok(sealed) = roll::ROLL.seal(&keys, "fuzzed", &parsed)
+    {
+        seeds.push(("sealed", sealed.to_vec()));
     }
     seeds
 }

@@ -14,7 +14,7 @@ use strongroom_domain::{PointId, SessionId};
 pub const ROLL_NAME: &str = "roll";
 pub const ROLL_COPY_NAME: &str = "roll.copy";
 pub const ROLL_NAMES: [&str; 2] = [ROLL_NAME, ROLL_COPY_NAME];
-const ROLL: Sealed = Sealed {
+pub(crate) const ROLL: Sealed = Sealed {
     what: "roll",
     magic: *b"SRROLL\x01\x00",
     context: "strongroom v1 roll",

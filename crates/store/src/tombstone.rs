@@ -17,7 +17,7 @@ use strongroom_domain::{PointId, SessionId};
 pub const TOMBSTONES_PREFIX: &str = "tombstones/";
 /// In place of the item's key, where nothing is known of the point but its id.
 pub const UNKNOWN_ITEM: &str = "unknown";
-const TOMBSTONE: Sealed = Sealed {
+pub(crate) const TOMBSTONE: Sealed = Sealed {
     what: "tombstone",
     magic: *b"SRTOMB\x01\x00",
     context: "strongroom v1 tombstone",

@@ -31,12 +31,13 @@ fn mutate(bytes: &mut Vec<u8>, state: &mut u64) {
 fn no_bytes_make_a_reader_panic() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus");
     type Target = fn(&[u8]);
-    let targets: [(&str, Target); 5] = [
+    let targets: [(&str, Target); 6] = [
         ("pack", fuzzing::pack),
         ("node", fuzzing::node),
         ("manifest", fuzzing::manifest),
         ("index_run", fuzzing::index_run),
         ("text", fuzzing::text),
+        ("sealed", fuzzing::sealed),
     ];
     for (name, target) in targets {
         let mut seeds: Vec<Vec<u8>> =
