@@ -9,6 +9,8 @@ pub const EXTENTS_FILE_MAX_BYTES: u64 = 256 << 20;
 pub const QEMU_NBD_START: Duration = Duration::from_secs(30);
 /// How long `qemu-img` may take to look at or make an image.
 pub const QEMU_IMG: Duration = Duration::from_secs(120);
+/// How often `qemu-img` is asked to make an encrypted image, where it cannot measure how fast this host stretches a key.
+pub const QEMU_IMG_TRIES: u32 = 60;
 /// What is kept of the messages of QEMU's tools.
 pub const TOOL_OUTPUT_MAX_BYTES: u64 = 1 << 20;
 /// Connections to a `qemu-nbd`.

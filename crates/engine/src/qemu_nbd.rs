@@ -2,7 +2,7 @@
 //! our NBD client. A `qemu-nbd` ends with the value that started it, and with this process, however that ends.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{QEMU_IMG, QEMU_NBD_CONNECTIONS, QEMU_NBD_START, TOOL_OUTPUT_MAX_BYTES};
+use crate::limits::{QEMU_IMG, QEMU_IMG_TRIES, QEMU_NBD_CONNECTIONS, QEMU_NBD_START, TOOL_OUTPUT_MAX_BYTES};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write as _};
@@ -301,6 +301,24 @@ fn missing(program: &str, cause: io::Error) -> Error {
     }
 }
 
+/// Whether `qemu-img` could not measure how fast this host stretches a key. QEMU of many releases since 2024 (Debian 12's too)
+/// takes a measurement that its clock was too coarse for as a fault; on fast hosts that is every second one.
+fn is_unmeasured(error: &Error) -> bool {
+    error.message.contains("Unable to get accurate CPU usage")
+}
+
+/// Makes an encrypted image, as often as it takes: see [`is_unmeasured`]. What fails takes some hundredths of a second.
+pub fn retry_unmeasured(mut make: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match make() {
+            Err(error) if is_unmeasured(&error) && tries < QEMU_IMG_TRIES => {}
+            done => return done,
+        }
+    }
+}
+
 /// Moves everything that a qcow2 image has from its backing store into it, and cuts it loose. Takes as long as it takes;
 /// cancelled, what was moved stays. What its header names as that store is what the caller made it name.
 pub fn flatten(image: &Path, progress: &Progress) -> Result<()> {
@@ -382,5 +400,33 @@ pub fn qemu_img<S: AsRef<OsStr>>(arguments: &[S], image: &Path) -> Result<Vec<u8
         None => {
             Err(Error::new(ErrorKind::Failed, format!("qemu-img on {} did not end in time", image.display())))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_measured_is_tried_again_and_nothing_else_is() {
+        let unmeasured = || Error::new(ErrorKind::Failed, "qemu-img: disk: Unable to get accurate CPU usage");
+        let mut tries = 0;
+        let made = retry_unmeasured(|| {
+            tries += 1;
+            if tries < 7 { Err(unmeasured()) } else { Ok(()) }
+        });
+        assert!(made.is_ok() && tries == 7, "{made:?} after {tries}");
+        tries = 0;
+        let made = retry_unmeasured(|| {
+            tries += 1;
+            Err(unmeasured())
+        });
+        assert!(made.is_err_and(|e| is_unmeasured(&e)) && tries == QEMU_IMG_TRIES);
+        tries = 0;
+        let made = retry_unmeasured(|| {
+            tries += 1;
+            Err(Error::new(ErrorKind::NoSpace, "No space left on device"))
+        });
+        assert!(made.is_err() && tries == 1);
     }
 }

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     DIRECT_ALIGNMENT_BYTES, DIRECT_PIECE_BYTES, SPARE_ROOM_BYTES, WRITEBACK_STEP_BYTES, ZEROES_AT_ONCE_BYTES,
 };
-use crate::qemu_nbd::{Access, KeyFile, QemuImage, qemu_img};
+use crate::qemu_nbd::{Access, KeyFile, QemuImage, qemu_img, retry_unmeasured};
 use crate::vhd;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
@@ -152,7 +152,13 @@ impl NewImage {
                     arguments.extend(["-o", KeyFile::IMAGE_OPTIONS].map(OsStr::new));
                 }
                 arguments.extend(["-f".as_ref(), "qcow2".as_ref(), partial.path.as_os_str(), size.as_ref()]);
-                qemu_img(&arguments, path)?;
+                retry_unmeasured(|| {
+                    // One that failed took the file with it, and would make it anew for everybody to read.
+                    if !partial.path.exists() {
+                        private_file(&partial.path).map_err(failed)?;
+                    }
+                    qemu_img(&arguments, path).map(drop)
+                })?;
                 Body::Qcow2(QemuImage::open_with(&partial.path, "qcow2", Access::Scratch, key)?)
             }
         };
@@ -394,6 +400,11 @@ pub fn partial_name(target: &Path, tag: &str) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
+/// A new file for its owner alone: it is to hold somebody's disk.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
 struct Partial {
     path: PathBuf,
     published: bool,
@@ -407,14 +418,8 @@ impl Partial {
         };
         PARTIALS.lock().push(path.clone());
         let partial = Self { path, published: false };
-        // Only for its owner: it holds somebody's disk.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial.path)
-            .map_err(|e| Error::io(format!("making {}", target.display()), e))?;
+        let file =
+            private_file(&partial.path).map_err(|e| Error::io(format!("making {}", target.display()), e))?;
         Ok((partial, file))
     }
 
@@ -541,6 +546,7 @@ impl BlockTarget for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn an_encrypted_image_opens_with_its_key_alone() {
@@ -562,6 +568,7 @@ mod tests {
         image.finish().unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert!(!bytes.windows(16).any(|w| w == &marker[..16]), "it is not encrypted");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "for its owner alone");
         assert!(QemuImage::open(&path, "qcow2", Access::ReadOnly).is_err());
         let wrong = Some(KeyFile::new("another").unwrap());
         assert!(QemuImage::open_with(&path, "qcow2", Access::ReadOnly, wrong).is_err());
