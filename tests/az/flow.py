@@ -205,13 +205,16 @@ class Flow:
         equal(self.machine.sum(), self.sum, "the sum in the machine whose disks were replaced")
 
     def stop_and_resume(self):
-        """another policy; stopped with data kept; resumed"""
+        """another policy; suspended; stopped with data kept; resumed"""
         self.az(f"backup item set-policy -g {G} -v {V} -c {self.m} -n {self.m} -p DefaultPolicy "
                 f"--backup-management-type AzureIaasVM --workload-type VM")
         equal(self.state()["policyName"], "DefaultPolicy", "the item's policy")
         self.az(f"backup policy delete -g {G} -v {V} -n month")
         names = [p["name"] for p in self.az(f"backup policy list -g {G} -v {V}")]
         check("month" not in names, f"the deleted policy is still listed: {names}")
+        self.az(f"backup protection disable {self.item} --retain-recovery-points-as-per-policy true --yes")
+        equal(self.state()["protectionState"], "BackupsSuspended", "the suspended item's state")
+        # az resumes what is stopped, and not what is suspended.
         self.az(f"backup protection disable {self.item} --yes")
         equal(self.state()["protectionState"], "ProtectionStopped", "the item's state")
         count = len(self.points())
