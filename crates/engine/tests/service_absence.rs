@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strongroom_catalog::service::{
-    Change, Item, Point, Query, ServiceCatalog, SoftDelete, SqliteServiceCatalog, Vault,
+    Change, Immutability, Item, Job, Point, Query, ServiceCatalog, SoftDelete, SqliteServiceCatalog, Vault,
 };
 use strongroom_domain::item::ItemState;
+use strongroom_domain::job::JobStatus;
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
 use strongroom_domain::retention::PointReason;
 use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
@@ -23,6 +24,7 @@ use strongroom_engine::service::{
 };
 use strongroom_engine::{ErrorKind, image};
 use strongroom_store::objects::Location;
+use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Progress, Session};
 use uuid::Uuid;
 
@@ -320,6 +322,121 @@ fn an_imported_vault_tells_of_points_that_are_not_to_be_seen() {
     unmanaged::accept_loss(&service, &back, &points[1].id, "somebody").unwrap();
     let report = reconcile::one(&service, &back).unwrap();
     assert_eq!((report.state, report.missing.len()), (reconcile::State::Agreed, 0), "{report:?}");
+}
+
+/// What the catalog knows was taken from the vault: that both agree says nothing of what neither shows.
+#[test]
+fn an_imported_vault_without_its_list_of_points_is_no_witness_for_itself() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let point = lab.point();
+    lab.commit("elsewhere", PointKind::Machine, None);
+    // Takes the sessions' leases down.
+    reclaim(&lab.store(), &ReclaimOptions::default(), &Progress::default()).unwrap();
+    let hidden = lab.place().join("points").join(lab.store().item_key(&"elsewhere".parse().unwrap()));
+    std::fs::rename(&hidden, lab.directory.path().join("hidden")).unwrap();
+    for lost in ["roll", "roll.copy"] {
+        std::fs::remove_file(lab.place().join(lost)).unwrap();
+    }
+    std::fs::remove_dir_all(lab.place().join("commits")).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let service = open(other.path(), &lab.hands);
+    let place = lab.place();
+    let done = import::import(&service, place.to_str().unwrap(), Some(&lab.key()), "group", "back", "local");
+    let done = done.unwrap();
+    let told = done.passed_over.join("\n");
+    assert!(done.points == 1 && told.contains("--as-listed"), "{told}");
+    let back = vaults::get(&service, "group", "back").unwrap();
+    for _ in 0..3 {
+        lab.pass(DAY + 3600);
+        let report = reconcile::one(&service, &back).unwrap();
+        assert_eq!((report.points, report.state), (1, reconcile::State::Agreed), "{report:?}");
+    }
+    let report = reclaim(&lab.store(), &ReclaimOptions::default(), &Progress::default()).unwrap();
+    assert!(!report.confirmed, "{report:?}");
+    // The catalog that knew its points before is another matter.
+    for _ in 0..3 {
+        lab.pass(DAY + 3600);
+        let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+        assert_eq!((report.points, report.missing.len()), (1, 0), "{} {report:?}", point.id);
+    }
+}
+
+/// Points go because later ones stay. Those are looked for first.
+#[test]
+fn the_last_point_that_is_there_stays_whatever_was_known_of_later_ones() {
+    for how in ["out of sight", "forgotten", "damaged"] {
+        let lab = Lab::new(SoftDelete::Enabled);
+        let first = lab.point();
+        lab.pass(3600);
+        let second = lab.point();
+        let key = lab.store().item_key(&lab.item().store_item);
+        let manifest = lab.place().join("points").join(key).join(second.id.to_string());
+        match how {
+            "out of sight" => std::fs::rename(&manifest, lab.directory.path().join("aside")).unwrap(),
+            // Beside the service, which does not know of it yet.
+            "forgotten" => lab.store().forget(&second.id, "test").unwrap(),
+            _ => {
+                let mut bytes = std::fs::read(&manifest).unwrap();
+                bytes[50] ^= 1;
+                std::fs::write(&manifest, bytes).unwrap();
+            }
+        }
+        lab.pass(10 * DAY);
+        assert!(lab.rows().contains(&first.id), "{how}");
+        assert!(lab.store().point(&first.id).is_ok(), "{how}");
+        assert_eq!(lab.rows().contains(&second.id), how != "forgotten", "{how}");
+    }
+}
+
+/// Out of sight is not lost: nobody writes off what the vault has to keep, or what a job reads.
+#[test]
+fn a_missing_point_is_not_written_off_from_under_immutability_or_a_job() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let point = lab.point();
+    Fault::NoPoints.begin(&lab.place());
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    let accept = || unmanaged::accept_loss(&lab.service, &lab.vault(), &point.id, "test");
+    let change = |immutability: Immutability| {
+        let mut vault = lab.vault();
+        vault.immutability = immutability;
+        lab.service.catalog().apply(&[Change::put(&vault)]).unwrap();
+    };
+    for immutability in [Immutability::Unlocked, Immutability::Locked] {
+        change(immutability);
+        let error = accept().unwrap_err();
+        assert!(error.kind == ErrorKind::Denied && error.message.contains("immutable"), "{error:?}");
+    }
+    change(Immutability::Disabled);
+    let mut job: Job = serde_json::from_value(serde_json::json!({
+        "id": Uuid::new_v4(),
+        "vault": lab.vault,
+        "item": lab.item,
+        "operation": "drill",
+        "status": "in_progress",
+        "started_at": lab.service.now(),
+        "entity": "machine",
+        "container": "machine",
+        "tasks": [],
+        "properties": [],
+        "ended_at": null,
+        "activity_id": Uuid::new_v4(),
+        "request": { "point": point.id.to_string() },
+    }))
+    .unwrap();
+    lab.service.catalog().apply(&[Change::put(&job)]).unwrap();
+    let error = accept().unwrap_err();
+    assert!(error.kind == ErrorKind::Busy && error.message.contains(&job.id.to_string()), "{error:?}");
+    assert_eq!(lab.rows(), [point.id]);
+    job.version = 1;
+    job.status = JobStatus::Completed;
+    lab.service.catalog().apply(&[Change::put(&job)]).unwrap();
+    Fault::NoPoints.end(&lab.place());
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert!(lab.store().point(&point.id).is_ok());
+    Fault::NoPoints.begin(&lab.place());
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    accept().unwrap();
+    assert!(lab.rows().is_empty());
 }
 
 #[test]

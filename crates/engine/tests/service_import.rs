@@ -365,6 +365,25 @@ fn what_cannot_be_read_of_a_vault_is_told_and_makes_nothing_laxer() {
     assert_eq!((item.state, item.last_rules), (ItemState::ProtectionStopped, Some(daily(2))));
 }
 
+/// A default policy that stands in for what the vault does not name any more is not the one of that name.
+#[test]
+fn without_the_vaults_policies_no_other_of_that_name_lets_points_go() {
+    let [lab, fresh] = labs();
+    vault(&lab, &VaultSettings::default());
+    let rules = daily(3650);
+    policies::put(&lab.service, &lab.vault(), "DefaultPolicy", rules.clone(), serde_json::Value::Null)
+        .unwrap();
+    let item = lab.protect("machine", "DefaultPolicy", None);
+    lab.point(&item, scheduled(&lab, &rules), false);
+    std::fs::remove_file(Path::new(&lab.vault().store_location).join("notes/policies")).unwrap();
+    let done = lose_catalog(&lab, &fresh);
+    assert!(done.policies == 0 && done.stopped == 1, "{done:?}");
+    assert!(done.passed_over.join("\n").contains("DefaultPolicy"), "{:?}", done.passed_over);
+    let item = fresh.items().remove(0);
+    assert_eq!((item.state, item.policy), (ItemState::ProtectionStopped, None));
+    assert_eq!(item.last_rules, Some(rules));
+}
+
 #[test]
 fn nothing_expires_while_it_cannot_be_noted_what_older_points_were_promised() {
     let [lab, _] = labs();

@@ -138,6 +138,11 @@ impl Names {
         Ok(false)
     }
 
+    /// Whether there is one of the point, readable or not.
+    pub fn is_named(&self, point: &PointId) -> bool {
+        self.0.contains_key(point)
+    }
+
     /// All of them: point, object, when it was written by the store's clock.
     pub fn iter(&self) -> impl Iterator<Item = (&PointId, &str, SystemTime)> {
         self.0.iter().flat_map(|(point, of)| of.iter().map(move |(name, at)| (point, name.as_str(), *at)))

@@ -482,6 +482,29 @@ impl Vault {
         self.visible(&object.name)?.ok_or_else(|| point_not_found(id))
     }
 
+    /// Ids of an item's points that a listing shows and that were not forgotten, whether they can be read or not. Costs two
+    /// listings.
+    pub fn listed_points(&self, item: &ItemName) -> Result<HashSet<PointId>> {
+        let item_key = self.0.keys.item_key(item);
+        let manifests = self.0.objects.list(&format!("{POINTS_PREFIX}{item_key}/"))?;
+        // Tombstones after manifests: one that went since it was listed has its tombstone by now.
+        let tombstones = tombstone::Names::list(self, &format!("{TOMBSTONES_PREFIX}{item_key}/"))?;
+        let mut listed = HashSet::new();
+        for object in manifests {
+            let Some((_, point)) = manifest::parse_object_name(&object.name) else { continue };
+            let is_there = !tombstones.is_named(&point)
+                || match self.visible(&object.name) {
+                    Ok(found) => found.is_some(),
+                    Err(error) if error.is_damage() => true,
+                    Err(error) => return Err(error),
+                };
+            if is_there {
+                listed.insert(point);
+            }
+        }
+        Ok(listed)
+    }
+
     /// The point of an item with this id, if it is there.
     pub fn point_of(&self, item: &ItemName, id: &PointId) -> Result<Option<Manifest>> {
         self.visible(&manifest::object_name(&self.0.keys.item_key(item), id))

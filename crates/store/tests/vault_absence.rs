@@ -500,6 +500,45 @@ fn what_was_dead_before_tombstones_is_freed_once_two_agreements_say_so() {
     }
 }
 
+/// A list that was taken from the vault itself knows nothing of a point that neither shows.
+#[test]
+fn agreements_with_the_vaults_own_listing_free_nothing() {
+    let (fault, objects) = faulty();
+    let (vault, key) = init(objects.clone());
+    let points = three_points(&vault);
+    // Takes the sessions' leases down.
+    reclaim_all(&vault, None);
+    let hidden = points[1].0.point.to_string();
+    let listed = vault.objects().list("points/").unwrap();
+    let name = listed.into_iter().find(|object| object.name.ends_with(&hidden)).unwrap().name;
+    let bytes = vault.objects().get(&name).unwrap();
+    vault.objects().delete(&name).unwrap();
+    for lost in ["roll", "roll.copy"] {
+        vault.objects().delete(lost).unwrap();
+    }
+    for entry in vault.objects().list("commits/").unwrap() {
+        vault.objects().delete(&entry.name).unwrap();
+    }
+    fault.age(2 * DAY);
+    let clock = Arc::new(Clock(Mutex::default()));
+    let vault = Vault::open_in(objects, &key, clock.clone()).unwrap();
+    let known = [points[0].0.point, points[2].0.point];
+    // One agreement that counted, of somebody who is gone: it counts no more.
+    let first = vault.agree(&known).unwrap();
+    assert!(matches!(first, Agreement::First { .. }), "{first:?}");
+    for _ in 0..3 {
+        *clock.0.lock() += jiff::SignedDuration::from_hours(25);
+        assert_eq!(vault.agree_as_listed(&known).unwrap(), Agreement::AsListed);
+        let report =
+            try_reclaim(&vault, &ReclaimOptions { thorough: true, ..ReclaimOptions::default() }).unwrap();
+        assert!(!report.confirmed && report.packs_deleted == 0, "{report:?}");
+        assert!(report.waiting_for[0].contains("--as-listed"), "{report:?}");
+    }
+    vault.objects().put(&name, bytes).unwrap();
+    assert_whole(&vault, &points, "the point that is back");
+    assert!(check(&vault, true).is_sound());
+}
+
 #[test]
 fn without_its_roll_nothing_is_freed() {
     let directory = tempfile::tempdir().unwrap();

@@ -255,6 +255,9 @@ pub struct Vault {
     /// Of an imported vault: where its key is; else it is in the data directory.
     #[serde(default)]
     pub key_file: Option<String>,
+    /// Which points it had was taken from what its store showed when it was imported.
+    #[serde(default)]
+    pub is_as_listed: bool,
     pub created_at: Timestamp,
     pub changed_at: Timestamp,
     #[serde(default)]

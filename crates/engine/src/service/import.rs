@@ -94,6 +94,7 @@ pub fn import(
     vault.store_location = location.into();
     vault.store_id = store.id();
     vault.key_file = key_file;
+    vault.is_as_listed = true;
     let list = store.points(None)?;
     let mut passed_over: Vec<String> =
         list.damaged.iter().map(|d| format!("{}: {}", d.object, d.error)).collect();
@@ -111,10 +112,20 @@ pub fn import(
             out.told()
         ));
     }
+    if !store.knows_its_points()? {
+        passed_over.push(
+            "which points the vault had: its list of them is not there, or not confirmed, and what is to be seen cannot tell whether it is all. Nothing of \
+             the vault is freed until somebody looked at them (`strongroom point list`) and said so (`strongroom rescue vault reclaim --as-listed`)"
+                .into(),
+        );
+    }
     let noted = notes::items_in(&store, &mut passed_over)?;
     let has_noted_items = noted.is_some();
     let settings = take_settings(&mut vault, &store, has_noted_items, &mut passed_over)?;
     let (drafts, named) = policies_of(service, id, &store, &mut passed_over)?;
+    // A default one that stands in for what the vault did not name is not the one that its items went by.
+    let nothing = BTreeMap::new();
+    let named_policies = if named > 0 { &drafts } else { &nothing };
     let mut noted = noted.unwrap_or_default();
     let mut changes = vec![Change::put(&vault)];
     changes.extend(drafts.values().map(Change::put));
@@ -132,7 +143,7 @@ pub fn import(
         }
         let mut found =
             Found { store_item: &store_item, manifests: &manifests, said: &said, note: item_note };
-        let item = found.item(service, &vault, &drafts, &mut taken, &mut passed_over)?;
+        let item = found.item(service, &vault, named_policies, &mut taken, &mut passed_over)?;
         stopped += usize::from(item.state == ItemState::ProtectionStopped);
         changes.push(Change::put(&item));
         let mut names = HashSet::new();

@@ -219,7 +219,9 @@ fn compare(service: &Service, vault: &Vault, found: &mut Report) -> Result<()> {
     found.unmanaged += strangers.damaged.len() as u64;
     // The vault compares too, with all that it remembers. What the catalog does not know is there, and was looked at.
     let known: Vec<PointId> = ids.iter().chain(&found.missing).chain(&found.unlisted).copied().collect();
-    match held.store.agree(&known) {
+    let agreed =
+        if vault.is_as_listed { held.store.agree_as_listed(&known) } else { held.store.agree(&known) };
+    match agreed {
         Ok(Agreement::Differs { missing, .. }) => {
             for point in missing {
                 if !found.missing.contains(&point) {
@@ -227,7 +229,7 @@ fn compare(service: &Service, vault: &Vault, found: &mut Report) -> Result<()> {
                 }
             }
         }
-        Ok(Agreement::Confirmed | Agreement::First { .. }) => {}
+        Ok(Agreement::Confirmed | Agreement::First { .. } | Agreement::AsListed) => {}
         Err(error) => {
             tracing::warn!(vault = vault.name, %error, "the vault could not note what it has; it is tried again");
             found.is_unnoted = true;

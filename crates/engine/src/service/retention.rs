@@ -102,19 +102,25 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     // What was decided is carried through, whatever holds by now: nothing can be restored from these any more.
     let (mut expired, points): (Vec<Point>, Vec<Point>) =
         points.into_iter().partition(|point| point.going_at.is_some());
+    let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     if may_expire && item.state.retention_mode() != RetentionMode::KeepAll {
-        let keepings = keepings(service, &item, &points)?;
-        let of_each = points.into_iter().zip(keepings);
-        expired.extend(
-            of_each
-                .filter(|(point, keeping)| keeping.is_expired(now) && is_there(point))
-                .map(|(point, _)| point),
-        );
+        let mut due = self::due(service, &item, &points, now)?;
+        if !due.is_empty() {
+            // The rules count points: what they count is there now, whatever was known at the last look.
+            let store = held::present(service, &vault)?;
+            if !are_there(service, &store, &item, &points)? {
+                let points: Vec<Point> =
+                    service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
+                let points: Vec<Point> = points.into_iter().filter(|p| p.going_at.is_none()).collect();
+                due = self::due(service, &item, &points, now)?;
+            }
+            refuse_without_sound(&store, &item, &points, &due)?;
+        }
+        expired.extend(due);
     }
     if expired.is_empty() {
         return Ok(0);
     }
-    let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     // What the vault's manifests do not say of its points must be there before any of them goes.
     notes::ensure_points(service, &vault, Some(&item))?;
     let store = service.store(&vault)?;
@@ -129,6 +135,65 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
         super::vaults::reclaim_later(service, vault.id)?;
     }
     Ok(gone)
+}
+
+/// Those of an item's points that have had their time.
+fn due(service: &Service, item: &Item, points: &[Point], now: Timestamp) -> Result<Vec<Point>> {
+    let keepings = keepings(service, item, points)?;
+    let of_each = points.iter().zip(keepings);
+    let due = of_each.filter(|(point, keeping)| keeping.is_expired(now) && is_there(point));
+    Ok(due.map(|(point, _)| point.clone()).collect())
+}
+
+/// Whether all of an item's points that count are in the vault. Those that are not do not count any more from here on.
+fn are_there(
+    service: &Service,
+    store: &strongroom_store::Vault,
+    item: &Item,
+    points: &[Point],
+) -> Result<bool> {
+    let listed = store.listed_points(&item.store_item)?;
+    let mut all = true;
+    for point in points.iter().filter(|point| is_there(point) && !listed.contains(&point.id)) {
+        match absent(service, store, point)? {
+            Absence::Present => {}
+            Absence::Forgotten => {
+                forget(service, store, point)?;
+                all = false;
+            }
+            Absence::Missing => {
+                tracing::warn!(item = item.machine_name, point = %point.id, "the vault does not have it: no other goes on its account");
+                reconcile::mark_missing(service, &point.id)?;
+                all = false;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Points go because later ones stay: the newest of those that stay must be one that can be read.
+fn refuse_without_sound(
+    store: &strongroom_store::Vault,
+    item: &Item,
+    points: &[Point],
+    due: &[Point],
+) -> Result<()> {
+    let stays = |point: &&Point| is_there(point) && !due.iter().any(|of| of.id == point.id);
+    let Some(newest) = points.iter().rfind(stays) else { return Ok(()) };
+    match store.point_of(&item.store_item, &newest.id) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(Error::new(
+            ErrorKind::Busy,
+            format!("point {} went while the points of {} were looked at", newest.id, item.machine_name),
+        )),
+        Err(error) => Err(Error::new(
+            ErrorKind::Failed,
+            format!(
+                "nothing of {} expires while its newest point cannot be read: {error}",
+                item.machine_name
+            ),
+        )),
+    }
 }
 
 /// What is known of a point that the vault did not find, from a store that shows that it is the vault's.

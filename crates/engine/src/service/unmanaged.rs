@@ -213,7 +213,8 @@ pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str)
     Ok(())
 }
 
-/// Takes the row of a point away that is missing in the vault: somebody looked, and accepts that it is lost.
+/// Takes the row of a point away that is missing in the vault: somebody looked, and accepts that it is lost. What is out of
+/// sight may come back: in a vault that is immutable, and while a job needs it, it stays known.
 pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
     let row =
         service.catalog.get::<Point>(point)?.filter(|p| p.vault == vault.id && p.missing_since.is_some());
@@ -223,6 +224,7 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
         // One that the vault alone knows of, after an import say.
         let is_known = service.catalog.get::<Point>(point)?.is_some();
         if !is_known && store.out_of_sight()?.points.iter().any(|missing| missing.point == *point) {
+            refuse_if_immutable(vault)?;
             store.accept_loss(point, &why)?;
             return loss_accepted(service, vault, point, asked_by);
         }
@@ -239,18 +241,53 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
             format!("Recovery point {point} is in vault '{}' again: it is not lost.", vault.name),
         ));
     }
-    // First the vault: cut short, it is said again.
-    if !held::is_forgotten(&store, point)? {
-        store.accept_loss(point, &why)?;
+    // Somebody forgot it in the vault itself: then it is its row alone that goes.
+    let is_forgotten = held::is_forgotten(&store, point)?;
+    if !is_forgotten {
+        refuse_if_immutable(vault)?;
     }
+    let changed = || Error::new(ErrorKind::Busy, "The point was changed meanwhile; run it again.");
+    // Marked first, in a transaction that no job which needs the point gets past. Cut short after it, it is said again.
+    let marked = service.catalog.update::<Point, Error>(point, |row| {
+        if let Some(job) = jobs::needing(service, row)? {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "Recovery point {point} is needed by job {} ({}): wait for its end, or end it, and run this again.",
+                    job.id,
+                    job.operation.arm_name(),
+                ),
+            )
+            .coded("UserErrorRecoveryPointInUse"));
+        }
+        row.going_at.get_or_insert(service.now());
+        Ok(Vec::new())
+    })?;
+    if marked.is_none() {
+        return Err(changed());
+    }
+    if !is_forgotten && let Err(error) = store.accept_loss(point, &why) {
+        // It is there again, or the vault cannot be written to: it does not go.
+        reconcile::mark_missing(service, point)?;
+        return Err(error.into());
+    }
+    let row = service.catalog.get::<Point>(point)?.ok_or_else(changed)?;
     match service.catalog.apply(&[Change::delete(&row)]) {
         Ok(()) => {}
-        Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => {
-            return Err(Error::new(ErrorKind::Busy, "The point was changed meanwhile; run it again."));
-        }
+        Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => return Err(changed()),
         Err(error) => return Err(error.into()),
     }
     loss_accepted(service, vault, point, asked_by)
+}
+
+fn refuse_if_immutable(vault: &Vault) -> Result<()> {
+    if vault.immutability == Immutability::Disabled {
+        return Ok(());
+    }
+    Err(vaults::immutable(
+        vault,
+        "nobody writes a recovery point of it off that is only out of sight. Mount or restore what is missing.",
+    ))
 }
 
 fn loss_accepted(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {

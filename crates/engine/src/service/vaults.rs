@@ -119,6 +119,7 @@ pub(super) fn draft(service: &Service, group: String, name: &str, location: &str
         deleted_at: None,
         purge_at: None,
         is_being_removed: false,
+        is_as_listed: false,
         reclaim_due: false,
         reclaimed_at: None,
     }

@@ -431,7 +431,8 @@ impl Run<'_> {
         }
         if !self.roll.confirmed {
             self.report.waiting_for.push(
-                "it to be known which points the vault has: its catalog must agree twice, a day apart (without a catalog: \
+                "it to be known which points the vault has: its catalog must agree twice, a day apart (without a catalog, or with \
+                 one that was imported from the vault: look at `strongroom rescue point list`, and if all are there, \
                  `strongroom rescue vault reclaim --as-listed`)"
                     .into(),
             );
@@ -493,6 +494,8 @@ pub enum Agreement {
     Confirmed,
     /// They do, since then; the roll is confirmed when they still do a day later.
     First { since: Timestamp },
+    /// They do, and that says nothing of points that neither has seen: the list was taken from the vault itself.
+    AsListed,
     /// They do not. Points that should be there, are not, and were not forgotten; and points that are there and that were
     /// not named.
     Differs { missing: Vec<PointId>, unknown: Vec<PointId> },
@@ -502,13 +505,27 @@ impl Vault {
     /// Compares the vault's points with `known`, all points it should have. Two agreements at least a day apart confirm
     /// a roll that was made from a listing; until then nothing is freed.
     pub fn agree(&self, known: &[PointId]) -> Result<Agreement> {
+        self.agree_with(known, true)
+    }
+
+    /// Whether the vault has a list of its points that is known to be whole.
+    pub fn knows_its_points(&self) -> Result<bool> {
+        Ok(matches!(roll::load(self)?, RollState::Known { roll: Roll { confirmed: true, .. }, .. }))
+    }
+
+    /// The same with a list that was taken from what the vault showed: it confirms nothing, however often they agree.
+    pub fn agree_as_listed(&self, known: &[PointId]) -> Result<Agreement> {
+        self.agree_with(known, false)
+    }
+
+    fn agree_with(&self, known: &[PointId], is_independent: bool) -> Result<Agreement> {
         if self.is_marked()
             && let RollState::Known { roll: Roll { confirmed: true, .. }, .. } = roll::load(self)?
         {
             return Ok(self.compare(known)?.2.unwrap_or(Agreement::Confirmed));
         }
         let held = hold(self)?;
-        let agreed = self.agree_unconfirmed(known, &held.lease);
+        let agreed = self.agree_unconfirmed(known, is_independent, &held.lease);
         held.lease.release()?;
         agreed
     }
@@ -534,7 +551,7 @@ impl Vault {
         Ok((survey, out, differs.then_some(Agreement::Differs { missing, unknown })))
     }
 
-    fn agree_unconfirmed(&self, known: &[PointId], lease: &Lease) -> Result<Agreement> {
+    fn agree_unconfirmed(&self, known: &[PointId], is_independent: bool, lease: &Lease) -> Result<Agreement> {
         let before = match roll::load(self)? {
             RollState::Known { roll, .. } => roll,
             RollState::Unknown { .. } => roll::anew(self)?,
@@ -544,11 +561,13 @@ impl Vault {
         let now = self.environment().now();
         // One in the future is of a clock that was wrong.
         let misses = matches!(&differs, Some(Agreement::Differs { missing, .. }) if !missing.is_empty());
-        let since = before.first_agreed_at.filter(|since| *since <= now && !misses);
+        let since = before.first_agreed_at.filter(|since| *since <= now && !misses && is_independent);
         let mut roll = Roll { points: survey.roll_points(self), ..before.clone() };
         // A point that the other does not know yet, or not any more, frees nothing: it is no agreement, and no reason to begin
         // anew.
-        roll.first_agreed_at = if differs.is_none() { Some(since.unwrap_or(now)) } else { since };
+        roll.first_agreed_at =
+            if differs.is_none() && is_independent { Some(since.unwrap_or(now)) } else { since };
+        // Nor is one from the vault's own listing, so none of an earlier look counts with it.
         let is_old = since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART);
         // A point that a session was about to commit, and that is not to be seen, may be there.
         if is_old && differs.is_none() && out.is_nothing() {
@@ -569,7 +588,8 @@ impl Vault {
         Ok(match (differs, roll.first_agreed_at) {
             (Some(differs), _) => differs,
             (None, Some(since)) => Agreement::First { since },
-            (None, None) => Agreement::Confirmed,
+            (None, None) if roll.confirmed => Agreement::Confirmed,
+            (None, None) => Agreement::AsListed,
         })
     }
 }
