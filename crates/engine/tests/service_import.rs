@@ -384,6 +384,74 @@ fn without_the_vaults_policies_no_other_of_that_name_lets_points_go() {
     assert_eq!(item.last_rules, Some(rules));
 }
 
+/// A catalog that was put back from a copy does not make anything laxer that was said since.
+#[test]
+fn a_catalog_that_is_older_than_the_vaults_notes_makes_nothing_laxer() {
+    let change: [(&str, &dyn Fn(&Lab, &Item)); 4] = [
+        ("stopped", &|lab, item| drop(items::stop(&lab.service, item, false, "test").unwrap())),
+        ("longer", &|lab, _| {
+            policies::put(&lab.service, &lab.vault(), "policy", daily(30), serde_json::Value::Null).unwrap();
+        }),
+        ("undeleted", &|lab, item| drop(items::undelete(&lab.service, item, "test").unwrap())),
+        ("nothing", &|_, _| {}),
+    ];
+    for (what, change) in change {
+        let [lab, _] = labs();
+        vault(&lab, &VaultSettings::default());
+        policies::put(&lab.service, &lab.vault(), "policy", daily(3), serde_json::Value::Null).unwrap();
+        let item = lab.protect("machine", "policy", None);
+        lab.point(&item, scheduled(&lab, &daily(3)), false);
+        lab.hands.pass(HOUR);
+        lab.point(&item, scheduled(&lab, &daily(3)), false);
+        let get = |lab: &Lab| lab.service.catalog().get::<Item>(item.id).unwrap().unwrap();
+        if what == "undeleted" {
+            items::delete(&lab.service, &lab.vault(), &get(&lab), "test").unwrap();
+        }
+        let lab = lab.restarted();
+        let Lab { hands, directory, service } = lab;
+        drop(service);
+        let (catalog, aside) = (directory.path().join("catalog.db"), directory.path().join("aside.db"));
+        std::fs::copy(&catalog, &aside).unwrap();
+        let lab = Lab { service: open(directory.path(), &hands), hands, directory };
+        if what != "nothing" {
+            let settings = VaultSettings {
+                immutability: Some(Immutability::Unlocked),
+                soft_delete: Some(SoftDelete::AlwaysOn),
+                soft_delete_days: Some(60),
+                ..VaultSettings::default()
+            };
+            vaults::update(&lab.service, &lab.vault(), &settings).unwrap();
+            let settings =
+                VaultSettings { immutability: Some(Immutability::Locked), ..VaultSettings::default() };
+            vaults::update(&lab.service, &lab.vault(), &settings).unwrap();
+        }
+        change(&lab, &get(&lab));
+        let Lab { hands, directory, service } = lab;
+        drop(service);
+        for more in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(directory.path().join(format!("catalog.db{more}")));
+        }
+        std::fs::copy(&aside, &catalog).unwrap();
+        let lab = Lab { service: open(directory.path(), &hands), hands, directory };
+        for _ in 0..20 * 12 {
+            lab.hands.pass(2 * HOUR);
+            lab.clean();
+        }
+        let vault = lab.vault();
+        if what == "nothing" {
+            assert_eq!((lab.remaining().len(), get(&lab).state), (1, ItemState::IrPending), "{what}");
+            assert_eq!(vault.immutability, Immutability::Disabled);
+            continue;
+        }
+        assert_eq!((lab.remaining().len(), get(&lab).state), (2, ItemState::ProtectionStopped), "{what}");
+        assert_eq!(
+            (vault.immutability, vault.soft_delete, vault.soft_delete_days),
+            (Immutability::Locked, SoftDelete::AlwaysOn, 60),
+            "{what}"
+        );
+    }
+}
+
 #[test]
 fn nothing_expires_while_it_cannot_be_noted_what_older_points_were_promised() {
     let [lab, _] = labs();

@@ -214,7 +214,19 @@ pub enum Redundancy {
     Geo,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+impl SoftDelete {
+    /// That of both which keeps more.
+    pub fn stricter(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::AlwaysOn, _) | (_, Self::AlwaysOn) => Self::AlwaysOn,
+            (Self::Enabled, _) | (_, Self::Enabled) => Self::Enabled,
+            (Self::Disabled, Self::Disabled) => Self::Disabled,
+        }
+    }
+}
+
+/// From what keeps least to what keeps most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Immutability {
     Disabled,

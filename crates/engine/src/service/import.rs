@@ -175,6 +175,7 @@ pub fn import(
     // The commit: all of it, or nothing.
     service.catalog.apply(&changes)?;
     vault.version = 1;
+    notes::taken_in(service, &vault, &store)?;
     notes::changed(service, &vault);
     // What differs is shown from the start.
     reconcile::one(service, &vault)?;
@@ -182,7 +183,7 @@ pub fn import(
 }
 
 /// One setting, if it is there and understood; what is there and is not is told.
-fn setting<T: DeserializeOwned>(
+pub(super) fn setting<T: DeserializeOwned>(
     settings: &Map<String, Value>,
     name: &str,
     passed_over: &mut Vec<String>,

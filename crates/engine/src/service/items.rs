@@ -386,6 +386,7 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
 
 /// Removes what an item had, for good: its points, then its row.
 pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
+    notes::ensure_current(service, vault)?;
     let store = service.store(vault)?;
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
     let (mut all_gone, mut missing) = (true, Vec::new());

@@ -100,20 +100,21 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     let Some(item) = service.catalog.get::<Item>(item)? else { return Ok(0) };
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
     // What was decided is carried through, whatever holds by now: nothing can be restored from these any more.
-    let (mut expired, points): (Vec<Point>, Vec<Point>) =
+    let (mut expired, mut points): (Vec<Point>, Vec<Point>) =
         points.into_iter().partition(|point| point.going_at.is_some());
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     if may_expire && item.state.retention_mode() != RetentionMode::KeepAll {
         let mut due = self::due(service, &item, &points, now)?;
         if !due.is_empty() {
+            notes::ensure_current(service, &vault)?;
             // The rules count points: what they count is there now, whatever was known at the last look.
             let store = held::present(service, &vault)?;
-            if !are_there(service, &store, &item, &points)? {
-                let points: Vec<Point> =
-                    service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
-                let points: Vec<Point> = points.into_iter().filter(|p| p.going_at.is_none()).collect();
-                due = self::due(service, &item, &points, now)?;
-            }
+            mark_absent(service, &store, &item, &points)?;
+            // As it is after both.
+            let Some(item) = service.catalog.get::<Item>(item.id)? else { return Ok(0) };
+            points = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
+            points.retain(|point| point.going_at.is_none());
+            due = self::due(service, &item, &points, now)?;
             refuse_without_sound(&store, &item, &points, &due)?;
         }
         expired.extend(due);
@@ -145,30 +146,29 @@ fn due(service: &Service, item: &Item, points: &[Point], now: Timestamp) -> Resu
     Ok(due.map(|(point, _)| point.clone()).collect())
 }
 
-/// Whether all of an item's points that count are in the vault. Those that are not do not count any more from here on.
-fn are_there(
+/// Those of an item's points that are not in the vault do not count any more from here on.
+fn mark_absent(
     service: &Service,
     store: &strongroom_store::Vault,
     item: &Item,
     points: &[Point],
-) -> Result<bool> {
+) -> Result<()> {
     let listed = store.listed_points(&item.store_item)?;
-    let mut all = true;
     for point in points.iter().filter(|point| is_there(point) && !listed.contains(&point.id)) {
         match absent(service, store, point)? {
             Absence::Present => {}
-            Absence::Forgotten => {
-                forget(service, store, point)?;
-                all = false;
-            }
+            Absence::Forgotten => drop(forget(service, store, point)?),
             Absence::Missing => {
-                tracing::warn!(item = item.machine_name, point = %point.id, "the vault does not have it: no other goes on its account");
+                tracing::warn!(
+                    item = item.machine_name,
+                    point = %point.id,
+                    "the vault does not have it: no other goes on its account"
+                );
                 reconcile::mark_missing(service, &point.id)?;
-                all = false;
             }
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Points go because later ones stay: the newest of those that stay must be one that can be read.
@@ -178,6 +178,9 @@ fn refuse_without_sound(
     points: &[Point],
     due: &[Point],
 ) -> Result<()> {
+    if due.is_empty() {
+        return Ok(());
+    }
     let stays = |point: &&Point| is_there(point) && !due.iter().any(|of| of.id == point.id);
     let Some(newest) = points.iter().rfind(stays) else { return Ok(()) };
     match store.point_of(&item.store_item, &newest.id) {

@@ -195,6 +195,7 @@ pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str)
     if service.catalog.get::<Point>(point)?.is_some() {
         return Err(not_found(vault, point));
     }
+    let vault = &current(service, vault)?;
     if vault.immutability != Immutability::Disabled {
         return Err(vaults::immutable(vault, "nobody forgets recovery points of it."));
     }
@@ -218,6 +219,7 @@ pub fn forget(service: &Service, vault: &Vault, point: &PointId, asked_by: &str)
 pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: &str) -> Result<()> {
     let row =
         service.catalog.get::<Point>(point)?.filter(|p| p.vault == vault.id && p.missing_since.is_some());
+    let vault = &current(service, vault)?;
     let store = held::present(service, vault)?;
     let why = format!("lost, accepted by {asked_by}");
     let Some(row) = row else {
@@ -278,6 +280,15 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
         Err(error) => return Err(error.into()),
     }
     loss_accepted(service, vault, point, asked_by)
+}
+
+/// The vault with all that it says of itself.
+fn current(service: &Service, vault: &Vault) -> Result<Vault> {
+    notes::ensure_current(service, vault)?;
+    service
+        .catalog
+        .get::<Vault>(vault.id)?
+        .ok_or_else(|| Error::not_found(format!("Vault '{}' is gone.", vault.name)).coded("ResourceNotFound"))
 }
 
 fn refuse_if_immutable(vault: &Vault) -> Result<()> {

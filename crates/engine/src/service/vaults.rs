@@ -429,6 +429,10 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     // Cut short after the store was moved out of its place: what was found then holds.
     let is_moved = vault.is_being_removed && matches!(own.as_deref().map(exists), Some(Ok(false)));
     if !is_moved {
+        notes::ensure_current(service, vault)?;
+        if service.catalog.get::<Vault>(vault.id)?.is_none_or(|row| row.deleted_at.is_none()) {
+            return Ok(());
+        }
         empty(service, vault)?;
         let marked = service.catalog.update::<Vault, Error>(vault.id, |row| {
             if row.deleted_at.is_none() {
