@@ -87,6 +87,58 @@ fn points_moved_away_free_nothing() {
     }
 }
 
+/// Neither the roll names them yet, nor can the log be read.
+#[test]
+fn points_moved_away_that_only_leases_tell_of_free_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, _) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    for object in vault.objects().list("commits/").unwrap() {
+        std::fs::write(directory.path().join(object.name), "nonsense").unwrap();
+    }
+    let (from, to) = (directory.path().join("points"), directory.path().join("elsewhere"));
+    std::fs::rename(&from, &to).unwrap();
+    let before = stored(&vault, "packs/");
+    let mut expected: Vec<PointId> = points.iter().map(|(point, _)| point.point).collect();
+    expected.sort();
+    assert_eq!(missing(try_reclaim(&vault, &ReclaimOptions::default())), expected);
+    assert_eq!(stored(&vault, "packs/"), before);
+    std::fs::rename(&to, &from).unwrap();
+    reclaim_all(&vault, None);
+    assert_whole(&vault, &points, "after they came back");
+}
+
+/// Its manifest, its lease and its entry in the log are away, and the roll is an older one: its packs and their index are there.
+#[test]
+fn packs_of_a_session_that_nothing_tells_of_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vault, key) = init(objects_at(directory.path()));
+    let points = three_points(&vault);
+    for name in vault.objects().list("").unwrap().into_iter().map(|object| object.name) {
+        let is_away = name.starts_with("commits/")
+            || name.ends_with(&points[2].0.point.to_string())
+            || name.ends_with(&points[2].0.session.to_string());
+        if is_away && !name.starts_with("packs/") && !name.starts_with("index/") {
+            std::fs::remove_file(directory.path().join(name)).unwrap();
+        }
+    }
+    let vault = Vault::open_in(objects_at(directory.path()), &key, Arc::new(Incarnation(2))).unwrap();
+    let before = stored(&vault, "packs/");
+    for thorough in [false, true] {
+        let options = ReclaimOptions { thorough, ..ReclaimOptions::default() };
+        let report = try_reclaim(&vault, &options).unwrap();
+        assert!(report.packs_deleted == 0 && report.waiting_bytes > 0, "{report:?}");
+        let session = points[2].0.session.to_string();
+        assert!(report.waiting_for.iter().any(|who| who.contains(&session)), "{report:?}");
+    }
+    assert_eq!(stored(&vault, "packs/"), before);
+    assert_whole(&vault, &points[..2], "beside it");
+    // Somebody looked.
+    let options = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+    assert!(try_reclaim(&vault, &options).unwrap().packs_deleted > 0);
+    assert_whole(&vault, &points[..2], "after");
+}
+
 #[test]
 fn a_point_that_only_its_catalog_knows_frees_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -141,11 +193,22 @@ fn a_manifest_that_is_not_to_be_had_frees_nothing() {
     let name = vault.objects().list("points/").unwrap();
     let name = name.into_iter().find(|o| o.name.ends_with(&id.to_string())).unwrap().name;
     let before = stored(&vault, "packs/");
-    fault.set_plan(FaultPlan::none().rule(
+    let plan = FaultPlan::none().rule(
         Matches { op: Some(OpKind::Get), name_prefix: Some(name), nth: Nth::Every },
         Fault::SayNotFound,
-    ));
+    );
+    fault.set_plan(plan.clone());
     assert_eq!(missing(try_reclaim(&vault, &ReclaimOptions::default())), [id]);
+    // Where nothing but the listing knows of it, too, and that is to be taken for all there is.
+    fault.set_plan(FaultPlan::none());
+    for name in vault.objects().list("").unwrap().into_iter().map(|object| object.name) {
+        if ["roll", "commits/", "sessions/"].iter().any(|part| name.starts_with(part)) {
+            vault.objects().delete(&name).unwrap();
+        }
+    }
+    fault.set_plan(plan);
+    let as_listed = ReclaimOptions { as_listed: true, ..ReclaimOptions::default() };
+    assert_eq!(missing(try_reclaim(&vault, &as_listed)), [id]);
     fault.set_plan(FaultPlan::none());
     assert_eq!(stored(&vault, "packs/"), before);
     assert_whole(&vault, &points, "after");
@@ -172,7 +235,9 @@ fn forgetting_is_written_down_first_and_finished_by_whoever_comes() {
                 vault.forget(&id, "it expired").unwrap();
             }
             // Again is fine.
-            vault.forget(&id, "another reason").unwrap();
+            if finisher == "forget" {
+                vault.forget(&id, "another reason").unwrap();
+            }
             reclaim_all(&vault, None);
             assert!(
                 !vault.objects().list("points/").unwrap().iter().any(|o| o.name.contains(&id.to_string()))
@@ -798,11 +863,23 @@ fn the_commit_log_is_pruned_once_its_points_are_in_the_roll() {
         let image = Image::new(text(10 + round, 30_000));
         points.push((backup(&vault, "d", &image, None).unwrap(), image.bytes()));
     }
-    // Without `lists`, which says from where to count, the roll says so.
-    vault.objects().delete("lists").unwrap();
+    // Without `lists`, which says from where to count, the roll says so: also where all that it accounts for is pruned.
+    for _ in 0..2 {
+        fault.age(DAY * 2);
+        reclaim_all(&vault, None);
+    }
+    let log = |vault: &Vault| -> Vec<String> {
+        let listed = vault.objects().list("commits/").unwrap();
+        listed.into_iter().map(|object| object.name).collect()
+    };
+    let last = log(&vault).pop().unwrap();
+    for name in log(&vault).into_iter().chain(["lists".into()]) {
+        vault.objects().delete(&name).unwrap();
+    }
     let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(9))).unwrap();
     let image = Image::new(text(9, 30_000));
     points.push((backup(&vault, "d", &image, None).unwrap(), image.bytes()));
+    assert!(log(&vault)[0] >= last, "{:?} begins anew after {last}", log(&vault));
     reclaim_all(&vault, None);
     assert_whole(&vault, &points, "after");
     assert!(check(&vault, true).is_sound());
