@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use strongroom_domain::{PointSelector, TypedExtent};
+use strongroom_store::objects::testing::S3Server;
+use strongroom_store::objects::{BlobStore, Kind, OpenOptions};
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
 use strongroom_store::*;
 
@@ -104,6 +106,32 @@ fn a_vault_for_one_writer_takes_one_at_a_time() {
     let (vault, _) = init(objects_at(directory.path()));
     let _one = Session::begin(&vault, "one").unwrap();
     Session::begin(&vault, "another").unwrap();
+}
+
+/// Its server replaces what it is to create.
+#[test]
+fn a_vault_for_one_writer_replaces_no_point() {
+    let server = S3Server::start();
+    server.ignore_conditions();
+    let objects =
+        || BlobStore::from_object_store(server.client("one"), "test", OpenOptions::default()).unwrap();
+    let options = InitOptions { block_size_bytes: BLOCK, single_writer: true, ..InitOptions::default() };
+    let key = KeyFile::generate(options.vault).unwrap();
+    let vault = Vault::init(objects(), &key, options).unwrap();
+    let (image, other) = (Image::new(noise(1, 1 << 20)), Image::new(noise(2, 1 << 20)));
+    let id = vault.environment().new_point_id();
+    let commit = |vault: &Vault, image: &Image| {
+        let under_way = begin(vault, "a", image, None).unwrap();
+        let disks = vec![Disk::new("disk", &under_way.written)];
+        under_way.session.commit_as(id, draft("a", vault, disks, None))
+    };
+    let point = commit(&vault, &image).unwrap();
+    for vault in [vault, Vault::open(objects(), &key).unwrap()] {
+        let refused = commit(&vault, &other).unwrap_err();
+        assert!(matches!(&refused, StoreError::Object(e) if e.kind == Kind::AlreadyExists), "{refused}");
+        assert_eq!(vault.point(&id).unwrap().session, point.session);
+        assert!(restore(&vault, &point).unwrap() == image.bytes());
+    }
 }
 
 fn make_old(directory: &Path, session: &Session) {
