@@ -314,6 +314,7 @@ fn a_container_that_gives_up_midway_gets_no_half_restore() {
         assert_eq!((job.status, job.errors[0].name.as_str()), (JobStatus::Failed, name), "{job:#?}");
         assert!(job.warnings.is_empty(), "{job:#?}");
         assert_eq!(server.names("restores"), Vec::<String>::new(), "{job:#?}");
+        assert_eq!(server.open_uploads(), 0, "{job:#?}");
     }
     let job = restore(0, "", 0);
     assert_eq!(job.status, JobStatus::Completed, "{job:#?}");
@@ -322,6 +323,7 @@ fn a_container_that_gives_up_midway_gets_no_half_restore() {
     // For good: what was sent cannot be taken away either, and that is said, with where it is.
     let job = restore(403, "AccessDenied", 1000);
     assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+    assert!(server.open_uploads() > 0);
     // In a warning; or, where it was refused so late that it was looked at once more, as what it failed of.
     let mut told = job.warnings.iter().chain(job.errors.iter().map(|e| &e.message));
     let is_told = |text: &String| {

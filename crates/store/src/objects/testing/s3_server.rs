@@ -46,6 +46,7 @@ pub struct S3Server {
     answers: Answers,
     ignores_conditions: Arc<AtomicBool>,
     runtime: Option<Runtime>,
+    directory: PathBuf,
     _root: Option<TempDir>,
 }
 
@@ -103,7 +104,14 @@ impl S3Server {
                 });
             }
         });
-        S3Server { address, answers, ignores_conditions, runtime: Some(runtime), _root: None }
+        S3Server {
+            address,
+            answers,
+            ignores_conditions,
+            runtime: Some(runtime),
+            directory: root.to_owned(),
+            _root: None,
+        }
     }
 
     /// The next requests are answered with these errors, one each.
@@ -141,6 +149,16 @@ impl S3Server {
         let store = BlobStore::from_object_store(self.client(prefix), "test", OpenOptions::default());
         let listed = store.and_then(|store| store.list("")).expect("the bucket's objects");
         listed.into_iter().map(|info| info.name).collect()
+    }
+
+    /// How many uploads were begun and neither finished nor given up.
+    ///
+    /// # Panics
+    /// When its directory cannot be read.
+    pub fn open_uploads(&self) -> usize {
+        let files = std::fs::read_dir(&self.directory).expect("the S3 server's directory");
+        let names = files.flatten().map(|file| file.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".upload-")).count()
     }
 
     /// `s3://vaults/prefix`.
