@@ -631,6 +631,9 @@ mod tests {
         let previous = root.join(format!("{CLONE_PREFIX}{}-vda-strongroom-0.clone", sound.uuid));
         std::fs::write(&previous, "").unwrap();
         assert!(sound.may_remove(&previous) && !sound.may_remove(&secret));
+        let link = root.join(format!("{CLONE_PREFIX}{}-vda-strongroom-1.clone", sound.uuid));
+        std::os::unix::fs::symlink(&previous, &link).unwrap();
+        assert!(!sound.may_remove(&link));
     }
 
     #[test]

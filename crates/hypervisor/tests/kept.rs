@@ -240,6 +240,38 @@ fn kept_and_spoiled() {
     assert!(own.iter().all(|f| f.ends_with(".clone")) && own.len() == 1, "{own:?}");
 }
 
+/// Of its files nobody else reads any; and where others could put their own in their place, none is kept, or read.
+#[test]
+fn kept_where_nobody_else_can_write() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let storage = Storage::new(Kind::Xfs);
+    let mut machine = TestMachine::new(&storage, &[("vda", "raw")]);
+    machine.start();
+    machine.write("vda", MIB, MIB, 1);
+    let kept = keep(&mut machine);
+    let record = &kept.snapshot.record;
+    for file in [record, &kept.snapshot.disks[0].path] {
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", file.display());
+    }
+    let permit = |mode| {
+        std::fs::set_permissions(storage.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    permit(0o777);
+    let refused = machine.hypervisor.open_kept(record).unwrap_err();
+    assert!(matches!(&refused, Error::Unsupported { .. }), "{refused}");
+    assert!(refused.to_string().contains("others may write"), "{refused}");
+    let request = machine.request();
+    let mut snapshot = machine.hypervisor.snapshot(&machine.name, &request).unwrap();
+    let why = snapshot.not_kept.clone().unwrap();
+    assert!(why.contains("others may write") && why.contains(storage.path().to_str().unwrap()), "{why}");
+    assert!(snapshot.keep(OWNER, serde_json::Value::Null).is_err());
+    drop(snapshot);
+    permit(0o711);
+    drop(transfer(&machine, &kept));
+    machine.hypervisor.remove_kept(record).unwrap();
+}
+
 #[test]
 fn not_kept_where_files_cannot_be_cloned() {
     let storage = Storage::new(Kind::Ext4);
