@@ -531,6 +531,64 @@ fn start_in_between(lab: &Lab, at: usize) -> (Job, Option<fs::File>) {
     (job, opened)
 }
 
+/// It was found off for the last time before all was written down as ready.
+#[test]
+fn the_disks_of_a_machine_that_was_started_while_others_were_made_are_left_alone() {
+    use std::os::unix::fs::MetadataExt as _;
+    for disks in [1, 2] {
+        let lab = Lab::with_disks(disks);
+        lab.write_disk(9);
+        let seen: Arc<Mutex<Option<(u64, i64, i64)>>> = Arc::default();
+        let look = |disk: &Path| {
+            let metadata = fs::metadata(disk).unwrap();
+            // Naming a file anew changes this time of it.
+            (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        let (host, disk, keeps) = (lab.host.clone(), lab.disk(), seen.clone());
+        lab.faults.set(move |changes| {
+            let is_ready = |c: &Change| matches!(c, Change::Put { table: Table::Jobs, doc, .. } if doc.contains(r#""way":"ready""#));
+            let mut seen = keeps.lock().unwrap();
+            if seen.is_none() && changes.iter().any(is_ready) {
+                *seen = Some(look(&disk));
+                host.set_state("machine", MachineState::Running);
+            }
+            None
+        });
+        let job = lab.over(lab.restore(Target::Replace).id);
+        let before = seen.lock().unwrap().expect("it was never ready");
+        assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
+        assert_eq!(job.errors[0].name, "UserErrorVmNotInDesirableState", "{job:#?}");
+        assert_eq!(look(&lab.disk()), before, "its disk was renamed: {job:#?}");
+        assert_eq!((lab.hidden(), fs::read(lab.disk()).unwrap()), (vec![], Lab::content(9)));
+    }
+}
+
+/// One of two disks is put aside while the others take their places: who has started it just before has that one open.
+#[test]
+fn a_machine_of_two_disks_that_is_started_meanwhile_keeps_those_that_it_has() {
+    use std::os::unix::fs::MetadataExt as _;
+    let lab = Lab::with_disks(2);
+    let disks = [lab.disk(), lab.directory.path().join("disks/machine-2.img")];
+    let mut refused = 0;
+    for at in 1.. {
+        disks.iter().for_each(|disk| lab.write(disk, 9));
+        let before = disks.each_ref().map(|disk| fs::metadata(disk).unwrap().ino());
+        let (job, opened) = start_in_between(&lab, at);
+        assert_eq!(lab.hidden(), [""; 0], "look {at}: {job:#?}");
+        if opened.is_none() {
+            assert!(job.status == JobStatus::Completed && refused > 3, "{job:#?}");
+            break;
+        }
+        let now = disks.each_ref().map(|disk| fs::metadata(disk).unwrap().ino());
+        if job.status == JobStatus::Failed {
+            refused += 1;
+            assert_eq!(now, before, "look {at}: {job:#?}");
+        } else {
+            assert_eq!(opened.unwrap().metadata().unwrap().ino(), now[0], "look {at}: {job:#?}");
+        }
+    }
+}
+
 #[test]
 fn a_machine_that_is_started_meanwhile_keeps_the_disk_that_it_has() {
     use std::os::unix::fs::MetadataExt as _;

@@ -787,6 +787,17 @@ mod tests {
     }
 
     #[test]
+    fn what_has_come_to_have_the_hidden_name_stays() {
+        let lab = Lab::new();
+        assert!(exchange(&lab.disk.new, &lab.disk.disk).unwrap());
+        fs::write(lab.directory.path().join("other"), "other").unwrap();
+        fs::rename(lab.directory.path().join("other"), &lab.disk.new).unwrap();
+        assert_eq!(lab.carry_out(|_| ()).unwrap(), [""; 0]);
+        let expected = [(".hidden", "other"), ("disk", "new")].map(|(n, c)| (n.to_owned(), c.to_owned()));
+        assert_eq!(lab.files(), expected);
+    }
+
+    #[test]
     fn a_new_disk_that_is_gone_is_not_one_that_is_in_place() {
         let lab = Lab::new();
         // Another has its name.
