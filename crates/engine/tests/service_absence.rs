@@ -173,6 +173,27 @@ impl Lab {
         point
     }
 
+    /// A point of an image, with data, that the catalog does not know.
+    fn photos(&self) -> Manifest {
+        let photos = self.directory.path().join("photos.raw");
+        let noise: Vec<u8> =
+            (0..1 << 18_u32).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        std::fs::write(&photos, noise).unwrap();
+        let options = image::BackupOptions {
+            source: photos,
+            format: image::SourceFormat::Raw,
+            item: "photos".parse().unwrap(),
+            changed_extents: None,
+            keep_until: None,
+        };
+        image::backup(&self.store(), &options, &Arc::default()).unwrap().point
+    }
+
+    /// The object of a point's manifest.
+    fn object_of(&self, made: &Manifest) -> String {
+        format!("points/{}/{}", self.store().item_key(&made.item), made.point)
+    }
+
     fn rows(&self) -> Vec<PointId> {
         let rows: Vec<Point> = self.service.catalog().find(&Query::all().ascending("taken_us")).unwrap();
         rows.iter().map(|p| p.id).collect()
@@ -519,17 +540,7 @@ fn what_came_into_a_deleted_vault_keeps_it_from_being_purged() {
 #[test]
 fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
     let lab = Lab::new(SoftDelete::Disabled);
-    let photos = lab.directory.path().join("photos.raw");
-    let noise: Vec<u8> = (0..1 << 18_u32).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    std::fs::write(&photos, noise).unwrap();
-    let options = image::BackupOptions {
-        source: photos,
-        format: image::SourceFormat::Raw,
-        item: "photos".parse().unwrap(),
-        changed_extents: None,
-        keep_until: None,
-    };
-    let made = image::backup(&lab.store(), &options, &Arc::default()).unwrap().point;
+    let made = lab.photos();
     items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
     let away = lab.directory.path().join("away");
     std::fs::create_dir(&away).unwrap();
@@ -552,6 +563,35 @@ fn a_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
     let options = strongroom_store::check::CheckOptions { read_data: true };
     let check = strongroom_store::check::check(&lab.store(), &options, &Progress::default()).unwrap();
     assert!(check.findings.iter().all(|f| f.points.is_empty()), "{:?}", check.findings);
+}
+
+/// What came into it after it was deleted is out of sight when its time is over.
+#[test]
+fn a_deleted_vault_with_data_whose_point_is_out_of_sight_is_not_purged() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    vaults::delete(&lab.service, &lab.vault()).unwrap();
+    lab.pass(13 * DAY);
+    let made = lab.photos();
+    let away = lab.directory.path().join("away");
+    std::fs::create_dir(&away).unwrap();
+    let own = lab.object_of(&made);
+    let names = [own, format!("sessions/{}", made.session)];
+    for (number, name) in names.iter().enumerate() {
+        std::fs::rename(lab.place().join(name), away.join(number.to_string())).unwrap();
+    }
+    lab.pass(5 * DAY);
+    assert!(lab.place().is_dir(), "it was purged");
+    let report = reconcile::report(&lab.service, &lab.vault()).unwrap().unwrap();
+    let problem = report.purge_problem.unwrap_or_default();
+    assert!(problem.contains(&made.session.to_string()), "{problem}");
+    for (number, name) in names.iter().enumerate() {
+        std::fs::create_dir_all(lab.place().join(name).parent().unwrap()).unwrap();
+        std::fs::rename(away.join(number.to_string()), lab.place().join(name)).unwrap();
+    }
+    let left = lab.store().points(None).unwrap().points;
+    assert_eq!(left.iter().map(|p| p.point).collect::<Vec<_>>(), [made.point]);
 }
 
 #[test]
