@@ -1,6 +1,6 @@
 //! Making and opening vaults, and their keys.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use strongroom_store::objects::{BlobStore, Location, OpenOptions, TEMP_DIR};
@@ -182,4 +182,19 @@ pub fn cache_directory() -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("strongroom"))
+}
+
+/// Refuses for a vault that says of itself that its points are not to go before their time. Whoever has its key and may write to
+/// its store is above that, and says that it is meant.
+pub fn refuse_immutable(vault: &Vault, is_meant: bool) -> Result<()> {
+    if is_meant || !crate::service::notes::says_immutable(vault)? {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Denied,
+        format!(
+            "vault {} is immutable: its points stay until they expire. With `--although-immutable` it is done all the same",
+            vault.location()
+        ),
+    ))
 }

@@ -409,6 +409,21 @@ fn the_last_point_that_is_there_stays_whatever_was_known_of_later_ones() {
     }
 }
 
+/// What lies among the points and is none is named, with what to do.
+#[test]
+fn a_file_that_is_no_point_is_called_that() {
+    let lab = Lab::new(SoftDelete::Disabled);
+    std::fs::create_dir_all(lab.place().join("points")).unwrap();
+    let file = lab.place().join("points/desktop.ini");
+    std::fs::write(&file, "of a file browser").unwrap();
+    items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
+    lab.pass(3600);
+    let error = vaults::delete(&lab.service, &lab.vault()).unwrap_err();
+    assert!(error.message.contains("points/desktop.ini") && error.message.contains("by hand"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    vaults::delete(&lab.service, &lab.vault()).unwrap();
+}
+
 /// Out of sight is not lost: nobody writes off what the vault has to keep, or what a job reads.
 #[test]
 fn a_missing_point_is_not_written_off_from_under_immutability_or_a_job() {
@@ -670,6 +685,14 @@ fn unmanaged_points_are_adopted_or_forgotten() {
     assert_eq!((item.state, item.machine_name.as_str()), (ItemState::ProtectionStopped, "other"));
     let error = unmanaged::adopt(&lab.service, &lab.vault(), &photos.point).unwrap_err();
     assert!(error.message.contains("image 'photos'"), "{error}");
+    // A machine of that name that is another one.
+    let former = lab.commit("machine", PointKind::Machine, None);
+    let (before, mut now) = (lab.item(), lab.item());
+    now.machine_uuid = Uuid::new_v4().to_string();
+    lab.service.catalog().apply(&[Change::put(&now)]).unwrap();
+    let error = unmanaged::adopt(&lab.service, &lab.vault(), &former.point).unwrap_err();
+    assert!(error.message.contains(&before.machine_uuid), "{error}");
+    unmanaged::forget(&lab.service, &lab.vault(), &former.point, "test").unwrap();
     // The catalog's own points are forgotten by no such way.
     assert!(unmanaged::forget(&lab.service, &lab.vault(), &other.point, "test").is_err());
     unmanaged::forget(&lab.service, &lab.vault(), &photos.point, "test").unwrap();

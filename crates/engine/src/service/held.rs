@@ -77,6 +77,11 @@ impl Strangers<'_> {
         self.points.len() + self.damaged.len()
     }
 
+    /// Objects among the points whose names are not those of points.
+    pub fn foreign(&self) -> impl Iterator<Item = &str> {
+        self.damaged.iter().filter(|d| d.point.is_none()).map(|d| d.object.as_str())
+    }
+
     /// For an error: how many of what.
     pub fn told(&self) -> String {
         let images = self.points.iter().filter(|m| m.kind == PointKind::Image).count();
@@ -87,8 +92,12 @@ impl Strangers<'_> {
         if self.points.len() > images {
             parts.push(format!("{} of a machine", self.points.len() - images));
         }
-        if !self.damaged.is_empty() {
-            parts.push(format!("{} that cannot be read", self.damaged.len()));
+        let foreign = self.foreign().count();
+        if self.damaged.len() > foreign {
+            parts.push(format!("{} that cannot be read", self.damaged.len() - foreign));
+        }
+        if foreign > 0 {
+            parts.push(format!("{foreign} by their place, whose names are of no point"));
         }
         let all = self.count();
         let noun = if all == 1 { "recovery point" } else { "recovery points" };

@@ -32,7 +32,7 @@ pub mod items;
 pub mod jobs;
 pub mod keys;
 pub mod machines;
-mod notes;
+pub(crate) mod notes;
 pub mod operations;
 pub mod places;
 pub mod points;

@@ -526,6 +526,21 @@ pub(super) fn settings_in(store: &Store, passed_over: &mut Vec<String>) -> Resul
     })
 }
 
+/// Whether a vault says of itself that its points are not to go before their time. One that says it in words that cannot be
+/// read does.
+pub(crate) fn says_immutable(store: &Store) -> Result<bool> {
+    let mut passed_over = Vec::new();
+    Ok(match settings_in(store, &mut passed_over)? {
+        NotedSettings::Missing => false,
+        NotedSettings::Damaged => true,
+        NotedSettings::There(settings) => {
+            settings.contains_key("immutability")
+                && import::setting::<Immutability>(&settings, "immutability", &mut passed_over)
+                    != Some(Immutability::Disabled)
+        }
+    })
+}
+
 /// The items that a vault names, by their names in it. None: it is from before they were noted, or the note is damaged.
 pub(super) fn items_in(
     store: &Store,

@@ -121,7 +121,20 @@ pub fn adopt(service: &Service, vault: &Vault, point: &PointId) -> Result<(Item,
             )
             .coded("UserErrorItemInSoftDeletedState"));
         }
-        Some(item) => item,
+        Some(item) => {
+            let made_of = MachineRecord::of(&manifest).machine_uuid.unwrap_or_default();
+            if !made_of.is_empty() && !item.machine_uuid.is_empty() && made_of != item.machine_uuid {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    format!(
+                        "Recovery point {point} is of another machine that was called '{}' (UUID {made_of}; this one is {}): among its points it would be taken for one of this machine. Restore it with `strongroom rescue vm restore`, or forget it.",
+                        item.machine_name, item.machine_uuid
+                    ),
+                )
+                .coded("UserErrorPointOfAnotherItem"));
+            }
+            item
+        }
         None => {
             let item = import::item_of(service, vault, &manifest.item, &[&manifest])?;
             match service.catalog.apply(&[Change::put(&item)]) {

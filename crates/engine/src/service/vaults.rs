@@ -553,10 +553,19 @@ fn check_strangers(service: &Service, vault: &Vault, held: &held::Held, what: &s
     if strangers.count() == 0 {
         return Ok(());
     }
+    let foreign: Vec<&str> = strangers.foreign().take(10).collect();
+    let files = match foreign[..] {
+        [] => String::new(),
+        _ => format!(
+            " What is none of the vault's has to be taken out of it by hand: {} at {}.",
+            foreign.join(", "),
+            vault.store_location
+        ),
+    };
     Err(Error::new(
         ErrorKind::Busy,
         format!(
-            "Vault cannot be {what} as there are existing resources within the vault. Vault '{}' holds {} that the catalog does not know. Look at them with `strongroom point list --unmanaged --vault {}`; then adopt each (`strongroom point adopt`) or forget it (`strongroom point forget POINT --unmanaged`).",
+            "Vault cannot be {what} as there are existing resources within the vault. Vault '{}' holds {} that the catalog does not know. Look at them with `strongroom point list --unmanaged --vault {}`; then adopt each (`strongroom point adopt`) or forget it (`strongroom point forget POINT --unmanaged`).{files}",
             vault.name,
             strangers.told(),
             vault.name

@@ -108,6 +108,31 @@ fn an_image_is_backed_up_changed_restored_forgotten_and_reclaimed() {
     same(&home.path("again.raw"), &image);
 }
 
+/// What the vault says of itself holds without a service too, unless it is meant.
+#[test]
+fn points_of_an_immutable_vault_are_not_forgotten_by_mistake() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    let image = home.image("disk.raw", MIB, &[(0, MIB)], 3);
+    let point = home.json(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
+    let point = point["point"].as_str().unwrap();
+    let key = home.text("exported.key");
+    home.ok(["rescue", "vault", "key", "export", &vault, "--to", &key]);
+    let location = strongroom_store::objects::Location::parse(&vault).unwrap();
+    let store = strongroom_engine::vaults::open(&location, Some(key.as_ref())).unwrap();
+    for said in [json!("locked"), json!("unlocked"), json!(7)] {
+        store.write_note("settings", &json!({ "immutability": said })).unwrap();
+        let forget = ["rescue", "point", "forget", point, "--vault", &vault];
+        home.fails(1, &["immutable", "--although-immutable"], forget);
+        let lost = ["rescue", "vault", "reclaim", &vault, "--accept-loss", point];
+        home.fails(1, &["immutable", "--although-immutable"], lost);
+    }
+    home.ok(["rescue", "point", "forget", point, "--vault", &vault, "--although-immutable"]);
+    store.write_note("settings", &json!({ "immutability": "disabled" })).unwrap();
+    let again = home.json(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
+    home.ok(["rescue", "point", "forget", again["point"].as_str().unwrap(), "--vault", &vault]);
+}
+
 #[test]
 fn space_of_forgotten_points_comes_back_and_the_rest_stays_sound() {
     let home = Home::with_vault();

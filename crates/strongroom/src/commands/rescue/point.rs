@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use strongroom_domain::{ItemName, PointId, PointSelector};
 use strongroom_engine::serve::{Listen, serve};
-use strongroom_engine::{Result, points};
+use strongroom_engine::{Result, points, vaults};
 use strongroom_store::{Manifest, OutOfSight, PointList};
 
 #[derive(Debug, Subcommand)]
@@ -62,7 +62,7 @@ pub struct ShowArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing is asked. Other points lose nothing: what they share stays.
+Nothing is asked. Other points lose nothing: what they share stays. Refused where the vault says that it is immutable.
 
 Example:
   strongroom rescue point forget 0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b --vault /srv/backup/vault")]
@@ -71,6 +71,9 @@ pub struct ForgetArgs {
     point: PointArg,
     #[command(flatten)]
     vault: VaultArgs,
+    /// Also where the vault is immutable.
+    #[arg(long)]
+    although_immutable: bool,
 }
 
 #[derive(Debug, Args)]
@@ -171,10 +174,11 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
     }
     for damaged in &document.damaged {
         let which = damaged.point.map_or_else(|| damaged.object.clone(), |id| format!("point {id}"));
-        context.warn(format_args!(
-            "{which} cannot be read: {}. `strongroom rescue point forget` removes it",
-            damaged.error
-        ));
+        let what_to_do = match damaged.point {
+            Some(_) => "`strongroom rescue point forget` removes it",
+            None => "its name is of no point: if it is none of the vault's, take it out by hand",
+        };
+        context.warn(format_args!("{which} cannot be read: {}. {what_to_do}", damaged.error));
     }
     if let Some(told) = &document.out_of_sight {
         warn_out_of_sight(context, told);
@@ -254,6 +258,7 @@ struct ForgetDocument {
 
 fn run_forget(arguments: &ForgetArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open_vault(&arguments.vault)?;
+    vaults::refuse_immutable(&vault, arguments.although_immutable)?;
     let selector = points::parse_selector(&arguments.point.point)?;
     let document = match (vault.find_point(&selector), &selector) {
         (Ok(point), _) => {

@@ -123,6 +123,9 @@ pub struct ReclaimArgs {
     /// Write off a point that is gone and that nobody forgot; may be given several times.
     #[arg(long, value_name = "POINT")]
     accept_loss: Vec<PointId>,
+    /// Write off also where the vault is immutable.
+    #[arg(long, requires = "accept_loss")]
+    although_immutable: bool,
     /// Take the points that are listed for all that the vault has, where that is not known. They are counted first.
     #[arg(long)]
     as_listed: bool,
@@ -430,6 +433,9 @@ struct ReclaimDocument {
 
 fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key)?;
+    if !arguments.accept_loss.is_empty() {
+        vaults::refuse_immutable(&vault, arguments.although_immutable)?;
+    }
     log::note(
         &vault,
         context,
