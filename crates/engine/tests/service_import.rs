@@ -387,7 +387,8 @@ fn without_the_vaults_policies_no_other_of_that_name_lets_points_go() {
 /// A catalog that was put back from a copy does not make anything laxer that was said since.
 #[test]
 fn a_catalog_that_is_older_than_the_vaults_notes_makes_nothing_laxer() {
-    let change: [(&str, &dyn Fn(&Lab, &Item)); 4] = [
+    type Step<'a> = (&'a str, &'a dyn Fn(&Lab, &Item));
+    let change: [Step; 4] = [
         ("stopped", &|lab, item| drop(items::stop(&lab.service, item, false, "test").unwrap())),
         ("longer", &|lab, _| {
             policies::put(&lab.service, &lab.vault(), "policy", daily(30), serde_json::Value::Null).unwrap();
