@@ -4,10 +4,13 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use strongroom_catalog::service::{
-    AuditEntry, Change, Principal, PrincipalKind, Query, Recorded, ResourceGroup, RoleAssignment,
-    ServiceCatalog, Setting, SigningKey, SqliteServiceCatalog, Table, actor,
+    AuditEntry, Change, DiskChoice, Immutability, Item, Policy, Principal, PrincipalKind, Query, Recorded,
+    ResourceGroup, RoleAssignment, ServiceCatalog, Setting, SigningKey, SoftDelete, SqliteServiceCatalog,
+    Table, Vault, actor,
 };
 use strongroom_domain::access::Role;
+use strongroom_domain::item::ItemState;
+use strongroom_domain::policy::{DailyRetention, Policy as Rules};
 use uuid::Uuid;
 
 struct Place {
@@ -79,12 +82,89 @@ fn making_changing_and_removing_have_a_row_each() {
     group.version = 2;
     group.tags.insert("a".into(), "b".into());
     actor::named("service: retention", || place.catalog.apply(&[Change::put(&group)])).unwrap();
-    place.only("service: retention", &format!("{groups}/write"), "changed resource group g");
+    place.only(
+        "service: retention",
+        &format!("{groups}/write"),
+        "changed resource group g: tags.a none -> b",
+    );
     group.version = 3;
     place.catalog.apply(&[Change::delete(&group)]).unwrap();
     place.only(actor::SERVICE, &format!("{groups}/delete"), "removed resource group g");
     let rows: Vec<AuditEntry> = place.catalog.find(&Query::all()).unwrap();
     assert!(rows.iter().all(|r| r.scope == "/subscriptions/s/resourceGroups/g" && r.at == at()));
+}
+
+fn vault() -> Vault {
+    let doc = serde_json::json!({
+        "id": Uuid::new_v4(), "group": "g", "name": "main", "location": "local", "sku": {"name": "Standard"},
+        "redundancy": "geo", "soft_delete": "enabled", "soft_delete_days": 14, "enhanced_security": "enabled",
+        "immutability": "disabled", "store_location": "/srv/main", "store_id": Uuid::new_v4(), "created_at": at(),
+        "changed_at": at(),
+    });
+    serde_json::from_value(doc).unwrap()
+}
+
+fn policy(vault: &Vault, name: &str) -> Policy {
+    let rules = Rules::default_standard();
+    let (created_at, changed_at) = (at(), at());
+    let wire = serde_json::json!({});
+    Policy {
+        id: Uuid::new_v4(),
+        version: 0,
+        vault: vault.id,
+        name: name.into(),
+        rules,
+        wire,
+        created_at,
+        changed_at,
+    }
+}
+
+#[test]
+fn a_change_says_which_fields_are_others() {
+    let place = place();
+    let mut vault = vault();
+    let (mut daily, weekly) = (policy(&vault, "daily"), policy(&vault, "weekly"));
+    place.catalog.apply(&[Change::put(&vault), Change::put(&daily), Change::put(&weekly)]).unwrap();
+    let last = || place.rows().last().unwrap().2.clone();
+
+    vault.version = 1;
+    vault.immutability = Immutability::Locked;
+    vault.soft_delete = SoftDelete::AlwaysOn;
+    vault.soft_delete_days = 60;
+    vault.cross_region_restore = true;
+    vault.changed_at = Timestamp::from_second(1_800_000_001).unwrap();
+    // Bookkeeping is not told.
+    vault.reclaim_due = true;
+    place.catalog.apply(&[Change::put(&vault)]).unwrap();
+    let fields = "cross region restore false -> true, immutability Disabled -> Locked, soft delete Enabled -> AlwaysOn, \
+                  soft delete days 14 -> 60";
+    assert_eq!(last(), format!("changed vault main: {fields}"));
+    vault.version = 2;
+    vault.immutability = Immutability::Unlocked;
+    let (done, changed) = actor::of_request(|| place.catalog.apply(&[Change::put(&vault)]));
+    done.unwrap();
+    assert_eq!(changed, ["changed vault main: immutability Locked -> Unlocked"]);
+
+    daily.version = 1;
+    daily.rules.retention.daily = Some(DailyRetention { days: 30 });
+    place.catalog.apply(&[Change::put(&daily)]).unwrap();
+    assert_eq!(last(), "changed policy daily: rules.retention.daily.days 180 -> 30");
+
+    let doc = serde_json::json!({
+        "id": Uuid::new_v4(), "vault": vault.id, "machine": Uuid::new_v4(), "machine_uuid": "u", "group": "g",
+        "machine_name": "web", "store_item": "web", "state": "ir_pending", "policy": daily.id, "protected_at": at(),
+        "considered_until": at(), "data_id": "1",
+    });
+    let mut item: Item = serde_json::from_value(doc).unwrap();
+    place.catalog.apply(&[Change::put(&item)]).unwrap();
+    item.version = 1;
+    item.state = ItemState::Protected;
+    item.policy = Some(weekly.id);
+    item.disks = Some(DiskChoice { luns: vec![0, 1], inclusion: true });
+    place.catalog.apply(&[Change::put(&item)]).unwrap();
+    let fields = r#"disks none -> {"inclusion":true,"luns":[0,1]}, policy daily -> weekly, state IrPending -> Protected"#;
+    assert_eq!(last(), format!("changed item web (Protected): {fields}"));
 }
 
 #[test]
@@ -124,8 +204,13 @@ fn who_may_what_is_told_without_secrets() {
     };
     place.catalog.apply(&[Change::put(&key)]).unwrap();
     place.only(actor::SERVICE, "Strongroom.Backup/signingKeys/write", "made signing key kid");
+    let renewed =
+        Principal { version: 1, secret_hash: "another secret".into(), disabled: true, ..principal.clone() };
+    place.catalog.apply(&[Change::put(&renewed)]).unwrap();
+    let detail = "changed principal nightly: disabled false -> true, secret hash (not shown)";
+    place.only(actor::SERVICE, "Strongroom.Backup/principals/write", detail);
     let all = place.catalog.fetch(Table::Audit, &Query::all()).unwrap();
-    assert!(all.iter().all(|row| !row.doc.contains("secret")));
+    assert!(all.iter().all(|row| !row.doc.replace("secret hash", "").contains("secret")));
 }
 
 #[test]

@@ -11,12 +11,14 @@
 //! Calls block: make them from threads, never from within an async runtime's workers.
 
 pub mod actor;
+mod differences;
 mod error;
 mod model;
 mod recorded;
 mod row;
 mod sqlite;
 
+pub use differences::{differences, shown};
 pub use error::{Result, ServiceError};
 pub use model::*;
 pub use recorded::Recorded;

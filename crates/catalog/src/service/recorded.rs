@@ -5,7 +5,7 @@ use super::model::{
     AuditEntry, Item, Job, Machine, Point, Policy, Principal, ResourceGroup, RoleAssignment, Setting, Vault,
 };
 use super::row::{Change, Query, Row, Stored, Table};
-use super::{ServiceCatalog, actor};
+use super::{ServiceCatalog, actor, differences};
 use jiff::Timestamp;
 use std::sync::{Arc, OnceLock};
 use strongroom_domain::arm_names;
@@ -36,6 +36,15 @@ struct Note {
     what: String,
     /// `made`, `changed`, `removed`.
     verb: &'static str,
+    /// Which of its fields were changed, from what to what.
+    fields: String,
+}
+
+impl Note {
+    fn text(&self) -> String {
+        let Self { verb, what, fields, .. } = self;
+        if fields.is_empty() { format!("{verb} {what}") } else { format!("{verb} {what}: {fields}") }
+    }
 }
 
 impl<C: ServiceCatalog> Recorded<C> {
@@ -55,6 +64,7 @@ impl<C: ServiceCatalog> Recorded<C> {
     fn notes(&self, changes: &[Change]) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
         for change in changes {
+            let mut fields = String::new();
             let (table, id, verb, stored) = match change {
                 Change::Put { table, id, version, doc, .. } if is_recorded(*table) => {
                     let new = Stored { table: *table, id: id.clone(), version: *version, doc: doc.clone() };
@@ -67,7 +77,11 @@ impl<C: ServiceCatalog> Recorded<C> {
                         match self.stored(*table, id)? {
                             Some(old) if !differs(*table, &old.doc, &new.doc) => continue,
                             // Without the old one the change is refused.
-                            _ => (*table, id, "changed", new),
+                            old => {
+                                fields = old
+                                    .map_or_else(String::new, |old| self.fields(*table, &old, &new, changes));
+                                (*table, id, "changed", new)
+                            }
                         }
                     }
                 }
@@ -81,9 +95,28 @@ impl<C: ServiceCatalog> Recorded<C> {
                 (table.name().to_owned(), String::from("/"), format!("{} {id}", table.name()))
             });
             let action = format!("{kind}/{}", if verb == "removed" { "delete" } else { "write" });
-            notes.push(Note { action, scope, what, verb });
+            notes.push(Note { action, scope, what, verb, fields });
         }
         Ok(notes)
+    }
+
+    /// Which fields of a row are others, from what to what.
+    fn fields(&self, table: Table, old: &Stored, new: &Stored, changes: &[Change]) -> String {
+        let read = |stored: &Stored| {
+            let mut doc = said(table, &stored.doc);
+            // Under the name that people know it by.
+            if let Some(policy) = doc.get_mut("policy")
+                && let Some(id) = policy.as_str().and_then(|id| id.parse().ok())
+                && let Some(known) = self.known::<Policy>(id, changes)
+            {
+                *policy = known.name.into();
+            }
+            if let Some(fields) = doc.as_object_mut() {
+                fields.retain(|name, _| !FOLLOWING.contains(&name.as_str()));
+            }
+            doc
+        };
+        differences::of_rows(&read(old), &read(new), WORDS)
     }
 
     fn subscription(&self) -> String {
@@ -226,10 +259,14 @@ fn is_recorded(table: Table) -> bool {
     }
 }
 
-/// Whether a new version of a row says something else than how its work goes, or what was seen of it.
-fn differs(table: Table, old: &str, new: &str) -> bool {
-    let read = |doc: &str| serde_json::from_str::<serde_json::Value>(doc).unwrap_or_default();
-    let (mut old, mut new) = (read(old), read(new));
+/// Fields whose values are one of a few words, told as Azure writes them.
+const WORDS: &[&str] = &["immutability", "soft_delete", "enhanced_security", "redundancy", "state"];
+/// Fields that follow from others.
+const FOLLOWING: &[&str] = &["changed_at", "last_rules"];
+
+/// A row without how its work goes, and what was seen of it.
+fn said(table: Table, doc: &str) -> serde_json::Value {
+    let mut doc: serde_json::Value = serde_json::from_str(doc).unwrap_or_default();
     let bookkeeping: &[&str] = match table {
         Table::Vaults => &["reclaim_due", "reclaimed_at"],
         Table::Items => &["considered_until", "last_backup", "last_point_at"],
@@ -238,18 +275,19 @@ fn differs(table: Table, old: &str, new: &str) -> bool {
         }
         Table::RecoveryPoints => {
             // How long it is kept, and where: the rest is how it came about, and what was found out later.
-            let kept =
-                |point: &serde_json::Value| (point["keep_until"].clone(), point["snapshot"].is_object());
-            return kept(&old) != kept(&new);
+            return serde_json::json!({"keep_until": doc["keep_until"], "snapshot": doc["snapshot"].is_object()});
         }
         _ => &[],
     };
-    for doc in [&mut old, &mut new] {
-        if let Some(fields) = doc.as_object_mut() {
-            fields.retain(|name, _| !bookkeeping.contains(&name.as_str()));
-        }
+    if let Some(fields) = doc.as_object_mut() {
+        fields.retain(|name, _| !bookkeeping.contains(&name.as_str()));
     }
-    old != new
+    doc
+}
+
+/// Whether a new version of a row says something else.
+fn differs(table: Table, old: &str, new: &str) -> bool {
+    said(table, old) != said(table, new)
 }
 
 /// Notes of one kind, where they are too many for one each: the number, and as many names as fit.
@@ -289,7 +327,7 @@ impl<C: ServiceCatalog> ServiceCatalog for Recorded<C> {
             self.inner.apply(changes)?;
             for kind in kinds {
                 match kind.len() <= ROWS_OF_A_KIND_MAX {
-                    true => kind.iter().for_each(|n| actor::note(format!("{} {}", n.verb, n.what))),
+                    true => kind.iter().for_each(|note| actor::note(note.text())),
                     false => actor::note(format!("{} {}", kind[0].verb, together(&kind))),
                 }
             }
@@ -299,8 +337,8 @@ impl<C: ServiceCatalog> ServiceCatalog for Recorded<C> {
         for kind in kinds {
             if kind.len() <= ROWS_OF_A_KIND_MAX {
                 all.extend(kind.iter().map(|note| {
-                    let detail = format!("{} {}", note.verb, note.what);
-                    Change::put(&self.entry(&principal, note.action.clone(), note.scope.clone(), detail))
+                    let entry = self.entry(&principal, note.action.clone(), note.scope.clone(), note.text());
+                    Change::put(&entry)
                 }));
             } else {
                 let detail = format!("{} {}", kind[0].verb, together(&kind));
