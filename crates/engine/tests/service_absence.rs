@@ -816,6 +816,23 @@ fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
     assert_eq!(keys::delete(&service, &id).unwrap(), key(&second));
 }
 
+#[test]
+fn a_store_that_is_out_of_sight_is_to_be_mounted_and_not_made_anew() {
+    for fault in [Fault::Empty, Fault::Gone] {
+        let lab = Lab::new(SoftDelete::Enabled);
+        lab.point();
+        let (place, vault) = (lab.place(), lab.vault());
+        let Lab { directory, hands, service, .. } = lab;
+        drop(service);
+        fault.begin(&place);
+        let service = open(directory.path(), &hands);
+        let problem = reconcile::one(&service, &vault).unwrap().problem.unwrap();
+        assert!(problem.contains("Mount") && problem.contains("reachable"), "{fault:?}: {problem}");
+        let advised = ["init", "create the vault"].iter().any(|advice| problem.contains(advice));
+        assert!(!advised, "{fault:?}: {problem}");
+    }
+}
+
 /// A vault of the catalog that is not seen in the data directory is not taken for one that never was there.
 #[test]
 fn a_place_whose_vaults_are_out_of_sight_gets_no_marker_by_the_way() {

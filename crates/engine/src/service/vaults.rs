@@ -12,9 +12,9 @@ use strongroom_catalog::service::{
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
-use strongroom_store::Progress;
-use strongroom_store::objects::Location;
+use strongroom_store::objects::{Kind, Location, ObjectError, Op};
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
+use strongroom_store::{Progress, StoreError};
 use uuid::Uuid;
 
 /// How long a deleted vault with data can be brought back.
@@ -598,7 +598,9 @@ fn make_store(service: &Service, vault: &mut Vault, single_writer: bool) -> Resu
 }
 
 pub(super) fn open_store(service: &Service, vault: &Vault) -> Result<strongroom_store::Vault> {
-    let store = stores::open(&Location::parse(&vault.store_location)?, Some(&key_path(service, vault)))?;
+    let location = Location::parse(&vault.store_location)?;
+    let store =
+        stores::open(&location, Some(&key_path(service, vault))).map_err(|e| out_of_sight(vault, e))?;
     if store.id() != vault.store_id {
         return Err(Error::new(
             ErrorKind::Corrupt,
@@ -612,6 +614,22 @@ pub(super) fn open_store(service: &Service, vault: &Vault) -> Result<strongroom_
         ));
     }
     Ok(store)
+}
+
+/// Of a vault that was there: nobody is to make another one in its place.
+fn out_of_sight(vault: &Vault, error: Error) -> Error {
+    let why = match (error.cause(), error.cause::<ObjectError>()) {
+        (Some(StoreError::NotAVault { location, detail }), _) => format!("{location} is no vault: {detail}"),
+        (_, Some(object)) if object.op == Op::Open && object.kind == Kind::NotFound => {
+            object.without_advice()
+        }
+        _ => return error,
+    };
+    let what = format!(
+        "The store of vault '{}' is not there: {why}. Mount {}, or make it reachable, and run it again.",
+        vault.name, vault.store_location
+    );
+    Error::new(error.kind, what).caused_by(error)
 }
 
 /// The store's directory, if it is one that this service made in its own data directory.

@@ -137,19 +137,23 @@ impl ObjectError {
 
 impl fmt::Display for ObjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}", self.op.verb())?;
-        if self.op == Op::Open {
-            write!(f, " {}", self.location)?;
-        } else if self.name.is_empty() {
-            write!(f, " objects at {}", self.location)?;
-        } else {
-            write!(f, " object {} at {}", self.name, self.location)?;
-        }
-        write!(f, ": {}", self.source)?;
+        f.write_str(&self.without_advice())?;
         match self.kind.advice(self.op) {
             "" => Ok(()),
             advice => write!(f, "; {advice}"),
         }
+    }
+}
+
+impl ObjectError {
+    /// What failed and why, for whoever can say better what to do.
+    pub fn without_advice(&self) -> String {
+        let what = match (self.op, self.name.as_str()) {
+            (Op::Open, _) => self.location.clone(),
+            (_, "") => format!("objects at {}", self.location),
+            (_, name) => format!("object {name} at {}", self.location),
+        };
+        format!("cannot {} {what}: {}", self.op.verb(), self.source)
     }
 }
 
