@@ -227,6 +227,30 @@ fn a_machine_that_was_defined_just_now_is_found() {
     assert_eq!(error.code, Some("ResourceNotFound"), "{error}");
 }
 
+/// As after the import of its vault, before anybody looked at the hosts.
+#[test]
+fn a_machine_that_nobody_has_seen_is_looked_for_before_its_backup() {
+    let lab = Lab::new(&VaultSettings::default());
+    let item = lab.protect("machine");
+    let catalog = lab.service.catalog();
+    let machine: Machine = catalog.get(item.machine).unwrap().unwrap();
+    let mut unknown: Item = catalog.get(item.id).unwrap().unwrap();
+    unknown.machine = Uuid::new_v4();
+    catalog.apply(&[Change::put(&unknown), Change::delete(&machine)]).unwrap();
+    let done = lab.over(lab.back_up(&item).id);
+    assert_eq!(done.status, JobStatus::Completed, "{done:#?}");
+    let machine = machines::get(&lab.service, "group", "machine").unwrap();
+    assert_eq!(catalog.get::<Item>(item.id).unwrap().unwrap().machine, machine.id);
+    // One that is on no host is none.
+    let mut unknown: Item = catalog.get(item.id).unwrap().unwrap();
+    unknown.machine = Uuid::new_v4();
+    unknown.machine_name = "nowhere".into();
+    catalog.apply(&[Change::put(&unknown)]).unwrap();
+    let failed = lab.over(lab.back_up(&item).id);
+    assert_eq!(failed.status, JobStatus::Failed, "{failed:#?}");
+    assert!(failed.errors[0].message.contains("no longer known"), "{failed:#?}");
+}
+
 #[test]
 fn what_was_not_found_is_named_with_what_to_do() {
     let lab = Lab::new(&VaultSettings::default());

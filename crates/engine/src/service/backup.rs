@@ -8,7 +8,7 @@
 //! The second is the point's manifest in the vault; what follows, one transaction that ends the job and notes the point, only
 //! tells of it, and is made up for at the next start if it was missed.
 
-use super::{Service, committed, jobs, machines, notes, points, retention, snapshots, transfer};
+use super::{Service, committed, items, jobs, machines, notes, points, retention, snapshots, transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::{DiskRecord, MachineRecord};
 use crate::machine::{self, BackupOptions};
@@ -128,14 +128,31 @@ pub(super) struct Parts {
 
 fn parts(service: &Service, job: &Job) -> Result<Parts> {
     let (vault, item, request): (_, Item, _) = jobs::parts(service, job)?;
-    let machine = service
-        .catalog
-        .get(item.machine)?
-        .ok_or_else(|| Error::not_found("The job's machine is no longer known."))?;
+    let machine = service.catalog.get(item.machine)?.ok_or_else(|| {
+        Error::not_found("The job's machine is no longer known.").coded("UserErrorVmNotFound")
+    })?;
     Ok(Parts { item, vault, machine, request })
 }
 
+/// Looks for a machine that nobody has seen since the item's vault was imported. Whether it was found is seen by whoever goes on.
+fn look_for_machine(service: &Service, job: &Job) {
+    let look = || -> Result<()> {
+        let Some(item) = job.item.map(|id| service.catalog.get::<Item>(id)).transpose()?.flatten() else {
+            return Ok(());
+        };
+        if service.catalog.get::<Machine>(item.machine)?.is_none() {
+            let machine = machines::get_or_look(service, &item.group, &item.machine_name)?;
+            items::adopt(service, &machine)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = look() {
+        tracing::warn!(job = %job.id, %error, "the job's machine was looked for");
+    }
+}
+
 pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+    look_for_machine(service, job);
     // Its snapshot may be a point already, which no failure to read rows ends.
     let (parts, pending) = committed::record(service, "a backup", || {
         Ok((parts(service, job)?, snapshots::pending(service, job)?))
