@@ -344,6 +344,8 @@ fn what_cannot_be_read_of_a_vault_is_told_and_makes_nothing_laxer() {
     let [third, _] = labs();
     let done = lose_catalog(&lab, &third);
     assert!(!done.settings && done.passed_over.join("\n").contains("immutab"), "{:?}", done.passed_over);
+    let told = done.passed_over.join("\n");
+    assert!(told.contains("--immutability-state") && told.contains("--soft-delete-duration"), "{told}");
     let back = third.vault();
     assert_eq!((back.immutability, back.soft_delete_days), (Immutability::Unlocked, 180));
     std::fs::write(notes.join("settings"), settings).unwrap();

@@ -237,7 +237,7 @@ fn take_settings(
     take!(immutability or Immutability::Unlocked);
     if !strict.is_empty() {
         passed_over.push(format!(
-            "what the vault had as {} is not known: soft delete is on, for {} days, and the vault immutable, but not locked, where that was not read; look at them with `strongroom vault show`, and set them",
+            "what the vault had as {} is not known: soft delete is on, for {} days, and the vault immutable, but not locked, where that was not read; look at them with `strongroom vault show`, and set them through the API, as `az backup vault update --immutability-state` and `az backup vault backup-properties set --soft-delete-feature-state … --soft-delete-duration …` do",
             strict.join(", "),
             vault.soft_delete_days,
         ));
