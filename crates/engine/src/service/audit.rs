@@ -23,7 +23,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use strongroom_catalog::service::{AuditEntry, Change, Query, Setting, Table};
+use strongroom_catalog::service::{AuditEntry, Change, Query, Setting, Table, differences};
 use uuid::Uuid;
 
 /// A part of the audit, in the order in which it was written.
@@ -78,31 +78,28 @@ pub(super) fn note(service: &Service, principal: &str, action: &str, scope: &str
 
 const CONFIGURATION: &str = "configuration";
 
-/// Compares the configuration with the last start's, and remembers what of it is another. `sections`: names and what they say;
-/// no secrets.
-pub fn configuration(service: &Service, sections: &[(&str, String)]) -> Result<()> {
-    let now: Map<String, Value> =
-        sections.iter().map(|(name, says)| ((*name).to_owned(), says.clone().into())).collect();
-    let now = Value::Object(now);
-    let before = service.catalog.get::<Setting>(CONFIGURATION)?;
-    let is_first = before.is_none();
-    let mut setting =
-        before.unwrap_or_else(|| Setting { id: CONFIGURATION.into(), version: 0, value: Value::Null });
-    if setting.value == now {
-        return Ok(());
-    }
-    let changed: Vec<String> = sections
-        .iter()
-        .filter(|(name, says)| setting.value[*name] != says.as_str())
-        .map(|(name, says)| {
-            let short: String = says.chars().take(200).collect();
-            format!("{name} = {short}{}", if short.len() < says.len() { "…" } else { "" })
-        })
-        .collect();
-    setting.value = now;
+/// Compares the configuration with the last start's, and remembers what of it is another. `now`: its parts, by name; no secrets.
+pub fn configuration(service: &Service, now: Map<String, Value>) -> Result<()> {
+    let mut setting = service.catalog.get::<Setting>(CONFIGURATION)?.unwrap_or_else(|| Setting {
+        id: CONFIGURATION.into(),
+        version: 0,
+        value: Value::Null,
+    });
+    // An earlier release kept each part as a text, which is not comparable.
+    let before = setting.value.as_object().filter(|parts| parts.values().any(|part| part.is_object()));
+    let says = match before {
+        Some(before) if *before == now => return Ok(()),
+        Some(_) => format!("changed: {}", differences(&setting.value, &now.clone().into())),
+        None => {
+            let is_empty = |says: &Value| says.is_null() || says.as_array().is_some_and(Vec::is_empty);
+            let said = now.iter().filter(|(_, says)| !is_empty(says));
+            let said: Vec<String> = said.map(|(name, says)| format!("{name} = {says}")).collect();
+            format!("first seen: {}", said.join("; "))
+        }
+    };
+    setting.value = now.into();
     service.catalog.apply(&[Change::put(&setting)])?;
-    let verb = if is_first { "first seen" } else { "changed" };
-    let detail: String = format!("{verb}: {}", changed.join("; ")).chars().take(2000).collect();
+    let detail: String = says.chars().take(2000).collect();
     note(service, "service: start", "Strongroom.Backup/configuration/write", "/", detail);
     Ok(())
 }

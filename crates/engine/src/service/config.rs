@@ -4,7 +4,7 @@ use super::drill::DrillSchedule;
 use crate::error::{Error, Result};
 use crate::limits::{KEY_FILE_MAX_BYTES, SNAPSHOT_RESERVE_PERCENT, TRANSFER_RETRY_FIRST};
 use crate::target::DiskFormat;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct ServiceConfig {
     pub audit: AuditConfig,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
     pub name: String,
@@ -43,7 +43,7 @@ pub struct HostConfig {
     pub location: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreDirectory {
     /// Like a storage account's: 3 to 24 letters and digits.
@@ -58,7 +58,7 @@ pub struct RestoreDirectory {
 }
 
 /// A container of a storage account, Azure's or S3's, that disks can be restored to.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageAccount {
     /// 3 to 24 letters and digits.
@@ -136,7 +136,7 @@ impl StorageAccount {
 }
 
 /// How much at once.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub jobs: usize,
@@ -151,7 +151,7 @@ impl Default for Limits {
 }
 
 /// How snapshots are kept beside machines' disks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnapshotConfig {
     /// Whether they are, where the storage can.
@@ -173,7 +173,7 @@ impl Default for SnapshotConfig {
 }
 
 /// How long the audit is kept, and who else is told.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuditConfig {
     /// Rows older than this go from the catalog into files in the data directory.

@@ -46,7 +46,7 @@ pub struct DrillOptions {
 }
 
 /// Drills that happen by themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrillSchedule {
     /// The machine's name, or `GROUP/NAME`; `*`: every machine that is protected.

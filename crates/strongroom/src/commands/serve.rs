@@ -45,7 +45,10 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let data = arguments.data.clone().unwrap_or_else(serve::default_data_directory);
-    let opened = serve::open(&data, arguments.config.as_deref())?;
+    let mut opened = serve::open(&data, arguments.config.as_deref())?;
+    if !arguments.listen.is_empty() {
+        opened.config.listen.clone_from(&arguments.listen);
+    }
     let parts = directory(&data);
     let tls = &opened.config.tls;
     let source = match (&tls.certificate, &tls.key) {
@@ -58,10 +61,8 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
         Certificates::open(source, opened.service.now())
             .map_err(|e| Error::new(ErrorKind::Failed, e.to_string()).caused_by(e))?,
     );
-    let listen =
-        if arguments.listen.is_empty() { opened.config.listen.clone() } else { arguments.listen.clone() };
     let server = Server::bind(ServerConfig {
-        listen,
+        listen: opened.config.listen.clone(),
         socket: Some(parts.socket()),
         certificates: certificates.clone(),
         public_url: opened.config.public_url.clone(),
@@ -71,6 +72,7 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
     let url = server.url();
     std::fs::write(parts.0.join("url"), format!("{url}\n"))
         .map_err(|e| Error::io(format!("writing {}", parts.0.join("url").display()), e))?;
+    opened.record_configuration()?;
     opened.service.start()?;
     say(context, &url, &data, &opened);
 

@@ -1,6 +1,7 @@
 //! The configuration file: TOML, all of it optional. `strongroom serve --print-config` prints a commented example.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
@@ -71,7 +72,7 @@ impl FileConfig {
     }
 
     /// What it says, part by part, for the audit: where keys are, and none of them.
-    pub fn sections(&self) -> Vec<(&'static str, String)> {
+    pub fn sections(&self) -> Map<String, Value> {
         // Named one by one: a new part has to be thought about.
         let Self {
             listen,
@@ -86,23 +87,24 @@ impl FileConfig {
             snapshots,
             audit,
         } = self;
-        vec![
-            ("listen", format!("{listen:?}")),
-            ("public_url", format!("{public_url:?}")),
-            ("tls", format!("{tls:?}")),
-            ("hosts", format!("{hosts:?}")),
-            ("vault_storage", format!("{vault_storage:?}")),
-            ("restore_directories", format!("{restore_directories:?}")),
-            ("storage_accounts", format!("{storage_accounts:?}")),
-            ("limits", format!("{limits:?}")),
-            ("drills", format!("{drills:?}")),
-            ("snapshots", format!("{snapshots:?}")),
-            ("audit", format!("{audit:?}")),
-        ]
+        let parts = [
+            ("listen", json!(listen)),
+            ("public_url", json!(public_url)),
+            ("tls", json!(tls)),
+            ("hosts", json!(hosts)),
+            ("vault_storage", json!(vault_storage)),
+            ("restore_directories", json!(restore_directories)),
+            ("storage_accounts", json!(storage_accounts)),
+            ("limits", json!(limits)),
+            ("drills", json!(drills)),
+            ("snapshots", json!(snapshots)),
+            ("audit", json!(audit)),
+        ];
+        parts.into_iter().map(|(name, says)| (name.to_owned(), says)).collect()
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// Files in PEM; without them the service makes an authority and a certificate of its own.
@@ -209,6 +211,22 @@ mod tests {
         check(&all).unwrap();
         assert_eq!(AuditConfig { syslog: None, ..all.audit.clone() }, AuditConfig::default());
         assert_eq!(all.listen, ["127.0.0.1:8443".parse().unwrap()]);
+    }
+
+    #[test]
+    fn it_is_told_as_users_write_it() {
+        let config: FileConfig = toml::from_str(
+            "listen = ['127.0.0.1:21001']\n[limits]\njobs = 4\n[[storage_accounts]]\nname = 'abc'\nurl = 's3://b/p'\naccount = 'id'\nkey_file = '/etc/key'",
+        )
+        .unwrap();
+        let sections = config.sections();
+        assert_eq!(sections["listen"], json!(["127.0.0.1:21001"]));
+        assert_eq!(sections["limits"]["jobs"], 4);
+        assert_eq!(sections["storage_accounts"][0]["key_file"], "/etc/key");
+        assert!(sections["public_url"].is_null() && sections["tls"]["certificate"].is_null());
+        // What is told can be read as it is written.
+        let read: Limits = serde_json::from_value(sections["limits"].clone()).unwrap();
+        assert_eq!(read.jobs, 4);
     }
 
     #[test]

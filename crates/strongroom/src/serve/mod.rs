@@ -27,9 +27,15 @@ pub fn open(data: &Path, config: Option<&Path>) -> Result<Opened> {
     let config = config::load(config)?;
     let service = Service::open(config.service(data)?)?;
     let first = actor::named("service: start", || first::ensure_administrator(&service))?;
-    audit::configuration(&service, &config.sections())?;
     let api = Arc::new(App::api(service.clone())?);
     Ok(Opened { service, api, config, first })
+}
+
+impl Opened {
+    /// Notes in the audit what of the configuration is another than at the last start.
+    pub fn record_configuration(&self) -> Result<()> {
+        audit::configuration(&self.service, self.config.sections())
+    }
 }
 
 /// Where the service keeps everything unless it is told otherwise.
