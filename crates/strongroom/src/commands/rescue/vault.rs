@@ -223,12 +223,12 @@ fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
             ("key", document.key_file.clone()),
         ])
     })?;
-    let found = match made.key_in_ring {
-        true => "Commands of this user find it by themselves.",
-        false => "Name it with --key-file.",
+    let (found, option) = match made.key_in_ring {
+        true => ("Commands of this user find it by themselves.", String::new()),
+        false => ("Name it with --key-file.", format!(" --key-file {}", document.key_file)),
     };
     context.note(format_args!(
-        "The key of this vault is in {}. {found}\nKeep a copy elsewhere: without the key nothing in the vault can ever be read. To print it:\n  strongroom rescue vault key export {}",
+        "The key of this vault is in {}. {found}\nKeep a copy elsewhere: without the key nothing in the vault can ever be read. To print it:\n  strongroom rescue vault key export {}{option}",
         document.key_file, document.location
     ));
     Ok(Outcome::Done)
