@@ -1,6 +1,7 @@
 //! Times as users type them: an instant, a local date or time, or so long before or after now.
 
-use jiff::civil::{Date, DateTime};
+use jiff::civil::{Date, DateTime, date};
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 
@@ -19,7 +20,13 @@ const WORDS: &str = "use 2026-11-21, 2026-11-21T20:30 (local time), 2026-11-21T2
 
 /// Reads a time; `now` and `zone` are what relative and local ones refer to.
 pub fn parse_at(text: &str, sense: Sense, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, String> {
-    let wrong = || format!("`{}` is not a time: {WORDS}", text.chars().take(40).collect::<String>());
+    let wrong = || {
+        let short: String = text.chars().take(40).collect();
+        match beyond(text.trim()) {
+            Some(bound) => format!("`{short}` is too far: {bound}"),
+            None => format!("`{short}` is not a time: {WORDS}"),
+        }
+    };
     let text = text.trim();
     if let Some(length) = length(text) {
         let at = if sense == Sense::Keep { now.checked_add(length) } else { now.checked_sub(length) };
@@ -30,19 +37,34 @@ pub fn parse_at(text: &str, sense: Sense, now: Timestamp, zone: &TimeZone) -> Re
     }
     // jiff reads a bare date as a DateTime at midnight too, so the date goes first.
     if text.len() == 10
-        && let Ok(date) = text.parse::<Date>()
+        && let Ok(day) = text.parse::<Date>()
     {
         let first = |date: Date| date.to_zoned(zone.clone()).map(|zoned| zoned.timestamp());
         let at = match sense {
-            Sense::From => first(date),
+            Sense::From => first(day),
             Sense::Until | Sense::Keep => {
-                date.tomorrow().and_then(first).and_then(|next| next.checked_sub(1.millisecond()))
+                day.tomorrow().and_then(first).and_then(|next| next.checked_sub(1.millisecond()))
             }
         };
         return at.map_err(|_| wrong());
     }
     let civil: DateTime = text.parse().map_err(|_| wrong())?;
     civil.to_zoned(zone.clone()).map(|zoned| zoned.timestamp()).map_err(|_| wrong())
+}
+
+/// The bound that something understood lies beyond.
+fn beyond(text: &str) -> Option<String> {
+    // The last day, and the first one, are not whole in every zone.
+    let is_late = match (length(text), Pieces::parse(text)) {
+        (Some(_), _) => {
+            return Some(format!("times are from {:.0} to {:.0}", Timestamp::MIN, Timestamp::MAX));
+        }
+        (None, Ok(pieces)) if pieces.date() >= date(9999, 12, 30) => true,
+        (None, Ok(pieces)) if pieces.date() <= date(-9999, 1, 3) => false,
+        _ => return None,
+    };
+    let (which, bound) = if is_late { ("latest", Timestamp::MAX) } else { ("earliest", Timestamp::MIN) };
+    Some(format!("the {which} time is {bound:.0}"))
 }
 
 /// Relative to this moment, local where no zone is given.
@@ -114,6 +136,19 @@ mod tests {
         ] {
             assert_eq!(read(text, sense).as_deref(), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_too_far_is_told_with_the_bound() {
+        for text in ["9999-12-31", "9999-12-31T10:00", "9999-12-31T00:00:00Z"] {
+            let error = read(text, Sense::Keep).unwrap_err();
+            assert!(error.contains("the latest time is 9999-12-30T22:00:00Z"), "{error}");
+        }
+        assert!(read("9999999w", Sense::Keep).unwrap_err().contains("to 9999-12-30T22:00:00Z"));
+        assert!(
+            read("-009999-01-01", Sense::From).unwrap_err().contains("the earliest time is -009999-01-02")
+        );
+        assert!(read("9999-13-31", Sense::Keep).unwrap_err().contains("is not a time"));
     }
 
     #[test]
