@@ -81,7 +81,7 @@ pub struct CreateArgs {
 pub struct DeleteArgs {
     /// Its name, application id or object id.
     principal: String,
-    /// Also the last one who is Owner of everything.
+    /// Also the last one who is Owner of everything, who stays without this.
     #[arg(long)]
     allow_no_owner: bool,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub struct DeleteArgs {
 #[command(after_help = "\
 Roles: Owner, \"Backup Contributor\", \"Backup Operator\", \"Backup Reader\", Contributor, Reader. A scope is a
 path, or a vault's or group's short form; without one the role holds everywhere. What it names must be
-there. The last one who is Owner of everything stays that, unless --allow-no-owner.
+there.
 
 Examples:
   strongroom access assign nightly \"Backup Operator\"
@@ -119,7 +119,7 @@ pub struct AssignArgs {
 pub struct UnassignArgs {
     #[command(flatten)]
     assignment: AssignArgs,
-    /// Also from the last one who is Owner of everything.
+    /// Also from the last one who is Owner of everything, who stays that without this.
     #[arg(long)]
     allow_no_owner: bool,
 }
