@@ -736,7 +736,7 @@ fn a_missing_point_is_marked_and_found_again() {
 fn only_the_vaults_id_deletes_its_key_and_only_when_the_vault_is_gone() {
     let lab = Lab::new(SoftDelete::Disabled);
     let id = lab.vault().store_id.to_string();
-    assert!(keys::delete(&lab.service, &id).unwrap_err().message.contains("vault 'vault' has it"));
+    assert!(keys::delete(&lab.service, &id, false).unwrap_err().message.contains("vault 'vault' has it"));
     items::delete(&lab.service, &lab.vault(), &lab.item(), "test").unwrap();
     lab.pass(3600);
     let key = lab.key();
@@ -748,19 +748,19 @@ fn only_the_vaults_id_deletes_its_key_and_only_when_the_vault_is_gone() {
     assert_eq!((strays.stores.len(), strays.keys.len()), (0, 1));
     assert_eq!(strays.keys[0].vault.unwrap().to_string(), id);
     // What the key's file is called is told apart from what it opens.
-    let error = keys::delete(&lab.service, &lab.vault.to_string()).unwrap_err();
+    let error = keys::delete(&lab.service, &lab.vault.to_string(), false).unwrap_err();
     assert!(error.message.contains(&id) && error.message.contains("is called"), "{error}");
     // Part of it, the catalog's id and another vault's are not it.
     for wrong in [&id[..8], &lab.vault.to_string(), &Uuid::new_v4().to_string()] {
-        assert!(keys::delete(&lab.service, wrong).is_err(), "{wrong}");
+        assert!(keys::delete(&lab.service, wrong, false).is_err(), "{wrong}");
     }
     // Where the store could be is not mounted: nobody knows.
     let marker = lab.service.data().vaults().join(storage::MARKER);
     std::fs::rename(&marker, lab.directory.path().join("marker")).unwrap();
-    assert_eq!(keys::delete(&lab.service, &id).unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(keys::delete(&lab.service, &id, false).unwrap_err().kind, ErrorKind::Unavailable);
     assert!(key.is_file());
     std::fs::rename(lab.directory.path().join("marker"), &marker).unwrap();
-    assert_eq!(keys::delete(&lab.service, &id).unwrap(), key);
+    assert_eq!(keys::delete(&lab.service, &id, false).unwrap(), key);
     assert!(!key.exists());
 }
 
@@ -792,15 +792,15 @@ fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
     let id = first.store_id.to_string();
     let key = |vault: &Vault| data.join("keys").join(format!("{}.key", vault.id));
     // Its store is left where it is, for somebody to remove.
-    assert!(keys::delete(&service, &id).unwrap_err().message.contains("its store is there"));
+    assert!(keys::delete(&service, &id, false).unwrap_err().message.contains("its store is there"));
     std::fs::remove_dir_all(&first.store_location).unwrap();
     // Where it was is known, and is mounted or not.
     let away = |name: &str| (base.join(storage::MARKER), directory.path().join(name));
     let (marker, aside) = away("marker");
     std::fs::rename(&marker, &aside).unwrap();
-    assert_eq!(keys::delete(&service, &id).unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(keys::delete(&service, &id, false).unwrap_err().kind, ErrorKind::Unavailable);
     std::fs::rename(&aside, &marker).unwrap();
-    assert_eq!(keys::delete(&service, &id).unwrap(), key(&first));
+    assert_eq!(keys::delete(&service, &id, false).unwrap(), key(&first));
     // Nothing is known of the second any more: it may have been in either place, and somebody has to say that both are seen.
     std::fs::remove_dir_all(&second.store_location).unwrap();
     let id = second.store_id.to_string();
@@ -809,11 +809,11 @@ fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
         let _ = std::fs::remove_file(data.join(name));
     }
     let service = open();
-    let error = keys::delete(&service, &id).unwrap_err();
+    let error = keys::delete(&service, &id, false).unwrap_err();
     assert!(error.message.contains("--init-storage") && key(&second).is_file(), "{error}");
     assert!(storage::init(&service).unwrap());
     assert!(!storage::init(&service).unwrap());
-    assert_eq!(keys::delete(&service, &id).unwrap(), key(&second));
+    assert_eq!(keys::delete(&service, &id, false).unwrap(), key(&second));
 }
 
 #[test]
@@ -831,6 +831,45 @@ fn a_store_that_is_out_of_sight_is_to_be_mounted_and_not_made_anew() {
         let advised = ["init", "create the vault"].iter().any(|advice| problem.contains(advice));
         assert!(!advised, "{fault:?}: {problem}");
     }
+}
+
+/// Vaults were kept elsewhere, the catalog is lost, and the configuration does not name the place any more.
+#[test]
+fn a_key_is_kept_where_nothing_says_where_its_vault_was() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    lab.point();
+    let (id, key, place) = (lab.vault().store_id.to_string(), lab.key(), lab.place());
+    let Lab { directory, hands, service, .. } = lab;
+    service.stop();
+    drop(service);
+    let base = directory.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    let elsewhere = base.join(place.file_name().unwrap());
+    std::fs::rename(&place, &elsewhere).unwrap();
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(name));
+    }
+    let service = open(directory.path(), &hands);
+    let error = keys::delete(&service, &id, false).unwrap_err();
+    assert!(key.is_file());
+    assert!(["vault_storage", "--vault-is-gone"].iter().all(|w| error.message.contains(w)), "{error}");
+    drop(service);
+    // Configured again, it is found there, whatever somebody says.
+    let config = ServiceConfig {
+        data: directory.path().to_owned(),
+        hosts: Vec::new(),
+        vault_storage: Some(base.display().to_string()),
+        ..ServiceConfig::default()
+    };
+    let service = Service::open_with(config, Vec::new(), Arc::new(hands.clone())).unwrap();
+    storage::init(&service).unwrap();
+    let error = keys::delete(&service, &id, true).unwrap_err();
+    assert!(error.message.contains("its store is there") && key.is_file(), "{error}");
+    drop(service);
+    std::fs::remove_dir_all(&elsewhere).unwrap();
+    let service = open(directory.path(), &hands);
+    assert!(keys::delete(&service, &id, false).is_err());
+    assert_eq!(keys::delete(&service, &id, true).unwrap(), key);
 }
 
 /// A vault of the catalog that is not seen in the data directory is not taken for one that never was there.
@@ -880,7 +919,7 @@ fn a_stray_store_keeps_its_key() {
     let strays = storage::strays(&service).unwrap();
     assert_eq!((strays.stores.len(), strays.keys.len()), (1, 1));
     assert_eq!((strays.stores[0].points, &strays.stores[0].problem), (Some(1), &None));
-    let error = keys::delete(&service, &id).unwrap_err();
+    let error = keys::delete(&service, &id, false).unwrap_err();
     assert!(error.message.contains("its store is there"), "{error}");
     assert!(key.is_file());
 }

@@ -830,6 +830,20 @@ fn a_key_outlives_its_vault_until_the_vaults_id_is_typed() {
     home.ok(["vault", "key", "delete", file, "--id", &id]);
     assert!(!key.exists());
     assert!(home.json(["vault", "list", "--strays"])["keys"].as_array().unwrap().is_empty());
+    // Where the catalog is lost, nothing says where a vault was.
+    home.ok(["vault", "create", "lost"]);
+    let id = home.json(["vault", "show", "lost"])["store"]["id"].as_str().unwrap().to_owned();
+    for entry in std::fs::read_dir(home.path("data/vaults")).unwrap() {
+        let path = entry.unwrap().path();
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { Ok(()) };
+    }
+    for name in ["data/catalog.db", "data/catalog.db-wal", "data/catalog.db-shm"] {
+        let _ = std::fs::remove_file(home.path(name));
+    }
+    home.ok(["vault", "create", "another"]);
+    let delete = ["vault", "key", "delete", &id, "--id", &id];
+    home.fails(1, &["is kept", "vault_storage", "--vault-is-gone"], delete);
+    home.ok(delete.iter().chain(&["--vault-is-gone"]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::{Answer, App, check_subscription, subscription_id, vault_id, vault_of, vault_path};
 use crate::auth::CallerKind;
+use crate::route::QueryParameter;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -13,6 +14,11 @@ use strongroom_engine::service::reconcile::{self, Report, State};
 use strongroom_engine::service::storage::{StrayKey, StrayStore};
 use strongroom_engine::service::unmanaged::{self, Unmanaged};
 use strongroom_engine::service::{keys, storage};
+
+const VAULT_IS_GONE: &[QueryParameter] = &[QueryParameter::optional(
+    "vaultIsGone",
+    "`true`: the vault is gone, also where nothing says where it was.",
+)];
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Strongroom";
@@ -81,6 +87,7 @@ pub fn routes() -> Vec<Route<App>> {
             delete_key,
         )
         .action("Strongroom.Backup/keys/delete")
+        .query(VAULT_IS_GONE)
         .summary("Deletes the key of a vault that is gone, by the vault's id in full.")
         .tag(TAG),
     ]
@@ -237,7 +244,8 @@ fn init_storage(app: &App, request: &Request, params: &Params) -> Answer {
 fn delete_key(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     check_local(request, "Strongroom.Backup/keys/delete")?;
-    let path = keys::delete(&app.service, &params["vault"])?;
+    let is_vault_gone = request.query.get("vaultIsGone").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+    let path = keys::delete(&app.service, &params["vault"], is_vault_gone)?;
     Response::ok(json!({
         "id": format!("{}/providers/Strongroom.Backup/keys/{}", subscription_id(app), params["vault"].to_lowercase()),
         "deleted": path.display().to_string(),

@@ -35,8 +35,9 @@ fn busy(message: String) -> Error {
 
 /// Deletes the key of a vault that is gone: `id` is the vault's id, in full. The key's file, which is no longer there.
 ///
-/// Refused while the catalog has the vault, while its store is there, and where that cannot be known.
-pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
+/// Refused while the catalog has the vault, while its store is there, and where that cannot be known. `is_vault_gone`: somebody says
+/// that it is gone, wherever it was.
+pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBuf> {
     let id: VaultId = id.parse().map_err(|_| {
         Error::invalid(format!(
             "'{}' is not a vault's id. Give the id in full, as `strongroom vault list --strays` shows it.",
@@ -68,13 +69,18 @@ pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
     };
     let mut places: Vec<String> =
         storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
+    // Nothing says where its store was, and vaults may have been kept in a place that is no longer in the configuration.
+    let mut is_unknown = false;
     // Where its store is, or would be; and that the place is there at all.
     match name.map(|uuid| purged(service, uuid)).transpose()?.flatten().filter(|p| p.store_id == id) {
         Some(purged) => {
             storage::check_seen(service, Some(&purged.store_location))?;
             places.push(purged.store_location);
         }
-        None => storage::check_seen(service, None)?,
+        None => {
+            storage::check_seen(service, None)?;
+            is_unknown = service.config.vault_storage.is_none() && !is_vault_gone;
+        }
     }
     if let Some(uuid) = name {
         places.push(service.data().vaults().join(uuid.to_string()).display().to_string());
@@ -104,6 +110,14 @@ pub fn delete(service: &Service, id: &str) -> Result<PathBuf> {
                 ));
             }
         }
+    }
+    if is_unknown {
+        return Err(busy(format!(
+            "The key of vault {id} is kept: nothing says where the vault was, and it is not known to be gone. If vaults were kept \
+             elsewhere than in {}, set vault_storage in the configuration to that place, in which it is looked for; if the vault is \
+             surely gone, run this again with --vault-is-gone.",
+            service.data().vaults().display()
+        )));
     }
     fs::remove_file(&path).map_err(|e| Error::io(format!("deleting {}", path.display()), e))?;
     tracing::warn!(vault = %id, path = %path.display(), "a vault's key was deleted, as somebody asked by its id");

@@ -183,8 +183,9 @@ pub struct ReconcileArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Nothing else deletes a key, ever. Refused while a vault of the catalog has it, while its store is
-there, and where that cannot be known. The vault's id is asked for where --id does not give it. Needs
-the administrator of the service's host.
+there, and where that cannot be known: where the vault was not purged here, and its store is not looked for in
+a vault_storage of the configuration. The vault's id is asked for where --id does not give it. Needs the
+administrator of the service's host.
 
 Example:
   strongroom vault key delete main --id 0190a1b2-c3d4-4e5f-8a9b-0c1d2e3f4a5b")]
@@ -198,6 +199,9 @@ pub struct KeyDeleteArgs {
     /// The places for vaults are mounted, or new ones: give them their markers.
     #[arg(long)]
     init_storage: bool,
+    /// The vault is gone, also where nothing says where it was.
+    #[arg(long)]
+    vault_is_gone: bool,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -816,8 +820,9 @@ fn key_delete(arguments: &KeyDeleteArgs, context: &Context) -> Result<Outcome> {
     if arguments.init_storage {
         client.post(&client.path("/providers/Strongroom.Backup/initStorage"), None)?;
     }
-    let answer =
-        client.delete(&client.path(&format!("/providers/Strongroom.Backup/keys/{}", segment(&id))))?;
+    let is_gone = if arguments.vault_is_gone { "?vaultIsGone=true" } else { "" };
+    let path = format!("/providers/Strongroom.Backup/keys/{}{is_gone}", segment(&id));
+    let answer = client.delete(&client.path(&path))?;
     let path = text(&answer.body, "/deleted");
     context.print(&json!({ "deleted": path, "vault_id": id }), || format!("deleted: {path}\n"))?;
     Ok(Outcome::Done)
