@@ -424,6 +424,28 @@ fn a_file_that_is_no_point_is_called_that() {
     vaults::delete(&lab.service, &lab.vault()).unwrap();
 }
 
+/// Somebody began to write it off, and was cut short; then it is there again.
+#[test]
+fn a_point_that_came_back_before_it_was_written_off_stays() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let first = lab.point();
+    lab.pass(3600);
+    lab.point();
+    items::stop(&lab.service, &lab.item(), false, "test").unwrap();
+    Fault::NoPoints.begin(&lab.place());
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    let mut row: Point = lab.service.catalog().get(first.id).unwrap().unwrap();
+    row.going_at = Some(lab.service.now());
+    lab.service.catalog().apply(&[Change::put(&row)]).unwrap();
+    Fault::NoPoints.end(&lab.place());
+    lab.pass(3600);
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    lab.pass(3600);
+    let row: Point = lab.service.catalog().get(first.id).unwrap().unwrap();
+    assert_eq!((row.going_at, row.missing_since), (None, None));
+    assert!(lab.store().point(&first.id).is_ok());
+}
+
 /// Out of sight is not lost: nobody writes off what the vault has to keep, or what a job reads.
 #[test]
 fn a_missing_point_is_not_written_off_from_under_immutability_or_a_job() {

@@ -201,6 +201,26 @@ impl Lab {
         lab
     }
 
+    /// A copy of the catalog is made.
+    fn set_aside(self) -> (Self, std::path::PathBuf) {
+        let Self { hands, directory, service } = self;
+        drop(service);
+        let aside = directory.path().join("aside.db");
+        std::fs::copy(directory.path().join("catalog.db"), &aside).unwrap();
+        (Self { service: open(directory.path(), &hands), hands, directory }, aside)
+    }
+
+    /// It is put back.
+    fn put_back(self, aside: &Path) -> Self {
+        let Self { hands, directory, service } = self;
+        drop(service);
+        for more in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(directory.path().join(format!("catalog.db{more}")));
+        }
+        std::fs::copy(aside, directory.path().join("catalog.db")).unwrap();
+        Self { service: open(directory.path(), &hands), hands, directory }
+    }
+
     fn remaining(&self) -> BTreeSet<PointId> {
         let all: Vec<Point> = self.service.catalog().find(&Query::all()).unwrap();
         all.iter().map(|p| p.id).collect()
@@ -386,6 +406,64 @@ fn without_the_vaults_policies_no_other_of_that_name_lets_points_go() {
     assert_eq!(item.last_rules, Some(rules));
 }
 
+fn lock(lab: &Lab) {
+    for wanted in [Immutability::Unlocked, Immutability::Locked] {
+        let settings = VaultSettings { immutability: Some(wanted), ..VaultSettings::default() };
+        vaults::update(&lab.service, &lab.vault(), &settings).unwrap();
+    }
+}
+
+/// Neither does a settings note that is away or cannot be read, nor a resume under the rules of then; and what keeps as much goes on.
+#[test]
+fn what_an_older_catalog_cannot_know_is_as_strict_as_at_an_import() {
+    for is_away in [false, true] {
+        let [lab, _] = labs();
+        vault(&lab, &VaultSettings::default());
+        let rules = |days| (daily(days), serde_json::Value::Null);
+        let put = |lab: &Lab, name: &str, days| {
+            let (rules, wire) = rules(days);
+            policies::put(&lab.service, &lab.vault(), name, rules, wire).unwrap();
+        };
+        put(&lab, "policy", 3);
+        put(&lab, "other", 3);
+        let kept = lab.protect("kept", "policy", None);
+        let stopped = lab.protect("stopped", "other", None);
+        lab.point(&kept, scheduled(&lab, &daily(3)), false);
+        lab.point(&stopped, scheduled(&lab, &daily(3)), false);
+        let (lab, aside) = lab.restarted().set_aside();
+        lock(&lab);
+        let get = |lab: &Lab, item: &Item| lab.service.catalog().get::<Item>(item.id).unwrap().unwrap();
+        // Its first backup since then.
+        let mut row = get(&lab, &kept);
+        row.state = ItemState::Protected;
+        lab.service.catalog().apply(&[Change::put(&row)]).unwrap();
+        put(&lab, "long", 30);
+        let machine: Machine = lab.service.catalog().get(stopped.machine).unwrap().unwrap();
+        let long = policies::get(&lab.service, &lab.vault(), "long").unwrap();
+        items::protect(&lab.service, &lab.vault(), &machine, &long, None, "test").unwrap();
+        items::stop(&lab.service, &get(&lab, &stopped), false, "test").unwrap();
+        let note = Path::new(&lab.vault().store_location).join("notes/settings");
+        match is_away {
+            true => std::fs::remove_file(&note).unwrap(),
+            false => std::fs::write(&note, "x").unwrap(),
+        }
+        let lab = lab.put_back(&aside);
+        lab.clean();
+        vaults::update(&lab.service, &lab.vault(), &VaultSettings::default()).unwrap();
+        let vault = lab.vault();
+        assert_eq!((vault.immutability, vault.soft_delete_days), (Immutability::Unlocked, 180), "{is_away}");
+        assert_eq!(get(&lab, &kept).state, ItemState::IrPending, "it keeps as much as before");
+        let item = get(&lab, &stopped);
+        assert_eq!((item.state, item.last_rules), (ItemState::ProtectionStopped, Some(daily(30))));
+        let resume = |name: &str| {
+            let policy = policies::get(&lab.service, &vault, name).unwrap();
+            items::protect(&lab.service, &vault, &machine, &policy, None, "test")
+        };
+        assert!(resume("other").is_err());
+        assert!(resume("long").is_ok());
+    }
+}
+
 /// A catalog that was put back from a copy does not make anything laxer that was said since.
 #[test]
 fn a_catalog_that_is_older_than_the_vaults_notes_makes_nothing_laxer() {
@@ -410,32 +488,18 @@ fn a_catalog_that_is_older_than_the_vaults_notes_makes_nothing_laxer() {
         if what == "undeleted" {
             items::delete(&lab.service, &lab.vault(), &get(&lab), "test").unwrap();
         }
-        let lab = lab.restarted();
-        let Lab { hands, directory, service } = lab;
-        drop(service);
-        let (catalog, aside) = (directory.path().join("catalog.db"), directory.path().join("aside.db"));
-        std::fs::copy(&catalog, &aside).unwrap();
-        let lab = Lab { service: open(directory.path(), &hands), hands, directory };
+        let (lab, aside) = lab.restarted().set_aside();
         if what != "nothing" {
+            lock(&lab);
             let settings = VaultSettings {
-                immutability: Some(Immutability::Unlocked),
                 soft_delete: Some(SoftDelete::AlwaysOn),
                 soft_delete_days: Some(60),
                 ..VaultSettings::default()
             };
             vaults::update(&lab.service, &lab.vault(), &settings).unwrap();
-            let settings =
-                VaultSettings { immutability: Some(Immutability::Locked), ..VaultSettings::default() };
-            vaults::update(&lab.service, &lab.vault(), &settings).unwrap();
         }
         change(&lab, &get(&lab));
-        let Lab { hands, directory, service } = lab;
-        drop(service);
-        for more in ["-wal", "-shm"] {
-            let _ = std::fs::remove_file(directory.path().join(format!("catalog.db{more}")));
-        }
-        std::fs::copy(&aside, &catalog).unwrap();
-        let lab = Lab { service: open(directory.path(), &hands), hands, directory };
+        let lab = lab.put_back(&aside);
         for _ in 0..20 * 12 {
             lab.hands.pass(2 * HOUR);
             lab.clean();
@@ -446,7 +510,10 @@ fn a_catalog_that_is_older_than_the_vaults_notes_makes_nothing_laxer() {
             assert_eq!(vault.immutability, Immutability::Disabled);
             continue;
         }
-        assert_eq!((lab.remaining().len(), get(&lab).state), (2, ItemState::ProtectionStopped), "{what}");
+        let state = if what == "longer" { ItemState::IrPending } else { ItemState::ProtectionStopped };
+        assert_eq!((lab.remaining().len(), get(&lab).state), (2, state), "{what}");
+        let rules = policies::get(&lab.service, &vault, "policy").unwrap().rules;
+        assert_eq!(rules, daily(if what == "longer" { 30 } else { 3 }), "{what}");
         assert_eq!(
             (vault.immutability, vault.soft_delete, vault.soft_delete_days),
             (Immutability::Locked, SoftDelete::AlwaysOn, 60),

@@ -150,7 +150,12 @@ fn reclaim_space(service: &Service) -> Result<()> {
                     let (by, action) = ("service: retention", "Strongroom.Backup/vaults/reclaim/action");
                     audit::note(service, by, action, &format!("/vaults/{}", vault.id), detail);
                 }
-                reconcile::note_reclaim(service, &vault, None);
+                // What waits for the user; the rest passes by itself.
+                let waits =
+                    (vault.is_as_listed && !report.confirmed && !report.waiting_for.is_empty()).then(|| {
+                        format!("no space is given back; it waits for {}", report.waiting_for.join("; "))
+                    });
+                reconcile::note_reclaim(service, &vault, waits);
                 if report.waiting_bytes == 0 && report.waiting_for.is_empty() {
                     continue;
                 }

@@ -6,7 +6,7 @@
 
 use super::backup::{free_name, point_row};
 use super::notes::{NotedItem, NotedPoint, NotedSettings};
-use super::{Service, groups, notes, policies, reconcile, vaults};
+use super::{Service, groups, notes, older_catalog, policies, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use crate::vaults as stores;
@@ -94,7 +94,9 @@ pub fn import(
     vault.store_location = location.into();
     vault.store_id = store.id();
     vault.key_file = key_file;
-    vault.is_as_listed = true;
+    vault.is_as_listed = !store.knows_its_points()?;
+    // Before the notes are read: what is written meanwhile is news.
+    let generation = older_catalog::noted(&store)?;
     let list = store.points(None)?;
     let mut passed_over: Vec<String> =
         list.damaged.iter().map(|d| format!("{}: {}", d.object, d.error)).collect();
@@ -112,7 +114,7 @@ pub fn import(
             out.told()
         ));
     }
-    if !store.knows_its_points()? {
+    if vault.is_as_listed {
         passed_over.push(
             "which points the vault had: its list of them is not there, or not confirmed, and what is to be seen cannot tell whether it is all. Nothing of \
              the vault is freed until somebody looked at them (`strongroom point list`) and said so (`strongroom rescue vault reclaim --as-listed`)"
@@ -127,7 +129,8 @@ pub fn import(
     let nothing = BTreeMap::new();
     let named_policies = if named > 0 { &drafts } else { &nothing };
     let mut noted = noted.unwrap_or_default();
-    let mut changes = vec![Change::put(&vault)];
+    let known = older_catalog::known_from_now(id, generation);
+    let mut changes = vec![Change::put(&vault), Change::put(&known)];
     changes.extend(drafts.values().map(Change::put));
     let names: BTreeSet<ItemName> = by_item.keys().chain(noted.keys()).cloned().collect();
     let (items, mut points, mut stopped) = (names.len(), 0, 0);
@@ -175,7 +178,6 @@ pub fn import(
     // The commit: all of it, or nothing.
     service.catalog.apply(&changes)?;
     vault.version = 1;
-    notes::taken_in(service, &vault, &store)?;
     notes::changed(service, &vault);
     // What differs is shown from the start.
     reconcile::one(service, &vault)?;
@@ -196,7 +198,7 @@ pub(super) fn setting<T: DeserializeOwned>(
 
 /// Takes in what the vault says of its settings. Whether it does. What protects data, and cannot be read, is as strict as what
 /// can be taken back. So is what is not there, although it should be: a service that noted the vault's items noted its settings too.
-fn take_settings(
+pub(super) fn take_settings(
     vault: &mut Vault,
     store: &strongroom_store::Vault,
     has_noted_items: bool,
@@ -304,7 +306,7 @@ pub(super) fn item_of(
         store_item: store_item.clone(),
         state: ItemState::ProtectionStopped,
         policy: None,
-        last_rules: None,
+        last_rules: promised_by(manifests),
         disks: None,
         protected_at: now,
         considered_until: now,
@@ -313,6 +315,14 @@ pub(super) fn item_of(
         deleted_at: None,
         purge_at: None,
         data_id: arm_names::numeric_name(id.as_bytes(), 0),
+    })
+}
+
+/// By which rules the newest point that says so was promised.
+fn promised_by(manifests: &[&Manifest]) -> Option<Rules> {
+    manifests.iter().rev().find_map(|m| match &m.kept {
+        Some(Promise::Known(kept)) => kept.policy.as_ref().map(|p| p.rules.clone()),
+        _ => None,
     })
 }
 
@@ -355,7 +365,7 @@ impl Found<'_> {
             store_item: self.store_item.clone(),
             state: ItemState::ProtectionStopped,
             policy: None,
-            last_rules: self.last_rules(),
+            last_rules: promised_by(self.manifests),
             disks: None,
             protected_at: now,
             considered_until: now,
@@ -423,14 +433,6 @@ impl Found<'_> {
     /// Points of which neither manifest nor note says how long they are kept.
     fn of_unknown_promise(&self) -> usize {
         self.manifests.iter().filter(|m| m.kept.is_none() && !self.said.contains_key(&m.point)).count()
-    }
-
-    /// What the newest point that says so was promised by.
-    fn last_rules(&self) -> Option<Rules> {
-        self.manifests.iter().rev().find_map(|m| match &m.kept {
-            Some(Promise::Known(kept)) => kept.policy.as_ref().map(|p| p.rules.clone()),
-            _ => None,
-        })
     }
 
     /// Under which group and name: the machine's, where it is known here; no two of a vault have the same.

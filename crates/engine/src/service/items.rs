@@ -3,7 +3,7 @@
 //! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
 
 use super::restore::OS_DISK_LUN;
-use super::{Service, backup, groups, jobs, machines, notes, operations, policies, vaults};
+use super::{Service, backup, groups, jobs, machines, notes, older_catalog, operations, policies, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::SignedDuration;
 use strongroom_catalog::service::{
@@ -386,7 +386,7 @@ fn commit(service: &Service, mut item: Item, mut job: Job, mut changes: Vec<Chan
 
 /// Removes what an item had, for good: its points, then its row.
 pub(super) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()> {
-    notes::ensure_current(service, vault)?;
+    older_catalog::ensure_current(service, vault)?;
     let store = service.store(vault)?;
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id))?;
     let (mut all_gone, mut missing) = (true, Vec::new());

@@ -33,6 +33,7 @@ pub mod jobs;
 pub mod keys;
 pub mod machines;
 pub(crate) mod notes;
+mod older_catalog;
 pub mod operations;
 pub mod places;
 pub mod points;
@@ -103,6 +104,7 @@ pub struct Inner {
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
+    older_catalog: parking_lot::Mutex<()>,
     reconciliation: reconcile::Reconciliation,
     exclusive: exclusive::Found,
     /// Held while the data directory is in use; ends with the process.
@@ -254,6 +256,7 @@ impl Service {
             snapshots: snapshots::Snapshots::default(),
             discovery: machines::Discovery::default(),
             notes: notes::Notes::default(),
+            older_catalog: parking_lot::Mutex::default(),
             reconciliation: reconcile::Reconciliation::default(),
             config,
             catalog,

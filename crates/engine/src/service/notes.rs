@@ -6,9 +6,9 @@
 //! damaged, is written again. No backup waits for them and none fails for them. Expiry waits for one: see [`ensure_points`].
 //!
 //! A catalog can be older than the notes: it was put back from a copy. Both count how often the notes were written, and a
-//! vault whose count is the higher one knows better: see [`ensure_current`].
+//! vault whose count is the higher one knows better: see [`super::older_catalog`].
 
-use super::{Service, held, import, policies, vaults};
+use super::{Service, import, older_catalog, policies, vaults};
 use crate::error::{Error, Result};
 use crate::limits::{NOTE_ITEMS, RETENTION_INTERVAL};
 use jiff::Timestamp;
@@ -17,13 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
-use strongroom_catalog::service::{
-    Change, DiskChoice, Immutability, Item, Point, Policy, Query, Setting, SoftDelete, Transfer, Vault,
-    actor, key,
-};
+use strongroom_catalog::service::{DiskChoice, Immutability, Item, Point, Query, Transfer, Vault};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
-use strongroom_domain::retention::{PointReason, RetentionMode};
+use strongroom_domain::retention::PointReason;
 use strongroom_domain::{ItemName, PointId};
 use strongroom_store::Vault as Store;
 use uuid::Uuid;
@@ -33,8 +30,6 @@ const POLICIES: &str = "policies";
 const SETTINGS: &str = "settings";
 const ITEMS: &str = "items";
 const POINTS: &str = "points-";
-/// How often the others were written.
-const GENERATION: &str = "generation";
 
 /// A policy as a vault says it.
 #[derive(Serialize, Deserialize)]
@@ -99,7 +94,9 @@ struct Noted {
     /// All of the vault's points were looked at once.
     whole: bool,
     /// The catalog is not older than the notes.
-    current: bool,
+    is_current: bool,
+    /// When that could not be found out the last time.
+    not_compared: Option<Instant>,
     /// Points that are noted.
     points: HashSet<PointId>,
 }
@@ -127,8 +124,31 @@ pub(super) fn changed(service: &Service, vault: &Vault) {
     }
 }
 
+/// Whether it is known that the catalog is not older than the vault's notes.
+pub(super) fn is_current(service: &Service, vault: Uuid) -> bool {
+    service.notes.0.lock().get(&vault).is_some_and(|noted| noted.is_current)
+}
+
+pub(super) fn set_current(service: &Service, vault: Uuid) {
+    service.notes.0.lock().entry(vault).or_default().is_current = true;
+}
+
+/// For what is asked again and again: a vault that could not be looked at is left in peace for a while.
+fn compare_now_and_then(service: &Service, vault: &Vault) -> Result<bool> {
+    let tried = service.notes.0.lock().get(&vault.id).and_then(|noted| noted.not_compared);
+    if tried.is_some_and(|at| at.elapsed() < RETENTION_INTERVAL) {
+        return Ok(is_current(service, vault.id));
+    }
+    let compared = older_catalog::ensure_current(service, vault);
+    let not_compared = compared.is_err().then(Instant::now);
+    service.notes.0.lock().entry(vault.id).or_default().not_compared = not_compared;
+    compared.map(|()| true)
+}
+
 fn keep_one(service: &Service, vault: &Vault) -> Result<()> {
-    ensure_current(service, vault)?;
+    if !compare_now_and_then(service, vault)? {
+        return Ok(());
+    }
     // As it is now.
     let Some(vault) = &service.catalog.get::<Vault>(vault.id)? else { return Ok(()) };
     let wanted = wanted(service, vault)?;
@@ -152,7 +172,7 @@ fn keep_one(service: &Service, vault: &Vault) -> Result<()> {
             let store = service.store(vault)?;
             if !is_there(&store, name, value)? {
                 if !is_counted {
-                    count(service, vault, &store)?;
+                    older_catalog::count(service, vault, &store)?;
                     is_counted = true;
                 }
                 store.write_note(name, value)?;
@@ -255,137 +275,10 @@ fn is_there(store: &Store, name: &str, note: &Value) -> Result<bool> {
     }
 }
 
-fn generation_setting(vault: Uuid) -> String {
-    format!("notes/{vault}")
-}
-
-/// How often this catalog wrote the notes, or took them in.
-fn known_generation(service: &Service, vault: &Vault) -> Result<u64> {
-    let known = service.catalog.get::<Setting>(generation_setting(vault.id))?;
-    Ok(known.and_then(|known| known.value.as_u64()).unwrap_or_default())
-}
-
-fn set_known_generation(service: &Service, vault: &Vault, generation: u64) -> Result<()> {
-    let id = generation_setting(vault.id);
-    let version = service.catalog.get::<Setting>(&id)?.map_or(0, |known| known.version);
-    let row = Setting { id, version, value: generation.into() };
-    Ok(service.catalog.apply(&[Change::put(&row)])?)
-}
-
-/// How often the notes that are there were written. One that cannot be read says nothing.
-fn noted_generation(store: &Store) -> Result<u64> {
-    match store.read_note(GENERATION) {
-        Ok(note) => Ok(note.and_then(|note| note["number"].as_u64()).unwrap_or_default()),
-        Err(error) if error.is_damage() => Ok(0),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The notes are about to be written once more. First the catalog knows it: cut short, it is not the older one.
-fn count(service: &Service, vault: &Vault, store: &Store) -> Result<()> {
-    let generation = known_generation(service, vault)?.max(noted_generation(store)?) + 1;
-    set_known_generation(service, vault, generation)?;
-    Ok(store.write_note(GENERATION, &json!({ "number": generation }))?)
-}
-
-/// An import took in all that the notes say.
-pub(super) fn taken_in(service: &Service, vault: &Vault, store: &Store) -> Result<()> {
-    set_known_generation(service, vault, noted_generation(store)?)
-}
-
-/// A catalog that is older than a vault's notes (it was put back from a copy, say) may have forgotten what protects data. Then the
-/// stricter of both holds: for what cannot be taken back, and for each machine of which they differ, whose protection is
-/// stopped, so that all its points stay until somebody resumes it. To be asked before anything of the vault goes, once in a service's life.
-pub(super) fn ensure_current(service: &Service, vault: &Vault) -> Result<()> {
-    if service.notes.0.lock().get(&vault.id).is_some_and(|noted| noted.current) {
-        return Ok(());
-    }
-    let store = held::present(service, vault)?;
-    let (known, noted) = (known_generation(service, vault)?, noted_generation(&store)?);
-    if noted > known {
-        tracing::warn!(
-            vault = vault.name,
-            known,
-            noted,
-            "the catalog is older than what the vault says of itself: the stricter of both holds from here on"
-        );
-        actor::named("service: notes", || take_stricter(service, vault, &store))?;
-        set_known_generation(service, vault, noted)?;
-    }
-    service.notes.0.lock().entry(vault.id).or_default().current = true;
-    Ok(())
-}
-
-fn take_stricter(service: &Service, vault: &Vault, store: &Store) -> Result<()> {
-    let mut passed_over = Vec::new();
-    if vault.deleted_at.is_some() && !vault.is_being_removed {
-        // It was brought back since, or whatever else was noted.
-        vaults::undelete(service, vault.id)?;
-    }
-    if let NotedSettings::There(settings) = settings_in(store, &mut passed_over)? {
-        let mut stricter = vault.clone();
-        let noted: Option<Immutability> = import::setting(&settings, "immutability", &mut passed_over);
-        stricter.immutability = vault.immutability.max(noted.unwrap_or(Immutability::Disabled));
-        let soft_delete = |field: &str, passed_over: &mut Vec<String>, known: SoftDelete| {
-            let noted: Option<SoftDelete> = import::setting(&settings, field, passed_over);
-            noted.map_or(known, |noted| known.stricter(noted))
-        };
-        stricter.soft_delete = soft_delete("soft_delete", &mut passed_over, vault.soft_delete);
-        stricter.enhanced_security =
-            soft_delete("enhanced_security", &mut passed_over, vault.enhanced_security);
-        let days: Option<u32> = import::setting(&settings, "soft_delete_days", &mut passed_over);
-        stricter.soft_delete_days = vault.soft_delete_days.max(days.unwrap_or_default());
-        service.catalog.update::<Vault, Error>(vault.id, |row| {
-            row.immutability = stricter.immutability;
-            row.soft_delete = stricter.soft_delete;
-            row.enhanced_security = stricter.enhanced_security;
-            row.soft_delete_days = stricter.soft_delete_days;
-            Ok(Vec::new())
-        })?;
-    }
-    let noted_policies: HashMap<String, Rules> = policies_in(store, &mut passed_over)?
-        .unwrap_or_default()
-        .into_iter()
-        .map(|policy| (key(&policy.name), policy.rules))
-        .collect();
-    let noted = items_in(store, &mut passed_over)?.unwrap_or_default();
-    let policies: HashMap<Uuid, Policy> =
-        policies::list(service, vault)?.into_iter().map(|policy| (policy.id, policy)).collect();
-    for item in service.catalog.find::<Item>(&Query::all().eq("vault", vault.id))? {
-        let policy = item.policy.and_then(|id| policies.get(&id));
-        let is_same = noted.get(&item.store_item).is_some_and(|noted| {
-            let noted_rules = noted.policy.as_deref().and_then(|name| noted_policies.get(&key(name)));
-            noted.state == item.state
-                && noted_rules == policy.map(|policy| &policy.rules)
-                && noted.purge_at <= item.purge_at
-        });
-        if is_same || item.state.retention_mode() == RetentionMode::KeepAll && item.purge_at.is_none() {
-            continue;
-        }
-        let rules = policy.map(|policy| policy.rules.clone());
-        service.catalog.update::<Item, Error>(item.id, |row| {
-            row.state = ItemState::ProtectionStopped;
-            row.policy = None;
-            row.last_rules = row.last_rules.take().or_else(|| rules.clone());
-            (row.deleted_at, row.purge_at) = (None, None);
-            Ok(Vec::new())
-        })?;
-        tracing::warn!(
-            vault = vault.name,
-            machine = item.machine_name,
-            "the vault says something else of it than the catalog: its protection is stopped, and all its points are kept until it is resumed"
-        );
-    }
-    for what in passed_over {
-        tracing::warn!(vault = vault.name, "passed over: {what}");
-    }
-    Ok(())
-}
-
 /// Notes what the manifests of a vault's older points do not say, once for the whole vault, and then of `item`. An error:
 /// it is not there, and nothing of the vault may expire; it is tried again the next time.
 pub(super) fn ensure_points(service: &Service, vault: &Vault, item: Option<&Item>) -> Result<()> {
-    ensure_current(service, vault)?;
+    older_catalog::ensure_current(service, vault)?;
     let is_whole = service.notes.0.lock().get(&vault.id).is_some_and(|noted| noted.whole);
     let items: Vec<Item> = match (is_whole, item) {
         (false, _) => service.catalog.find(&Query::all().eq("vault", vault.id))?,

@@ -268,7 +268,10 @@ fn belongs(service: &Service, vault: &Vault, held: &held::Held, manifest: &Manif
 
 fn seen_again(service: &Service, point: &PointId, manifest: Option<&Manifest>) -> Result<()> {
     service.catalog.update::<Point, Error>(point, |row| {
-        row.missing_since = None;
+        // Somebody was about to write it off.
+        if row.missing_since.take().is_some() {
+            row.going_at = None;
+        }
         if let (Transfer::Failed { .. }, Some(manifest)) = (&row.transfer, manifest) {
             row.transfer = Transfer::Done;
             row.vaulted_at = Some(manifest.committed_at);

@@ -1,7 +1,7 @@
 //! Expired recovery points go.
 
 use super::held::{self, Absence};
-use super::{Service, jobs, notes, reconcile, snapshots};
+use super::{Service, jobs, notes, older_catalog, reconcile, snapshots};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
@@ -99,14 +99,17 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
     let may_expire = service.guard.lock().may_expire();
     let Some(item) = service.catalog.get::<Item>(item)? else { return Ok(0) };
     let points: Vec<Point> = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
-    // What was decided is carried through, whatever holds by now: nothing can be restored from these any more.
-    let (mut expired, mut points): (Vec<Point>, Vec<Point>) =
-        points.into_iter().partition(|point| point.going_at.is_some());
+    // What was decided is carried through, whatever holds by now: nothing can be restored from these any more. One that is missing
+    // goes because somebody writes it off, who does it himself.
+    let (mut expired, mut points): (Vec<Point>, Vec<Point>) = points
+        .into_iter()
+        .filter(|point| point.going_at.is_none() || point.missing_since.is_none())
+        .partition(|point| point.going_at.is_some());
     let Some(vault) = service.catalog.get::<Vault>(item.vault)? else { return Ok(0) };
     if may_expire && item.state.retention_mode() != RetentionMode::KeepAll {
         let mut due = self::due(service, &item, &points, now)?;
         if !due.is_empty() {
-            notes::ensure_current(service, &vault)?;
+            older_catalog::ensure_current(service, &vault)?;
             // The rules count points: what they count is there now, whatever was known at the last look.
             let store = held::present(service, &vault)?;
             mark_absent(service, &store, &item, &points)?;
@@ -114,8 +117,7 @@ pub fn expire_item(service: &Service, item: Uuid) -> Result<usize> {
             let Some(item) = service.catalog.get::<Item>(item.id)? else { return Ok(0) };
             points = service.catalog.find(&Query::all().eq("item", item.id).ascending("taken_us"))?;
             points.retain(|point| point.going_at.is_none());
-            due = self::due(service, &item, &points, now)?;
-            refuse_without_sound(&store, &item, &points, &due)?;
+            due = due_beside_sound(service, &store, &item, points, now)?;
         }
         expired.extend(due);
     }
@@ -171,31 +173,38 @@ fn mark_absent(
     Ok(())
 }
 
-/// Points go because later ones stay: the newest of those that stay must be one that can be read.
-fn refuse_without_sound(
+/// Points go because later ones stay: the newest of those that stay must be one that can be read. Others stay, and do not count.
+fn due_beside_sound(
+    service: &Service,
     store: &strongroom_store::Vault,
     item: &Item,
-    points: &[Point],
-    due: &[Point],
-) -> Result<()> {
-    if due.is_empty() {
-        return Ok(());
-    }
-    let stays = |point: &&Point| is_there(point) && !due.iter().any(|of| of.id == point.id);
-    let Some(newest) = points.iter().rfind(stays) else { return Ok(()) };
-    match store.point_of(&item.store_item, &newest.id) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(Error::new(
-            ErrorKind::Busy,
-            format!("point {} went while the points of {} were looked at", newest.id, item.machine_name),
-        )),
-        Err(error) => Err(Error::new(
-            ErrorKind::Failed,
-            format!(
-                "nothing of {} expires while its newest point cannot be read: {error}",
-                item.machine_name
-            ),
-        )),
+    mut points: Vec<Point>,
+    now: Timestamp,
+) -> Result<Vec<Point>> {
+    loop {
+        let due = due(service, item, &points, now)?;
+        let stays = |point: &Point| is_there(point) && !due.iter().any(|of| of.id == point.id);
+        let Some(newest) = points.iter().rposition(stays).filter(|_| !due.is_empty()) else { return Ok(due) };
+        let id = points[newest].id;
+        match store.point_of(&item.store_item, &id) {
+            Ok(Some(_)) => return Ok(due),
+            Err(error) if error.is_damage() => {
+                tracing::warn!(
+                    item = item.machine_name,
+                    point = %id,
+                    %error,
+                    "a point that cannot be read keeps no other from being the last (`strongroom rescue point forget` removes it)"
+                );
+                points.remove(newest);
+            }
+            Ok(None) => {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("point {id} went while the points of {} were looked at", item.machine_name),
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

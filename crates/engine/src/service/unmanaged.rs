@@ -3,7 +3,7 @@
 
 use super::backup::{self, BackupRequest, free_name, luns, point_row};
 use super::held::{self, Absence};
-use super::{Service, import, jobs, notes, reconcile, vaults};
+use super::{Service, import, jobs, notes, older_catalog, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use jiff::Timestamp;
@@ -264,6 +264,9 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
     let changed = || Error::new(ErrorKind::Busy, "The point was changed meanwhile; run it again.");
     // Marked first, in a transaction that no job which needs the point gets past. Cut short after it, it is said again.
     let marked = service.catalog.update::<Point, Error>(point, |row| {
+        if row.missing_since.is_none() {
+            return Err(changed());
+        }
         if let Some(job) = jobs::needing(service, row)? {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -278,15 +281,14 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
         row.going_at.get_or_insert(service.now());
         Ok(Vec::new())
     })?;
-    if marked.is_none() {
-        return Err(changed());
-    }
+    let row = marked.ok_or_else(changed)?;
     if !is_forgotten && let Err(error) = store.accept_loss(point, &why) {
         // It is there again, or the vault cannot be written to: it does not go.
         reconcile::mark_missing(service, point)?;
+        reconcile::soon(service);
         return Err(error.into());
     }
-    let row = service.catalog.get::<Point>(point)?.ok_or_else(changed)?;
+    // The row as it was marked: who changed it since may need the point.
     match service.catalog.apply(&[Change::delete(&row)]) {
         Ok(()) => {}
         Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }) => return Err(changed()),
@@ -297,7 +299,7 @@ pub fn accept_loss(service: &Service, vault: &Vault, point: &PointId, asked_by: 
 
 /// The vault with all that it says of itself.
 fn current(service: &Service, vault: &Vault) -> Result<Vault> {
-    notes::ensure_current(service, vault)?;
+    older_catalog::ensure_current(service, vault)?;
     service
         .catalog
         .get::<Vault>(vault.id)?
@@ -310,7 +312,7 @@ fn refuse_if_immutable(vault: &Vault) -> Result<()> {
     }
     Err(vaults::immutable(
         vault,
-        "nobody writes a recovery point of it off that is only out of sight. Mount or restore what is missing.",
+        "nobody writes a recovery point of it off that is only out of sight. Mount or restore what is missing; if it is lost for good, whoever has the vault's key can say so: `strongroom rescue vault reclaim --accept-loss POINT --although-immutable`.",
     ))
 }
 

@@ -1,6 +1,6 @@
 //! Recovery Services vaults: their settings in the catalog, their bytes in a store.
 
-use super::{Service, groups, held, keys, notes, policies, reconcile, storage};
+use super::{Service, groups, held, keys, notes, older_catalog, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::vaults as stores;
 use serde_json::{Value, json};
@@ -429,7 +429,7 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     // Cut short after the store was moved out of its place: what was found then holds.
     let is_moved = vault.is_being_removed && matches!(own.as_deref().map(exists), Some(Ok(false)));
     if !is_moved {
-        notes::ensure_current(service, vault)?;
+        older_catalog::ensure_current(service, vault)?;
         if service.catalog.get::<Vault>(vault.id)?.is_none_or(|row| row.deleted_at.is_none()) {
             return Ok(());
         }
@@ -464,6 +464,8 @@ pub(super) fn purge(service: &Service, vault: &Vault) -> Result<()> {
     let mut changes = vec![Change::delete(&row)];
     let report = service.catalog.get::<Setting>(reconcile::setting(vault.id))?;
     changes.extend(report.as_ref().map(Change::delete));
+    let noted = service.catalog.get::<Setting>(older_catalog::setting(vault.id))?;
+    changes.extend(noted.as_ref().map(Change::delete));
     let id = keys::purged_setting(vault.id);
     let version = service.catalog.get::<Setting>(&id)?.map_or(0, |s| s.version);
     let value = serde_json::to_value(&purged).unwrap_or_default();
