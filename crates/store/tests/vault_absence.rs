@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use strongroom_domain::{PointId, TypedExtent};
 use strongroom_store::check::Finding;
-use strongroom_store::objects::fault::{Crash, Fault, FaultPlan, FaultStore, Matches, Nth, OpKind};
+use strongroom_store::objects::fault::{
+    Crash, Fault, FaultPlan, FaultStore, Matches, Nth, OpKind, Operation,
+};
 use strongroom_store::objects::{BlobStore, Kind, OpenOptions, RetryLimits};
 use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport, reclaim};
 use strongroom_store::*;
@@ -18,9 +20,12 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn faulty() -> (FaultStore, BlobStore) {
     let fault = FaultStore::new(Arc::new(object_store::memory::InMemory::new()), FaultPlan::none());
+    (fault.clone(), store_in(fault))
+}
+
+fn store_in(fault: FaultStore) -> BlobStore {
     let options = OpenOptions { retry: RetryLimits::NONE, ..OpenOptions::default() };
-    let objects = BlobStore::from_object_store(Arc::new(fault.clone()), "memory", options).unwrap();
-    (fault, objects)
+    BlobStore::from_object_store(Arc::new(fault), "memory", options).unwrap()
 }
 
 fn try_reclaim(vault: &Vault, options: &ReclaimOptions) -> Result<ReclaimReport> {
@@ -370,29 +375,124 @@ fn without_the_marker_nothing_is_written_or_deleted() {
     vault.forget(&points[0].0.point, "test").unwrap();
 }
 
-/// A file system that goes while a reclaim is at it.
+/// Where the parts of a vault are: each may be a file system of its own, or a directory that a file server answers for.
+const PARTS: [&str; 10] =
+    ["points", "tombstones", "sessions", "commits", "index", "packs", "condemned", "lists", "roll", "marker"];
+
+/// From operation `from` on, up to `to`, these parts are not to be seen; the rest is. Counted by what a run did to whom nothing
+/// was hidden, so that all of them go at the same time.
+fn vanishing(log: &[Operation], parts: &[&str], from: usize, to: usize) -> FaultPlan {
+    let mut plan = FaultPlan::none();
+    for part in parts {
+        for (op, lie) in [
+            (OpKind::Get, Fault::SayNotFound),
+            (OpKind::Head, Fault::SayNotFound),
+            (OpKind::List, Fault::EmptyList),
+        ] {
+            let of = |log: &[Operation]| {
+                log.iter().filter(|o| o.op == op && o.name.starts_with(part)).count() as u64
+            };
+            let until = if to < log.len() { of(&log[..to]) } else { u64::MAX };
+            let nth = Nth::Between(of(&log[..from]), until);
+            plan = plan.rule(Matches { op: Some(op), name_prefix: Some((*part).into()), nth }, lie);
+        }
+    }
+    plan
+}
+
+/// A file system that goes while a reclaim is at it: all of the vault or parts of it, before any of its reads, for good or to
+/// come back a few operations later. Also where the lease, or the marker, stays in sight, which would stop it before all else.
 #[test]
 fn a_mount_that_vanishes_midway_loses_nothing() {
-    for k in 0.. {
-        let (fault, objects) = faulty();
-        let (vault, key) = init(objects.clone());
-        let points = three_points(&vault);
-        vault.forget(&points[0].0.point, "test").unwrap();
-        let gone = |op| Matches { op: Some(op), name_prefix: None, nth: Nth::From(k) };
-        fault.set_plan(
-            FaultPlan::none()
-                .rule(gone(OpKind::Get), Fault::SayNotFound)
-                .rule(Matches { nth: Nth::From(k / 2), ..gone(OpKind::Head) }, Fault::SayNotFound)
-                .rule(Matches { nth: Nth::From(k / 3), ..gone(OpKind::List) }, Fault::EmptyList),
-        );
+    std::thread::scope(|scope| {
+        for was_reclaimed in [false, true] {
+            scope.spawn(move || lose_nothing_midway(was_reclaimed));
+        }
+    });
+}
+
+fn lose_nothing_midway(was_reclaimed: bool) {
+    let memory = Arc::new(object_store::memory::InMemory::new());
+    let (vault, key) = init(store_in(FaultStore::new(memory.clone(), FaultPlan::none())));
+    let mut points = three_points(&vault);
+    let large = noise(5, 120_000);
+    points.push((backup(&vault, "c", &Image::new(large.clone()), None).unwrap(), large.clone()));
+    if was_reclaimed {
+        reclaim_all(&vault, None);
+    }
+    let part = large[..20 * 1024].to_vec();
+    points.push((backup(&vault, "d", &Image::new(part.clone()), None).unwrap(), part));
+    // One whose pack nobody needs then, and one of whose pack another point needs a part.
+    for forgotten in [3, 2] {
+        vault.forget(&points.remove(forgotten).0.point, "test").unwrap();
+    }
+    drop(vault);
+    // A copy of the vault, of which a reclaim sees what the plan leaves.
+    let reclaimed = |plan: FaultPlan| {
+        let fault = FaultStore::new(Arc::new(memory.fork()), FaultPlan::none());
+        let vault = open_quietly(&store_in(fault.clone()), &key).unwrap();
+        fault.set_plan(plan);
         let reclaimed = try_reclaim(&vault, &ReclaimOptions::default());
-        let gets = fault.log().iter().filter(|o| o.op == OpKind::Get).count() as u64;
+        let log = fault.log();
         fault.set_plan(FaultPlan::none());
-        let vault = Vault::open_in(objects, &key, Arc::new(Incarnation(2))).unwrap();
-        assert_whole(&vault, &points[1..], &format!("gone from read {k} on"));
-        if reclaimed.is_ok() && gets <= k {
-            assert!(k > 10);
-            break;
+        (fault, log, reclaimed)
+    };
+    let (_, log, report) = reclaimed(FaultPlan::none());
+    let report = report.unwrap();
+    assert!(report.packs_rewritten > 0 && report.packs_deleted > report.packs_rewritten, "{report:?}");
+    let all_but = |left: &[&str]| PARTS.into_iter().filter(|part| !left.contains(part)).collect();
+    let mut sets: Vec<Vec<&str>> = PARTS.map(|part| vec![part]).to_vec();
+    sets.push(PARTS.to_vec());
+    sets.push(all_but(&["sessions"]));
+    sets.push(all_but(&["marker"]));
+    sets.push(all_but(&["sessions", "marker"]));
+    for parts in &sets {
+        for from in 0..log.len() {
+            let is_in = |o: &Operation| parts.iter().any(|part| o.name.starts_with(part));
+            if !is_in(&log[from]) || matches!(log[from].op, OpKind::Put | OpKind::Delete) {
+                continue;
+            }
+            for reads in [4, usize::MAX] {
+                let to = from.saturating_add(reads);
+                let until = if to < log.len() { format!("up to {to}") } else { "for good".into() };
+                let about = format!("{parts:?} gone from operation {from} on, {until}");
+                let (fault, seen, result) = reclaimed(vanishing(&log, parts, from, to));
+                let vault = open_quietly(&store_in(fault), &key).unwrap();
+                let of_runs = |o: &&Operation| o.name.starts_with("sessions") || o.name.starts_with("locks");
+                if seen.iter().filter(|o| !of_runs(o)).any(|o| o.op == OpKind::Delete) {
+                    assert_whole(&vault, &points, &format!("{about}; {result:?}"));
+                }
+                if reads == usize::MAX {
+                    assert_stopped(&seen, parts, &log[..from], &about);
+                }
+            }
+        }
+    }
+}
+
+/// Nothing is deleted once the marker is gone, and no pack once the lease is, but right after a look that found it there. Gone it
+/// may be since the last such look, which is where this begins.
+fn assert_stopped(log: &[Operation], gone: &[&str], before: &[Operation], about: &str) {
+    let is_gone = |part| gone.contains(&part);
+    let (marker, lease) = (is_gone("marker"), is_gone("sessions"));
+    // As many looks as were made before it went found it there.
+    let after_looks = |op: OpKind, part: &str| {
+        let is_look = |o: &Operation| o.op == op && o.name.starts_with(part);
+        let found = before.iter().filter(|o| is_look(o)).count();
+        let mut looks = log.iter().enumerate().filter(|(_, o)| is_look(o));
+        found.checked_sub(1).and_then(|last| looks.nth(last)).map_or(0, |(index, _)| index + 1)
+    };
+    let after_marker = if marker { after_looks(OpKind::Get, "marker") } else { 0 };
+    let after_lease = if lease { after_looks(OpKind::Head, "sessions") } else { 0 };
+    let since = after_marker.max(after_lease);
+    let mut was_looked = true;
+    for operation in log.iter().skip(since) {
+        let is_of = |part: &str| operation.name.starts_with(part);
+        let kept = ["points", "tombstones", "packs", "commits", "condemned"].into_iter().any(is_of);
+        if operation.op != OpKind::Delete {
+            was_looked &= !marker && operation.op == OpKind::Get && is_of("marker");
+        } else if (kept && marker) || (is_of("packs") && lease) {
+            assert!(was_looked, "{about}: {} was deleted", operation.name);
         }
     }
 }

@@ -120,6 +120,8 @@ pub enum Nth {
     From(u64),
     /// Those before this one.
     Before(u64),
+    /// From the first of these up to before the second.
+    Between(u64, u64),
     /// About one in so many, which ones by a seed.
     OneIn {
         /// One in so many.
@@ -136,6 +138,7 @@ impl Nth {
             Nth::Only(k) => n == k,
             Nth::From(k) => n >= k,
             Nth::Before(k) => n < k,
+            Nth::Between(from, to) => (from..to).contains(&n),
             Nth::OneIn { of, seed } => mixed(seed ^ n.wrapping_mul(0x9e37_79b9)).is_multiple_of(of),
         }
     }
