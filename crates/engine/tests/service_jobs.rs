@@ -10,6 +10,7 @@ use host::FakeHost;
 use jiff::Timestamp;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query, Table, Vault};
@@ -18,7 +19,8 @@ use strongroom_engine::service::config::StorageAccount;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::vaults::VaultSettings;
 use strongroom_engine::service::{
-    Clock, Service, ServiceConfig, SystemClock, backup, groups, items, machines, points, policies, vaults,
+    Clock, Service, ServiceConfig, SystemClock, backup, exclusive, groups, items, machines, points, policies,
+    reconcile, vaults,
 };
 use strongroom_store::Session;
 use strongroom_store::objects::Location;
@@ -54,6 +56,14 @@ impl Lab {
     }
 
     fn with_accounts(settings: &VaultSettings, storage_accounts: Vec<StorageAccount>) -> Self {
+        Self::with(settings, storage_accounts, None)
+    }
+
+    fn with(
+        settings: &VaultSettings,
+        storage_accounts: Vec<StorageAccount>,
+        vault_storage: Option<String>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("disks")).unwrap();
         fs::create_dir(directory.path().join("sockets")).unwrap();
@@ -62,6 +72,7 @@ impl Lab {
             data: directory.path().join("data"),
             hosts: Vec::new(),
             storage_accounts,
+            vault_storage,
             ..ServiceConfig::default()
         };
         let hosts = vec![host.as_host()];
@@ -355,4 +366,81 @@ fn a_container_that_gives_up_midway_gets_no_half_restore() {
             && (text.contains("remove machine-") || text.contains("still there"))
     };
     assert!(told.any(is_told), "{job:#?}");
+}
+
+/// Credentials for vaults come from the environment: the rest is a process of its own, [`with_a_vault_in_a_bucket`].
+#[test]
+fn a_store_that_ceases_to_honour_create_if_absent_gets_no_backups() {
+    // Its number is known before there is a server.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let root = tempfile::tempdir().unwrap();
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "with_a_vault_in_a_bucket", "--ignored", "--nocapture"])
+        .env("S3_ROOT", root.path())
+        .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+        .env("AWS_ALLOW_HTTP", "true")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_ACCESS_KEY_ID", S3Server::ACCESS_KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", S3Server::SECRET_ACCESS_KEY)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn with_a_vault_in_a_bucket() {
+    let Some(root) = std::env::var_os("S3_ROOT").map(PathBuf::from) else { return };
+    let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap();
+    fs::create_dir(root.join(S3Server::BUCKET)).unwrap();
+    let server = S3Server::start_at(&root, endpoint.rsplit_once(':').unwrap().1.parse().unwrap());
+    let lab = Lab::with(&VaultSettings::default(), Vec::new(), Some(server.location("service")));
+    let item = lab.protect("machine");
+    let a_day_passes = || *lab.ahead.lock().unwrap() += Duration::from_secs(25 * 3600);
+    let shown = || reconcile::report(&lab.service, &lab.vault()).unwrap().and_then(|r| r.store_problem);
+    let completes = |about: &str| {
+        let job = lab.over(lab.back_up(&item).id);
+        assert_eq!(job.status, JobStatus::Completed, "{about}: {job:#?}");
+        assert_eq!(shown(), None, "{about}");
+    };
+    let is_refused = |about: &str| {
+        let before = lab.points(&item).len();
+        let job = lab.over(lab.back_up(&item).id);
+        assert_eq!(job.status, JobStatus::Failed, "{about}: {job:#?}");
+        let error = &job.errors[0];
+        assert_eq!(error.name, "UserErrorVaultStoreNotExclusive", "{about}: {job:#?}");
+        let problem = shown().expect(about);
+        for told in [&error.message, &problem] {
+            for word in ["'vault'", endpoint.as_str(), "If-None-Match", "use a server", "--single-writer"] {
+                assert!(told.contains(word), "{about}: {word}: {told}");
+            }
+        }
+        assert_eq!(lab.points(&item).len(), before, "{about}");
+    };
+    completes("as it was made");
+    // A look that cannot be made refuses nothing.
+    server.deny_puts(Some("/probes/"));
+    a_day_passes();
+    exclusive::look(&lab.service).unwrap();
+    completes("not to be looked at");
+    // The server is exchanged for one that does not know of conditional writes.
+    server.ignore_conditions();
+    completes("still not to be looked at");
+    server.deny_puts(None);
+    a_day_passes();
+    exclusive::look(&lab.service).unwrap();
+    assert!(shown().is_some_and(|problem| problem.contains("If-None-Match")), "{:?}", shown());
+    is_refused("exchanged");
+    // Comparing vault and catalog leaves it shown.
+    reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert!(shown().is_some());
+    // What is there can be read, and it is the server's fault no longer than it lasts.
+    assert!(!lab.store().points(None).unwrap().points.is_empty());
+    server.honour_conditions();
+    completes("put right");
+    // Without anybody's look, too: the next backup finds out.
+    server.ignore_conditions();
+    a_day_passes();
+    is_refused("exchanged once more");
 }

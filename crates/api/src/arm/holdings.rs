@@ -120,6 +120,7 @@ fn show_report(vault: &Vault, report: Option<&Report>) -> Value {
         "returnedPoints": texts(&report.returned),
         "reclaimProblem": report.reclaim_problem,
         "purgeProblem": report.purge_problem,
+        "storeProblem": report.store_problem,
     })
 }
 

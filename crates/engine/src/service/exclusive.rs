@@ -2,20 +2,20 @@
 //! write at once would be lost without anybody noticing: nothing is backed up to it. It is found out by doing it, for each
 //! vault before its first backup and then daily: servers are changed, and updated.
 
-use super::{Inner, Service, vaults};
+use super::{Inner, Service, reconcile, vaults};
 use crate::error::{Error, Result};
 use crate::limits::EXCLUSIVE_INTERVAL;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::Duration;
 use strongroom_catalog::service::Vault;
 use strongroom_store::StoreError;
 use strongroom_store::objects::Kind;
 use uuid::Uuid;
 
-/// What was found, and when.
+/// What was found, and when, by the service's clock.
 #[derive(Default)]
-pub(super) struct Found(Mutex<HashMap<Uuid, (Instant, Option<String>)>>, Mutex<HashMap<Uuid, bool>>);
+pub(super) struct Found(Mutex<HashMap<Uuid, (Duration, Option<String>)>>, Mutex<HashMap<Uuid, bool>>);
 
 /// A vault's store was opened: whether it takes one writer at a time, which never changes, is remembered.
 pub(super) fn opened(service: &Inner, vault: Uuid, store: &strongroom_store::Vault) {
@@ -37,8 +37,9 @@ pub(super) fn takes_one_writer(service: &Inner, vault: Uuid) -> bool {
 /// Fails where nothing may be written to a vault.
 pub(super) fn check(service: &Inner, vault: &Vault, store: &strongroom_store::Vault) -> Result<()> {
     let known = service.exclusive.0.lock().get(&vault.id).cloned();
+    let now = service.clock.elapsed();
     if let Some((at, None)) = &known
-        && at.elapsed() < EXCLUSIVE_INTERVAL
+        && now.saturating_sub(*at) < EXCLUSIVE_INTERVAL
     {
         return Ok(());
     }
@@ -52,16 +53,17 @@ pub(super) fn check(service: &Inner, vault: &Vault, store: &strongroom_store::Va
         }
         Err(error) => return Err(error.into()),
     };
-    service.exclusive.0.lock().insert(vault.id, (Instant::now(), found.clone()));
-    match found {
+    service.exclusive.0.lock().insert(vault.id, (now, found.clone()));
+    let refused = found.map(|why| format!("Nothing is written to vault '{}': {why}.", vault.name));
+    reconcile::note_store(service, vault, refused.clone());
+    match refused {
         None => Ok(()),
-        Some(why) => Err(Error::unsupported(format!("Nothing is written to vault '{}': {why}.", vault.name))
-            .coded("UserErrorVaultStoreNotExclusive")),
+        Some(refused) => Err(Error::unsupported(refused).coded("UserErrorVaultStoreNotExclusive")),
     }
 }
 
 /// Looks at all vaults that were not looked at for a day.
-pub(super) fn look(service: &Service) -> Result<()> {
+pub fn look(service: &Service) -> Result<()> {
     for vault in vaults::list(service, None)? {
         if service.runner.is_stopping() {
             return Ok(());

@@ -22,7 +22,7 @@ pub mod clock;
 mod committed;
 pub mod config;
 pub mod drill;
-mod exclusive;
+pub mod exclusive;
 pub mod groups;
 mod held;
 pub mod housekeeping;

@@ -9,7 +9,7 @@
 //! What was found is kept for each vault, shown by `strongroom vault show`, and logged where it is not as it should be.
 
 use super::held::{self, Absence};
-use super::{Service, jobs, retention, storage, unmanaged};
+use super::{Inner, Service, jobs, retention, storage, unmanaged};
 use crate::error::{Error, Result};
 use crate::limits::{RECONCILIATION_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use crate::machine::record::MachineRecord;
@@ -64,6 +64,8 @@ pub struct Report {
     pub reclaim_problem: Option<String>,
     /// Why the deleted vault could not be purged.
     pub purge_problem: Option<String>,
+    /// Why nothing is written to its store.
+    pub store_problem: Option<String>,
 }
 
 /// When what is looked at next.
@@ -75,13 +77,13 @@ pub(super) fn setting(vault: Uuid) -> String {
 }
 
 /// What was found last, if it was looked at.
-pub fn report(service: &Service, vault: &Vault) -> Result<Option<Report>> {
+pub fn report(service: &Inner, vault: &Vault) -> Result<Option<Report>> {
     let setting = service.catalog.get::<Setting>(setting(vault.id))?;
     Ok(setting.and_then(|s| serde_json::from_value(s.value).ok()))
 }
 
 /// Changes what is kept of a vault.
-fn keep(service: &Service, vault: Uuid, change: impl Fn(&mut Report)) -> Result<Report> {
+fn keep(service: &Inner, vault: Uuid, change: impl Fn(&mut Report)) -> Result<Report> {
     let id = setting(vault);
     for _ in 0..10 {
         let before = service.catalog.get::<Setting>(&id)?;
@@ -110,8 +112,13 @@ pub(super) fn note_purge(service: &Service, vault: &Vault, problem: Option<Strin
     note(service, vault, problem, |report| &mut report.purge_problem);
 }
 
+/// Notes why nothing may be written to a vault's store.
+pub(super) fn note_store(service: &Inner, vault: &Vault, problem: Option<String>) {
+    note(service, vault, problem, |report| &mut report.store_problem);
+}
+
 fn note(
-    service: &Service,
+    service: &Inner,
     vault: &Vault,
     problem: Option<String>,
     field: impl Fn(&mut Report) -> &mut Option<String>,
@@ -141,8 +148,9 @@ pub fn one(service: &Service, vault: &Vault) -> Result<Report> {
         found = Report { at: found.at, problem: Some(error.to_string()), ..Report::default() };
     }
     let report = keep(service, vault.id, |report| {
-        let (reclaim, purge) = (report.reclaim_problem.take(), report.purge_problem.take());
-        *report = Report { reclaim_problem: reclaim, purge_problem: purge, ..found.clone() };
+        let (reclaim_problem, purge_problem) = (report.reclaim_problem.take(), report.purge_problem.take());
+        let store_problem = report.store_problem.take();
+        *report = Report { reclaim_problem, purge_problem, store_problem, ..found.clone() };
     })?;
     match report.state {
         State::Agreed => {

@@ -450,6 +450,8 @@ struct ReconciliationDocument {
     reclaim_problem: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     purge_problem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_problem: Option<String>,
 }
 
 impl ReconciliationDocument {
@@ -474,7 +476,11 @@ impl ReconciliationDocument {
             ("found again", &self.returned_points),
         ];
         entries.extend(named.into_iter().filter(|(_, p)| !p.is_empty()).map(|(n, p)| (n, p.join(", "))));
-        let problems = [("reclaim", &self.reclaim_problem), ("purge", &self.purge_problem)];
+        let problems = [
+            ("reclaim", &self.reclaim_problem),
+            ("purge", &self.purge_problem),
+            ("store", &self.store_problem),
+        ];
         entries.extend(problems.into_iter().filter_map(|(n, p)| Some((n, p.clone()?))));
         entries
     }

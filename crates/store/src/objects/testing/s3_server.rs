@@ -38,6 +38,7 @@ pub struct ErrorAnswer {
     pub after_effect: bool,
 }
 
+type Denied = Arc<parking_lot::Mutex<Option<&'static str>>>;
 type Answers = Arc<parking_lot::Mutex<VecDeque<ErrorAnswer>>>;
 
 /// A running S3 server with one bucket; stops and forgets everything when dropped.
@@ -45,6 +46,7 @@ pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
     ignores_conditions: Arc<AtomicBool>,
+    denied: Denied,
     runtime: Option<Runtime>,
     directory: PathBuf,
     _root: Option<TempDir>,
@@ -84,9 +86,11 @@ impl S3Server {
         let files = FileSystem::new(root).expect("the S3 server's file system");
         let answers = Answers::default();
         let ignores_conditions = Arc::<AtomicBool>::default();
+        let denied = Denied::default();
         let mut service = S3ServiceBuilder::new(Serialised {
             answers: answers.clone(),
             ignores_conditions: ignores_conditions.clone(),
+            denied: denied.clone(),
             inner: Arc::new(files),
             root: root.to_owned(),
             keys: tokio::sync::Mutex::default(),
@@ -108,6 +112,7 @@ impl S3Server {
             address,
             answers,
             ignores_conditions,
+            denied,
             runtime: Some(runtime),
             directory: root.to_owned(),
             _root: None,
@@ -122,6 +127,17 @@ impl S3Server {
     /// From here on puts are carried out whatever they were made conditional on, as some servers do (Garage 2).
     pub fn ignore_conditions(&self) {
         self.ignores_conditions.store(true, Ordering::Relaxed);
+    }
+
+    /// As before.
+    pub fn honour_conditions(&self) {
+        self.ignores_conditions.store(false, Ordering::Relaxed);
+    }
+
+    /// From here on nothing can be put that has this in its name, as where a bucket's policy denies it; nothing is denied for
+    /// `None`.
+    pub fn deny_puts(&self, of: Option<&'static str>) {
+        *self.denied.lock() = of;
     }
 
     /// `http://127.0.0.1:port`.
@@ -198,6 +214,7 @@ impl Drop for S3Server {
 struct Serialised {
     answers: Answers,
     ignores_conditions: Arc<AtomicBool>,
+    denied: Denied,
     inner: Arc<FileSystem>,
     root: PathBuf,
     keys: tokio::sync::Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -220,10 +237,8 @@ impl Serialised {
     /// Reads what comes with a request that is to be refused. Answered before that, its client may see a connection that breaks
     /// off in place of the answer, and tries again.
     async fn read_what_is_refused(&self, body: &mut Option<StreamingBlob>) {
-        if self.answers.lock().front().is_some_and(|answer| !answer.after_effect)
-            && let Some(mut body) = body.take()
-        {
-            while let Some(Ok(_)) = body.next().await {}
+        if self.answers.lock().front().is_some_and(|answer| !answer.after_effect) {
+            read_all(body).await;
         }
     }
 
@@ -246,6 +261,12 @@ impl Serialised {
     }
 }
 
+async fn read_all(body: &mut Option<StreamingBlob>) {
+    if let Some(mut body) = body.take() {
+        while let Some(Ok(_)) = body.next().await {}
+    }
+}
+
 #[async_trait::async_trait]
 impl S3 for Serialised {
     async fn put_object(
@@ -256,8 +277,13 @@ impl S3 for Serialised {
             request.input.if_none_match = None;
             request.input.if_match = None;
         }
+        let is_denied = self.denied.lock().is_some_and(|part| request.input.key.contains(part));
         let lock = self.key(&request.input.bucket, &request.input.key).await;
         let _turn = lock.lock().await;
+        if is_denied {
+            read_all(&mut request.input.body).await;
+            return Err(s3_error!(AccessDenied));
+        }
         self.read_what_is_refused(&mut request.input.body).await;
         self.answered(self.inner.put_object(request)).await
     }
