@@ -25,7 +25,7 @@ use strongroom_engine::service::{
 use strongroom_engine::{ErrorKind, image};
 use strongroom_store::objects::Location;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
-use strongroom_store::{Disk, Manifest, PointDraft, PointKind, Progress, Session};
+use strongroom_store::{Disk, Kept, KeptPolicy, Manifest, PointDraft, PointKind, Progress, Promise, Session};
 use uuid::Uuid;
 
 const DAY: i64 = 24 * 3600;
@@ -113,6 +113,16 @@ impl Lab {
     }
 
     fn commit(&self, item: &str, kind: PointKind, job: Option<Uuid>) -> Manifest {
+        self.commit_promised(item, kind, job, None)
+    }
+
+    fn commit_promised(
+        &self,
+        item: &str,
+        kind: PointKind,
+        job: Option<Uuid>,
+        kept: Option<Promise>,
+    ) -> Manifest {
         let mut attributes = serde_json::Map::new();
         if kind == PointKind::Machine {
             let uuid = match item {
@@ -145,7 +155,7 @@ impl Lab {
                 }],
                 definition: None,
                 warnings: Vec::new(),
-                kept: None,
+                kept,
                 attributes,
             })
             .unwrap()
@@ -686,6 +696,41 @@ fn a_job_cut_short_between_the_point_and_its_row_is_made_up_for() {
     assert_eq!((report.state, report.points), (reconcile::State::Agreed, 3));
 }
 
+/// Of a machine that was protected otherwise when its point was made, before the catalog was put back say.
+#[test]
+fn a_point_that_was_promised_more_than_its_item_keeps_is_not_adopted_by_itself() {
+    let lab = Lab::new(SoftDelete::Enabled);
+    let of_days = |days| Rules {
+        retention: Retention { daily: Some(DailyRetention { days }), ..Retention::default() },
+        ..Rules::default_standard()
+    };
+    let commit = |days| {
+        let kept = Kept {
+            reason: PointReason::Scheduled,
+            scheduled_for: Some(lab.service.now()),
+            keep_until: None,
+            policy: Some(Box::new(KeptPolicy { name: "policy".into(), rules: of_days(days) })),
+        };
+        let job = Some(Uuid::new_v4());
+        lab.commit_promised("machine", PointKind::Machine, job, Some(Promise::Known(kept))).point
+    };
+    let (long, short) = (commit(3650), commit(3));
+    let report = reconcile::one(&lab.service, &lab.vault()).unwrap();
+    assert_eq!((report.adopted, report.unmanaged), (vec![short], 1));
+    let change = |immutability: Immutability| {
+        let mut vault = lab.vault();
+        vault.immutability = immutability;
+        lab.service.catalog().apply(&[Change::put(&vault)]).unwrap();
+    };
+    change(Immutability::Locked);
+    let error = unmanaged::adopt(&lab.service, &lab.vault(), &long).unwrap_err();
+    assert!(error.message.contains("promised"), "{error}");
+    lab.pass(10 * DAY);
+    assert!(lab.store().point(&long).is_ok());
+    change(Immutability::Disabled);
+    unmanaged::adopt(&lab.service, &lab.vault(), &long).unwrap();
+}
+
 #[test]
 fn a_job_that_runs_tells_of_its_point_itself() {
     let lab = Lab::new(SoftDelete::Enabled);
@@ -835,7 +880,9 @@ fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
     assert!(error.message.contains("--init-storage") && key(&second).is_file(), "{error}");
     assert!(storage::init(&service).unwrap());
     assert!(!storage::init(&service).unwrap());
-    assert_eq!(keys::delete(&service, &id, false).unwrap(), key(&second));
+    let error = keys::delete(&service, &id, false).unwrap_err();
+    assert!(error.message.contains("--vault-is-gone") && key(&second).is_file(), "{error}");
+    assert_eq!(keys::delete(&service, &id, true).unwrap(), key(&second));
 }
 
 #[test]

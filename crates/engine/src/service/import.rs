@@ -319,7 +319,7 @@ pub(super) fn item_of(
 }
 
 /// By which rules the newest point that says so was promised.
-fn promised_by(manifests: &[&Manifest]) -> Option<Rules> {
+pub(super) fn promised_by(manifests: &[&Manifest]) -> Option<Rules> {
     manifests.iter().rev().find_map(|m| match &m.kept {
         Some(Promise::Known(kept)) => kept.policy.as_ref().map(|p| p.rules.clone()),
         _ => None,

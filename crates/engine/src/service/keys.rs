@@ -69,7 +69,7 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
     };
     let mut places: Vec<String> =
         storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
-    // Nothing says where its store was, and vaults may have been kept in a place that is no longer in the configuration.
+    // Nothing says where its store was: vaults may have been kept in a place that is no longer in the configuration.
     let mut is_unknown = false;
     // Where its store is, or would be; and that the place is there at all.
     match name.map(|uuid| purged(service, uuid)).transpose()?.flatten().filter(|p| p.store_id == id) {
@@ -79,7 +79,7 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
         }
         None => {
             storage::check_seen(service, None)?;
-            is_unknown = service.config.vault_storage.is_none() && !is_vault_gone;
+            is_unknown = !is_vault_gone;
         }
     }
     if let Some(uuid) = name {
@@ -113,10 +113,11 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
     }
     if is_unknown {
         return Err(busy(format!(
-            "The key of vault {id} is kept: nothing says where the vault was, and it is not known to be gone. If vaults were kept \
-             elsewhere than in {}, set vault_storage in the configuration to that place, in which it is looked for; if the vault is \
-             surely gone, run this again with --vault-is-gone.",
-            service.data().vaults().display()
+            "The key of vault {id} is kept: nothing says where the vault was, and it is not known to be gone. It is in none of the \
+             places of now: {}{}. If vaults were kept elsewhere, set vault_storage in the configuration to that place, in which it is \
+             looked for; if the vault is surely gone, run this again with --vault-is-gone.",
+            service.data().vaults().display(),
+            service.config.vault_storage.as_ref().map(|base| format!(", {base}")).unwrap_or_default()
         )));
     }
     fs::remove_file(&path).map_err(|e| Error::io(format!("deleting {}", path.display()), e))?;

@@ -104,7 +104,7 @@ pub struct Inner {
     pub(crate) snapshots: snapshots::Snapshots,
     pub(crate) discovery: machines::Discovery,
     notes: notes::Notes,
-    older_catalog: parking_lot::Mutex<()>,
+    older_catalog: older_catalog::Comparisons,
     reconciliation: reconcile::Reconciliation,
     exclusive: exclusive::Found,
     /// Held while the data directory is in use; ends with the process.
@@ -256,7 +256,7 @@ impl Service {
             snapshots: snapshots::Snapshots::default(),
             discovery: machines::Discovery::default(),
             notes: notes::Notes::default(),
-            older_catalog: parking_lot::Mutex::default(),
+            older_catalog: older_catalog::Comparisons::default(),
             reconciliation: reconcile::Reconciliation::default(),
             config,
             catalog,

@@ -8,8 +8,10 @@
 use super::notes::{self, NotedItem};
 use super::{Service, held, import, policies, vaults};
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, Setting, Vault, actor, key};
 use strongroom_domain::ItemName;
 use strongroom_domain::item::ItemState;
@@ -20,6 +22,9 @@ use uuid::Uuid;
 
 /// The note that says how often the others were written: see `docs/vault-format.md`, section 8.
 const GENERATION: &str = "generation";
+
+/// Each vault is compared by one thread at a time.
+pub type Comparisons = Mutex<HashMap<Uuid, Arc<Mutex<()>>>>;
 
 pub(super) fn setting(vault: Uuid) -> String {
     format!("notes/{vault}")
@@ -74,7 +79,8 @@ pub(super) fn ensure_current(service: &Service, vault: &Vault) -> Result<()> {
         return Ok(());
     }
     // Two at once would each take half of the other's work for news.
-    let _one = service.older_catalog.lock();
+    let of_vault = service.older_catalog.lock().entry(vault.id).or_default().clone();
+    let _one = of_vault.lock();
     if notes::is_current(service, vault.id) {
         return Ok(());
     }
@@ -128,7 +134,7 @@ fn take_settings(
         row.soft_delete_days = row.soft_delete_days.max(noted.soft_delete_days);
         for (name, value) in &noted.kept {
             // What nobody can take back.
-            if value.to_string().contains("PermanentlyDisabled") {
+            if value.to_string().to_lowercase().contains("permanentlydisabled") {
                 row.kept.insert(name.clone(), value.clone());
             }
         }
@@ -170,14 +176,25 @@ fn take_items(
     noted: &BTreeMap<ItemName, NotedItem>,
     noted_policies: &HashMap<String, Rules>,
 ) -> Result<()> {
+    let items: Vec<Item> = service.catalog.find(&Query::all().eq("vault", vault.id))?;
+    for (name, noted) in noted {
+        if !items.iter().any(|item| item.store_item == *name) {
+            tracing::warn!(
+                vault = vault.name,
+                machine = noted.machine,
+                "the vault alone knows of it: its points are unmanaged (`strongroom point list --unmanaged`), and stay until they are adopted or forgotten"
+            );
+        }
+    }
     let policies: HashMap<Uuid, Policy> =
         policies::list(service, vault)?.into_iter().map(|policy| (policy.id, policy)).collect();
-    for item in service.catalog.find::<Item>(&Query::all().eq("vault", vault.id))? {
+    for item in items {
         let noted = noted.get(&item.store_item);
-        let promised = noted.and_then(|noted| {
-            let by_policy = noted.policy.as_deref().and_then(|name| noted_policies.get(&key(name)));
-            by_policy.or(noted.last_rules.as_ref())
-        });
+        let noted_policy = noted.and_then(|noted| noted.policy.as_deref());
+        let by_noted = noted_policy.and_then(|name| noted_policies.get(&key(name)));
+        let promised = by_noted.or_else(|| noted.and_then(|noted| noted.last_rules.as_ref()));
+        // It goes by a policy that cannot be read.
+        let is_unknown = noted_policy.is_some() && by_noted.is_none();
         let mut is_stopped = false;
         service.catalog.update::<Item, Error>(item.id, |row| {
             let by_policy = row.policy.and_then(|id| policies.get(&id)).map(|policy| &policy.rules);
@@ -185,9 +202,9 @@ fn take_items(
             let keeps_as_much = match (promised, rules) {
                 (Some(promised), Some(rules)) => !keeps_less(promised, rules),
                 (Some(_), None) => false,
-                (None, _) => true,
+                (None, _) => !is_unknown,
             };
-            let stricter = if keeps_as_much { rules.cloned() } else { promised.cloned() };
+            let stricter = if keeps_as_much { rules } else { promised.or(rules) }.cloned();
             let goes_as_noted = noted.is_some_and(|noted| match (noted.state, row.state) {
                 (ItemState::SoftDeleted, ItemState::SoftDeleted) => noted.purge_at <= row.purge_at,
                 (_, ItemState::SoftDeleted) => false,

@@ -260,7 +260,10 @@ fn belongs(service: &Service, vault: &Vault, held: &held::Held, manifest: &Manif
     }
     let Some(item) = unmanaged::item_named(service, vault, manifest)? else { return Ok(None) };
     let is_its = MachineRecord::of(manifest).machine_uuid.as_deref() == Some(&*item.machine_uuid);
-    if !is_its || item.state == ItemState::SoftDeleted {
+    if !is_its
+        || item.state == ItemState::SoftDeleted
+        || unmanaged::was_promised_more(service, &item, manifest)?
+    {
         return Ok(None);
     }
     // A job that is at it tells the catalog by itself.

@@ -3,7 +3,7 @@
 
 use super::backup::{self, BackupRequest, free_name, luns, point_row};
 use super::held::{self, Absence};
-use super::{Service, import, jobs, notes, older_catalog, reconcile, vaults};
+use super::{Service, import, jobs, notes, older_catalog, policies, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use strongroom_catalog::service::{
 };
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
-use strongroom_domain::retention::PointReason;
+use strongroom_domain::retention::{PointReason, keeps_less};
 use strongroom_store::{Manifest, PointKind};
 use uuid::Uuid;
 
@@ -133,6 +133,15 @@ pub fn adopt(service: &Service, vault: &Vault, point: &PointId) -> Result<(Item,
                 )
                 .coded("UserErrorPointOfAnotherItem"));
             }
+            if vault.immutability != Immutability::Disabled && was_promised_more(service, &item, &manifest)? {
+                return Err(vaults::immutable(
+                    vault,
+                    format!(
+                        "recovery point {point} was promised to be kept for longer than the policy of '{}' keeps it. Give that a policy that keeps as much, then adopt the point.",
+                        item.machine_name
+                    ),
+                ));
+            }
             item
         }
         None => {
@@ -157,6 +166,16 @@ pub fn adopt(service: &Service, vault: &Vault, point: &PointId) -> Result<(Item,
     let point = adopt_into(service, vault, &item, &manifest)?;
     reconcile::soon(service);
     Ok((item, point))
+}
+
+/// Whether a point would be kept for less long as one of the item's than it was promised: by rules that the item does not go by.
+pub(super) fn was_promised_more(service: &Service, item: &Item, manifest: &Manifest) -> Result<bool> {
+    let policy = item.policy.map(|id| policies::by_id(service, id)).transpose()?.flatten();
+    Ok(match (import::promised_by(&[manifest]), policy) {
+        (Some(promised), Some(policy)) => keeps_less(&promised, &policy.rules),
+        // Of a stopped one all are kept, and without a promise there is nothing to break.
+        _ => false,
+    })
 }
 
 /// Writes the row of a point that is in the vault.

@@ -182,9 +182,9 @@ pub struct ReconcileArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing else deletes a key, ever. Refused while a vault of the catalog has it, while its store is
-there, and where that cannot be known: where the vault was not purged here, and its store is not looked for in
-a vault_storage of the configuration. The vault's id is asked for where --id does not give it. Needs the
+Nothing else deletes a key, ever. Refused while a vault of the catalog has it, while its store is there, and
+where that cannot be known: where the vault was not purged here, unless you say that it is gone
+(--vault-is-gone). The vault's id is asked for where --id does not give it. Needs the
 administrator of the service's host.
 
 Example:
