@@ -297,7 +297,7 @@ impl Lab {
             None,
             "group",
             "test",
-            false,
+            restore::Allowed::default(),
         )
     }
 
@@ -620,7 +620,18 @@ fn each_kind_of_job_keeps_its_point() {
         }),
         ("replacement", &|| {
             let (item, target) = (lab.item(), Target::Replace);
-            restore::restore(service, &vault, &item, &first, target, None, "group", "test", false).unwrap()
+            restore::restore(
+                service,
+                &vault,
+                &item,
+                &first,
+                target,
+                None,
+                "group",
+                "test",
+                restore::Allowed::default(),
+            )
+            .unwrap()
         }),
     ];
     for (kind, begin) in kinds {
@@ -655,8 +666,18 @@ fn a_job_and_the_end_of_its_point_do_not_pass_each_other() {
                 pool: None,
                 format: None,
             };
-            let job = restore::restore(&service, &vault, &item, &point, target, None, "group", "test", false)
-                .unwrap();
+            let job = restore::restore(
+                &service,
+                &vault,
+                &item,
+                &point,
+                target,
+                None,
+                "group",
+                "test",
+                restore::Allowed::default(),
+            )
+            .unwrap();
             *keeps.lock().unwrap() = Some(job);
         }
     });

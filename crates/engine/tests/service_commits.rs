@@ -173,7 +173,7 @@ impl Lab {
             None,
             "group",
             "test",
-            false,
+            restore::Allowed::default(),
         )
         .unwrap()
     }

@@ -106,6 +106,21 @@ pub trait Hypervisor: Send + Sync {
         Err(Error::unsupported("this hypervisor", "it keeps no keys for encrypted disks"))
     }
 
+    /// Takes away all that snapshots left in a machine to follow its changes. The next one reads everything.
+    fn untrack(&self, _name: &str) -> Result<Untracked> {
+        Ok(Untracked::default())
+    }
+
+    /// What a machine that is shut off still has under way.
+    fn unfinished(&self, _name: &str) -> Result<Option<Unfinished>> {
+        Ok(None)
+    }
+
+    /// Throws the saved memory of a machine away: its next start is a boot.
+    fn discard_saved_state(&self, _name: &str) -> Result<()> {
+        Err(Error::unsupported("this hypervisor", "it saves no machine's memory"))
+    }
+
     fn start(&self, name: &str) -> Result<()>;
 
     /// Asks the guest to shut down and waits; [`Error::Busy`] when it did not in time.

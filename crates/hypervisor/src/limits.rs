@@ -53,6 +53,10 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
 /// How long to wait for libvirt to complete the beginning of a job that was left behind.
 pub const JOB_BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a backup waits for a libvirt that went away, to hear whether its job is still there, and to end it.
+pub const LIBVIRT_RETURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A job that was left behind and could not be ended is tried again after this time.
+pub const LEFT_JOB_RETRY: Duration = Duration::from_secs(60);
 /// How long to wait for a cancelled job to be gone.
 pub const JOB_END_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -218,6 +218,25 @@ pub struct CreatedMachine {
     pub warnings: Vec<String>,
 }
 
+/// What was taken out of a machine that backups had left in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Untracked {
+    /// Checkpoints that went.
+    pub checkpoints: usize,
+    /// A sentence each: what could not be taken away.
+    pub warnings: Vec<String>,
+}
+
+/// What a machine without a process still has under way, so that its disks are not at rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unfinished {
+    /// Its memory was saved: it goes on from there at its next start, with the disks exactly as they are now.
+    SavedState,
+    /// A backup of it is being taken.
+    Snapshot,
+}
+
 /// What a program run in a guest left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestOutput {

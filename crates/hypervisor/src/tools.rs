@@ -105,10 +105,17 @@ struct FormatSpecific {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+struct InternalSnapshot {
+    name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct RawImageInfo {
     #[serde(default)]
     format_specific: Option<FormatSpecific>,
+    #[serde(default)]
+    snapshots: Vec<InternalSnapshot>,
 }
 
 /// What an image says of itself.
@@ -121,6 +128,8 @@ pub struct ImageInfo {
     /// Older qcow2 images cannot keep bitmaps.
     pub can_keep_bitmaps: bool,
     pub bitmaps: Vec<Bitmap>,
+    /// Names of the snapshots within it.
+    pub snapshots: Vec<String>,
 }
 
 /// Looks at a qcow2 image, which may be in use, and at nothing that it names.
@@ -132,6 +141,7 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
         has_data_file: header.data_file.is_some(),
         can_keep_bitmaps: header.version >= 3,
         bitmaps: Vec::new(),
+        snapshots: Vec::new(),
     };
     // `qemu-img` would open it.
     if info.has_data_file {
@@ -150,6 +160,7 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
     };
     let cannot = |e: &dyn std::fmt::Display| Error::failed("understanding", path.display().to_string(), e);
     let said: RawImageInfo = serde_json::from_slice(&out).map_err(|e| cannot(&e))?;
+    info.snapshots = said.snapshots.into_iter().map(|s| s.name).collect();
     if let Some(specific) = said.format_specific {
         let qcow2 = serde_json::from_value::<Qcow2Info>(specific.data).map_err(|e| cannot(&e))?;
         info.bitmaps = qcow2.bitmaps;

@@ -245,28 +245,6 @@ fn stopping_during_the_transfer() {
     }
 }
 
-/// Whatever the name, it stays a name: in XML, in option strings, in paths.
-#[test]
-fn odd_names() {
-    for kind in [Kind::Ext4, Kind::Xfs] {
-        let storage = Storage::new(kind);
-        let mut machine = TestMachine::named(
-            &storage,
-            &[("vda", "qcow2"), ("vdb", "raw")],
-            "",
-            " a,b=c,,d<e>&'\"%20$(x);\u{e9}",
-        );
-        machine.write_offline("vda", "qcow2", 0, MIB, 1);
-        machine.back_up();
-        machine.start();
-        machine.write("vda", 2 * MIB, MIB, 2);
-        let running = machine.back_up();
-        assert_eq!(running.total_bytes("vda"), MIB, "{:?}", running.warnings);
-        machine.stop();
-        assert_eq!(machine.back_up().total_bytes("vda"), 0);
-    }
-}
-
 /// A machine without a definition that outlives it: no checkpoints, but backups.
 #[test]
 fn machines_that_are_not_persistent() {

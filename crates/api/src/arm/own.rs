@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use strongroom_domain::access::linked;
-use strongroom_engine::service::{audit, import, machines, vaults};
+use strongroom_engine::service::{audit, import, machines, untrack, vaults};
 use uuid::Uuid;
 
 const AUDIT: &[QueryParameter] = &[
@@ -51,6 +51,14 @@ pub fn routes() -> Vec<Route<App>> {
         .takes("PlaceRequest")
         .names(&[Named { field: "resourceGroup", needs: Needs::Group(linked::PLACED_MACHINE) }])
         .summary("Puts a machine into another resource group and location.")
+        .tag(TAG),
+        Route::post(
+            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{machine}/providers/Strongroom.Backup/untrack",
+            "VirtualMachines_Untrack",
+            untrack_machine,
+        )
+        .action("Microsoft.Compute/virtualMachines/write")
+        .summary("Takes away what backups left in a machine to follow its changes; its next backup reads everything once.")
         .tag(TAG),
         Route::get("/subscriptions/{subscription}/providers/Strongroom.Backup/auditEvents", "Audit_List", audit_events)
             .action("Microsoft.Insights/eventtypes/values/read")
@@ -147,6 +155,13 @@ fn place(app: &App, request: &Request, params: &Params) -> Answer {
     let machine = machines::get(&app.service, &params["group"], &params["machine"])?;
     let machine = machines::place(&app.service, &machine, &body.resource_group, &body.location)?;
     Response::ok(super::compute::show(app, &machine, false))
+}
+
+fn untrack_machine(app: &App, _: &Request, params: &Params) -> Answer {
+    check_subscription(app, params)?;
+    let machine = machines::get(&app.service, &params["group"], &params["machine"])?;
+    let gone = untrack::untrack(&app.service, &machine).map_err(ArmError::from)?;
+    Response::ok(json!({"checkpoints": gone.checkpoints, "warnings": gone.warnings}))
 }
 
 fn store(app: &App, _: &Request, params: &Params) -> Answer {

@@ -120,6 +120,8 @@ pub(super) struct Properties {
     disk_format: Option<String>,
     /// Ours: disks that libvirt encrypted may be restored without encryption.
     pub(super) unencrypted: bool,
+    /// Ours: saved memory of the machine whose disks are replaced is thrown away.
+    discard_saved_state: bool,
     #[serde(deserialize_with = "super::format::luns")]
     restore_disk_lun_list: Option<Vec<i32>>,
 }
@@ -170,6 +172,10 @@ impl Properties {
 
     fn is(&self, recovery_type: &str) -> bool {
         self.recovery_type.as_deref().unwrap_or_default().eq_ignore_ascii_case(recovery_type)
+    }
+
+    fn allowed(&self) -> restore::Allowed {
+        restore::Allowed { unencrypted: self.unencrypted, discard_saved_state: self.discard_saved_state }
     }
 
     /// The disks chosen, by LUN.
@@ -349,7 +355,7 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
         p.luns(),
         &group,
         &caller(request),
-        p.unencrypted,
+        p.allowed(),
     )?;
     accepted(app, request, &vault, &item, &job)
 }
@@ -401,7 +407,7 @@ fn look(app: &App, request: &Request, params: &Params) -> Result<(Vault, Option<
         }
         check_item(&item)?;
         let (target, _) = asked.target(app, request, &vault, &item, &point)?;
-        restore::check(&app.service, &item, &point, &target, asked.luns())?;
+        restore::check(&app.service, &item, &point, &target, asked.luns(), asked.allowed())?;
         Ok(())
     })();
     match found {

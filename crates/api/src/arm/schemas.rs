@@ -49,6 +49,7 @@ pub fn schemas() -> Map<String, Value> {
                 "targetResourceGroupId": text(), "storageAccountId": text(), "virtualNetworkId": text(),
                 "subnetId": text(), "region": text(), "diskFormat": {"enum": ["qcow2", "raw", "vhd"]},
                 "restoreDiskLunList": {"type": "array", "items": {"type": "integer"}}, "unencrypted": {"type": "boolean"},
+                "discardSavedState": {"type": "boolean"},
             }),
             json!(["recoveryType"]),
         )

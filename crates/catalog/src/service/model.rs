@@ -403,6 +403,9 @@ pub struct Item {
     /// When what was soft-deleted goes for good.
     #[serde(default)]
     pub purge_at: Option<Timestamp>,
+    /// Of one that is not backed up any more: what backups had left in its machine was taken away.
+    #[serde(default)]
+    pub untracked: bool,
     /// Azure's `protectedItemDataId`.
     pub data_id: String,
 }

@@ -269,7 +269,7 @@ fn said(table: Table, doc: &str) -> serde_json::Value {
     let mut doc: serde_json::Value = serde_json::from_str(doc).unwrap_or_default();
     let bookkeeping: &[&str] = match table {
         Table::Vaults => &["reclaim_due", "reclaimed_at"],
-        Table::Items => &["considered_until", "last_backup", "last_point_at"],
+        Table::Items => &["considered_until", "last_backup", "last_point_at", "untracked"],
         Table::Machines => {
             &["power", "agent", "disks", "networks", "vcpus", "memory_mib", "os", "discovered_at"]
         }

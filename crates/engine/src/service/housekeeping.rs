@@ -2,7 +2,7 @@
 
 use super::{
     Service, audit, clock, exclusive, held, items, jobs, notes, reconcile, retention, snapshots, storage,
-    vaults,
+    untrack, vaults,
 };
 use crate::error::{Error, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
@@ -18,6 +18,9 @@ pub(super) fn run(service: &Service) {
     let mut last: Option<Instant> = None;
     let mut heard = 0;
     while !service.runner.is_stopping() {
+        if let Err(error) = untrack::keep(service) {
+            tracing::error!(%error, "machines that are not backed up any more");
+        }
         if let Err(error) = purge(service) {
             tracing::error!(%error, "what was deleted could not be purged");
         }

@@ -314,6 +314,7 @@ pub(super) fn item_of(
         last_point_at: Some(newest.taken_at),
         deleted_at: None,
         purge_at: None,
+        untracked: false,
         data_id: arm_names::numeric_name(id.as_bytes(), 0),
     })
 }
@@ -373,6 +374,7 @@ impl Found<'_> {
             last_point_at: self.manifests.iter().map(|m| m.taken_at).max(),
             deleted_at: None,
             purge_at: None,
+            untracked: false,
             data_id: arm_names::numeric_name(id.as_bytes(), 0),
         };
         let Some(note) = note else { return Ok(item) };

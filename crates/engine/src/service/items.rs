@@ -3,7 +3,9 @@
 //! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
 
 use super::restore::OS_DISK_LUN;
-use super::{Service, backup, groups, jobs, machines, notes, older_catalog, operations, policies, vaults};
+use super::{
+    Service, backup, groups, jobs, machines, notes, older_catalog, operations, policies, untrack, vaults,
+};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::SignedDuration;
 use strongroom_catalog::service::{
@@ -99,6 +101,7 @@ pub fn protect(
     item.state = next(&item, event)?;
     item.policy = Some(policy.id);
     item.last_rules = None;
+    item.untracked = false;
     // Runs that would have been due while it was not protected, or by the policy before, are not made up for.
     item.considered_until = item.considered_until.max(service.now());
     if let Some(choice) = disks {
@@ -221,6 +224,7 @@ fn new_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Item>
         last_point_at: None,
         deleted_at: None,
         purge_at: None,
+        untracked: false,
         data_id: arm_names::numeric_name(id.as_bytes(), 0),
     })
 }
@@ -301,7 +305,9 @@ pub fn stop(service: &Service, item: &Item, suspend: bool, asked_by: &str) -> Re
         item.policy = None;
     }
     stop_running(service, &item)?;
-    commit(service, item, job, Vec::new())
+    let mut changed = commit(service, item, job, Vec::new())?;
+    untrack::now(service, &mut changed.item);
+    Ok(changed)
 }
 
 /// A backup that runs is cancelled: nobody wants its point any more.
@@ -342,7 +348,8 @@ pub fn delete(service: &Service, vault: &Vault, item: &Item, asked_by: &str) -> 
     let mut job = jobs::draft(service, &item, JobOperation::DeleteBackupData, asked_by);
     job.properties.push(("Number of Recovery Points".into(), points.to_string()));
     stop_running(service, &item)?;
-    let changed = commit(service, item, job, Vec::new())?;
+    let mut changed = commit(service, item, job, Vec::new())?;
+    untrack::now(service, &mut changed.item);
     if !soft {
         service.runner.wake();
     }

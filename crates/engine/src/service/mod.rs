@@ -51,6 +51,7 @@ pub mod storage;
 pub mod swap;
 mod transfer;
 pub mod unmanaged;
+pub mod untrack;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};

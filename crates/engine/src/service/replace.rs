@@ -84,7 +84,7 @@ fn prepare(
     progress: &Arc<Progress>,
 ) -> Result<Rewritten> {
     let machine = machine_of(service, item)?;
-    super::restore::check_replace(service, &machine)?;
+    super::restore::check_replace(service, &machine, request.allowed)?;
     let open = super::restore::open_of(service, job, vault, item, request)?;
     warnings.extend(super::restore::check_encryption(&open, request)?);
     let OpenPoint { source, manifest, warnings: told } = open;
@@ -94,7 +94,7 @@ fn prepare(
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
     let before = backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, progress)?;
     progress.check()?;
-    super::restore::check_replace(service, &machine)?;
+    super::restore::check_replace(service, &machine, request.allowed)?;
 
     // In the vault: what is only in a snapshot is no way back.
     let vaulted = match before.transfer {
@@ -122,7 +122,7 @@ fn prepare(
         total.zeroed_bytes += done.zeroed_bytes;
     }
     progress.check()?;
-    super::restore::check_replace(service, &machine)?;
+    super::restore::check_replace(service, &machine, request.allowed)?;
     for disk in made.0.iter_mut().filter(|d| d.way == Way::Ready) {
         disk.files = Some(swap::Files::of(disk)?);
     }

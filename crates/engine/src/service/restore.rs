@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
-use strongroom_hypervisor::NetworkChoice;
+use strongroom_hypervisor::{NetworkChoice, Unfinished};
 use strongroom_store::Progress;
 use uuid::Uuid;
 
@@ -80,6 +80,16 @@ pub enum Target {
     Replace,
 }
 
+/// What a restore does only if it is said to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Allowed {
+    /// Disks that libvirt encrypted may be unencrypted.
+    pub unencrypted: bool,
+    /// Saved memory of a machine whose disks are replaced is thrown away.
+    pub discard_saved_state: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreRequest {
     pub point: Uuid,
@@ -87,9 +97,8 @@ pub struct RestoreRequest {
     /// By target name; empty: all.
     #[serde(default)]
     pub disks: Vec<String>,
-    /// Disks that libvirt encrypted may be unencrypted.
-    #[serde(default)]
-    pub unencrypted: bool,
+    #[serde(flatten)]
+    pub allowed: Allowed,
     /// Of a replacement that is committed: how far it is.
     #[serde(default, skip_serializing_if = "Swap::is_empty")]
     pub swap: Swap,
@@ -108,6 +117,7 @@ pub fn check(
     point: &Point,
     target: &Target,
     luns: Option<&[i32]>,
+    allowed: Allowed,
 ) -> Result<Vec<String>> {
     let disks = luns.map_or_else(|| Ok(Vec::new()), |luns| choose(point, luns))?;
     match target {
@@ -129,7 +139,7 @@ pub fn check(
         Target::Replace => {
             let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());
             let machine = machine.ok_or_else(|| machines::not_found(&item.group, &item.machine_name))?;
-            check_replace(service, &machine)?;
+            check_replace(service, &machine, allowed)?;
             if let Some(open) = jobs::open_of(service, item.id)? {
                 return Err(super::backup::in_progress(item, &open));
             }
@@ -149,9 +159,9 @@ pub fn restore(
     luns: Option<&[i32]>,
     target_group: &str,
     asked_by: &str,
-    unencrypted: bool,
+    allowed: Allowed,
 ) -> Result<Job> {
-    let disks = check(service, item, point, &target, luns)?;
+    let disks = check(service, item, point, &target, luns, allowed)?;
     let mut job = jobs::draft(service, item, JobOperation::Restore, asked_by);
     job.tasks = vec![JobTask::new(TRANSFER)];
     let mut bag: Vec<(&str, String)> = Vec::new();
@@ -198,7 +208,7 @@ pub fn restore(
         point: Uuid::from_bytes(*point.id.as_bytes()),
         target,
         disks,
-        unencrypted,
+        allowed,
         swap: Swap::default(),
         plan: RestorePlan::default(),
         sent: Sent::default(),
@@ -213,19 +223,27 @@ pub fn restore(
 /// The machine's disks are in use.
 pub(super) const NOT_OFF: &str = "UserErrorVmNotInDesirableState";
 
-/// Whether a machine's disks could be replaced now: only while it is off.
-pub fn check_replace(service: &Service, machine: &Machine) -> Result<()> {
+/// Whether a machine's disks could be replaced now: only while it is off, which is that it has no process, no saved memory
+/// that goes on with the disks as they are, and no snapshot in work.
+pub fn check_replace(service: &Service, machine: &Machine, allowed: Allowed) -> Result<()> {
     let seen = machines::look(service, machine)?;
-    match seen.summary.state.is_active() {
-        false => Ok(()),
-        true => Err(Error::new(
-            ErrorKind::Busy,
-            format!(
-                "The virtual machine '{}' is {}: its disks can only be replaced while it is stopped. Stop it (`az vm deallocate`), then restore again.",
-                machine.name, seen.summary.state
-            ),
-        )
-        .coded(NOT_OFF)),
+    let name = &machine.name;
+    let not_off = |why: String| Err(Error::new(ErrorKind::Busy, why).coded(NOT_OFF));
+    if seen.summary.state.is_active() {
+        return not_off(format!(
+            "The virtual machine '{name}' is {}: its disks can only be replaced while it is stopped. Stop it (`az vm deallocate`), then restore again.",
+            seen.summary.state
+        ));
+    }
+    match service.host(&machine.host)?.hypervisor.unfinished(name)? {
+        None => Ok(()),
+        Some(Unfinished::SavedState) if allowed.discard_saved_state => Ok(()),
+        Some(Unfinished::SavedState) => not_off(format!(
+            "The virtual machine '{name}' has saved memory (`virsh managedsave`), with which it would go on over other disks at its next start. Start it and shut it down, or have the memory thrown away (`strongroom vm restore … --replace --discard-saved-state`), then restore again."
+        )),
+        Some(Unfinished::Snapshot) => not_off(format!(
+            "A backup of the virtual machine '{name}' is being taken: its disks can only be replaced when it is over. Restore again then."
+        )),
     }
 }
 
@@ -320,7 +338,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
                 },
                 disks: parts.request.disks.clone(),
                 format: None,
-                unencrypted: parts.request.unencrypted,
+                unencrypted: parts.request.allowed.unencrypted,
                 planned: Some(planned(service, job, &parts.request)),
             };
             let open = open(service, job, &parts)?;
@@ -345,7 +363,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
 
 /// Refuses what would leave disks unencrypted unasked; warnings where it was asked for.
 pub(super) fn check_encryption(open: &OpenPoint, request: &RestoreRequest) -> Result<Vec<String>> {
-    machine::encryption::check(&open.manifest, &request.disks, request.unencrypted)
+    machine::encryption::check(&open.manifest, &request.disks, request.allowed.unencrypted)
 }
 
 /// Opens the job's point, and tells from where it is read.

@@ -243,8 +243,14 @@ fn send(
         put(&names.nvram, bytes.clone())?;
     }
     let nvram = nvram.map(|_| path(&names.nvram));
-    let template =
-        restore_disks::template(&job.entity, &manifest, &restored, nvram, request.unencrypted, &path)?;
+    let template = restore_disks::template(
+        &job.entity,
+        &manifest,
+        &restored,
+        nvram,
+        request.allowed.unencrypted,
+        &path,
+    )?;
     if let Some(xml) = &template {
         put(&names.definition, xml.clone().into_bytes())?;
     }

@@ -106,8 +106,9 @@ pub(super) fn run(
     let nvram_in = std::path::absolute(&final_directory)
         .map_err(|e| Error::io(format!("looking at {}", final_directory.display()), e))?;
     let nvram = nvram.map(|_| nvram_in.join(&names.nvram));
-    let template =
-        template(&job.entity, manifest, &restored, nvram, request.unencrypted, &|file| disks_in.join(file))?;
+    let template = template(&job.entity, manifest, &restored, nvram, request.allowed.unencrypted, &|file| {
+        disks_in.join(file)
+    })?;
     if let Some(xml) = &template {
         write_new(&hidden.0.join(&names.definition), xml.as_bytes())?;
     }

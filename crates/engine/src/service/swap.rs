@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::PointId;
+use strongroom_hypervisor::Unfinished;
 use strongroom_store::{Progress, ReadSession, Rewritten};
 use uuid::Uuid;
 
@@ -275,14 +276,29 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Fails if the machine runs. One that is gone does not.
-    fn check_off(&self) -> Result<()> {
+    fn check_off(&self, request: &RestoreRequest) -> Result<()> {
         match self.service.catalog.get::<Machine>(self.item.machine)?.filter(|m| m.gone_at.is_none()) {
             None => Ok(()),
-            Some(machine) => match super::restore::check_replace(self.service, &machine) {
+            Some(machine) => match super::restore::check_replace(self.service, &machine, request.allowed) {
                 Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
                 other => other,
             },
         }
+    }
+
+    /// The last before the machine gets other disks: its saved memory would go on over them.
+    fn discard_saved_state(&self, request: &RestoreRequest) -> Result<()> {
+        if !request.allowed.discard_saved_state {
+            return Ok(());
+        }
+        let machine = self.service.catalog.get::<Machine>(self.item.machine)?;
+        let Some(machine) = machine.filter(|m| m.gone_at.is_none()) else { return Ok(()) };
+        let hypervisor = &self.service.host(&machine.host)?.hypervisor;
+        if hypervisor.unfinished(&machine.name)? == Some(Unfinished::SavedState) {
+            tracing::info!(machine = machine.name, "its saved memory is thrown away, as was asked");
+            hypervisor.discard_saved_state(&machine.name)?;
+        }
+        Ok(())
     }
 
     /// Cancelled while nothing was changed yet.
@@ -315,7 +331,7 @@ impl Work<'_> {
                 return Err(self.give_up(request, lost));
             }
             self.check_wanted(request, progress)?;
-            if let Err(error) = self.check_off() {
+            if let Err(error) = self.check_off(request).and_then(|()| self.discard_saved_state(request)) {
                 return Err(self.give_up(request, error));
             }
             match exchange(&disk.new, &disk.disk) {
@@ -361,7 +377,7 @@ impl Work<'_> {
     ) -> Result<()> {
         let mut pause = REPLACE_RETRY_FIRST;
         loop {
-            let looked = sync_directory(&disk.disk).and_then(|()| match self.check_off() {
+            let looked = sync_directory(&disk.disk).and_then(|()| match self.check_off(request) {
                 Ok(()) => Ok(None),
                 Err(started) if started.code == Some(NOT_OFF) => Ok(Some(started)),
                 Err(unknown) => Err(unknown),
@@ -418,7 +434,8 @@ impl Work<'_> {
     /// From here on the machine cannot be started until all is done; or it fails, and nothing has changed.
     fn shut(&self, request: &mut RestoreRequest) -> Result<()> {
         let swap = request.swap.clone();
-        let done = self.check_off().and_then(|()| {
+        let discarded = self.check_off(request).and_then(|()| self.discard_saved_state(request));
+        let done = discarded.and_then(|()| {
             for (at, disk) in swap.disks.iter().enumerate() {
                 let to = match disk.way {
                     Way::InPlace => disk.new.clone(),
@@ -431,7 +448,7 @@ impl Work<'_> {
                 }
             }
             // Started just before: it has opened its disks, and goes on with them.
-            self.check_off()
+            self.check_off(request)
         });
         match done {
             Ok(()) => {

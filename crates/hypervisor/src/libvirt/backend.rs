@@ -1,11 +1,12 @@
 //! What stays behind a snapshot until it is finished: clones, a job, a watch, a checkpoint.
 
+use super::job::{Fate, Job};
 use super::reconcile;
 use super::session::Session;
 use super::take::PlannedDisk;
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, OwnedFile};
-use crate::limits::{OWN_CHECKPOINTS_KEPT, SCRATCH_RESERVE_BYTES, WATCH_INTERVAL};
+use crate::limits::{OWN_CHECKPOINTS_KEPT, WATCH_INTERVAL};
 use crate::snapshot::{CloneFile, Independent, Outcome, ReadDisk, SnapshotBackend};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use strongroom_domain::TypedExtent;
 
 /// Why a snapshot cannot be read any more, once it cannot.
@@ -65,50 +67,6 @@ pub struct Clone {
     pub keep: bool,
     /// The one kept before, which goes then.
     pub previous: Option<PathBuf>,
-}
-
-/// A pull-mode job in progress.
-pub struct Job {
-    pub socket: PathBuf,
-    pub scratch: Vec<OwnedFile>,
-    pub scratch_limit_bytes: Option<u64>,
-}
-
-impl Job {
-    /// Why the job must be cancelled now, if so.
-    fn excess(&self) -> Option<String> {
-        let used: u64 = self.scratch.iter().map(|f| files::allocated_bytes(f.path())).sum();
-        if let Some(limit) = self.scratch_limit_bytes
-            && used > limit
-        {
-            return Some(format!("the scratch files grew to {used} bytes; their limit is {limit}"));
-        }
-        let directories: BTreeSet<_> = self.scratch.iter().filter_map(|f| f.path().parent()).collect();
-        for directory in directories {
-            if let Some(free) = files::free_bytes(directory)
-                && free < SCRATCH_RESERVE_BYTES.min(self.reserve_of(used))
-            {
-                return Some(format!(
-                    "the file system of the scratch directory {} has only {free} bytes left",
-                    directory.display()
-                ));
-            }
-        }
-        None
-    }
-
-    /// On small file systems a smaller reserve must do: an eighth of what there was.
-    fn reserve_of(&self, used: u64) -> u64 {
-        let total = self
-            .scratch
-            .iter()
-            .filter_map(|f| f.path().parent())
-            .filter_map(files::free_bytes)
-            .min()
-            .unwrap_or(0)
-            .saturating_add(used);
-        total / 8
-    }
 }
 
 pub struct Backend {
@@ -164,7 +122,7 @@ impl Backend {
                 rounds += 1;
                 if let Some(why) = job.excess() {
                     // First the machine, then the message.
-                    let _ = session.dom.abort_job();
+                    let _ = session.revive(Duration::ZERO).and_then(|dom| dom.abort_job());
                     spoiled.set(Error::failed(
                         "backing up",
                         session.what(),
@@ -172,11 +130,17 @@ impl Backend {
                     ));
                     return false;
                 }
-                if rounds.is_multiple_of(5) && !job_is_ours(&session, &job) {
-                    spoiled.set(job_is_gone(&session));
-                    return false;
+                if !rounds.is_multiple_of(5) {
+                    return true;
                 }
-                true
+                match job.fate(&session, Duration::ZERO) {
+                    // While libvirt is away QEMU goes on serving the disks.
+                    Ok(Fate::Runs) | Err(_) => true,
+                    Ok(Fate::Gone(why)) => {
+                        spoiled.set(job_is_gone(&session, &why));
+                        false
+                    }
+                }
             }));
         } else if !self.untouched.is_empty() {
             let untouched = self.untouched.clone();
@@ -191,26 +155,21 @@ impl Backend {
         }
     }
 
-    fn end_job(&mut self) -> Result<()> {
-        match self.job.take() {
-            Some(job) if job_is_ours(&self.session, &job) => {
-                reconcile::end_job(&self.session.dom, &self.session.what())
-            }
-            _ => Ok(()),
+    /// Whether what was read belongs to the instant, as far as the job is concerned. Waits for a libvirt that is away.
+    fn check_job(&self) -> Result<()> {
+        let Some(job) = &self.job else { return Ok(()) };
+        match job.fate(&self.session, self.session.patience)? {
+            Fate::Runs => Ok(()),
+            Fate::Gone(why) => Err(job_is_gone(&self.session, &why)),
         }
     }
 }
 
-fn job_is_ours(session: &Session, job: &Job) -> bool {
-    let socket = job.socket.to_string_lossy();
-    session.dom.backup_xml().is_ok_and(|xml| xml.is_some_and(|xml| xml.contains(socket.as_ref())))
-}
-
-fn job_is_gone(session: &Session) -> Error {
+fn job_is_gone(session: &Session, why: &str) -> Error {
     Error::failed(
         "backing up",
         session.what(),
-        "its backup job ended early: the machine was stopped or crashed, or somebody cancelled the job; run the backup again",
+        format!("its backup job ended early: {why}; run the backup again"),
     )
 }
 
@@ -231,18 +190,21 @@ pub fn changed_since(untouched: &[(PathBuf, Fingerprint)], what: &str) -> Result
 impl SnapshotBackend for Backend {
     fn check(&self) -> Result<()> {
         self.spoiled.check()?;
-        if let Some(job) = &self.job
-            && !job_is_ours(&self.session, job)
-        {
-            return Err(job_is_gone(&self.session));
-        }
+        self.check_job()?;
         changed_since(&self.untouched, &self.session.what())
     }
 
     fn finish(&mut self, outcome: Outcome) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         self.watch = None;
-        let ended = self.end_job();
+        // Of a libvirt that was restarted meanwhile a new connection is needed for all that follows.
+        let ended = match self.job.take() {
+            Some(job) => job.end(&self.session),
+            None => self.session.revive(self.session.patience).map(drop).or_else(|e| {
+                let is_gone = e.code == super::sys::ERR_NO_DOMAIN;
+                if is_gone { Ok(()) } else { Err(e.about("finishing the backup of", &self.session.what())) }
+            }),
+        };
         match outcome {
             Outcome::Committed => {
                 // Its parent is not needed any more; of the others the newest stays, which may be

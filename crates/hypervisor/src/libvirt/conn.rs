@@ -34,6 +34,11 @@ impl VirtError {
         )
     }
 
+    /// libvirt itself is away, or this connection to it is: nothing is known of the machine.
+    pub fn is_away(&self) -> bool {
+        matches!(self.code, sys::ERR_RPC | sys::ERR_NO_CONNECT)
+    }
+
     /// A job, or a call of somebody else's, stood in the way.
     pub fn is_in_the_way(&self) -> bool {
         matches!(self.code, sys::ERR_OPERATION_INVALID | sys::ERR_OPERATION_TIMEOUT)
@@ -114,7 +119,10 @@ impl Conn {
 
     fn fail<T>(&self) -> VirtResult<T> {
         let (code, message) = sys::last_error(self.f);
-        Err(VirtError { code, message })
+        // On a connection that broke, libvirt answers with errors of many kinds: all mean the same.
+        // SAFETY: a valid pointer.
+        let is_alive = unsafe { (self.f.virConnectIsAlive)(self.ptr) } != 0;
+        Err(VirtError { code: if is_alive { code } else { sys::ERR_RPC }, message })
     }
 
     fn check(&self, answer: c_int) -> VirtResult<c_int> {
@@ -168,6 +176,14 @@ impl Conn {
         let c_name = c_string(name)?;
         // SAFETY: valid pointers; the result is checked.
         let ptr = unsafe { (self.f.virDomainLookupByName)(self.ptr, c_name.as_ptr()) };
+        if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
+    }
+
+    /// By UUID, running or not.
+    pub fn domain_by_uuid(self: &Arc<Self>, uuid: &str) -> VirtResult<Dom> {
+        let c_uuid = c_string(uuid)?;
+        // SAFETY: valid pointers; the result is checked.
+        let ptr = unsafe { (self.f.virDomainLookupByUUIDString)(self.ptr, c_uuid.as_ptr()) };
         if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
     }
 
@@ -292,6 +308,14 @@ unsafe fn borrowed(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// A job on a disk, by libvirt's number for its kind.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockJob {
+    pub kind: c_int,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
 /// A machine.
 pub struct Dom {
     ptr: Ptr,
@@ -335,8 +359,12 @@ impl Dom {
     }
 
     /// Whether it runs (or is paused) now. One that is gone does not.
-    pub fn is_active(&self) -> bool {
-        unsafe { (self.conn.f.virDomainIsActive)(self.ptr) == 1 }
+    pub fn is_active(&self) -> VirtResult<bool> {
+        match self.conn.check(unsafe { (self.conn.f.virDomainIsActive)(self.ptr) }) {
+            Ok(answer) => Ok(answer == 1),
+            Err(e) if e.code == sys::ERR_NO_DOMAIN => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// State and its reason, as libvirt numbers them.
@@ -350,17 +378,29 @@ impl Dom {
         self.conn.string(unsafe { (self.conn.f.virDomainGetXMLDesc)(self.ptr, flags) })
     }
 
-    pub fn is_persistent(&self) -> bool {
-        unsafe { (self.conn.f.virDomainIsPersistent)(self.ptr) == 1 }
+    pub fn is_persistent(&self) -> VirtResult<bool> {
+        let answer = unsafe { (self.conn.f.virDomainIsPersistent)(self.ptr) };
+        self.conn.check(answer).map(|answer| answer == 1)
     }
 
-    pub fn autostart(&self) -> bool {
+    /// Of machines that vanish when they stop libvirt refuses the question: they do not start by themselves.
+    pub fn autostart(&self) -> VirtResult<bool> {
         let mut on = 0;
-        unsafe { (self.conn.f.virDomainGetAutostart)(self.ptr, &mut on) == 0 && on != 0 }
+        match self.conn.check(unsafe { (self.conn.f.virDomainGetAutostart)(self.ptr, &mut on) }) {
+            Ok(_) => Ok(on != 0),
+            Err(e) if e.is_away() => Err(e),
+            Err(_) => Ok(false),
+        }
     }
 
-    pub fn has_managed_save(&self) -> bool {
-        unsafe { (self.conn.f.virDomainHasManagedSaveImage)(self.ptr, 0) == 1 }
+    /// Whether its memory was saved, to go on from at its next start.
+    pub fn has_managed_save(&self) -> VirtResult<bool> {
+        let answer = unsafe { (self.conn.f.virDomainHasManagedSaveImage)(self.ptr, 0) };
+        self.conn.check(answer).map(|answer| answer == 1)
+    }
+
+    pub fn remove_managed_save(&self) -> VirtResult<()> {
+        self.conn.check(unsafe { (self.conn.f.virDomainManagedSaveRemove)(self.ptr, 0) }).map(drop)
     }
 
     pub fn block_info(&self, target: &str) -> VirtResult<BlockInfo> {
@@ -379,14 +419,18 @@ impl Dom {
             .map(drop)
     }
 
-    /// How far the job on a disk is, and how far it has to go; `None`: there is none.
-    pub fn block_job(&self, target: &str) -> VirtResult<Option<(u64, u64)>> {
+    /// The job on a disk, and how far it is; `None`: there is none.
+    pub fn block_job(&self, target: &str) -> VirtResult<Option<BlockJob>> {
         let target = c_string(target)?;
         let mut info = BlockJobInfo::default();
         let found = self.conn.check(unsafe {
             (self.conn.f.virDomainGetBlockJobInfo)(self.ptr, target.as_ptr(), &mut info, 0)
         })?;
-        Ok((found > 0).then_some((info.done, info.total)))
+        Ok((found > 0).then_some(BlockJob {
+            kind: info.kind,
+            done_bytes: info.done,
+            total_bytes: info.total,
+        }))
     }
 
     /// A picture of the first screen, of at most so many bytes.
@@ -514,10 +558,14 @@ impl Dom {
         }
     }
 
-    /// Whether a long-running job (backup, migration, save, dump, …) is under way, or just begins.
-    pub fn has_job(&self) -> bool {
+    /// Whether a long-running job (backup, migration, save, dump, …) is under way, or just begins. One that is off has none.
+    pub fn has_job(&self) -> VirtResult<bool> {
         let mut info = JobInfo::default();
-        unsafe { (self.conn.f.virDomainGetJobInfo)(self.ptr, &mut info) == 0 && matches!(info.kind, 1 | 2) }
+        match self.conn.check(unsafe { (self.conn.f.virDomainGetJobInfo)(self.ptr, &mut info) }) {
+            Ok(_) => Ok(matches!(info.kind, 1 | 2)),
+            Err(e) if matches!(e.code, sys::ERR_OPERATION_INVALID | sys::ERR_NO_DOMAIN) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     pub fn abort_job(&self) -> VirtResult<()> {

@@ -42,7 +42,7 @@ impl Taking<'_> {
     /// window stays open for the instant. Fails when a script did and the guest's configuration wants the backup to fail then.
     pub fn open_window(&mut self, suspends: bool) -> Result<(Window, Consistency)> {
         let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
-        let dom = self.session.dom.clone();
+        let dom = self.session.dom();
         let mark = self.session.frozen_mark();
         let mut cannot = self.cannot_freeze();
         // Of a machine that never had an agent nobody expects more.
@@ -140,7 +140,7 @@ impl Taking<'_> {
             return None;
         }
         let what = self.session.what();
-        let guest = Guest { dom: &self.session.dom, what: &what, id: &self.session.id, port, agent };
+        let guest = Guest { dom: &self.session.dom(), what: &what, id: &self.session.id, port, agent };
         match guest::prepare(&guest, &mut self.warnings) {
             Ok(session) => {
                 let prepared = &session.prepared;

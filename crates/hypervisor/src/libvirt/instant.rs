@@ -7,7 +7,7 @@
 //! A machine that is thrown away is never defined. libvirt ends it when the connection that made it is closed, also when
 //! that is because this process was killed. Everything that would tie it to the world outside is taken out first.
 
-use super::conn::{Conn, Dom, VirtResult};
+use super::conn::{BlockJob, Conn, Dom, VirtResult};
 use super::definition::{self, child};
 use super::{machine, rewrite, tpm};
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ struct Guard(Dom);
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Err(error) = self.0.destroy()
-            && self.0.is_active()
+            && self.0.is_active().unwrap_or(true)
         {
             tracing::warn!(machine = self.0.name(), %error, "a machine to be thrown away did not end");
         }
@@ -81,7 +81,7 @@ pub fn pull_state(dom: &Dom, target: &str) -> Result<PullState> {
     let what = format!("disk `{}` of {}", crate::text::shorten(target), machine(&dom.name()));
     let ask = || -> VirtResult<_> { Ok((dom.block_job(target)?, dom.xml(0)?)) };
     let (job, xml) = ask().map_err(|e| e.about("looking at", &what))?;
-    if let Some((done_bytes, total_bytes)) = job {
+    if let Some(BlockJob { done_bytes, total_bytes, .. }) = job {
         return Ok(PullState::Moving { done_bytes, total_bytes });
     }
     let document = definition::parse(&what, &xml)?;

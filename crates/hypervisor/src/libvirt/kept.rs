@@ -156,10 +156,11 @@ pub fn conclude(
     let domain = domains.into_iter().find(|d| d.uuid().is_ok_and(|uuid| uuid == record.uuid));
     if let Some(dom) = domain {
         let session = Session::open(options, dom, &record.id)?;
-        let xml = session.dom.xml(0).map_err(|e| e.about("inspecting", &what))?;
+        let xml = session.dom().xml(0).map_err(|e| e.about("inspecting", &what))?;
         let document = definition::parse(&what, &xml)?;
         let request = SnapshotRequest { id: record.id.clone(), ..SnapshotRequest::default() };
-        let (disks, _) = take::plan(&what, &document, &request, session.dom.is_persistent())?;
+        let persistent = session.dom().is_persistent().map_err(|e| e.about("inspecting", &what))?;
+        let (disks, _) = take::plan(&what, &document, &request, persistent)?;
         let checkpoint = session.checkpoint();
         let has_checkpoint = record.disks.iter().any(|d| d.checkpoint.as_deref() == Some(&*checkpoint));
         match outcome {

@@ -1,7 +1,7 @@
 //! Machines as they are listed and looked at: few calls for each, since there may be thousands.
 
 use super::conn::{Conn, Dom, VirtResult, XML_INACTIVE};
-use super::{definition, machine, summary};
+use super::{definition, machine, summary, sys};
 use crate::error::Result;
 use crate::model::{Machine, MachineState, MachineSummary};
 use std::collections::HashSet;
@@ -22,18 +22,24 @@ pub(super) fn summaries(connection: &Arc<Conn>) -> VirtResult<Vec<MachineSummary
     let all = connection.domains(0)?;
     let (persistent, autostart) = (ids(PERSISTENT)?, ids(AUTOSTART)?);
     let (running, shut_off) = (ids(RUNNING)?, ids(SHUT_OFF)?);
-    let one = |dom: &Dom| -> Option<MachineSummary> {
-        let uuid = dom.uuid().ok()?;
+    let one = |dom: &Dom| -> VirtResult<Option<MachineSummary>> {
+        let uuid = dom.uuid()?;
         let state = match (running.contains(&uuid), shut_off.contains(&uuid)) {
             (true, false) => MachineState::Running,
             (false, true) => MachineState::ShutOff,
-            // One that vanished since is left out.
-            _ => return summary(dom).ok(),
+            _ => {
+                return match summary(dom) {
+                    Ok(found) => Ok(Some(found)),
+                    // One that vanished since is left out; of one that could not be asked for that is not known.
+                    Err(e) if e.code == sys::ERR_NO_DOMAIN => Ok(None),
+                    Err(e) => Err(e),
+                };
+            }
         };
         let (persistent, autostart) = (persistent.contains(&uuid), autostart.contains(&uuid));
-        Some(MachineSummary { name: dom.name(), uuid, state, persistent, autostart })
+        Ok(Some(MachineSummary { name: dom.name(), uuid, state, persistent, autostart }))
     };
-    Ok(all.iter().filter_map(one).collect())
+    all.iter().filter_map(|dom| one(dom).transpose()).collect()
 }
 
 /// A machine whose state is known. `listed`: it was when it was listed, so that of one that was off then, its definition

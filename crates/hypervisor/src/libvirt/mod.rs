@@ -2,12 +2,14 @@
 
 mod agent;
 mod backend;
+mod block_job;
 mod conn;
 mod definition;
 mod guest;
 mod guest_port;
 mod inside;
 mod instant;
+mod job;
 mod job_xml;
 mod kept;
 mod listing;
@@ -20,12 +22,14 @@ mod session;
 mod sys;
 mod take;
 mod tpm;
+mod untrack;
 mod window;
 
 use crate::Hypervisor;
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
 use crate::kept::KeptSnapshot;
+use crate::limits::LIBVIRT_RETURN_TIMEOUT;
 use crate::model::*;
 use crate::snapshot::{MachineSnapshot, Outcome, SnapshotRequest};
 use conn::{Conn, Dom};
@@ -43,6 +47,8 @@ pub struct LibvirtOptions {
     pub run_dir: PathBuf,
     /// Where libvirt's QEMU driver keeps running machines' own directories.
     pub qemu_dir: PathBuf,
+    /// How long a backup that is under way waits for a libvirt that went away.
+    pub return_timeout: Duration,
 }
 
 impl Default for LibvirtOptions {
@@ -51,6 +57,7 @@ impl Default for LibvirtOptions {
             uri: "qemu:///system".into(),
             run_dir: "/run/strongroom".into(),
             qemu_dir: "/var/lib/libvirt/qemu".into(),
+            return_timeout: LIBVIRT_RETURN_TIMEOUT,
         }
     }
 }
@@ -76,7 +83,9 @@ impl Libvirt {
     }
 
     fn connect(&self) -> Result<Arc<Conn>> {
-        Conn::open(&self.options.uri)
+        let conn = Conn::open(&self.options.uri)?;
+        job::end_left(&self.options, &conn, None);
+        Ok(conn)
     }
 
     fn domain(&self, name: &str) -> Result<Dom> {
@@ -97,6 +106,7 @@ mod state {
     pub const SHUTOFF_SHUTDOWN: c_int = 1;
     pub const SHUTOFF_DESTROYED: c_int = 2;
     pub const SHUTOFF_CRASHED: c_int = 3;
+    pub const SHUTOFF_MIGRATED: c_int = 4;
     pub const SHUTOFF_SAVED: c_int = 5;
     pub const PAUSED: c_int = 3;
     pub const PAUSED_IO_ERROR: c_int = 5;
@@ -114,14 +124,18 @@ mod state {
     }
 }
 
+fn is_active(dom: &Dom) -> Result<bool> {
+    dom.is_active().map_err(|e| e.about("asking for the state of", &machine(&dom.name())))
+}
+
 fn summary(dom: &Dom) -> conn::VirtResult<MachineSummary> {
     let (state, reason) = dom.state()?;
     Ok(MachineSummary {
         name: dom.name(),
         uuid: dom.uuid()?,
         state: state::from_numbers(state, reason),
-        persistent: dom.is_persistent(),
-        autostart: dom.autostart(),
+        persistent: dom.is_persistent()?,
+        autostart: dom.autostart()?,
     })
 }
 
@@ -163,7 +177,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {
-        take::snapshot(&self.options, self.domain(name)?, request)
+        let about = |e: conn::VirtError| e.about("looking up", &machine(name));
+        let dom = Conn::open(&self.options.uri)?.domain(name).map_err(about)?;
+        // What was left in this machine is a warning of this backup.
+        job::end_left(&self.options, &dom.conn, Some(&dom.uuid().map_err(about)?));
+        take::snapshot(&self.options, dom, request)
     }
 
     fn open_kept(&self, record: &Path) -> Result<(MachineSnapshot, KeptSnapshot)> {
@@ -265,9 +283,29 @@ impl Hypervisor for Libvirt {
             .map_err(|e| e.about("removing from libvirt", &format!("secret {uuid}")))
     }
 
+    fn untrack(&self, name: &str) -> Result<Untracked> {
+        untrack::untrack(&self.options, self.domain(name)?)
+    }
+
+    fn unfinished(&self, name: &str) -> Result<Option<Unfinished>> {
+        let dom = self.domain(name)?;
+        let about = |e: conn::VirtError| e.about("inspecting", &machine(name));
+        if dom.has_managed_save().map_err(about)? {
+            return Ok(Some(Unfinished::SavedState));
+        }
+        let lock = self.options.run_dir.join(format!("{}.lock", dom.uuid().map_err(about)?));
+        let is_free = !lock.exists() || session::try_lock(&lock)?.is_some();
+        Ok((!is_free).then_some(Unfinished::Snapshot))
+    }
+
+    fn discard_saved_state(&self, name: &str) -> Result<()> {
+        let dom = self.domain(name)?;
+        dom.remove_managed_save().map_err(|e| e.about("discarding the saved memory of", &machine(name)))
+    }
+
     fn start(&self, name: &str) -> Result<()> {
         let dom = self.domain(name)?;
-        if dom.is_active() {
+        if is_active(&dom)? {
             return Err(Error::Busy { what: machine(name), why: "it is running already".into() });
         }
         dom.create().map_err(|e| e.about("starting", &machine(name)))
@@ -275,12 +313,12 @@ impl Hypervisor for Libvirt {
 
     fn shutdown(&self, name: &str, timeout: Duration) -> Result<()> {
         let dom = self.domain(name)?;
-        if !dom.is_active() {
+        if !is_active(&dom)? {
             return Ok(());
         }
         dom.shutdown().map_err(|e| e.about("shutting down", &machine(name)))?;
         let deadline = Instant::now() + timeout;
-        while dom.is_active() {
+        while is_active(&dom)? {
             if Instant::now() > deadline {
                 return Err(Error::Busy {
                     what: machine(name),
@@ -296,14 +334,14 @@ impl Hypervisor for Libvirt {
         let dom = self.domain(name)?;
         match dom.destroy() {
             Ok(()) => Ok(()),
-            Err(_) if !dom.is_active() => Ok(()),
+            Err(_) if !is_active(&dom)? => Ok(()),
             Err(e) => Err(e.about("powering off", &machine(name))),
         }
     }
 
     fn undefine(&self, name: &str) -> Result<()> {
         let dom = self.domain(name)?;
-        if dom.is_active() {
+        if is_active(&dom)? {
             return Err(Error::Busy { what: machine(name), why: "it is running; power it off first".into() });
         }
         dom.undefine().map_err(|e| e.about("undefining", &machine(name)))

@@ -34,7 +34,10 @@ pub fn take(taking: &mut Taking<'_>, cloneable: bool) -> Result<Taken> {
     }
     let consistency = consistency(taking);
     // A saved memory image goes on with the disks exactly as they are.
-    let is_saved = session.dom.has_managed_save();
+    let is_saved = session
+        .dom()
+        .has_managed_save()
+        .map_err(|e| e.about("asking for the saved memory of", &session.what()))?;
     let mut since = BTreeMap::new();
     let mut lost = BTreeMap::new();
     let tracked = if is_saved { Vec::new() } else { prepare_bitmaps(taking, &name, &mut since, &mut lost)? };
@@ -86,8 +89,9 @@ fn prepare_bitmaps(
     lost: &mut BTreeMap<String, String>,
 ) -> Result<Vec<String>> {
     let session = taking.session.clone();
-    let dom = &session.dom;
-    let known: BTreeSet<String> = dom.checkpoints().unwrap_or_default().into_iter().collect();
+    let dom = &session.dom();
+    let known = dom.checkpoints().map_err(|e| e.about("listing checkpoints of", &session.what()))?;
+    let known: BTreeSet<String> = known.into_iter().collect();
     let mut alive: BTreeSet<String> = BTreeSet::new();
     let mut tracked = Vec::new();
     let disks = taking.disks.clone();
@@ -221,7 +225,8 @@ fn open(
 }
 
 fn still_off(taking: &Taking<'_>, fingerprints: &[(PathBuf, files::Fingerprint)]) -> Result<()> {
-    if taking.session.dom.is_active() {
+    let active = taking.session.dom().is_active();
+    if active.map_err(|e| e.about("asking for the state of", &taking.session.what()))? {
         return Err(Error::Busy {
             what: taking.session.what(),
             why: "it was started just now; run the backup again".into(),

@@ -1,12 +1,14 @@
 //! Pull-mode backup jobs: as the road itself where disks cannot be cloned, and for a moment on the
 //! clone road, to be told what changed.
 
-use super::backend::{Backend, Job, Watched};
+use super::backend::{Backend, Watched};
 use super::conn::VirtError;
+use super::job::Job;
 use super::job_xml::{self, EXPORT_BITMAP, JobDisk};
 use super::reconcile::{self, Tracked};
+use super::session::Session;
 use super::sys;
-use super::take::{PlannedDisk, Taken, Taking};
+use super::take::{Taken, Taking};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, bitmap_context};
 use crate::files::{self, OwnedFile};
@@ -32,31 +34,37 @@ fn scratch_directory(taking: &Taking<'_>, index: usize) -> PathBuf {
     }
 }
 
+/// The files, and for each of the disks the path of its.
+type Scratch = (Vec<OwnedFile>, Vec<Option<PathBuf>>);
+
 /// Makes the scratch files of the disks that take part; `None` for the others.
 ///
 /// They are made here, ahead of time, rather than by libvirt: that takes it out of the time in which
 /// the guest is frozen, and QEMU 7.2 dies of an assertion when anybody asks it about its images in the
 /// moment it makes one.
-fn make_scratch(taking: &Taking<'_>, takes_part: impl Fn(&str) -> bool) -> Result<Vec<Option<OwnedFile>>> {
+fn make_scratch(taking: &Taking<'_>, takes_part: impl Fn(&str) -> bool) -> Result<Scratch> {
     let session = &taking.session;
-    let make = |(index, disk): (usize, &PlannedDisk)| {
+    let mut files = Vec::new();
+    let mut paths = Vec::new();
+    for (index, disk) in taking.disks.iter().enumerate() {
         if !takes_part(&disk.target) {
-            return Ok(None);
+            paths.push(None);
+            continue;
         }
-        let info = session.dom.block_info(&disk.target);
+        let info = session.dom().block_info(&disk.target);
         let size_bytes = info.map_err(|e| e.about("looking at", &session.disk(&disk.target)))?.capacity;
         let path = session.scratch_path(&scratch_directory(taking, index), &disk.target);
-        let file = OwnedFile::create(&path)?;
+        files.push(OwnedFile::create(&path)?);
         tools::create_qcow2(&path, size_bytes)?;
-        Ok(Some(file))
-    };
-    taking.disks.iter().enumerate().map(make).collect()
+        paths.push(Some(path));
+    }
+    Ok((files, paths))
 }
 
-fn job(
+fn job_of(
     taking: &Taking<'_>,
     socket: &Path,
-    scratch: &[Option<OwnedFile>],
+    scratch: &[Option<PathBuf>],
     since: &BTreeMap<String, String>,
 ) -> String {
     let disks: Vec<JobDisk<'_>> = taking
@@ -65,7 +73,7 @@ fn job(
         .zip(scratch)
         .map(|(disk, scratch)| JobDisk {
             target: &disk.target,
-            scratch: scratch.as_ref().map(OwnedFile::path),
+            scratch: scratch.as_deref(),
             since: since.get(&disk.target).map(String::as_str),
         })
         .collect();
@@ -97,15 +105,16 @@ pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTree
     }
     let session = taking.session.clone();
     let socket = session.job_socket()?;
-    let scratch = make_scratch(taking, |target| tracked.since.contains_key(target))?;
-    let xml = job(taking, &socket, &scratch, &tracked.since);
+    let (scratch, paths) = make_scratch(taking, |target| tracked.since.contains_key(target))?;
+    let xml = job_of(taking, &socket, &paths, &tracked.since);
     reconcile::end_leftover_job(&session, &mut taking.warnings)?;
-    if let Err(e) = session.dom.backup_begin(&xml, None) {
+    let job = Job::prepare(&session, &socket, scratch, None)?;
+    if let Err(e) = begin(&session, &job, &xml, None) {
         if !e.is_in_the_way() {
             return Err(begin_error(taking, e));
         }
         end_late_job(taking, e)?;
-        session.dom.backup_begin(&xml, None).map_err(|e| begin_error(taking, e))?;
+        begin(&session, &job, &xml, None).map_err(|e| begin_error(taking, e))?;
     }
     let endpoint = Endpoint::Unix(socket);
     let found = tracked
@@ -117,8 +126,18 @@ pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTree
             Ok((target.clone(), nbd.dirty(EXPORT_BITMAP)?))
         })
         .collect::<Result<_>>();
-    reconcile::end_job(&session.dom, &session.what())?;
+    job.end(&session)?;
     found
+}
+
+/// Has libvirt begin a job. Where the answer was lost with libvirt, it may have begun.
+fn begin(session: &Session, job: &Job, xml: &str, checkpoint: Option<&str>) -> Result<(), VirtError> {
+    job.begins();
+    let begun = session.dom().backup_begin(xml, checkpoint);
+    if begun.as_ref().is_err_and(|e| !e.is_away()) {
+        job.did_not_begin();
+    }
+    begun
 }
 
 /// The road where disks cannot be cloned: the job stays open while its data is read.
@@ -144,7 +163,8 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
     let mut trackable: Vec<(String, bool)> =
         taking.disks.iter().map(|d| (d.target.clone(), d.can_track())).collect();
 
-    let scratch = make_scratch(taking, |_| true)?;
+    let (scratch, paths) = make_scratch(taking, |_| true)?;
+    let job = Job::prepare(&session, &socket, scratch, taking.request.scratch_limit_bytes)?;
     // Should libvirt refuse what reconciliation found sound, it goes without: first without the
     // parents, then without a new checkpoint.
     let mut attempt = 0;
@@ -152,11 +172,11 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         attempt += 1;
         let list: Vec<(&str, bool)> = trackable.iter().map(|(t, on)| (t.as_str(), *on)).collect();
         let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
-        let xml = job(taking, &socket, &scratch, &tracked.since);
+        let xml = job_of(taking, &socket, &paths, &tracked.since);
         // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
         reconcile::end_leftover_job(&session, &mut taking.warnings)?;
         let (window, mut consistency) = taking.open_window(false)?;
-        let begun = session.dom.backup_begin(&xml, checkpoint_xml.as_deref());
+        let begun = begin(&session, &job, &xml, checkpoint_xml.as_deref());
         let taken_at = SystemTime::now();
         taking.close_window(window, &mut consistency);
         match begun {
@@ -185,11 +205,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         disks: taking.disks.clone(),
         checkpoint: has_checkpoint.then(|| name.clone()),
         clones: Vec::new(),
-        job: Some(Arc::new(Job {
-            socket: socket.clone(),
-            scratch: scratch.into_iter().flatten().collect(),
-            scratch_limit_bytes: taking.request.scratch_limit_bytes,
-        })),
+        job: Some(Arc::new(job)),
         untouched: Arc::default(),
         spoiled: spoiled.clone(),
         watch: None,

@@ -6,7 +6,7 @@
 use super::conn::{CHECKPOINT_REDEFINE, CHECKPOINT_REDEFINE_VALIDATE, Dom};
 use super::session::Session;
 use super::take::PlannedDisk;
-use super::{definition, job_xml};
+use super::{definition, job, job_xml};
 use crate::error::{Error, Result};
 use crate::limits::{JOB_BEGIN_TIMEOUT, JOB_END_TIMEOUT, OWN_CHECKPOINTS_KEPT, OWN_PREFIX};
 use crate::model::DiskFormat;
@@ -35,10 +35,10 @@ pub fn is_own_name(name: &str) -> bool {
 /// Ends a backup job of ours that was left behind; a job of somebody else's is an error.
 pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result<()> {
     let about = |e: super::conn::VirtError| e.about("looking for jobs of", &session.what());
-    let mut xml = session.dom.backup_xml().map_err(about)?;
+    let mut xml = session.dom().backup_xml().map_err(about)?;
     // A job that just begins, for somebody or for a killed process of ours, is not told of yet.
     let deadline = Instant::now() + JOB_BEGIN_TIMEOUT;
-    while xml.is_none() && session.dom.has_job() {
+    while xml.is_none() && session.dom().has_job().map_err(about)? {
         if Instant::now() > deadline {
             return Err(Error::Busy {
                 what: session.what(),
@@ -46,7 +46,7 @@ pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result
             });
         }
         std::thread::sleep(Duration::from_millis(20));
-        xml = session.dom.backup_xml().map_err(about)?;
+        xml = session.dom().backup_xml().map_err(about)?;
     }
     let Some(xml) = xml else { return Ok(()) };
     if !is_own_job(&xml) {
@@ -57,7 +57,7 @@ pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result
         });
     }
     wait_until_begun(&xml);
-    end_job(&session.dom, &session.what())?;
+    end_job(&session.dom(), &session.what())?;
     warnings.push("an interrupted backup had left its job behind; it was cancelled".into());
     Ok(())
 }
@@ -97,12 +97,9 @@ fn wait_until_begun(xml: &str) {
 
 /// A job of ours is told by the name of its socket.
 fn is_own_job(xml: &str) -> bool {
-    let Ok(document) = definition::parse("the job", xml) else { return false };
-    definition::child(document.root_element(), "server")
-        .and_then(|s| s.attribute("socket"))
-        .and_then(|path| Path::new(path).file_name())
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(OWN_PREFIX))
+    job::socket_of(xml)
+        .and_then(|path| path.file_name().and_then(|name| name.to_str()).map(|n| n.starts_with(OWN_PREFIX)))
+        .unwrap_or(false)
 }
 
 /// Cancels the backup job and waits until it is gone.
@@ -114,7 +111,12 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
     loop {
         match dom.backup_xml() {
             // Also when the machine has stopped: its jobs ended with it.
-            Ok(None) | Err(_) => return Ok(()),
+            Ok(None) => return Ok(()),
+            Err(e) if e.code == super::sys::ERR_NO_DOMAIN => return Ok(()),
+            Err(e) if e.is_away() || Instant::now() > deadline => {
+                return Err(e.about("cancelling the backup job of", what));
+            }
+            Err(_) => {}
             Ok(Some(_)) if Instant::now() > deadline => {
                 return Err(match aborted {
                     Err(e) => e.about("cancelling the backup job of", what),
@@ -134,7 +136,7 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
 
 /// For a running machine.
 pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<String>) -> Result<Tracked> {
-    let dom = &session.dom;
+    let dom = &session.dom();
     let mut tracked = Tracked::default();
     let mut wanted: BTreeMap<&str, Vec<&PlannedDisk>> = BTreeMap::new();
     for disk in disks.iter().filter(|d| d.format == DiskFormat::Qcow2) {
@@ -252,12 +254,12 @@ fn sound_disks(
 /// Redefines a checkpoint as covering these of all disks, if libvirt finds their bitmaps sound.
 fn validate(session: &Session, name: &str, targets: &[&str], all: &[&str]) -> Result<bool> {
     let disks: Vec<(&str, bool)> = all.iter().map(|t| (*t, targets.contains(t))).collect();
-    let created = creation_time(&session.dom, name).unwrap_or_else(seconds_now);
+    let created = creation_time(&session.dom(), name).unwrap_or_else(seconds_now);
     let xml = job_xml::checkpoint(name, &disks, Some(created));
     let mut tries = 0;
     loop {
         tries += 1;
-        match session.dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE | CHECKPOINT_REDEFINE_VALIDATE) {
+        match session.dom().checkpoint_create(&xml, CHECKPOINT_REDEFINE | CHECKPOINT_REDEFINE_VALIDATE) {
             Ok(()) => return Ok(true),
             Err(e) if e.code == super::sys::ERR_CHECKPOINT_INCONSISTENT => {
                 tracing::debug!(checkpoint = name, ?targets, error = %e, "not sound");
@@ -280,20 +282,20 @@ pub fn seconds_now() -> u64 {
 }
 
 /// Bitmaps of ours which an image knows and libvirt does not.
-fn remove_forgotten_bitmaps(
+pub fn remove_forgotten_bitmaps(
     session: &Session,
     disks: &[PlannedDisk],
     wanted: &BTreeMap<&str, Vec<&PlannedDisk>>,
     warnings: &mut Vec<String>,
 ) {
-    let Ok(known) = session.dom.checkpoints() else { return };
+    let Ok(known) = session.dom().checkpoints() else { return };
     for disk in disks {
         for bitmap in disk.image.iter().flat_map(|i| &i.bitmaps) {
             let forgotten = is_own_name(&bitmap.name)
                 && !known.contains(&bitmap.name)
                 && !wanted.contains_key(bitmap.name.as_str());
             if forgotten {
-                remove_running_bitmap(&session.dom, &bitmap.name, Some(&disk.path), warnings);
+                remove_running_bitmap(&session.dom(), &bitmap.name, Some(&disk.path), warnings);
             }
         }
     }
@@ -307,11 +309,11 @@ pub fn prune(
     limit: usize,
     warnings: &mut Vec<String>,
 ) {
-    let Ok(known) = session.dom.checkpoints() else { return };
+    let Ok(known) = session.dom().checkpoints() else { return };
     let mut own: Vec<(u64, &String)> = known
         .iter()
         .filter(|n| is_own_name(n))
-        .map(|n| (creation_time(&session.dom, n).unwrap_or(0), n))
+        .map(|n| (creation_time(&session.dom(), n).unwrap_or(0), n))
         .collect();
     own.sort();
     let mut excess = own.len().saturating_sub(limit);
@@ -329,10 +331,12 @@ pub fn prune(
 /// Deletes a checkpoint of ours with its bitmaps, whether the machine runs or not.
 pub fn drop_checkpoint(session: &Session, disks: &[PlannedDisk], name: &str, warnings: &mut Vec<String>) {
     debug_assert!(is_own_name(name));
-    if session.dom.is_active() {
-        drop_running(&session.dom, name, warnings);
-    } else {
-        drop_offline(session, disks, name, warnings);
+    match session.dom().is_active() {
+        Ok(true) => drop_running(&session.dom(), name, warnings),
+        Ok(false) => drop_offline(session, disks, name, warnings),
+        Err(e) => warnings.push(format!(
+            "the old checkpoint `{name}` could not be deleted: {e}; the next backup tries again"
+        )),
     }
 }
 
@@ -360,7 +364,7 @@ pub fn drop_offline(session: &Session, disks: &[PlannedDisk], name: &str, warnin
             ));
         }
     }
-    if let Err(e) = session.dom.checkpoint_delete(name, true)
+    if let Err(e) = session.dom().checkpoint_delete(name, true)
         && e.code != super::sys::ERR_NO_CHECKPOINT
     {
         warnings.push(format!("the old checkpoint `{name}` could not be deleted: {e}"));

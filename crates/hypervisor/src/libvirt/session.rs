@@ -1,6 +1,6 @@
 //! What a snapshot of one machine has for itself: its lock, its directory, its file names.
 
-use super::conn::Dom;
+use super::conn::{Conn, Dom, VirtResult};
 use super::{LibvirtOptions, machine};
 use crate::error::{Error, Result};
 use crate::files;
@@ -10,14 +10,19 @@ use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub struct Session {
-    pub dom: Arc<Dom>,
+    /// Over the connection that worked last.
+    dom: Mutex<Arc<Dom>>,
+    /// libvirt's number of the machine's run when the session began.
+    pub instance: Option<u32>,
     pub name: String,
     pub uuid: String,
     pub uri: String,
+    /// How long a libvirt that went away is waited for.
+    pub patience: Duration,
     /// The snapshot's.
     pub id: String,
     /// For our own servers' sockets; emptied at the start of every snapshot of the machine.
@@ -48,10 +53,12 @@ impl Session {
         let _ = std::fs::remove_dir_all(&run_directory);
         make_directory(&run_directory, 0o700)?;
         Ok(Self {
-            dom: Arc::new(dom),
+            instance: dom.id_at_lookup(),
+            dom: Mutex::new(Arc::new(dom)),
             name,
             uuid,
             uri: options.uri.clone(),
+            patience: options.return_timeout,
             id: id.to_owned(),
             run_directory,
             qemu_dir: options.qemu_dir.clone(),
@@ -62,6 +69,34 @@ impl Session {
 
     pub fn what(&self) -> String {
         machine(&self.name)
+    }
+
+    pub fn dom(&self) -> Arc<Dom> {
+        self.dom.lock().unwrap_or_else(|p| p.into_inner()).clone()
+    }
+
+    /// The machine, over a new connection where libvirt was restarted since; waits so long for one that is away.
+    pub fn revive(&self, patience: Duration) -> VirtResult<Arc<Dom>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let dom = self.dom();
+            let away = match dom.state() {
+                Err(e) if e.is_away() => e,
+                Err(e) => return Err(e),
+                Ok(_) => return Ok(dom),
+            };
+            let found = Conn::open(&self.uri).ok().map(|conn| conn.domain_by_uuid(&self.uuid));
+            match found {
+                Some(Ok(dom)) => {
+                    let dom = Arc::new(dom);
+                    *self.dom.lock().unwrap_or_else(|p| p.into_inner()) = dom.clone();
+                    return Ok(dom);
+                }
+                Some(Err(e)) if !e.is_away() => return Err(e),
+                _ if Instant::now() > deadline => return Err(away),
+                _ => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
     }
 
     /// There while a guest may be frozen by us.
@@ -124,7 +159,7 @@ impl Session {
     /// the running machine, where ownership and security labels are right.
     pub fn job_socket(&self) -> Result<PathBuf> {
         let file = format!("{OWN_PREFIX}{}.sock", self.id.get(..8).unwrap_or(&self.id));
-        if let Some(id) = self.dom.id_at_lookup() {
+        if let Some(id) = self.instance {
             let prefix = format!("domain-{id}-");
             let own: Vec<PathBuf> = std::fs::read_dir(&self.qemu_dir)
                 .map(|entries| {
@@ -171,6 +206,20 @@ impl Drop for Session {
 fn lock(path: &Path, name: &str) -> Result<File> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
+        if let Some(file) = try_lock(path)? {
+            return Ok(file);
+        }
+        // A process that was killed while it started another leaves it the lock for a moment.
+        if Instant::now() > deadline {
+            return Err(Error::Busy { what: machine(name), why: "another backup of it is running".into() });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A machine's lock, if nobody holds it.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
+    loop {
         let file = File::options()
             .write(true)
             .create(true)
@@ -178,20 +227,12 @@ fn lock(path: &Path, name: &str) -> Result<File> {
             .open(path)
             .map_err(|e| Error::io("opening", path, e))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            // A process that was killed while it started another leaves it the lock for a moment.
-            if Instant::now() > deadline {
-                return Err(Error::Busy {
-                    what: machine(name),
-                    why: "another backup of it is running".into(),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            continue;
+            return Ok(None);
         }
         // The last holder may have removed it between our opening and locking it.
         let held = file.metadata().map_err(|e| Error::io("looking at", path, e))?;
         match std::fs::metadata(path) {
-            Ok(there) if there.ino() == held.ino() && there.dev() == held.dev() => return Ok(file),
+            Ok(there) if there.ino() == held.ino() && there.dev() == held.dev() => return Ok(Some(file)),
             _ => {}
         }
     }

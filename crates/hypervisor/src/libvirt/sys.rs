@@ -86,6 +86,7 @@ mod table {
             virGetLastError() -> *const VirError;
             virConnectOpen(*const c_char) -> Ptr;
             virConnectClose(Ptr) -> c_int;
+            virConnectIsAlive(Ptr) -> c_int;
             virConnectListAllDomains(Ptr, *mut *mut Ptr, c_uint) -> c_int;
             virConnectListAllNetworks(Ptr, *mut *mut Ptr, c_uint) -> c_int;
             virConnectListAllStoragePools(Ptr, *mut *mut Ptr, c_uint) -> c_int;
@@ -104,6 +105,7 @@ mod table {
             virSecretUndefine(Ptr) -> c_int;
             virSecretFree(Ptr) -> c_int;
             virDomainLookupByName(Ptr, *const c_char) -> Ptr;
+            virDomainLookupByUUIDString(Ptr, *const c_char) -> Ptr;
             virDomainFree(Ptr) -> c_int;
             virDomainGetName(Ptr) -> *const c_char;
             virDomainGetUUIDString(Ptr, *mut c_char) -> c_int;
@@ -114,6 +116,7 @@ mod table {
             virDomainIsActive(Ptr) -> c_int;
             virDomainGetAutostart(Ptr, *mut c_int) -> c_int;
             virDomainHasManagedSaveImage(Ptr, c_uint) -> c_int;
+            virDomainManagedSaveRemove(Ptr, c_uint) -> c_int;
             virDomainGetBlockInfo(Ptr, *const c_char, *mut BlockInfo, c_uint) -> c_int;
             virDomainDefineXMLFlags(Ptr, *const c_char, c_uint) -> Ptr;
             virDomainCreateWithFlags(Ptr, c_uint) -> c_int;

@@ -5,7 +5,7 @@ use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
 use super::inside::Inside;
 use super::reconcile::{self, Tracked};
 use super::session::Session;
-use super::{LibvirtOptions, definition, job_xml, offline, pull, state, tpm};
+use super::{LibvirtOptions, block_job, definition, job_xml, offline, pull, state, tpm, untrack};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::extents;
@@ -35,6 +35,8 @@ pub struct PlannedDisk {
     pub image: Option<ImageInfo>,
     /// Whether the machine outlives its stop: libvirt keeps no checkpoints for others.
     pub is_persistent: bool,
+    /// An image of the machine has snapshots within it: none of them can be reverted to while images keep bitmaps.
+    pub has_snapshots: bool,
     pub parent: Option<DiskParent>,
 }
 
@@ -44,7 +46,7 @@ impl PlannedDisk {
     }
 
     pub fn can_track(&self) -> bool {
-        self.is_persistent && self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
+        self.is_persistent && !self.has_snapshots && self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
     }
 
     pub fn has_backing(&self) -> bool {
@@ -64,6 +66,8 @@ impl PlannedDisk {
         }
     }
 }
+
+const UNTRACKED: &str = "the machine has internal snapshots, so that its changes are not tracked";
 
 /// What the roads have in common.
 pub struct Taking<'r> {
@@ -94,16 +98,16 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     let session = Arc::new(Session::open(options, dom, &request.id)?);
     let what = session.what();
     let about = |e: super::conn::VirtError| e.about("inspecting", &what);
-    let dom = &session.dom;
+    let dom = &session.dom();
     let (number, state_reason) = dom.state().map_err(about)?;
     let state = state::from_numbers(number, state_reason);
     let live_xml = dom.xml(0).map_err(about)?;
     let document = definition::parse(&what, &live_xml)?;
-    let definition_xml =
-        if dom.is_persistent() { dom.xml(XML_INACTIVE | XML_SECURE) } else { dom.xml(XML_SECURE) }
-            .map_err(about)?;
+    let persistent = dom.is_persistent().map_err(about)?;
+    let flags = if persistent { XML_INACTIVE | XML_SECURE } else { XML_SECURE };
+    let definition_xml = dom.xml(flags).map_err(about)?;
 
-    let (disks, skipped) = plan(&what, &document, request, dom.is_persistent())?;
+    let (disks, skipped) = plan(&what, &document, request, persistent)?;
     let mut taking = Taking {
         session: session.clone(),
         request,
@@ -129,11 +133,17 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     }
     let taken = if !state.is_active() {
         taking.remove_leftovers();
+        taking.leave_snapshots_revertible()?;
         offline::take(&mut taking, cloneable)?
     } else {
         reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+        let targets: Vec<&str> = taking.disks.iter().map(|d| d.target.as_str()).collect();
+        block_job::refuse(&session, &targets)?;
         taking.remove_leftovers();
-        let tracked = reconcile::running(&session, &taking.disks, &mut taking.warnings)?;
+        let tracked = match taking.leave_snapshots_revertible()? {
+            Some(tracked) => tracked,
+            None => reconcile::running(&session, &taking.disks, &mut taking.warnings)?,
+        };
         if cloneable { taking.clone_running(tracked)? } else { pull::take(&mut taking, tracked)? }
     };
     if let Some(failure) = taking.inside.failure.take() {
@@ -211,10 +221,14 @@ pub fn plan(
             is_block,
             is_encrypted: disk.encrypted,
             is_persistent,
+            has_snapshots: false,
             format,
             layer,
             image,
         });
+    }
+    if disks.iter().any(|d| d.image.as_ref().is_some_and(|i| !i.snapshots.is_empty())) {
+        disks.iter_mut().for_each(|d| d.has_snapshots = true);
     }
     if disks.is_empty() {
         let reasons: Vec<String> = skipped.iter().map(|(target, why)| format!("`{target}`: {why}")).collect();
@@ -250,6 +264,36 @@ impl Taking<'_> {
         for directory in directories {
             self.session.remove_leftovers(&directory, &keep);
         }
+    }
+
+    /// Of a machine with snapshots within its images nothing is tracked, and what tracked it is taken away.
+    fn leave_snapshots_revertible(&mut self) -> Result<Option<Tracked>> {
+        if !self.disks.iter().any(|d| d.has_snapshots) {
+            return Ok(None);
+        }
+        untrack::remove(&self.session, &self.disks, &mut self.warnings)?;
+        let names: BTreeSet<&String> =
+            self.disks.iter().flat_map(|d| &d.image).flat_map(|i| &i.snapshots).collect();
+        let mut named: Vec<String> =
+            names.iter().take(3).map(|n| format!("`{}`", crate::text::shorten(n))).collect();
+        if names.len() > named.len() {
+            named.push(format!("{} more", names.len() - named.len()));
+        }
+        self.warnings.push(format!(
+            "the machine has internal snapshots ({}), which could not be reverted to if its changes were tracked: each backup reads its disks fully (only what changed is stored). Delete them to have incremental backups again (`virsh snapshot-delete`)",
+            named.join(", ")
+        ));
+        let mut tracked = Tracked::default();
+        for disk in self.disks.iter_mut().filter(|d| d.format == DiskFormat::Qcow2) {
+            if let Some(image) = &mut disk.image {
+                image.bitmaps.retain(|b| !reconcile::is_own_name(&b.name));
+            }
+            // Said once, above.
+            if disk.parent.take().is_some() {
+                tracked.lost.insert(disk.target.clone(), UNTRACKED.into());
+            }
+        }
+        Ok(Some(tracked))
     }
 
     /// The clone of a raw disk that its parent point left.
@@ -298,6 +342,7 @@ impl Taking<'_> {
     /// What a disk's extents will cover, before sizes are known. `since` is the usable parent.
     pub fn full_reason(&mut self, disk: &PlannedDisk, lost: Option<String>) -> String {
         match (&disk.parent, lost) {
+            (None, _) if disk.has_snapshots => UNTRACKED.into(),
             (None, _) => "it was not backed up before".into(),
             (Some(_), lost) => {
                 let why = lost.unwrap_or_else(|| "its changes since then were not tracked".into());
@@ -340,7 +385,7 @@ impl Taking<'_> {
         let taken_at = SystemTime::now();
         // From here on the new checkpoint records; what is written before the clones is in both.
         let began = Instant::now();
-        let checkpoint = checkpoint_xml.map(|xml| session.dom.checkpoint_create(&xml, 0));
+        let checkpoint = checkpoint_xml.map(|xml| session.dom().checkpoint_create(&xml, 0));
         self.timings.tracking = checkpoint.as_ref().map(|_| began.elapsed());
         let began = Instant::now();
         let cloned = prepared.iter().zip(&self.disks).try_for_each(|(clone, disk)| {

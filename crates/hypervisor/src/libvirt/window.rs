@@ -1,7 +1,7 @@
 //! The short time in which a machine is held still. Whatever happens, it ends: normally, by the
 //! guard's drop, by a timer in this process, or by a helper process when this one is killed.
 
-use super::conn::Dom;
+use super::conn::{Conn, Dom, VirtResult};
 use super::guest_port::Port;
 use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
 use std::io::Write;
@@ -41,6 +41,7 @@ pub enum Freezer {
 
 struct Shared {
     dom: Arc<Dom>,
+    uri: String,
     freezer: Freezer,
     /// There while the guest may be frozen by us: the next snapshot may thaw it then.
     mark: PathBuf,
@@ -57,7 +58,7 @@ impl Shared {
     /// Resumes and thaws what is held. Each is tried a few times: leaving a machine held is the worst outcome.
     fn release(&self, held: &mut Held) {
         if let Some(since) = held.suspended_at.take() {
-            if let Err(e) = retry(|| self.dom.resume().map(drop)) {
+            if let Err(e) = retry(|| self.once_more(|dom| dom.resume())) {
                 held.problems.push(format!("the machine could not be resumed: {e}; run `virsh resume`"));
             }
             held.suspended_for = Some(since.elapsed());
@@ -78,6 +79,18 @@ impl Shared {
 }
 
 impl Shared {
+    /// Asks libvirt, over a new connection where it was restarted since.
+    fn once_more(&self, ask: impl Fn(&Dom) -> VirtResult<()>) -> VirtResult<()> {
+        let mut done = ask(&self.dom);
+        let until = Instant::now() + THAW_RETRY;
+        while done.as_ref().is_err_and(|e| e.is_away()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(100));
+            let Ok(conn) = Conn::open(&self.uri) else { continue };
+            done = self.dom.uuid().and_then(|uuid| conn.domain_by_uuid(&uuid)).and_then(|dom| ask(&dom));
+        }
+        done
+    }
+
     /// Thaws; answers whether it was frozen until then, as far as that is known. An agent that is gone is waited for: it may be
     /// starting anew.
     fn thaw(&self) -> Result<bool, String> {
@@ -86,9 +99,11 @@ impl Shared {
             Freezer::Agent => {
                 let until = Instant::now() + THAW_RETRY;
                 loop {
-                    match self.dom.thaw() {
-                        Ok(_) => return Ok(true),
-                        Err(e) if Instant::now() > until || !self.dom.is_active() => return Err(e.message),
+                    match self.once_more(|dom| dom.thaw().map(drop)) {
+                        Ok(()) => return Ok(true),
+                        Err(e) if Instant::now() > until || !self.dom.is_active().unwrap_or(true) => {
+                            return Err(e.message);
+                        }
                         Err(_) => std::thread::sleep(Duration::from_millis(300)),
                     }
                 }
@@ -151,7 +166,8 @@ impl Window {
         let helper =
             if through_agent || suspends { helper(&dom, uri, through_agent, suspends) } else { None };
         let held = Mutex::new(Held::default());
-        let shared = Arc::new(Shared { dom, freezer, mark, held, changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { dom, uri: uri.to_owned(), freezer, mark, held, changed: Condvar::new() });
         if freezes || suspends {
             let timer = shared.clone();
             std::thread::spawn(move || {

@@ -67,7 +67,7 @@ pub fn libvirt() -> Libvirt {
     Libvirt::default()
 }
 
-fn unique() -> String {
+pub fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("srtest-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
@@ -183,8 +183,12 @@ impl<'s> TestMachine<'s> {
 
     /// `suffix` is added to its name, and to those of its disks' files.
     pub fn named(storage: &'s Storage, disks: &[(&str, &str)], devices: &str, suffix: &str) -> Self {
+        Self::called(storage, disks, devices, unique() + suffix)
+    }
+
+    /// Under a name that is its own.
+    pub fn called(storage: &'s Storage, disks: &[(&str, &str)], devices: &str, name: String) -> Self {
         let hypervisor = libvirt();
-        let name = unique() + suffix;
         let mut machine = Self {
             name: name.clone(),
             storage,

@@ -1,6 +1,7 @@
 //! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
 use crate::cli::{KeyArgs, VaultArgs, parse_location};
+use crate::commands::vm::untrack::UntrackedDocument;
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
 use crate::when;
@@ -13,7 +14,9 @@ use strongroom_domain::{Consistency, ItemName, PointId};
 use strongroom_engine::machine::record::TimingsRecord;
 use strongroom_engine::machine::{self, DiskBackup, ListedMachine, MachineBackup, MachineRestore};
 use strongroom_engine::{Result, points};
-use strongroom_hypervisor::{AgentState, DiskFormat, Libvirt, LibvirtOptions, NetworkChoice, Road};
+use strongroom_hypervisor::{
+    AgentState, DiskFormat, Hypervisor as _, Libvirt, LibvirtOptions, NetworkChoice, Road,
+};
 use strongroom_store::Kept;
 use strongroom_store::objects::Location;
 
@@ -25,6 +28,8 @@ pub enum VmCommand {
     Backup(BackupArgs),
     /// Restore a point of a machine as a new machine.
     Restore(RestoreArgs),
+    /// Take away what backups leave in a machine to follow its changes.
+    Untrack(UntrackArgs),
 }
 
 /// Which libvirt.
@@ -93,6 +98,21 @@ pub struct BackupArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Checkpoints in libvirt, bitmaps in qcow2 images, clones beside raw disks: while they are there `virsh
+undefine` wants --checkpoints-metadata, and snapshots within the images cannot be reverted to. The
+next backup reads everything once (only what changed is stored).
+
+Example:
+  strongroom rescue vm untrack web01")]
+pub struct UntrackArgs {
+    /// The machine's name.
+    name: String,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 The new machine has a UUID and MAC addresses of its own, and is not started. Its disks go to
 --storage (made if only it is missing), else to the directory the machine's disks were in, else to
 libvirt's pool `default`, as NAME-DISK.FORMAT. What exists is never overwritten, and what fails or
@@ -153,7 +173,18 @@ pub fn run(command: VmCommand, context: &Context) -> Result<Outcome> {
         VmCommand::List(arguments) => run_list(&arguments, context),
         VmCommand::Backup(arguments) => run_backup(arguments, context),
         VmCommand::Restore(arguments) => run_restore(arguments, context),
+        VmCommand::Untrack(arguments) => run_untrack(&arguments, context),
     }
+}
+
+fn run_untrack(arguments: &UntrackArgs, context: &Context) -> Result<Outcome> {
+    let gone = arguments.host.libvirt().untrack(&arguments.name)?;
+    let done = UntrackedDocument {
+        machine: arguments.name.clone(),
+        checkpoints: gone.checkpoints as u64,
+        warnings: gone.warnings,
+    };
+    crate::commands::vm::untrack::show(context, &[done], true)
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@ mod backup;
 pub mod drill;
 mod protect;
 mod restore;
+pub mod untrack;
 
 use super::common::{self, Item, Machine, Vault, or_dash, some_text, some_time, text};
 use crate::client::{Client, ServiceArgs, part_of_id};
@@ -36,6 +37,8 @@ pub enum VmCommand {
     Delete(protect::DeleteArgs),
     /// Bring back what was deleted.
     Undelete(protect::UndeleteArgs),
+    /// Take away what backups leave in machines to follow their changes.
+    Untrack(untrack::UntrackArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +81,7 @@ pub fn run(command: VmCommand, context: &Context) -> Result<Outcome> {
         VmCommand::Resume(arguments) => protect::resume(&arguments, context),
         VmCommand::Delete(arguments) => protect::delete(&arguments, context),
         VmCommand::Undelete(arguments) => protect::undelete(&arguments, context),
+        VmCommand::Untrack(arguments) => untrack::untrack(&arguments, context),
     }
 }
 

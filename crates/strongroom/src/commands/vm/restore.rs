@@ -62,6 +62,9 @@ pub struct RestoreArgs {
     /// Put the point's disks in the place of the machine's own, which must be off.
     #[arg(long)]
     replace: bool,
+    /// Where the machine's memory is saved (`virsh managedsave`): throw it away. Otherwise its disks are not replaced.
+    #[arg(long, requires = "replace")]
+    discard_saved_state: bool,
     /// The place the new machine's disks go to (see `strongroom host places`).
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["disks_to", "replace"])]
     place: Option<String>,
@@ -169,6 +172,9 @@ fn request(
     }
     if arguments.replace {
         p["recoveryType"] = "OriginalLocation".into();
+        if arguments.discard_saved_state {
+            p["discardSavedState"] = true.into();
+        }
         return Ok(p);
     }
     let name = arguments.new_name.as_deref().unwrap_or_default();
