@@ -169,6 +169,7 @@ fn kind_of_object(kind: Kind) -> ErrorKind {
         Kind::Short => ErrorKind::Corrupt,
         Kind::Transient => ErrorKind::Unavailable,
         Kind::NotExclusive => ErrorKind::Unsupported,
+        Kind::Cancelled => ErrorKind::Cancelled,
         Kind::Other => ErrorKind::Failed,
     }
 }

@@ -65,6 +65,9 @@ pub struct CheckReport {
     /// Packs that belong to no point yet or any more; reclaim looks after them.
     pub unindexed_packs: u64,
     pub findings: Vec<Finding>,
+    /// What the check wrote for itself and was not allowed to delete; reclaim does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_behind: Vec<String>,
     pub seconds: f64,
 }
 
@@ -92,11 +95,17 @@ pub fn check(vault: &Vault, options: &CheckOptions, progress: &Progress) -> Resu
     let mut trees = run.trees(&points, &index, progress)?;
     run.look_again(&index, &mut trees)?;
     run.attribute(&points, &index, trees, progress)?;
-    vault.record_damage()?;
-    if let Some(lease) = lease {
-        lease.release()?;
+    match vault.record_damage() {
+        // Looking does not need writing.
+        Err(StoreError::Object(e)) if matches!(e.kind, Kind::Denied | Kind::ReadOnly | Kind::NoSpace) => {
+            tracing::warn!("damage that was found could not be recorded: {e}");
+        }
+        done => done?,
     }
     let mut report = run.report;
+    if let Some(lease) = lease {
+        report.left_behind.extend(lease.release_or_end()?);
+    }
     report.findings.extend(run.faults.into_iter().map(|(object, fault)| Finding {
         object,
         detail: match fault.details.is_empty() {

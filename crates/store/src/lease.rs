@@ -160,7 +160,9 @@ impl Lease {
             Err(e) => return Err(e),
         }
         if is_single_writer && let Err(error) = single_writer::check_alone(vault, session) {
-            vault.objects().delete(&object_name(&session))?;
+            if let Err(e) = vault.objects().delete(&object_name(&session)) {
+                tracing::warn!("the lease of this session could not be removed; it runs out by itself: {e}");
+            }
             return Err(error);
         }
         let for_renewer = shared.clone();
@@ -221,12 +223,29 @@ impl Lease {
         Ok(())
     }
 
-    /// Nothing is left behind that needs looking after: the lease goes.
-    pub fn release(mut self) -> Result<()> {
+    /// Nothing is left behind that needs looking after: the lease goes. Where it may not be deleted it is ended instead.
+    pub fn release(self) -> Result<()> {
+        if let Some(left) = self.release_or_end()? {
+            tracing::warn!("{left} is over and stays: it may not be deleted; reclaim does it");
+        }
+        Ok(())
+    }
+
+    /// The same; answers the lease's name if it stays.
+    pub fn release_or_end(mut self) -> Result<Option<String>> {
         self.stop_renewing();
         self.finished = true;
         let name = object_name(&self.shared.record.lock().session);
-        Ok(self.shared.vault.objects().delete(&name)?)
+        let refused = match self.shared.vault.objects().delete(&name) {
+            Err(e) if matches!(e.kind, Kind::Denied | Kind::ReadOnly) => e,
+            done => return Ok(done.map(|()| None)?),
+        };
+        tracing::debug!(error = %refused, "a lease stays");
+        self.shared.record.lock().state = LeaseState::Ended;
+        if let Err(e) = self.shared.write() {
+            tracing::warn!("the lease could not be ended; it runs out by itself: {e}");
+        }
+        Ok(Some(name))
     }
 
     /// The session is over without a point, but left packs that reclaim must look at.

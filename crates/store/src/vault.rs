@@ -114,6 +114,7 @@ impl Vault {
         let (mut header, keys) = Header::create(options.vault, now, options.block_size_bytes, provider)?;
         if options.single_writer {
             header.require(SINGLE_WRITER);
+            objects.look_before_creating();
         }
         match objects.put_new(HEADER_NAME, header.to_bytes()?) {
             Err(e) if e.kind == Kind::AlreadyExists => return Err(exists(objects.location())),

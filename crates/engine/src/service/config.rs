@@ -7,8 +7,9 @@ use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read as _;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
-use strongroom_store::objects::{ContainerAddress, ContainerSettings, Secret};
+use strongroom_store::objects::{ContainerAddress, ContainerSettings, Reach, Secret};
 
 /// The service's configuration; every part has a default.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct ServiceConfig {
     pub hosts: Vec<HostConfig>,
     /// Where the vaults' bytes go: a directory or `s3://bucket/prefix`; default: in the data directory.
     pub vault_storage: Option<String>,
+    /// How vaults in S3 are reached, beside the `AWS_*` variables of the service's environment.
+    pub s3: Reach,
     /// Directories that disks can be restored to, shown as storage accounts beside libvirt's storage pools.
     pub restore_directories: Vec<RestoreDirectory>,
     /// Containers that disks can be restored to.
@@ -78,6 +81,12 @@ pub struct StorageAccount {
     /// Also where the endpoint is not encrypted.
     #[serde(default)]
     pub allow_http: bool,
+    /// Certificates of authorities (PEM) that are trusted in place of the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// At most so many requests are begun each second.
+    #[serde(default)]
+    pub requests_per_second: Option<NonZeroU32>,
     /// What disks are restored as; default: qcow2, of which holes take nothing.
     pub format: Option<DiskFormat>,
     #[serde(default = "default_group")]
@@ -95,6 +104,7 @@ impl StorageAccount {
             key: Secret::default(),
             region: self.region.clone(),
             allow_http: self.allow_http,
+            reach: Reach { ca_file: self.ca_file.clone(), requests_per_second: self.requests_per_second },
         }
     }
 
@@ -220,6 +230,7 @@ impl Default for ServiceConfig {
                 location: default_location(),
             }],
             vault_storage: None,
+            s3: Reach::default(),
             restore_directories: Vec::new(),
             storage_accounts: Vec::new(),
             limits: Limits::default(),

@@ -10,16 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, PutMode};
 use tokio::runtime::Handle;
 
 use super::durable_local::{DurableLocal, Existing};
 use super::error::{Kind, LocalIo, ObjectError, Op};
-use super::limits::{DELETE_BATCH_NAMES, MAX_OBJECT_BYTES};
+use super::limits::{DELETE_BATCH_NAMES, MAX_OBJECT_BYTES, PROBE_RACERS};
 use super::location::{Location, s3_client};
 use super::name::check_prefix;
+use super::reach::Reach;
+use super::refusal::Refusal;
 use super::remote::{Executor, Remote, RetryLimits};
+use super::stop::Stop;
 use super::{ObjectInfo, PROBES_PREFIX, VOLATILE_PREFIXES};
 
 type Result<T> = std::result::Result<T, ObjectError>;
@@ -36,6 +39,10 @@ pub struct OpenOptions {
     pub retry: RetryLimits,
     /// `AWS_*` settings for S3 instead of the process's environment.
     pub variables: Option<Vec<(String, String)>>,
+    /// Whose certificates are trusted, and how fast requests may go; remote stores only.
+    pub reach: Reach,
+    /// Ends waiting for a store that does not answer; remote stores only.
+    pub stop: Stop,
 }
 
 /// A store of named objects; cheap to clone, safe to share.
@@ -69,6 +76,11 @@ enum Backend {
     Remote(Remote),
 }
 
+/// The object of a probe that several create at once.
+fn raced(probe: &str) -> String {
+    format!("{probe}-raced")
+}
+
 impl fmt::Debug for BlobStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BlobStore({})", self.inner.location)
@@ -96,7 +108,7 @@ impl BlobStore {
                 let server =
                     ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"].into_iter().find_map(named);
                 let server = server.map(|(_, url)| url.clone());
-                let client = s3_client(location, bucket, vars)
+                let client = s3_client(location, bucket, vars, &options.reach)
                     .map_err(|e| ObjectError::new(Kind::Invalid, Op::Open, "", &shown, e))?;
                 let store: Arc<dyn ObjectStore> = match prefix.as_str() {
                     "" => Arc::new(client),
@@ -149,6 +161,7 @@ impl BlobStore {
                     executor,
                     retry: options.retry,
                     location: location.clone(),
+                    stop: options.stop,
                 }),
                 location,
                 server,
@@ -169,7 +182,8 @@ impl BlobStore {
         match &self.inner.backend {
             Backend::Local(store) => self.lift(Op::PutNew, name, store.put(name, &[bytes], Existing::Keep)),
             Backend::Remote(remote) => {
-                if self.inner.looks_first.load(Ordering::Relaxed) && remote.head(name)?.is_some() {
+                let looks_first = self.inner.looks_first.load(Ordering::Relaxed);
+                if looks_first && remote.head(name)?.is_some() {
                     let why = "there is one already";
                     return Err(ObjectError::new(
                         Kind::AlreadyExists,
@@ -179,7 +193,13 @@ impl BlobStore {
                         why,
                     ));
                 }
-                remote.put(name, &bytes, Op::PutNew)
+                match remote.put(name, &bytes, Op::PutNew) {
+                    // Some stores do not ignore what they do not know.
+                    Err(e) if looks_first && e.refusal().is_some_and(Refusal::is_not_implemented) => {
+                        remote.put_as(name, &bytes, Op::PutNew, PutMode::Overwrite)
+                    }
+                    done => done,
+                }
             }
         }
     }
@@ -197,33 +217,56 @@ impl BlobStore {
         // Directories create by means of the file system's own.
         let Backend::Remote(remote) = &self.inner.backend else { return Ok(()) };
         let name = format!("{PROBES_PREFIX}{}", uuid::Uuid::new_v4().simple());
-        let outcome = (|| {
-            remote.put(&name, &Bytes::from_static(b"first"), Op::PutNew)?;
-            let second = remote.put(&name, &Bytes::from_static(b"second"), Op::PutNew);
-            let there = self.get_bounded(&name, 16)?;
-            match second {
-                Err(e) if e.kind == Kind::AlreadyExists && there == "first" => Ok(()),
-                Ok(()) | Err(ObjectError { kind: Kind::AlreadyExists, .. }) => {
-                    let server = self.inner.server.as_deref().map(|s| format!(" ({s})")).unwrap_or_default();
-                    Err(ObjectError::new(
-                        Kind::NotExclusive,
-                        Op::PutNew,
-                        &name,
-                        &self.inner.location,
-                        format!(
-                            "this server{server} replaced an object that it was told to create only if there is none (`If-None-Match: *`)"
-                        ),
-                    ))
-                }
-                Err(e) => Err(e),
+        let outcome = self.find_exclusive(remote, &name);
+        match self.delete_many([name.as_str(), raced(&name).as_str()]) {
+            Ok(()) => outcome,
+            // Those who may write need not be allowed to delete.
+            Err(error) if error.kind == Kind::Denied => {
+                tracing::warn!(%error, "the object of a probe is left");
+                outcome
             }
-        })();
-        if let Err(error) = self.delete(&name) {
-            tracing::warn!(%error, "the object of a probe is left");
-            outcome?;
-            return Err(error);
+            Err(error) => {
+                tracing::warn!(%error, "the object of a probe is left");
+                outcome.and(Err(error))
+            }
         }
-        outcome
+    }
+
+    fn find_exclusive(&self, remote: &Remote, name: &str) -> Result<()> {
+        let not_exclusive = |what: &str| {
+            let server = self.inner.server.as_deref().map(|s| format!(" ({s})")).unwrap_or_default();
+            let why = format!("this server{server} {what} (`If-None-Match: *`)");
+            Err(ObjectError::new(Kind::NotExclusive, Op::PutNew, name, &self.inner.location, why))
+        };
+        match remote.put(name, &Bytes::from_static(b"first"), Op::PutNew) {
+            Err(e) if e.refusal().is_some_and(Refusal::is_not_implemented) => {
+                return not_exclusive("does not know how to create an object only if there is none");
+            }
+            done => done?,
+        }
+        let second = remote.put(name, &Bytes::from_static(b"second"), Op::PutNew);
+        let there = self.get_bounded(name, 16)?;
+        match second {
+            Err(e) if e.kind == Kind::AlreadyExists && there == "first" => {}
+            Ok(()) | Err(ObjectError { kind: Kind::AlreadyExists, .. }) => {
+                return not_exclusive("replaced an object that it was told to create only if there is none");
+            }
+            Err(e) => return Err(e),
+        }
+        // Some look first and write then: they are right as long as nobody else comes in between.
+        let name = &raced(name);
+        let create = |own: u8| remote.put(name, &Bytes::from(vec![own; 16]), Op::PutNew);
+        let created = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..PROBE_RACERS).map(|own| scope.spawn(move || create(own))).collect();
+            let ended = racers.into_iter().map(|racer| racer.join());
+            ended.filter(|ended| matches!(ended, Ok(Ok(())))).count()
+        });
+        match created {
+            0 | 1 => Ok(()),
+            _ => not_exclusive(
+                "let several at once create an object that it was told to create only if there is none",
+            ),
+        }
     }
 
     /// Creates or replaces an object, in one step and durably.

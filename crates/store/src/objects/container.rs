@@ -12,7 +12,10 @@ use super::limits::{
 };
 use super::location::{check_bucket, use_ring_for_tls};
 use super::name::{check_name, check_prefix};
+use super::reach::Reach;
 use super::remote::{Executor, Remote, RetryLimits};
+use super::stop::Stop;
+use super::transport::{Connector, Dialect};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -52,6 +55,7 @@ pub struct ContainerSettings {
     pub region: Option<String>,
     /// Also where the endpoint is not encrypted.
     pub allow_http: bool,
+    pub reach: Reach,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +129,7 @@ pub struct ContainerAddress {
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// Whether whoever waits has been told to stop.
-type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+type ToldToStop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What both kinds of store can do.
 trait Parts: ObjectStore + MultipartStore {}
@@ -138,7 +142,7 @@ pub struct Container {
     store: Arc<dyn Parts>,
     make: Make,
     prefix: String,
-    stop: Stop,
+    stop: ToldToStop,
     patience: Duration,
 }
 
@@ -165,11 +169,18 @@ impl Container {
             .with_read_timeout(S3_READ_TIMEOUT)
             .with_timeout(S3_REQUEST_TIMEOUT)
             .with_allow_http(settings.allow_http);
+        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty() && make == Make::S3);
+        let client = settings
+            .reach
+            .trust(client, bundle.as_deref().map(std::path::Path::new))
+            .map_err(|why| format!("{}: {why}", settings.url))?;
+        let pace = settings.reach.pace(&settings.shown()?.base);
         // Trying again is done here, where somebody may want it to stop.
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let store: Arc<dyn Parts> = match make {
             Make::Azure => {
                 let mut builder = MicrosoftAzureBuilder::new()
+                    .with_http_connector(Connector { dialect: Dialect::Azure, pace })
                     .with_client_options(client)
                     .with_retry(once)
                     .with_container_name(name)
@@ -183,6 +194,8 @@ impl Container {
             }
             Make::S3 => {
                 let mut builder = AmazonS3Builder::new()
+                    .with_http_connector(Connector { dialect: Dialect::S3, pace })
+                    .with_disable_bulk_delete(true)
                     .with_client_options(client)
                     .with_retry(once)
                     .with_bucket_name(name)
@@ -197,6 +210,8 @@ impl Container {
         };
         let executor = Executor::own().map_err(|e| format!("starting threads: {e}"))?;
         let remote = Remote {
+            // What was begun must be taken away again: a single request is waited for to its end.
+            stop: Stop::new(),
             store: store.clone(),
             executor,
             retry: RetryLimits::NONE,
@@ -298,8 +313,7 @@ impl Container {
                 names.push(info.name);
                 ControlFlow::Continue(())
             })?;
-            // One by one: not every server knows how to delete many, and these are few.
-            names.iter().try_for_each(|name| self.remote.delete_many(&[name]))
+            self.remote.delete_many(&names.iter().map(String::as_str).collect::<Vec<_>>())
         })
     }
 

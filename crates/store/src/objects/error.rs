@@ -11,6 +11,9 @@ use std::sync::Arc;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::fault::FaultError;
+use super::refusal::Refusal;
+use super::stop::Stopped;
+use super::transport::Unreachable;
 
 /// What a failed operation means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +38,8 @@ pub enum Kind {
     Transient,
     /// The store replaces objects that it is to create only if there are none: no vault is safe in it.
     NotExclusive,
+    /// Whoever asked has been told to stop, and no longer waits; the outcome is unknown.
+    Cancelled,
     /// Anything else; the source says what.
     Other,
 }
@@ -127,7 +132,32 @@ impl ObjectError {
     }
 
     pub(crate) fn from_store(op: Op, name: &str, location: &str, error: object_store::Error) -> Self {
-        ObjectError::new(classify(&error), op, name, location, error)
+        let kind = classify(&error);
+        // What the store said is what is worth telling, and nothing around it.
+        if let Some(refusal) = find::<Refusal>(&error) {
+            return ObjectError::new(kind, op, name, location, refusal.clone());
+        }
+        if let Some(unreachable) = find::<Unreachable>(&error) {
+            return ObjectError::new(kind, op, name, location, unreachable.clone());
+        }
+        if let Some(stopped) = find::<Stopped>(&error) {
+            return ObjectError::new(kind, op, name, location, *stopped);
+        }
+        ObjectError::new(kind, op, name, location, error)
+    }
+
+    /// What the store answered, if it did.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.source.downcast_ref()
+    }
+
+    fn advice(&self) -> String {
+        let told = match (self.refusal(), self.source.downcast_ref::<Unreachable>()) {
+            (Some(refusal), _) => refusal.advice(self.op),
+            (None, Some(unreachable)) => unreachable.advice().to_owned(),
+            (None, None) => String::new(),
+        };
+        if told.is_empty() { self.kind.advice(self.op).to_owned() } else { told }
     }
 
     pub(crate) fn from_local(op: Op, name: &str, location: &str, error: LocalIo) -> Self {
@@ -138,7 +168,7 @@ impl ObjectError {
 impl fmt::Display for ObjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.without_advice())?;
-        match self.kind.advice(self.op) {
+        match self.advice().as_str() {
             "" => Ok(()),
             advice => write!(f, "; {advice}"),
         }
@@ -264,7 +294,19 @@ fn classify_chain(error: &(dyn StdError + 'static)) -> Option<Kind> {
         if let Some(fault) = error.downcast_ref::<FaultError>() {
             return Some(fault.kind);
         }
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal.kind());
+        }
+        if error.is::<Stopped>() {
+            return Some(Kind::Cancelled);
+        }
         if let Some(http) = error.downcast_ref::<HttpError>() {
+            if let Some(refusal) = find::<Refusal>(http) {
+                return Some(refusal.kind());
+            }
+            if find::<Unreachable>(http).is_some_and(Unreachable::is_distrusted) {
+                return Some(Kind::Invalid);
+            }
             return Some(match http.kind() {
                 HttpErrorKind::Connect
                 | HttpErrorKind::Request
@@ -281,38 +323,22 @@ fn classify_chain(error: &(dyn StdError + 'static)) -> Option<Kind> {
             return Some(classify(store));
         }
         next = error.source();
-        // The request's own error is a private type of object_store, at the end of the chain: only its text tells.
-        if next.is_none() {
-            return classify_http(&error.to_string());
+        // A success whose body says InternalError or SlowDown, at the end of the chain: only its text tells.
+        if next.is_none() && error.to_string().starts_with("Server returned error response") {
+            return Some(Kind::Transient);
         }
     }
     None
 }
 
-/// Reads the status and the S3 error code out of an error's text. A test holds this against real answers.
-fn classify_http(text: &str) -> Option<Kind> {
-    // A success status whose body says InternalError or SlowDown.
-    if text.starts_with("Server returned error response") {
-        return Some(Kind::Transient);
+/// The first error of this type in a chain.
+fn find<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
     }
-    // Seen when the region or the endpoint is wrong.
-    if text.starts_with("Received redirect without LOCATION") {
-        return Some(Kind::Invalid);
-    }
-    let rest = text.strip_prefix("Server returned non-2xx status code: ")?;
-    let status: u16 = rest.get(..3)?.parse().ok()?;
-    let body = rest;
-    let says = |code: &str| body.contains(code);
-    Some(match status {
-        507 => Kind::NoSpace,
-        _ if says("XMinioStorageFull") || says("QuotaExceeded") => Kind::NoSpace,
-        _ if says("EntityTooLarge") => Kind::TooLarge,
-        409 if says("ConditionalRequestConflict") || says("OperationAborted") => Kind::Transient,
-        501 | 505 => Kind::Other,
-        408 | 429 | 500..=599 => Kind::Transient,
-        401 | 403 => Kind::Denied,
-        404 => Kind::NotFound,
-        409 | 412 => Kind::AlreadyExists,
-        _ => Kind::Other,
-    })
+    None
 }

@@ -20,9 +20,12 @@ pub const DIRECT_READ_MIN_BYTES: usize = 2 << 20;
 pub const DIRECT_PIECE_BYTES: usize = 2 << 20;
 /// Names handed over at once while listing a remote store.
 pub const LIST_PAGE_NAMES: usize = 1000;
-/// Concurrent deletes on a remote store that has no bulk delete.
+/// Names of objects to delete that are held at a time, and how many requests for that are under way.
 pub const DELETE_BATCH_NAMES: usize = 1000;
+pub const DELETES_AT_ONCE: usize = 20;
 
+/// How many create an object at once to find out whether a store lets but one.
+pub const PROBE_RACERS: u8 = 4;
 /// A put into a local directory that is being removed and made again tries this often.
 pub const PUBLISH_ATTEMPTS: u32 = 32;
 /// Directories whose durability a local store remembers before it starts over.
@@ -57,7 +60,10 @@ pub const PARTS_END_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a server may take to put an object together after whoever wanted that has gone, and how often that is looked at.
 pub const LATE_OBJECT_WAIT: Duration = Duration::from_secs(10);
 pub const LATE_OBJECT_INTERVAL: Duration = Duration::from_millis(500);
-/// How often whoever waits for a container looks whether it is to stop.
+/// When told to stop: how much longer what is under way is waited for, and what is begun after that to clean up.
+pub const STOP_GRACE: Duration = Duration::from_millis(500);
+pub const STOP_CLEANUP_GRACE: Duration = Duration::from_secs(2);
+/// How often whoever waits for a store looks whether it is to stop.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Worker threads of the runtime a store starts when it is given none.
 pub const RUNTIME_THREADS: usize = 2;

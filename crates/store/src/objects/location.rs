@@ -12,6 +12,8 @@ use object_store::{ClientOptions, RetryConfig};
 
 use super::limits::{S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT, S3_REQUEST_TIMEOUT};
 use super::name::check_prefix;
+use super::reach::Reach;
+use super::transport::{Connector, Dialect};
 
 /// Where a vault's objects are.
 ///
@@ -128,13 +130,18 @@ pub(super) fn s3_client(
     location: &Location,
     bucket: &str,
     vars: impl IntoIterator<Item = (String, String)>,
+    reach: &Reach,
 ) -> Result<AmazonS3, LocationError> {
     let settings = |why: String| LocationError::Settings { location: location.to_string(), why };
+    let vars: Vec<(String, String)> = vars.into_iter().collect();
+    let bundle = vars.iter().find(|(name, v)| name == "AWS_CA_BUNDLE" && !v.is_empty());
     // Variables read below may override these.
     let client = ClientOptions::new()
         .with_connect_timeout(S3_CONNECT_TIMEOUT)
         .with_read_timeout(S3_READ_TIMEOUT)
         .with_timeout(S3_REQUEST_TIMEOUT);
+    use_ring_for_tls();
+    let client = reach.trust(client, bundle.map(|(_, path)| Path::new(path))).map_err(settings)?;
     let mut builder = AmazonS3Builder::new().with_client_options(client);
     let mut has_key = false;
     let mut has_secret = false;
@@ -163,8 +170,8 @@ pub(super) fn s3_client(
                 }
                 continue;
             }
-            // The bucket is the location's to say.
-            "AWS_BUCKET" | "AWS_BUCKET_NAME" => continue,
+            // The bucket is the location's to say, and how objects are deleted is ours.
+            "AWS_BUCKET" | "AWS_BUCKET_NAME" | "AWS_DISABLE_BULK_DELETE" => continue,
             _ => {}
         }
         // Variables that object_store doesn't know are other programs' business.
@@ -186,6 +193,7 @@ pub(super) fn s3_client(
                 .to_owned(),
         ));
     }
+    let mut store = bucket.to_owned();
     if let Some(endpoint) = endpoint {
         let scheme = endpoint.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme.as_deref() {
@@ -202,10 +210,13 @@ pub(super) fn s3_client(
                 )));
             }
         }
+        store = format!("{endpoint}/{bucket}");
         builder = builder.with_endpoint(endpoint);
     }
-    use_ring_for_tls();
     builder
+        .with_http_connector(Connector { dialect: Dialect::S3, pace: reach.pace(&store) })
+        // Not every store knows how to delete many objects with one request, and some want checksums for it that others refuse.
+        .with_disable_bulk_delete(true)
         .with_bucket_name(bucket)
         // One place retries: the façade, which knows what an unclear outcome of a create means.
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
@@ -254,7 +265,12 @@ mod tests {
 
     fn client(vars: &[(&str, &str)]) -> Result<AmazonS3, LocationError> {
         let location = Location::parse("s3://bucket/p").unwrap();
-        s3_client(&location, "bucket", vars.iter().map(|(k, v)| ((*k).into(), (*v).into())))
+        s3_client(
+            &location,
+            "bucket",
+            vars.iter().map(|(k, v)| ((*k).into(), (*v).into())),
+            &Reach::default(),
+        )
     }
 
     #[test]

@@ -20,9 +20,13 @@ mod local_fs;
 mod local_object_store;
 mod location;
 mod name;
+mod reach;
+mod refusal;
 mod remote;
+mod stop;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
+mod transport;
 
 use std::time::SystemTime;
 
@@ -32,7 +36,10 @@ pub use durable_local::{DurableLocal, Existing, TEMP_DIR};
 pub use error::{Kind, LocalIo, ObjectError, Op, classify, classify_io};
 pub use location::{Location, LocationError};
 pub use name::{NameError, check_name, check_prefix};
+pub use reach::Reach;
+pub use refusal::Refusal;
 pub use remote::RetryLimits;
+pub use stop::Stop;
 
 /// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.
 pub const VOLATILE_PREFIXES: &[&str] = &["sessions/"];

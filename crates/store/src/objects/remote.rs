@@ -1,7 +1,7 @@
 //! Driving an asynchronous object store from plain threads, with bounded retries.
 //!
-//! Each attempt runs as a task on the runtime while the calling thread waits for it; pauses are slept on the
-//! calling thread. Only failures of kind `Transient` are tried again. After one, a create may have
+//! Each attempt runs as a task on the runtime while the calling thread waits for it, until its [`Stop`] ends that; pauses are
+//! slept on the calling thread. Only failures of kind `Transient` are tried again. After one, a create may have
 //! happened unseen: a later "already exists" then counts as success if the bytes there are ours.
 
 use std::future::Future;
@@ -11,18 +11,22 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::AbortHandle;
 
 use super::ObjectInfo;
 use super::error::{Kind, ObjectError, Op, classify};
 use super::limits::{
-    LIST_PAGE_NAMES, RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL, RUNTIME_THREADS,
+    DELETES_AT_ONCE, LIST_PAGE_NAMES, RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL,
+    RUNTIME_THREADS, STOP_LOOK_INTERVAL,
 };
+use super::stop::{Stop, Stopped};
 
 type Result<T> = std::result::Result<T, ObjectError>;
 
@@ -90,22 +94,57 @@ impl Executor {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> mpsc::Receiver<T> {
+        self.spawn(future).0
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> (mpsc::Receiver<T>, Option<AbortHandle>) {
         let (sender, receiver) = mpsc::sync_channel(1);
         let task = async move {
             let _ = sender.send(future.await);
         };
-        match self {
-            Executor::Own(Some(runtime)) => drop(runtime.spawn(task)),
-            Executor::Own(None) => {}
-            Executor::Given(handle) => drop(handle.spawn(task)),
-        }
-        receiver
+        let spawned = match self {
+            Executor::Own(Some(runtime)) => Some(runtime.spawn(task)),
+            Executor::Own(None) => None,
+            Executor::Given(handle) => Some(handle.spawn(task)),
+        };
+        (receiver, spawned.map(|task| task.abort_handle()))
     }
 
-    /// Runs `future` there and waits for it here. `None` if its task died or the runtime is gone.
-    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        self.begin(future).recv().ok()
+    /// Runs `future` there and waits for it here, until told to stop.
+    fn wait<T: Send + 'static>(
+        &self,
+        stop: &Stop,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Waited<T> {
+        let began = Instant::now();
+        let (receiver, task) = self.spawn(future);
+        loop {
+            match receiver.recv_timeout(STOP_LOOK_INTERVAL) {
+                Ok(value) => return Waited::For(value),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Waited::InVain,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if stop.deadline(began).is_some_and(|until| until <= Instant::now()) {
+                if let Some(task) = task {
+                    task.abort();
+                }
+                stop.gave_up(began);
+                return Waited::NoLonger;
+            }
+        }
     }
+}
+
+/// What waiting came to.
+enum Waited<T> {
+    For(T),
+    /// The task died or the runtime is gone.
+    InVain,
+    /// Told to stop.
+    NoLonger,
 }
 
 impl Drop for Executor {
@@ -126,6 +165,23 @@ pub(super) struct Remote {
     pub(super) executor: Executor,
     pub(super) retry: RetryLimits,
     pub(super) location: String,
+    pub(super) stop: Stop,
+}
+
+/// Attempts of one operation, or since it last came forward.
+struct Tries {
+    made: u32,
+    since: Instant,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Tries { made: 0, since: Instant::now() }
+    }
+}
+
+fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Generic { store: "objects", source: source.into() }
 }
 
 impl Remote {
@@ -135,12 +191,23 @@ impl Remote {
         T: Send + 'static,
         F: Future<Output = std::result::Result<T, Error>> + Send + 'static,
     {
-        self.executor.wait(future).unwrap_or_else(|| {
-            Err(Error::Generic {
-                store: "objects",
-                source: "the task that carried out the request died".into(),
-            })
-        })
+        match self.executor.wait(&self.stop, future) {
+            Waited::For(outcome) => outcome,
+            Waited::InVain => Err(generic("the task that carried out the request died")),
+            Waited::NoLonger => Err(generic(Stopped)),
+        }
+    }
+
+    /// Sleeps before the next attempt; false if there is to be none, since somebody was told to stop.
+    fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        while !self.stop.is_asked() {
+            match until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return true,
+                left => std::thread::sleep(left.min(STOP_LOOK_INTERVAL)),
+            }
+        }
+        false
     }
 
     /// Attempts until success, a lasting failure, or the limits; `work` learns whether an earlier attempt
@@ -151,24 +218,31 @@ impl Remote {
         name: &str,
         mut work: impl FnMut(bool) -> std::result::Result<T, Error>,
     ) -> Result<T> {
-        let start = Instant::now();
-        let mut attempt = 0;
+        let mut tries = Tries::default();
         loop {
-            let error = match work(attempt > 0) {
+            match work(tries.made > 0) {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let pause = self.retry.pause(attempt);
-            attempt += 1;
-            if classify(&error) != Kind::Transient
-                || attempt >= self.retry.attempts
-                || start.elapsed() + pause > self.retry.total
-            {
-                return Err(ObjectError::from_store(op, name, &self.location, error));
+                Err(error) => self.pause_after(&mut tries, op, name, error)?,
             }
-            tracing::debug!(location = %self.location, ?op, name, attempt, %error, "trying again");
-            std::thread::sleep(pause);
         }
+    }
+
+    /// Sleeps before the next attempt. Fails if there is to be none: the failure lasts, the limits are reached, or somebody
+    /// was told to stop.
+    fn pause_after(&self, tries: &mut Tries, op: Op, name: &str, error: Error) -> Result<()> {
+        let pause = self.retry.pause(tries.made);
+        tries.made += 1;
+        if classify(&error) != Kind::Transient
+            || tries.made >= self.retry.attempts
+            || tries.since.elapsed() + pause > self.retry.total
+        {
+            return Err(ObjectError::from_store(op, name, &self.location, error));
+        }
+        tracing::debug!(location = %self.location, ?op, name, attempt = tries.made, %error, "trying again");
+        if !self.pause(pause) {
+            return Err(ObjectError::from_store(op, name, &self.location, generic(Stopped)));
+        }
+        Ok(())
     }
 
     fn path(&self, op: Op, name: &str) -> Result<Path> {
@@ -178,11 +252,15 @@ impl Remote {
     }
 
     pub(super) fn put(&self, name: &str, bytes: &Bytes, op: Op) -> Result<()> {
-        let path = self.path(op, name)?;
         let mode = match op {
             Op::PutNew => PutMode::Create,
             _ => PutMode::Overwrite,
         };
+        self.put_as(name, bytes, op, mode)
+    }
+
+    pub(super) fn put_as(&self, name: &str, bytes: &Bytes, op: Op, mode: PutMode) -> Result<()> {
+        let path = self.path(op, name)?;
         self.retrying(op, name, |unclear| {
             let (store, path_, payload) = (self.store.clone(), path.clone(), PutPayload::from(bytes.clone()));
             let options = PutOptions::from(mode.clone());
@@ -273,6 +351,21 @@ impl Remote {
         match found {
             Ok(meta) => Ok(Some(info(meta))),
             Err(e) if e.kind == Kind::NotFound => Ok(None),
+            // An answer to HEAD has no body that says why: the same, asked in another way, has.
+            Err(e) if e.kind == Kind::Denied && e.refusal().is_some_and(|r| r.code.is_empty()) => {
+                let asked = self.retrying(Op::Head, name, |_| {
+                    let (store, path) = (self.store.clone(), path.clone());
+                    let first = GetOptions { range: Some((0..1).into()), ..GetOptions::default() };
+                    self.attempt(async move { store.get_opts(&path, first).await.map(|answer| answer.meta) })
+                });
+                match asked {
+                    Ok(meta) => Ok(Some(info(meta))),
+                    Err(e) if e.kind == Kind::NotFound => Ok(None),
+                    // It is there, and empty; HEAD is what is refused.
+                    Err(told) if told.kind == Kind::Short => Err(e),
+                    Err(told) => Err(told),
+                }
+            }
             Err(e) => Err(e),
         }
     }
@@ -339,24 +432,26 @@ impl Remote {
         }
     }
 
-    /// Deletes all of `names`; those that aren't there are fine.
+    /// Deletes all of `names`; those that aren't there are fine. Each by a request of its own: some stores know no other. The
+    /// limits of trying again count from the last that went.
     pub(super) fn delete_many(&self, names: &[&str]) -> Result<()> {
-        let paths = names.iter().map(|name| self.path(Op::Delete, name)).collect::<Result<Vec<_>>>()?;
-        let label = names.first().copied().unwrap_or_default();
-        self.retrying(Op::Delete, label, |_| {
-            let (store, paths) = (self.store.clone(), paths.clone());
-            self.attempt(async move {
-                if let [path] = paths.as_slice() {
-                    return absent_is_fine(store.delete(path).await);
-                }
-                let mut left = futures::stream::iter(paths).map(Ok).boxed();
-                left = store.delete_stream(left);
-                while let Some(deleted) = left.next().await {
-                    absent_is_fine(deleted.map(|_| ()))?;
-                }
-                Ok(())
-            })
-        })
+        let mut left = names.iter().map(|name| self.path(Op::Delete, name)).collect::<Result<Vec<_>>>()?;
+        let mut tries = Tries::default();
+        while let Some(first) = left.first() {
+            let (before, label) = (left.len(), first.to_string());
+            let (store, paths) = (self.store.clone(), std::mem::take(&mut left));
+            let (rest, failure) = self
+                .attempt(async move { Ok(delete_all(&*store, paths).await) })
+                .map_err(|e| ObjectError::from_store(Op::Delete, &label, &self.location, e))?;
+            left = rest;
+            if left.len() < before {
+                tries = Tries::default();
+            }
+            if let Some((path, error)) = failure {
+                self.pause_after(&mut tries, Op::Delete, path.as_ref(), error)?;
+            }
+        }
+        Ok(())
     }
 
     /// One cheap request that fails if the bucket, the credentials or the endpoint are wrong.
@@ -366,6 +461,34 @@ impl Remote {
             self.attempt(async move { store.list(None).try_next().await.map(|_| ()) })
         })
     }
+}
+
+/// Deletes side by side, and begins no more after a failure. What is left, and the failure; one that lasts rather than one that
+/// may pass.
+async fn delete_all(store: &dyn ObjectStore, paths: Vec<Path>) -> (Vec<Path>, Option<(Path, Error)>) {
+    let mut waiting = paths.into_iter();
+    let mut under_way = FuturesUnordered::new();
+    let (mut left, mut failure) = (Vec::new(), None::<(Path, Error)>);
+    loop {
+        while failure.is_none()
+            && under_way.len() < DELETES_AT_ONCE
+            && let Some(path) = waiting.next()
+        {
+            under_way.push(async move {
+                let deleted = absent_is_fine(store.delete(&path).await);
+                (path, deleted)
+            });
+        }
+        let Some((path, deleted)) = under_way.next().await else { break };
+        if let Err(error) = deleted {
+            left.push(path.clone());
+            if failure.as_ref().is_none_or(|(_, known)| classify(known) == Kind::Transient) {
+                failure = Some((path, error));
+            }
+        }
+    }
+    left.extend(waiting);
+    (left, failure)
 }
 
 fn absent_is_fine(deleted: std::result::Result<(), Error>) -> std::result::Result<(), Error> {

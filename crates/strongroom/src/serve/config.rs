@@ -8,6 +8,7 @@ use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
 use strongroom_engine::service::drill::DrillSchedule;
 use strongroom_engine::service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_store::objects::Reach;
 
 /// Where the file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/strongroom/strongroom.toml";
@@ -26,6 +27,7 @@ pub struct FileConfig {
     pub tls: TlsConfig,
     pub hosts: Vec<HostConfig>,
     pub vault_storage: Option<String>,
+    pub s3: Reach,
     pub restore_directories: Vec<RestoreDirectory>,
     pub storage_accounts: Vec<StorageAccount>,
     pub limits: Limits,
@@ -43,6 +45,7 @@ impl Default for FileConfig {
             tls: TlsConfig::default(),
             hosts: service.hosts,
             vault_storage: service.vault_storage,
+            s3: service.s3,
             restore_directories: service.restore_directories,
             storage_accounts: service.storage_accounts,
             limits: service.limits,
@@ -62,6 +65,7 @@ impl FileConfig {
             data,
             hosts: self.hosts.clone(),
             vault_storage: self.vault_storage.clone(),
+            s3: self.s3.clone(),
             restore_directories: self.restore_directories.clone(),
             storage_accounts: self.storage_accounts.clone(),
             limits: self.limits.clone(),
@@ -80,6 +84,7 @@ impl FileConfig {
             tls,
             hosts,
             vault_storage,
+            s3,
             restore_directories,
             storage_accounts,
             limits,
@@ -93,6 +98,7 @@ impl FileConfig {
             ("tls", json!(tls)),
             ("hosts", json!(hosts)),
             ("vault_storage", json!(vault_storage)),
+            ("s3", json!(s3)),
             ("restore_directories", json!(restore_directories)),
             ("storage_accounts", json!(storage_accounts)),
             ("limits", json!(limits)),
@@ -216,13 +222,15 @@ mod tests {
     #[test]
     fn it_is_told_as_users_write_it() {
         let config: FileConfig = toml::from_str(
-            "listen = ['127.0.0.1:21001']\n[limits]\njobs = 4\n[[storage_accounts]]\nname = 'abc'\nurl = 's3://b/p'\naccount = 'id'\nkey_file = '/etc/key'",
+            "listen = ['127.0.0.1:21001']\n[limits]\njobs = 4\n[[storage_accounts]]\nname = 'abc'\nurl = 's3://b/p'\naccount = 'id'\nkey_file = '/etc/key'\nrequests_per_second = 5\n[s3]\nca_file = '/etc/ca.pem'",
         )
         .unwrap();
         let sections = config.sections();
         assert_eq!(sections["listen"], json!(["127.0.0.1:21001"]));
         assert_eq!(sections["limits"]["jobs"], 4);
         assert_eq!(sections["storage_accounts"][0]["key_file"], "/etc/key");
+        assert_eq!(sections["storage_accounts"][0]["requests_per_second"], 5);
+        assert_eq!(sections["s3"]["ca_file"], "/etc/ca.pem");
         assert!(sections["public_url"].is_null() && sections["tls"]["certificate"].is_null());
         // What is told can be read as it is written.
         let read: Limits = serde_json::from_value(sections["limits"].clone()).unwrap();
@@ -232,6 +240,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused() {
         assert!(toml::from_str::<TlsConfig>("certifcate = 'x'").is_err());
+        assert!(toml::from_str::<FileConfig>("[s3]\nrequests_per_second = 0").is_err());
         let mut config: FileConfig = toml::from_str("[limits]\njobs = 0").unwrap();
         assert!(check(&config).is_err());
         config.limits.jobs = 1;

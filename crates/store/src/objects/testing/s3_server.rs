@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::StreamExt as _;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
 use object_store::prefix::PrefixStore;
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
@@ -25,7 +26,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::objects::location::use_ring_for_tls;
+use super::encrypted::Encrypted;
+use super::front::{Asked, Front, Refuse};
+use crate::objects::Reach;
+use crate::objects::location::{Location, s3_client};
 
 /// An error that the server answers with in place of its own answer.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,9 @@ pub struct ErrorAnswer {
     pub after_effect: bool,
 }
 
+/// How long it takes to write, after it was looked.
+const LOOKS_THEN_WRITES: Duration = Duration::from_millis(200);
+
 type Denied = Arc<parking_lot::Mutex<Option<&'static str>>>;
 type Answers = Arc<parking_lot::Mutex<VecDeque<ErrorAnswer>>>;
 
@@ -46,7 +53,10 @@ pub struct S3Server {
     address: SocketAddr,
     answers: Answers,
     ignores_conditions: Arc<AtomicBool>,
+    looks_then_writes: Arc<AtomicBool>,
     denied: Denied,
+    front: Arc<Front>,
+    encrypted: Option<Encrypted>,
     runtime: Option<Runtime>,
     directory: PathBuf,
     _root: Option<TempDir>,
@@ -65,9 +75,21 @@ impl S3Server {
     /// # Panics
     /// When it can't: a test has nothing else to do.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same over TLS, with a certificate of an authority of its own.
+    ///
+    /// # Panics
+    /// When it can't.
+    pub fn start_encrypted() -> Self {
+        Self::start_with(Some(Encrypted::new()))
+    }
+
+    fn start_with(encrypted: Option<Encrypted>) -> Self {
         let root = tempfile::tempdir().expect("a directory for the S3 server");
         std::fs::create_dir(root.path().join(Self::BUCKET)).expect("the bucket's directory");
-        let mut server = Self::start_at(root.path(), 0);
+        let mut server = Self::begin(root.path(), 0, encrypted);
         server._root = Some(root);
         server
     }
@@ -77,6 +99,10 @@ impl S3Server {
     /// # Panics
     /// When it can't.
     pub fn start_at(root: &std::path::Path, port: u16) -> Self {
+        Self::begin(root, port, None)
+    }
+
+    fn begin(root: &std::path::Path, port: u16, encrypted: Option<Encrypted>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3-server")
@@ -86,10 +112,12 @@ impl S3Server {
         let files = FileSystem::new(root).expect("the S3 server's file system");
         let answers = Answers::default();
         let ignores_conditions = Arc::<AtomicBool>::default();
+        let looks_then_writes = Arc::<AtomicBool>::default();
         let denied = Denied::default();
         let mut service = S3ServiceBuilder::new(Serialised {
             answers: answers.clone(),
             ignores_conditions: ignores_conditions.clone(),
+            looks_then_writes: looks_then_writes.clone(),
             denied: denied.clone(),
             inner: Arc::new(files),
             root: root.to_owned(),
@@ -99,12 +127,24 @@ impl S3Server {
         let service = service.build();
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port))).expect("a loopback port");
         let address = listener.local_addr().expect("the port's address");
+        let front = Arc::<Front>::default();
+        let (in_front, acceptor) = (front.clone(), encrypted.as_ref().map(Encrypted::acceptor));
+        let answers_to = service_fn(move |request| {
+            let (front, service) = (in_front.clone(), service.clone());
+            async move { front.answer(&service, request).await }
+        });
         runtime.spawn(async move {
-            let http = Builder::new(TokioExecutor::new());
             while let Ok((socket, _)) = listener.accept().await {
-                let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+                let (answers_to, acceptor) = (answers_to.clone(), acceptor.clone());
                 tokio::spawn(async move {
-                    let _ = connection.await;
+                    let http = Builder::new(TokioExecutor::new());
+                    match acceptor {
+                        None => drop(http.serve_connection(TokioIo::new(socket), answers_to).await),
+                        Some(acceptor) => {
+                            let Ok(socket) = acceptor.accept(socket).await else { return };
+                            drop(http.serve_connection(TokioIo::new(socket), answers_to).await);
+                        }
+                    }
                 });
             }
         });
@@ -112,7 +152,10 @@ impl S3Server {
             address,
             answers,
             ignores_conditions,
+            looks_then_writes,
             denied,
+            front,
+            encrypted,
             runtime: Some(runtime),
             directory: root.to_owned(),
             _root: None,
@@ -129,6 +172,11 @@ impl S3Server {
         self.ignores_conditions.store(true, Ordering::Relaxed);
     }
 
+    /// From here on puts look whether there is an object, and write a while later, as some servers do (SeaweedFS 4.16).
+    pub fn look_then_write(&self) {
+        self.looks_then_writes.store(true, Ordering::Relaxed);
+    }
+
     /// As before.
     pub fn honour_conditions(&self) {
         self.ignores_conditions.store(false, Ordering::Relaxed);
@@ -140,9 +188,43 @@ impl S3Server {
         *self.denied.lock() = of;
     }
 
-    /// `http://127.0.0.1:port`.
+    /// From here on requests for which `rule` has an answer are refused with it, before the server sees them.
+    pub fn refuse(&self, rule: impl Fn(&Asked) -> Option<Refuse> + Send + Sync + 'static) {
+        self.front.refuse(Some(Box::new(rule)));
+    }
+
+    /// As before.
+    pub fn refuse_nothing(&self) {
+        self.front.refuse(None);
+    }
+
+    /// From here on requests like these are taken and never answered.
+    pub fn hang_on(&self, these: impl Fn(&Asked) -> bool + Send + Sync + 'static) {
+        self.front.hang(Some(Box::new(these)));
+    }
+
+    /// As before.
+    pub fn hang_no_more(&self) {
+        self.front.hang(None);
+    }
+
+    /// The requests that came since this was asked last.
+    pub fn take_asked(&self) -> Vec<Asked> {
+        self.front.take_asked()
+    }
+
+    /// The certificate of its authority in PEM, of a server that is encrypted.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn authority_file(&self) -> &std::path::Path {
+        self.encrypted.as_ref().expect("an encrypted server").authority_file()
+    }
+
+    /// `http://127.0.0.1:port`, or with `https`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.encrypted.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The environment variables that lead a client here.
@@ -187,17 +269,11 @@ impl S3Server {
     /// # Panics
     /// When it can't be set up.
     pub fn client(&self, prefix: &str) -> Arc<dyn ObjectStore> {
-        use_ring_for_tls();
-        let client = AmazonS3Builder::new()
-            .with_endpoint(self.endpoint())
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_access_key_id(Self::ACCESS_KEY_ID)
-            .with_secret_access_key(Self::SECRET_ACCESS_KEY)
-            .with_bucket_name(Self::BUCKET)
-            .with_retry(object_store::RetryConfig { max_retries: 0, ..Default::default() })
-            .build()
-            .expect("an S3 client");
+        let location = Location::S3 { bucket: Self::BUCKET.into(), prefix: String::new() };
+        let variables = self.environment().into_iter().map(|(name, value)| (name.to_owned(), value));
+        let ca_file = self.encrypted.as_ref().map(|encrypted| encrypted.authority_file().to_owned());
+        let reach = Reach { ca_file, ..Reach::default() };
+        let client = s3_client(&location, Self::BUCKET, variables, &reach).expect("an S3 client");
         Arc::new(PrefixStore::new(client, prefix))
     }
 }
@@ -214,6 +290,7 @@ impl Drop for S3Server {
 struct Serialised {
     answers: Answers,
     ignores_conditions: Arc<AtomicBool>,
+    looks_then_writes: Arc<AtomicBool>,
     denied: Denied,
     inner: Arc<FileSystem>,
     root: PathBuf,
@@ -276,6 +353,14 @@ impl S3 for Serialised {
         if self.ignores_conditions.load(Ordering::Relaxed) {
             request.input.if_none_match = None;
             request.input.if_match = None;
+        }
+        if self.looks_then_writes.load(Ordering::Relaxed) && request.input.if_none_match.take().is_some() {
+            if self.root.join(&request.input.bucket).join(&request.input.key).exists() {
+                read_all(&mut request.input.body).await;
+                return Err(s3_error!(PreconditionFailed));
+            }
+            tokio::time::sleep(LOOKS_THEN_WRITES).await;
+            return self.inner.put_object(request).await;
         }
         let is_denied = self.denied.lock().is_some_and(|part| request.input.key.contains(part));
         let lock = self.key(&request.input.bucket, &request.input.key).await;
