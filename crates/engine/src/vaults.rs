@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use strongroom_store::objects::{BlobStore, Location, OpenOptions, TEMP_DIR};
+use strongroom_store::objects::{BlobStore, Location, OpenOptions, Reach, Stop, TEMP_DIR};
 use strongroom_store::{InitOptions, KeyFile, Keyring, StoreError, Vault, check_block_size};
 
 /// A vault that was made, and where its key is.
@@ -14,86 +14,122 @@ pub struct NewVault {
     pub key_in_ring: bool,
 }
 
-/// Makes a vault at `location`, a directory that is missing or empty, or a prefix of a bucket.
-///
-/// The key is durable before the vault exists. Once written it stays: that a vault could not be made is never known for sure.
-///
-/// `single_writer`: at most one run at a time is to write to it; then its store need not honour create-if-absent.
-pub fn init(
-    location: &Location,
-    key_file: Option<&Path>,
-    block_size_bytes: Option<u32>,
-    single_writer: bool,
-) -> Result<NewVault> {
-    let mut options = InitOptions { single_writer, ..InitOptions::new() };
-    if let Some(size) = block_size_bytes {
-        check_block_size(size)?;
-        options.block_size_bytes = size;
+/// How vaults' stores are opened.
+#[derive(Debug, Clone, Default)]
+pub struct Stores {
+    /// How remote ones are reached.
+    pub reach: Reach,
+    /// Ends waiting for a remote one that does not answer.
+    pub stop: Stop,
+}
+
+impl Stores {
+    fn options(&self) -> OpenOptions {
+        OpenOptions { reach: self.reach.clone(), stop: self.stop.clone(), ..OpenOptions::default() }
     }
-    if let Some(path) = key_file
-        && path.symlink_metadata().is_ok()
-    {
-        return Err(Error::already_exists(format!(
-            "key file {} already exists; a new vault makes a new key: name a file that does not exist",
-            path.display()
-        )));
-    }
-    // Refuse what is visibly wrong before anything is made.
-    let made_directory = match location {
-        Location::Directory(path) => check_directory(path)?,
-        Location::S3 { .. } => false,
-    };
-    let objects = BlobStore::open(location, OpenOptions { create: true, ..OpenOptions::default() })?;
-    let undo_directory = || {
-        if let (true, Location::Directory(path)) = (made_directory, location) {
-            // Only ever empty directories.
-            let _ = fs::remove_dir(path.join(TEMP_DIR));
-            let _ = fs::remove_dir(path);
+
+    /// Makes a vault at `location`, a directory that is missing or empty, or a prefix of a bucket.
+    ///
+    /// The key is durable before the vault exists. Once written it stays: that a vault could not be made is never known for sure.
+    ///
+    /// `single_writer`: at most one run at a time is to write to it; then its store need not honour create-if-absent.
+    pub fn init(
+        &self,
+        location: &Location,
+        key_file: Option<&Path>,
+        block_size_bytes: Option<u32>,
+        single_writer: bool,
+    ) -> Result<NewVault> {
+        let mut options = InitOptions { single_writer, ..InitOptions::new() };
+        if let Some(size) = block_size_bytes {
+            check_block_size(size)?;
+            options.block_size_bytes = size;
         }
-    };
-    // What is there already, or cannot be asked, costs no key.
-    match Vault::identify(&objects) {
-        Err(StoreError::NotAVault { .. }) => {}
-        Ok(_) => {
-            return Err(
-                StoreError::AlreadyExists { what: format!("a vault at {}", objects.location()) }.into()
-            );
+        if let Some(path) = key_file
+            && path.symlink_metadata().is_ok()
+        {
+            return Err(Error::already_exists(format!(
+                "key file {} already exists; a new vault makes a new key: name a file that does not exist",
+                path.display()
+            )));
         }
-        Err(error) => {
-            undo_directory();
-            return Err(error.into());
-        }
-    }
-    // Before there is a key, and anything that one would believe in.
-    if !single_writer && let Err(error) = objects.check_exclusive() {
-        undo_directory();
-        return Err(error.into());
-    }
-    let saved = KeyFile::generate(options.vault).and_then(|key| {
-        let path = match key_file {
-            Some(path) => key.save_new(path).map(|()| path.to_owned()),
-            None => Keyring::of_user().and_then(|ring| ring.save(&key)),
+        // Refuse what is visibly wrong before anything is made.
+        let made_directory = match location {
+            Location::Directory(path) => check_directory(path)?,
+            Location::S3 { .. } => false,
         };
-        Ok((key, path?))
-    });
-    let (key, key_path) = match saved {
-        Ok(saved) => saved,
-        Err(error) => {
+        let objects = BlobStore::open(location, OpenOptions { create: true, ..self.options() })?;
+        let undo_directory = || {
+            if let (true, Location::Directory(path)) = (made_directory, location) {
+                // Only ever empty directories.
+                let _ = fs::remove_dir(path.join(TEMP_DIR));
+                let _ = fs::remove_dir(path);
+            }
+        };
+        // What is there already, or cannot be asked, costs no key.
+        match Vault::identify(&objects) {
+            Err(StoreError::NotAVault { .. }) => {}
+            Ok(_) => {
+                return Err(
+                    StoreError::AlreadyExists { what: format!("a vault at {}", objects.location()) }.into()
+                );
+            }
+            Err(error) => {
+                undo_directory();
+                return Err(error.into());
+            }
+        }
+        // Before there is a key, and anything that one would believe in.
+        if !single_writer && let Err(error) = objects.check_exclusive() {
             undo_directory();
             return Err(error.into());
         }
-    };
-    match Vault::init(objects, &key, options) {
-        Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
-        Err(error) => {
-            let error = Error::from(error);
-            // Also one that says that another was faster may have been this one, whose answer was lost.
-            let kept = format!(
-                "; a vault may have been made all the same: its key stays in {}, delete it if there is no such vault",
-                key_path.display()
-            );
-            Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
+        let saved = KeyFile::generate(options.vault).and_then(|key| {
+            let path = match key_file {
+                Some(path) => key.save_new(path).map(|()| path.to_owned()),
+                None => Keyring::of_user().and_then(|ring| ring.save(&key)),
+            };
+            Ok((key, path?))
+        });
+        let (key, key_path) = match saved {
+            Ok(saved) => saved,
+            Err(error) => {
+                undo_directory();
+                return Err(error.into());
+            }
+        };
+        match Vault::init(objects, &key, options) {
+            Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
+            Err(error) => {
+                let error = Error::from(error);
+                // Also one that says that another was faster may have been this one, whose answer was lost.
+                let kept = format!(
+                    "; a vault may have been made all the same: its key stays in {}, delete it if there is no such vault",
+                    key_path.display()
+                );
+                Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
+            }
         }
+    }
+
+    /// Opens a location without a key: enough to tell which vault is there.
+    pub fn open_objects(&self, location: &Location) -> Result<BlobStore> {
+        Ok(BlobStore::open(location, self.options())?)
+    }
+
+    /// Opens a vault with the key in `key_file`, or the one the user's keyring has for it.
+    pub fn open(&self, location: &Location, key_file: Option<&Path>) -> Result<Vault> {
+        let objects = self.open_objects(location)?;
+        let key = find_key(&objects, key_file)?;
+        Ok(Vault::open(objects, &key)?)
+    }
+
+    /// The key of a vault, after making sure that it opens it.
+    pub fn export_key(&self, location: &Location, key_file: Option<&Path>) -> Result<KeyFile> {
+        let objects = self.open_objects(location)?;
+        let key = find_key(&objects, key_file)?;
+        Vault::open(objects, &key)?;
+        Ok(key)
     }
 }
 
@@ -133,16 +169,9 @@ fn check_directory(path: &Path) -> Result<bool> {
     }
 }
 
-/// Opens a location without a key: enough to tell which vault is there.
-pub fn open_objects(location: &Location) -> Result<BlobStore> {
-    Ok(BlobStore::open(location, OpenOptions::default())?)
-}
-
-/// Opens a vault with the key in `key_file`, or the one the user's keyring has for it.
+/// Opens a vault as [`Stores::open`] does, reached in no other way than the environment says.
 pub fn open(location: &Location, key_file: Option<&Path>) -> Result<Vault> {
-    let objects = open_objects(location)?;
-    let key = find_key(&objects, key_file)?;
-    Ok(Vault::open(objects, &key)?)
+    Stores::default().open(location, key_file)
 }
 
 fn find_key(objects: &BlobStore, key_file: Option<&Path>) -> Result<KeyFile> {
@@ -150,14 +179,6 @@ fn find_key(objects: &BlobStore, key_file: Option<&Path>) -> Result<KeyFile> {
         Some(path) => Ok(KeyFile::load(path)?),
         None => Ok(Keyring::of_user()?.load(Vault::identify(objects)?)?),
     }
-}
-
-/// The key of a vault, after making sure that it opens it.
-pub fn export_key(location: &Location, key_file: Option<&Path>) -> Result<KeyFile> {
-    let objects = open_objects(location)?;
-    let key = find_key(&objects, key_file)?;
-    Vault::open(objects, &key)?;
-    Ok(key)
 }
 
 /// Reads a key from text and keeps it in the user's keyring. The same key again is fine.

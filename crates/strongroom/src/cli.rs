@@ -2,8 +2,9 @@
 
 use crate::commands::{access, az, completions, host, image, job, point, policy, rescue, serve, vault, vm};
 use clap::{ArgAction, Args, Parser, Subcommand};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
-use strongroom_store::objects::Location;
+use strongroom_store::objects::{Location, Reach};
 
 /// Backups of virtual machines and disk images into encrypted, deduplicated vaults.
 #[derive(Debug, Parser)]
@@ -98,6 +99,26 @@ pub struct VaultArgs {
     pub vault: Location,
     #[command(flatten)]
     pub key: KeyArgs,
+    #[command(flatten)]
+    pub reach: ReachArgs,
+}
+
+/// How a vault in S3 is reached, beside the `AWS_*` variables.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ReachArgs {
+    /// Of a vault in S3: trust the authorities whose certificates (PEM) are in this file, and no others [default:
+    /// AWS_CA_BUNDLE, else the system's].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Of a vault in S3: begin at most so many requests a second.
+    #[arg(long, value_name = "N")]
+    requests_per_second: Option<NonZeroU32>,
+}
+
+impl From<&ReachArgs> for Reach {
+    fn from(args: &ReachArgs) -> Self {
+        Self { ca_file: args.ca.clone(), requests_per_second: args.requests_per_second }
+    }
 }
 
 /// Which key.

@@ -1,12 +1,13 @@
 //! What every command works with: how it prints, how it shows progress, and how it is stopped.
 
-use crate::cli::{GlobalArgs, KeyArgs, VaultArgs};
+use crate::cli::{GlobalArgs, KeyArgs, ReachArgs, VaultArgs};
 use crate::progress::Watch;
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
-use strongroom_engine::{Error, Result, vaults};
-use strongroom_store::objects::Location;
+use strongroom_engine::vaults::Stores;
+use strongroom_engine::{Error, Result};
+use strongroom_store::objects::{Location, Stop};
 use strongroom_store::{Progress, Vault};
 
 /// How a command came out, apart from errors.
@@ -31,7 +32,7 @@ impl Context {
 
     /// Opens the vault that the command line names.
     pub fn open_vault(&self, args: &VaultArgs) -> Result<Vault> {
-        self.open(&args.vault, &args.key)
+        self.open(&args.vault, &args.key, &args.reach)
     }
 
     /// The same, for points to be written to it: its store must create only what is not there.
@@ -41,8 +42,14 @@ impl Context {
         Ok(vault)
     }
 
-    pub fn open(&self, location: &Location, key: &KeyArgs) -> Result<Vault> {
-        vaults::open(location, key.key_file.as_deref())
+    pub fn open(&self, location: &Location, key: &KeyArgs, reach: &ReachArgs) -> Result<Vault> {
+        self.stores(reach).open(location, key.key_file.as_deref())
+    }
+
+    /// Opens stores that are waited for no longer once the command is to stop.
+    pub fn stores(&self, reach: &ReachArgs) -> Stores {
+        let progress = self.progress.clone();
+        Stores { reach: reach.into(), stop: Stop::when(move || progress.is_cancelled()) }
     }
 
     /// The command's result: `value` with --json, else the text.

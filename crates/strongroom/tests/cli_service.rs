@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::{Consistency, ConsistencyLevel, TypedExtent};
 use strongroom_store::objects::Location;
+use strongroom_store::objects::testing::S3Server;
 use strongroom_store::{BlockSource, Disk, DiskRequest, PointDraft, PointKind, Progress, Session};
 
 const CONFIGURATION: &str = "\
@@ -875,4 +876,34 @@ fn a_backup_without_the_service_can_be_promised_a_date() {
     let Some(strongroom_store::Promise::Known(kept)) = manifest.kept else { panic!("{manifest:?}") };
     let days = kept.keep_until.unwrap().duration_since(manifest.taken_at).as_hours() / 24;
     assert!((89..=90).contains(&days), "{kept:?}");
+}
+
+/// The configuration says how vaults in S3 are reached, and a store that hangs does not hold up the service's end.
+#[test]
+fn a_store_that_hangs_does_not_hold_up_the_services_end() {
+    let server = S3Server::start_encrypted();
+    let mut home = home();
+    let authority = server.authority_file().display();
+    let path = home.path("strongroom.toml");
+    let configuration = format!(
+        "vault_storage = \"{}\"\n{}\n[s3]\nca_file = \"{authority}\"\nrequests_per_second = 1000\n",
+        server.location("vaults"),
+        std::fs::read_to_string(&path).unwrap()
+    );
+    std::fs::write(&path, configuration).unwrap();
+    home.environment.extend(server.environment().into_iter().map(|(name, value)| (name.to_owned(), value)));
+    home.ok(["vault", "create", "main"]);
+    assert!(!server.names("vaults").is_empty());
+    server.hang_on(|_| true);
+    server.take_asked();
+    let service = Service::start(&home);
+    let until = Instant::now() + Duration::from_secs(60);
+    while server.take_asked().is_empty() {
+        assert!(Instant::now() < until, "it asked its store for nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = Instant::now();
+    service.stop();
+    // Far less than the minute after which a request is given up by itself.
+    assert!(told.elapsed() < Duration::from_secs(25), "{:?}", told.elapsed());
 }

@@ -9,7 +9,6 @@ use super::notes::{NotedItem, NotedPoint, NotedSettings};
 use super::{Service, groups, notes, older_catalog, policies, reconcile, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
-use crate::vaults as stores;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -65,7 +64,7 @@ pub fn import(
         Some(_) => None,
     };
     let key_file = key_file.or(own_key.as_deref());
-    let store = stores::open(&Location::parse(location)?, key_file)?;
+    let store = service.opener.open(&Location::parse(location)?, key_file)?;
     let known: Vec<Vault> = service.catalog.find(&Query::all())?;
     if let Some(other) = known.iter().find(|v| v.store_id == store.id()) {
         return Err(Error::already_exists(format!(
@@ -84,7 +83,7 @@ pub fn import(
         ),
         // The user's keyring has it: a copy stays with the service.
         None => {
-            let key = stores::export_key(&Location::parse(location)?, None)?;
+            let key = service.opener.export_key(&Location::parse(location)?, None)?;
             let path = service.data().keys().join(format!("{id}.key"));
             key.save_new(&path)?;
             Some(path.display().to_string())

@@ -7,7 +7,7 @@ use std::{fs, io};
 use strongroom_catalog::service::{Query, Setting, Vault};
 use strongroom_domain::VaultId;
 use strongroom_store::KeyFile;
-use strongroom_store::objects::{BlobStore, Location, OpenOptions};
+use strongroom_store::objects::Location;
 use uuid::Uuid;
 
 /// A purged vault, as it is remembered while its key is there.
@@ -89,7 +89,7 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
         }
     }
     for place in places {
-        match storage::vault_at(&place) {
+        match storage::vault_at(service, &place) {
             Ok(Some(found)) if found == id => {
                 return Err(busy(format!(
                     "The key of vault {id} is kept: its store is there, at {place}. Import it (`strongroom vault import`), or remove the store first if nobody wants what it holds."
@@ -146,7 +146,7 @@ pub(super) fn find(service: &Service, id: VaultId) -> Result<Option<(PathBuf, Op
 /// The key in the data directory that is of the vault at `location`, if there is one.
 pub(super) fn of_store(service: &Service, location: &str) -> Result<Option<PathBuf>> {
     // What is wrong with the location is said by whoever opens it.
-    let Ok(objects) = BlobStore::open(&Location::parse(location)?, OpenOptions::default()) else {
+    let Ok(objects) = service.opener.open_objects(&Location::parse(location)?) else {
         return Ok(None);
     };
     let Ok(id) = strongroom_store::Vault::identify(&objects) else { return Ok(None) };

@@ -99,6 +99,8 @@ pub struct Inner {
     tenant: Uuid,
     /// This run of the service: who has a job's lease.
     run: Uuid,
+    /// How vaults' stores are opened.
+    pub(crate) opener: crate::vaults::Stores,
     /// Vaults' stores that are open.
     stores: Mutex<HashMap<Uuid, strongroom_store::Vault>>,
     pub(crate) runner: runner::Runner,
@@ -252,6 +254,7 @@ impl Service {
         };
         let (subscription, tenant) = (id("subscription")?, id("tenant")?);
         let guard = clock::load_guard(&*catalog, &*clock)?;
+        let opener = crate::vaults::Stores { reach: config.s3.clone(), ..Default::default() };
         let service = Self(Arc::new(Inner {
             runner: runner::Runner::new(),
             snapshots: snapshots::Snapshots::default(),
@@ -267,6 +270,7 @@ impl Service {
             subscription,
             tenant,
             run: Uuid::new_v4(),
+            opener,
             stores: Mutex::default(),
             exclusive: exclusive::Found::default(),
             _lock: lock,
@@ -288,6 +292,11 @@ impl Service {
     /// Begins to run what runs by itself: jobs, schedules, retention, discovery.
     pub fn start(&self) -> Result<()> {
         runner::start(self)
+    }
+
+    /// Tells what runs by itself to stop, and whoever waits for a vault's store to wait no longer.
+    pub fn let_go(&self) {
+        runner::let_go(self);
     }
 
     /// Stops what runs by itself: running jobs are put back, to go on at the next start.

@@ -154,13 +154,21 @@ pub(super) fn start(service: &Service) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn stop(service: &Service) {
+/// Whatever runs here is told to end, and nobody waits for a store that does not answer any longer.
+pub(super) fn let_go(service: &Service) {
     let runner = &service.runner;
     runner.stopping.store(true, Ordering::SeqCst);
     for running in runner.running.lock().values() {
         running.stop(Reason::ServiceStops);
     }
+    // After the jobs know why.
+    service.opener.stop.stop();
     runner.wake();
+}
+
+pub(super) fn stop(service: &Service) {
+    let_go(service);
+    let runner = &service.runner;
     let threads: Vec<_> = runner.threads.lock().drain(..).collect();
     for thread in threads {
         if thread.thread().id() != std::thread::current().id() {

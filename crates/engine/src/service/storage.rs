@@ -6,7 +6,6 @@
 
 use super::{Service, keys};
 use crate::error::{Error, ErrorKind, Result};
-use crate::vaults as stores;
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -281,9 +280,9 @@ fn stray_store(service: &Service, path: PathBuf, id: Uuid) -> StrayStore {
     let mut stray = StrayStore { path, vault: None, key_file, points: None, problem: None };
     let mut look = || -> Result<()> {
         let location = Location::Directory(stray.path.clone());
-        stray.vault = Some(Store::identify(&stores::open_objects(&location)?)?);
+        stray.vault = Some(Store::identify(&service.opener.open_objects(&location)?)?);
         let Some(key) = &stray.key_file else { return Ok(()) };
-        let list = stores::open(&location, Some(key))?.points(None)?;
+        let list = service.opener.open(&location, Some(key))?.points(None)?;
         stray.points = Some((list.points.len() + list.damaged.len()) as u64);
         Ok(())
     };
@@ -328,7 +327,7 @@ pub(super) fn tell_strays(service: &Service) {
 }
 
 /// What is at a location: a vault, none, or nobody knows.
-pub(super) fn vault_at(location: &str) -> std::result::Result<Option<VaultId>, String> {
+pub(super) fn vault_at(service: &Service, location: &str) -> std::result::Result<Option<VaultId>, String> {
     let location = Location::parse(location).map_err(|e| e.to_string())?;
     if let Location::Directory(path) = &location {
         match fs::symlink_metadata(path) {
@@ -337,7 +336,7 @@ pub(super) fn vault_at(location: &str) -> std::result::Result<Option<VaultId>, S
             Err(e) => return Err(e.to_string()),
         }
     }
-    let objects = stores::open_objects(&location).map_err(|e| e.to_string())?;
+    let objects = service.opener.open_objects(&location).map_err(|e| e.to_string())?;
     match Store::identify(&objects) {
         Ok(id) => Ok(Some(id)),
         Err(StoreError::NotAVault { .. }) => Ok(None),

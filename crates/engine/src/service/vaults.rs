@@ -2,7 +2,6 @@
 
 use super::{Service, groups, held, keys, notes, older_catalog, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::vaults as stores;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -590,8 +589,12 @@ fn make_store(service: &Service, vault: &mut Vault, single_writer: bool) -> Resu
         Some(base) => format!("{}/{}", base.trim_end_matches('/'), vault.id),
         None => service.data().vaults().join(vault.id.to_string()).display().to_string(),
     };
-    let made =
-        stores::init(&Location::parse(&location)?, Some(&key_path(service, vault)), None, single_writer)?;
+    let made = service.opener.init(
+        &Location::parse(&location)?,
+        Some(&key_path(service, vault)),
+        None,
+        single_writer,
+    )?;
     vault.store_location = location;
     vault.store_id = made.vault.id();
     super::exclusive::opened(service, vault.id, &made.vault);
@@ -601,8 +604,10 @@ fn make_store(service: &Service, vault: &mut Vault, single_writer: bool) -> Resu
 
 pub(super) fn open_store(service: &Service, vault: &Vault) -> Result<strongroom_store::Vault> {
     let location = Location::parse(&vault.store_location)?;
-    let store =
-        stores::open(&location, Some(&key_path(service, vault))).map_err(|e| out_of_sight(vault, e))?;
+    let store = service
+        .opener
+        .open(&location, Some(&key_path(service, vault)))
+        .map_err(|e| out_of_sight(vault, e))?;
     if store.id() != vault.store_id {
         return Err(Error::new(
             ErrorKind::Corrupt,

@@ -6,11 +6,14 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strongroom_api::http::{Server, ServerBounds, ServerConfig, ServerError, Stop};
 use strongroom_api::tls::{Certificates, TlsSource};
 use strongroom_engine::{Error, ErrorKind, Result};
 
+/// How long requests that came before the end may wait for a vault's store.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often certificates are looked after.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -77,7 +80,9 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
     say(context, &url, &data, &opened);
 
     let stop = Stop::new();
+    let is_over = Arc::<AtomicBool>::default();
     let watcher = {
+        let over = is_over.clone();
         let (stop, progress, service) = (stop.clone(), context.progress.clone(), opened.service.clone());
         std::thread::spawn(move || {
             let mut looked = std::time::Instant::now();
@@ -91,9 +96,16 @@ pub fn run(arguments: &ServeArgs, context: &Context) -> Result<Outcome> {
                 }
             }
             stop.stop();
+            // Requests under way are answered first, unless what they wait for does not come.
+            let told = std::time::Instant::now();
+            while told.elapsed() < STORE_PATIENCE && !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            service.let_go();
         })
     };
     server.run(opened.api.clone(), &stop);
+    is_over.store(true, Ordering::Relaxed);
     context.progress.cancel();
     let _ = watcher.join();
     context.note("stopping: running jobs are let go of, and go on at the next start");

@@ -28,7 +28,7 @@ from now: `90m`, `12h`, `30d`, `2w`.
 `s3://bucket/prefix`, and with `--key-file` that is all. A point is named by its id, by `ITEM@latest`, or by `ITEM@TIME`: the
 item's last point taken at or before that time. `--vault` and `--key-file` can also be given as `STRONGROOM_VAULT` and
 `STRONGROOM_KEY_FILE`. S3 takes its credentials and endpoint from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
-`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`.
+`AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`; [object-stores.md](object-stores.md) has the rest.
 
 ## Output
 

@@ -44,7 +44,7 @@ pub struct LogArgs {
 }
 
 pub fn run(arguments: &LogArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let vault = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach)?;
     let entries: Vec<Value> = match vault.read_note(NOTE)? {
         Some(note) => entries_of(&note),
         None => Vec::new(),

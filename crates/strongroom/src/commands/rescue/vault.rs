@@ -1,7 +1,7 @@
 //! `strongroom rescue vault`: making vaults, keys, figures, checking and giving space back.
 
 use super::log;
-use crate::cli::{KeyArgs, parse_location};
+use crate::cli::{KeyArgs, ReachArgs, parse_location};
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, size};
 use clap::{Args, Subcommand};
@@ -41,6 +41,8 @@ pub struct LocationArg {
     /// A directory or s3://bucket/prefix (credentials and endpoint come from AWS_* variables).
     #[arg(value_name = "LOCATION", value_parser = parse_location)]
     pub(super) location: Location,
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
 }
 
 #[derive(Debug, Args)]
@@ -200,7 +202,7 @@ struct InitDocument {
 }
 
 fn init(arguments: &InitArgs, context: &Context) -> Result<Outcome> {
-    let made = vaults::init(
+    let made = context.stores(&arguments.at.reach).init(
         &arguments.at.location,
         arguments.key_file.as_deref(),
         arguments.block_size,
@@ -246,7 +248,7 @@ struct StatsDocument {
 }
 
 fn stats(arguments: &StatsArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let vault = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach)?;
     let stats = vault.stats()?;
     let out_of_sight = super::point::out_of_sight(&vault.out_of_sight()?);
     let document = StatsDocument {
@@ -300,9 +302,10 @@ struct KeyDocument {
 }
 
 fn export(arguments: &ExportArgs, context: &Context) -> Result<Outcome> {
-    let key = vaults::export_key(&arguments.at.location, arguments.key.key_file.as_deref())?;
+    let stores = context.stores(&arguments.at.reach);
+    let key = stores.export_key(&arguments.at.location, arguments.key.key_file.as_deref())?;
     // Who took the key away is worth knowing; a vault that cannot be written gives it all the same.
-    if let Ok(vault) = context.open(&arguments.at.location, &arguments.key) {
+    if let Ok(vault) = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach) {
         let to = arguments.to.as_ref().map_or_else(|| "printed".into(), |to| format!("to {}", to.display()));
         log::note_quietly(&vault, "vault key export", to);
     }
@@ -366,7 +369,7 @@ struct CheckDocument {
 }
 
 fn check(arguments: &CheckArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let vault = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach)?;
     if arguments.renew_marker {
         vault.renew_marker()?;
     }
@@ -380,6 +383,13 @@ fn check(arguments: &CheckArgs, context: &Context) -> Result<Outcome> {
         report,
     };
     context.print(&document, || check_text(&document, arguments.read_data))?;
+    for left in &document.report.left_behind {
+        context.warn(format_args!(
+            "{left} stays behind in {}: the credentials in use may not delete it. It is over and holds nothing up; the next reclaim, by \
+             who may delete, removes it",
+            document.location
+        ));
+    }
     Ok(if document.sound { Outcome::Done } else { Outcome::Damage })
 }
 
@@ -432,7 +442,7 @@ struct ReclaimDocument {
 }
 
 fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
-    let vault = context.open(&arguments.at.location, &arguments.key)?;
+    let vault = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach)?;
     if !arguments.accept_loss.is_empty() {
         vaults::refuse_immutable(&vault, arguments.although_immutable)?;
     }

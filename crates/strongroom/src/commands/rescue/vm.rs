@@ -1,7 +1,7 @@
 //! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
-use crate::cli::{KeyArgs, VaultArgs, parse_location};
 use crate::commands::vm::untrack::UntrackedDocument;
+use crate::cli::{KeyArgs, ReachArgs, VaultArgs, parse_location};
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
 use crate::when;
@@ -59,6 +59,8 @@ pub struct ListArgs {
     vault: Option<Location>,
     #[command(flatten)]
     key: KeyArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -253,7 +255,7 @@ fn machine_document(listed: &ListedMachine) -> MachineDocument {
 
 fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
     let points = match &arguments.vault {
-        Some(location) => context.open(location, &arguments.key)?.points(None)?.points,
+        Some(location) => context.open(location, &arguments.key, &arguments.reach)?.points(None)?.points,
         None => Vec::new(),
     };
     let found = machine::list(&arguments.host.libvirt(), &points)?;
