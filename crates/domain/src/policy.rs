@@ -115,6 +115,23 @@ pub struct Retention {
     pub yearly: Option<YearlyRetention>,
 }
 
+/// How consistent a snapshot is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotConsistency {
+    /// As the machine allows: it is frozen where its agent answers.
+    #[default]
+    AsPossible,
+    /// Nothing in the machine is asked to do anything. Azure's `OnlyCrashConsistent`.
+    OnlyCrash,
+}
+
+impl SnapshotConsistency {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A backup policy's rules. Its name and place are the catalog's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -124,6 +141,8 @@ pub struct Policy {
     pub zone: ZoneName,
     /// Days that snapshots are kept for restores at once, beside the copy in the vault.
     pub snapshot_days: u32,
+    #[serde(default, skip_serializing_if = "SnapshotConsistency::is_usual")]
+    pub snapshot_consistency: SnapshotConsistency,
 }
 
 /// Why a policy was refused. The message says what is wrong and what is allowed.
@@ -170,6 +189,7 @@ impl Policy {
             retention: Retention { daily: Some(DailyRetention { days: 180 }), ..Retention::default() },
             zone: ZoneName::utc(),
             snapshot_days: 2,
+            snapshot_consistency: SnapshotConsistency::default(),
         }
     }
 
@@ -185,6 +205,7 @@ impl Policy {
             retention: Retention { daily: Some(DailyRetention { days: 30 }), ..Retention::default() },
             zone: ZoneName::utc(),
             snapshot_days: 7,
+            snapshot_consistency: SnapshotConsistency::default(),
         }
     }
 

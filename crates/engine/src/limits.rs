@@ -87,8 +87,11 @@ pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(3600);
 pub const EXCLUSIVE_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How long ended operations and jobs can be looked at.
 pub const OPERATIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A machine that is asked for and not known is looked for this often at most.
-pub const DISCOVERY_ON_DEMAND_INTERVAL: Duration = Duration::from_secs(3);
+/// Machines that are asked for and not known are looked for again when this many times as long has passed as the last look
+/// took: whoever asks for names that are not there has the hosts busy for a fifth of the time at most.
+pub const DISCOVERY_ON_DEMAND_REST: u32 = 4;
+/// But no longer than this.
+pub const DISCOVERY_ON_DEMAND_REST_MAX: Duration = Duration::from_secs(3);
 /// Machines that discovery writes down in one transaction.
 pub const MACHINES_AT_ONCE: usize = 64;
 /// How long what is known of a machine's disks counts, unless somebody asks for a close look.

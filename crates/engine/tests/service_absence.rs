@@ -850,8 +850,8 @@ fn a_key_can_be_deleted_where_vaults_are_kept_elsewhere() {
     };
     let service = open();
     groups::put(&service, "group", "local", None).unwrap();
-    let make =
-        |name: &str| vaults::put(&service, "group", name, "local", &VaultSettings::default()).unwrap().0;
+    let settings = VaultSettings { soft_delete: Some(SoftDelete::Disabled), ..VaultSettings::default() };
+    let make = |name: &str| vaults::put(&service, "group", name, "local", &settings).unwrap().0;
     let (first, second) = (make("first"), make("second"));
     std::fs::remove_file(data.join("vaults").join(storage::MARKER)).unwrap();
     vaults::delete(&service, &first).unwrap();

@@ -225,6 +225,7 @@ impl Lab {
             excluded: Vec::new(),
             has_choice: false,
             os: "Linux".into(),
+            machine_size: String::new(),
             stored_bytes: 0,
             reason: None,
             scheduled_for: Some(run),

@@ -171,6 +171,7 @@ impl Lab {
             excluded: Vec::new(),
             has_choice: false,
             os: "Linux".into(),
+            machine_size: String::new(),
             stored_bytes: 0,
             reason,
             scheduled_for,
@@ -268,7 +269,13 @@ fn daily(days: u32) -> Rules {
 
 fn vault(lab: &Lab, settings: &VaultSettings) {
     groups::put(&lab.service, "group", "local", None).unwrap();
-    vaults::put(&lab.service, "group", "vault", "local", settings).unwrap();
+    let mut unlocked = settings.clone();
+    if settings.immutability == Some(Immutability::Locked) {
+        // It takes a step of its own.
+        unlocked.immutability = Some(Immutability::Unlocked);
+    }
+    let (vault, _) = vaults::put(&lab.service, "group", "vault", "local", &unlocked).unwrap();
+    vaults::update(&lab.service, &vault, settings).unwrap();
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query, Table, Vault};
 use strongroom_domain::job::JobStatus;
+use strongroom_domain::policy::{Policy as Rules, SnapshotConsistency};
 use strongroom_engine::service::config::StorageAccount;
 use strongroom_engine::service::restore::{self, Target};
 use strongroom_engine::service::vaults::VaultSettings;
@@ -22,6 +23,7 @@ use strongroom_engine::service::{
     Clock, Service, ServiceConfig, SystemClock, backup, exclusive, groups, items, machines, points, policies,
     reconcile, vaults,
 };
+use strongroom_hypervisor::Quiesce;
 use strongroom_store::Session;
 use strongroom_store::objects::Location;
 use strongroom_store::objects::testing::{ErrorAnswer, S3Server};
@@ -224,6 +226,55 @@ fn a_vault_stays_what_it_was_made_as() {
     let error = vaults::put(&lab.service, "group", "vault", "local", &for_one_writer()).unwrap_err();
     assert!(error.message.contains("for several writers"), "{error}");
     assert!(!vaults::is_single_writer(&lab.service, &lab.vault()).unwrap());
+}
+
+/// Somebody asked for another one a moment before.
+#[test]
+fn a_machine_that_was_defined_after_another_was_missed_is_found() {
+    let lab = Lab::new(&VaultSettings::default());
+    for round in 0..3 {
+        let name = format!("new{round}");
+        machines::get(&lab.service, "group", "nothing").unwrap_err();
+        lab.define(&name);
+        assert_eq!(machines::get(&lab.service, "group", &name).unwrap().name, name);
+    }
+}
+
+#[test]
+fn who_asks_for_what_is_not_there_does_not_keep_the_hosts_busy() {
+    let lab = Lab::new(&VaultSettings::default());
+    machines::discover(&lab.service).unwrap();
+    let takes = Duration::from_millis(20);
+    lab.host.take_long_to_list(takes);
+    let (before, began) = (lab.host.times_listed(), Instant::now());
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let service = &lab.service;
+            scope.spawn(move || {
+                for m in 0..5 {
+                    machines::get(service, "group", &format!("nothing{n}-{m}")).unwrap_err();
+                }
+            });
+        }
+    });
+    // A hundred questions; each look takes a fifth of the time at most. The service itself may have looked, too.
+    let most = began.elapsed().as_millis() / (takes.as_millis() * 5) + 3;
+    let looks = lab.host.times_listed() - before;
+    assert!(looks >= 5 && looks as u128 <= most, "{looks} looks, {most} at most");
+}
+
+#[test]
+fn a_policy_can_want_snapshots_without_freezing() {
+    let lab = Lab::new(&VaultSettings::default());
+    let item = lab.protect("machine");
+    lab.over(lab.back_up(&item).id);
+    assert_eq!(lab.host.asked_to_freeze(), [Quiesce::Auto]);
+    assert_eq!(lab.points(&item)[0].machine_size, "1vcpu_32MiB");
+    let default = policies::get(&lab.service, &lab.vault(), "DefaultPolicy").unwrap();
+    let rules = Rules { snapshot_consistency: SnapshotConsistency::OnlyCrash, ..default.rules };
+    policies::put(&lab.service, &lab.vault(), "DefaultPolicy", rules, serde_json::Value::Null).unwrap();
+    lab.over(lab.back_up(&item).id);
+    assert_eq!(lab.host.asked_to_freeze(), [Quiesce::Auto, Quiesce::Never]);
 }
 
 #[test]

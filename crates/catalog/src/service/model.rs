@@ -537,6 +537,9 @@ pub struct Point {
     #[serde(default)]
     pub has_choice: bool,
     pub os: String,
+    /// The machine's size at that time, as the machine shows it; empty where nobody noted it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub machine_size: String,
     pub stored_bytes: u64,
     /// Why it was made. None: nobody knows, or it was not written down yet and follows from the next two.
     #[serde(default)]

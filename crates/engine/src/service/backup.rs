@@ -24,9 +24,9 @@ use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemEvent;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_domain::limits::ON_DEMAND_DAYS;
-use strongroom_domain::policy::PolicyTier;
+use strongroom_domain::policy::{Policy as Rules, PolicyTier, SnapshotConsistency};
 use strongroom_domain::retention::{PointFacts, PointReason, RetentionMode, retain};
-use strongroom_hypervisor::{GuestReport, GuestVia, ScriptRun};
+use strongroom_hypervisor::{GuestReport, GuestVia, Quiesce, ScriptRun};
 use strongroom_store::{Kept, KeptPolicy, Manifest, Progress, Promise};
 use uuid::Uuid;
 
@@ -92,6 +92,16 @@ fn promise(service: &Service, item: &Item, request: &BackupRequest) -> Result<Ke
         kept.policy = Some(Box::new(KeptPolicy { name: policy.name, rules: policy.rules }));
     }
     Ok(kept)
+}
+
+/// Whether the item's policy lets its machine be frozen.
+fn quiesce(service: &Service, item: &Item) -> Result<Quiesce> {
+    let policy = item.policy.map(|id| service.catalog.get::<Policy>(id)).transpose()?.flatten();
+    let rules = policy.map(|policy| policy.rules).or_else(|| item.last_rules.clone());
+    Ok(match rules.unwrap_or_else(Rules::default_standard).snapshot_consistency {
+        SnapshotConsistency::AsPossible => Quiesce::Auto,
+        SnapshotConsistency::OnlyCrash => Quiesce::Never,
+    })
 }
 
 /// A new backup job of an item, not written yet.
@@ -181,6 +191,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         job: Some(job.id.to_string()),
         parents: transfer::last_known(service, &parts.item)?,
         kept: Some(promise(service, &parts.item, &parts.request)?),
+        quiesce: quiesce(service, &parts.item)?,
         ..BackupOptions::default()
     };
     let hypervisor = service.host(&parts.machine.host)?.hypervisor.clone();
@@ -245,6 +256,7 @@ pub(super) fn take_point(
         job: Some(job.id.to_string()),
         parents: transfer::last_known(service, item)?,
         kept: Some(promise(service, item, &request)?),
+        quiesce: quiesce(service, item)?,
         ..BackupOptions::default()
     };
     let mut taken =
@@ -494,6 +506,11 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
         has_choice: !excluded.is_empty(),
         excluded,
         os: "Linux".into(),
+        machine_size: manifest
+            .definition
+            .as_ref()
+            .map(|d| machine::definition::facts(&d.text))
+            .map_or_else(String::new, |facts| machines::size_name(facts.vcpus, facts.memory_mib)),
         stored_bytes: manifest.stored_bytes,
         reason,
         scheduled_for,

@@ -7,6 +7,7 @@ use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use strongroom_store::objects::{ContainerAddress, ContainerSettings, Reach, Secret};
@@ -30,6 +31,51 @@ pub struct ServiceConfig {
     pub drills: Vec<DrillSchedule>,
     pub snapshots: SnapshotConfig,
     pub audit: AuditConfig,
+    /// Where the data of vaults goes that are closed to public networks.
+    pub private_networks: Vec<Network>,
+}
+
+/// Addresses that begin alike: `192.0.2.0/24`, or one alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // 128 bits of either kind; what an IPv4 address is in IPv6's clothes counts as such.
+        let bits = |address: IpAddr| match address.to_canonical() {
+            IpAddr::V4(v4) => (true, u128::from(u32::from(v4)) << 96),
+            IpAddr::V6(v6) => (false, u128::from(v6)),
+        };
+        let ((own_kind, own), (kind, given)) = (bits(self.address), bits(address));
+        own_kind == kind && (own ^ given).leading_zeros() >= u32::from(self.prefix)
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        let wrong =
+            || format!("'{text}' is not a network such as 192.0.2.0/24 or 2001:db8::/32, or an address");
+        let (address, prefix) = text.split_once('/').map_or((&*text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(most), |p| p.parse().map_err(|_| wrong()))?;
+        if prefix > most {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        format!("{}/{}", network.address, network.prefix)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -237,6 +283,7 @@ impl Default for ServiceConfig {
             drills: Vec::new(),
             snapshots: SnapshotConfig::default(),
             audit: AuditConfig::default(),
+            private_networks: Vec::new(),
         }
     }
 }

@@ -67,8 +67,15 @@ pub fn import(
     let store = service.opener.open(&Location::parse(location)?, key_file)?;
     let known: Vec<Vault> = service.catalog.find(&Query::all())?;
     if let Some(other) = known.iter().find(|v| v.store_id == store.id()) {
+        let advice = match other.deleted_at {
+            None => String::new(),
+            Some(_) => format!(
+                ", which was deleted and is not purged yet: bring it back with `strongroom vault undelete {}`",
+                other.name
+            ),
+        };
         return Err(Error::already_exists(format!(
-            "this store is that of the vault '{}' already",
+            "this store is that of the vault '{}' already{advice}",
             other.name
         )));
     }

@@ -20,6 +20,17 @@ pub struct JobFilter {
     pub item: Option<Uuid>,
 }
 
+impl JobFilter {
+    /// Whether a job is one of those.
+    pub fn passes(&self, job: &Job) -> bool {
+        self.status.is_none_or(|status| job.status == status)
+            && self.operation.is_none_or(|operation| job.operation == operation)
+            && self.started_from.is_none_or(|from| job.started_at >= from)
+            && self.started_before.is_none_or(|before| job.started_at < before)
+            && self.item.is_none_or(|item| job.item == Some(item))
+    }
+}
+
 /// A page of jobs, the newest first.
 pub fn list(service: &Service, vault: &Vault, filter: &JobFilter, skip: u32, limit: u32) -> Result<Vec<Job>> {
     let mut query = Query::all().eq("vault", vault.id);

@@ -2,7 +2,9 @@
 
 use super::{Host, Service, groups, operations, vaults};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::{DISCOVERY_ON_DEMAND_INTERVAL, INSPECTION_INTERVAL, MACHINES_AT_ONCE};
+use crate::limits::{
+    DISCOVERY_ON_DEMAND_REST, DISCOVERY_ON_DEMAND_REST_MAX, INSPECTION_INTERVAL, MACHINES_AT_ONCE,
+};
 use crate::machine::definition;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +32,8 @@ struct Seen {
     began: Option<Instant>,
     /// When each machine was looked at closely.
     inspected: HashMap<Uuid, Instant>,
-    last: Option<Instant>,
+    /// When the next is due that only somebody's question asks for.
+    rested: Option<Instant>,
 }
 
 /// Looks at everything that somebody asked for.
@@ -58,32 +61,51 @@ pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Machine
     Ok(service.catalog.first(query)?)
 }
 
-/// The machine of that name; one that is not known yet is looked for.
+/// The machine of that name. One that is not known yet is looked for by the next look of those that have their rests
+/// between them: it is not said to be missing for what was, or was not, there before somebody asked.
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Machine> {
-    if let Some(machine) = find(service, group, name)? {
-        return Ok(machine);
-    }
-    let looked = service.discovery.seen.lock().last;
-    if looked.is_none_or(|at| at.elapsed() >= DISCOVERY_ON_DEMAND_INTERVAL) {
-        look_around(service, false)?;
-    }
-    find(service, group, name)?.ok_or_else(|| not_found(group, name))
+    find_or_look(service, group, name, true)
 }
 
 /// The machine of that name, for whoever is about to do something with it: one that is not known yet is looked for, however
 /// short a while ago somebody looked.
 pub fn get_or_look(service: &Service, group: &str, name: &str) -> Result<Machine> {
+    find_or_look(service, group, name, false)
+}
+
+fn find_or_look(service: &Service, group: &str, name: &str, rests: bool) -> Result<Machine> {
     if let Some(machine) = find(service, group, name)? {
         return Ok(machine);
     }
     let asked = Instant::now();
-    let turn = service.discovery.turn.lock();
-    // Somebody else's look, which began after this was asked for, is as good.
-    if service.discovery.seen.lock().began.is_none_or(|began| began < asked) {
-        look_around_in(&turn, service, false)?;
+    loop {
+        let turn = service.discovery.turn.lock();
+        let (began, rested) = {
+            let seen = service.discovery.seen.lock();
+            (seen.began, seen.rested.filter(|_| rests))
+        };
+        // Somebody else's look, which began after this was asked for, is as good.
+        if began.is_some_and(|began| began >= asked) {
+            break;
+        }
+        let left = rested.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        if left.is_zero() || service.runner.is_stopping() {
+            look_around_in(&turn, service, false)?;
+            break;
+        }
+        // All who wait share the look of the one that comes first.
+        drop(turn);
+        std::thread::sleep(left);
     }
-    drop(turn);
     find(service, group, name)?.ok_or_else(|| not_found(group, name))
+}
+
+/// What a machine's size is called; nothing of one that is not known.
+pub fn size_name(vcpus: u32, memory_mib: u64) -> String {
+    match vcpus {
+        0 => String::new(),
+        _ => format!("{vcpus}vcpu_{memory_mib}MiB"),
+    }
 }
 
 /// Machines that are there, by name.
@@ -178,7 +200,8 @@ pub(super) fn look_around(service: &Service, closely: bool) -> Result<()> {
 }
 
 fn look_around_in(_turn: &MutexGuard<'_, ()>, service: &Service, closely: bool) -> Result<()> {
-    service.discovery.seen.lock().began = Some(Instant::now());
+    let began = Instant::now();
+    service.discovery.seen.lock().began = Some(began);
     for host in &service.hosts {
         let result = discover_host(service, host, closely);
         if let Err(error) = &result {
@@ -191,7 +214,8 @@ fn look_around_in(_turn: &MutexGuard<'_, ()>, service: &Service, closely: bool) 
         };
         service.discovery.seen.lock().hosts.insert(host.name.clone(), entry);
     }
-    service.discovery.seen.lock().last = Some(Instant::now());
+    let rest = (began.elapsed() * DISCOVERY_ON_DEMAND_REST).min(DISCOVERY_ON_DEMAND_REST_MAX);
+    service.discovery.seen.lock().rested = Some(Instant::now() + rest);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Places: directories and containers that disks can be restored to, shown as storage accounts, and virtual networks.
 
 use super::Service;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -46,8 +46,23 @@ pub struct VirtualNetwork {
 const LIBVIRT_IMAGES: &str = "/var/lib/libvirt/images";
 
 /// Configured directories and containers, then the directories of the hosts' storage pools. Where there is none of all that:
-/// libvirt's own directory of disks.
-pub fn list(service: &Service) -> Vec<Place> {
+/// libvirt's own directory of disks. None at all, where a host does not answer, is an error.
+pub fn list(service: &Service) -> Result<Vec<Place>> {
+    let found = look(service);
+    match found.places.is_empty() && !found.silent.is_empty() {
+        true => Err(not_asked(Error::not_found("No storage account was found."), &found.silent)),
+        false => Ok(found.places),
+    }
+}
+
+struct Found {
+    places: Vec<Place>,
+    /// Hosts that did not answer, and why.
+    silent: Vec<String>,
+}
+
+fn look(service: &Service) -> Found {
+    let mut silent = Vec::new();
     let mut places: Vec<Place> = service
         .config
         .restore_directories
@@ -78,6 +93,7 @@ pub fn list(service: &Service) -> Vec<Place> {
             Ok(pools) => pools,
             Err(error) => {
                 tracing::warn!(host = host.name, %error, "storage pools could not be listed");
+                silent.push(format!("{} ({error})", host.name));
                 continue;
             }
         };
@@ -102,6 +118,7 @@ pub fn list(service: &Service) -> Vec<Place> {
     }
     let images = Path::new(LIBVIRT_IMAGES);
     if places.is_empty()
+        && silent.is_empty()
         && let Some(host) = service.hosts.first()
         && images.is_dir()
     {
@@ -116,14 +133,31 @@ pub fn list(service: &Service) -> Vec<Place> {
             format: None,
         });
     }
-    places
+    Found { places, silent }
 }
 
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
-    list(service)
-        .into_iter()
-        .find(|p| key(&p.group) == key(group) && key(&p.name) == key(name))
-        .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Storage/storageAccounts/{name}"), group))
+    let found = look(service);
+    let place = found.places.into_iter().find(|p| key(&p.group) == key(group) && key(&p.name) == key(name));
+    place.ok_or_else(|| {
+        let missing = super::resource_not_found(&format!("Microsoft.Storage/storageAccounts/{name}"), group);
+        not_asked(missing, &found.silent)
+    })
+}
+
+/// What was not found may be on a host that could not be asked: then nobody knows.
+fn not_asked(missing: Error, silent: &[String]) -> Error {
+    if silent.is_empty() {
+        return missing;
+    }
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "{} It may be on a host that could not be asked: {}. Make that reachable, then ask again.",
+            missing.message,
+            silent.join("; ")
+        ),
+    )
 }
 
 /// Lets the pools of a directory see what was put into it.
@@ -137,9 +171,17 @@ pub(super) fn refresh_pools(service: &Service, host: &str, directory: &Path) {
     }
 }
 
-/// The virtual networks of all hosts.
-pub fn networks(service: &Service) -> Vec<VirtualNetwork> {
-    let mut found = Vec::new();
+/// The virtual networks of all hosts; of none of them, where no host answers, is an error.
+pub fn networks(service: &Service) -> Result<Vec<VirtualNetwork>> {
+    let (found, silent) = look_for_networks(service);
+    match found.is_empty() && !silent.is_empty() {
+        true => Err(not_asked(Error::not_found("No virtual network was found."), &silent)),
+        false => Ok(found),
+    }
+}
+
+fn look_for_networks(service: &Service) -> (Vec<VirtualNetwork>, Vec<String>) {
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
     for host in &service.hosts {
         match host.hypervisor.networks() {
             Ok(networks) => found.extend(networks.into_iter().map(|n| VirtualNetwork {
@@ -149,15 +191,19 @@ pub fn networks(service: &Service) -> Vec<VirtualNetwork> {
                 host: host.name.clone(),
                 active: n.active,
             })),
-            Err(error) => tracing::warn!(host = host.name, %error, "networks could not be listed"),
+            Err(error) => {
+                tracing::warn!(host = host.name, %error, "networks could not be listed");
+                silent.push(format!("{} ({error})", host.name));
+            }
         }
     }
-    found
+    (found, silent)
 }
 
 pub fn network(service: &Service, group: &str, name: &str) -> Result<VirtualNetwork> {
-    networks(service)
-        .into_iter()
-        .find(|n| key(&n.group) == key(group) && key(&n.name) == key(name))
-        .ok_or_else(|| super::resource_not_found(&format!("Microsoft.Network/virtualNetworks/{name}"), group))
+    let (found, silent) = look_for_networks(service);
+    found.into_iter().find(|n| key(&n.group) == key(group) && key(&n.name) == key(name)).ok_or_else(|| {
+        let missing = super::resource_not_found(&format!("Microsoft.Network/virtualNetworks/{name}"), group);
+        not_asked(missing, &silent)
+    })
 }

@@ -22,6 +22,14 @@ pub const SOFT_DELETE_DAYS: i64 = 14;
 /// The object of [`VaultSettings::kept`] that says where points may be restored to.
 pub const RESTORE_SETTINGS: &str = "restoreSettings";
 
+/// The text of [`VaultSettings::kept`] that says whether the vault's data goes to addresses that the configuration does not list.
+pub const PUBLIC_NETWORK_ACCESS: &str = "publicNetworkAccess";
+
+/// Whether a vault's data goes out only to the service's own host and the listed networks.
+pub fn is_closed_to_public_networks(vault: &Vault) -> bool {
+    vault.kept.get(PUBLIC_NETWORK_ACCESS).and_then(Value::as_str) == Some("Disabled")
+}
+
 /// What a client may set. None: as it was, or Azure's default.
 #[derive(Debug, Clone, Default)]
 pub struct VaultSettings {
@@ -254,6 +262,16 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
         vault.soft_delete_days = days;
     }
     if let Some(wanted) = settings.immutability {
+        // What nobody can take back takes two steps, and the first can be lived with for a while.
+        if vault.immutability == Immutability::Disabled && wanted == Immutability::Locked {
+            return refused(
+                "BMSUserErrorImmutabilityMustBeUnlockedFirst",
+                format!(
+                    "The immutability of vault '{}' cannot be locked at once: locked, nobody can ever take it back. Set it to Unlocked first, which makes the vault immutable and can be taken back; then to Locked.",
+                    vault.name
+                ),
+            );
+        }
         if vault.immutability == Immutability::Locked && wanted != Immutability::Locked {
             return refused(
                 "BMSUserErrorImmutabilityLocked",
@@ -353,8 +371,8 @@ pub fn item_count(service: &Service, vault: &Vault, with_deleted: bool) -> Resul
     Ok(service.catalog.count(Item::TABLE, &query)?)
 }
 
-/// Deletes a vault without live items. What it holds stays until it is purged; see [`undelete`]. The vault itself is asked what that
-/// is: one that holds what the catalog does not know is not deleted, and neither is one that does not answer.
+/// Deletes a vault without live items. It stays, with what it holds, for its soft delete's days, and can be brought back (see
+/// [`undelete`]); without soft delete an empty one is purged at once. The vault itself is asked what it holds: one that holds what the catalog does not know is not deleted, and neither is one that does not answer.
 pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
     check_no_items(service, vault)?;
     let held = held::look(service, vault)?;
@@ -362,11 +380,11 @@ pub fn delete(service: &Service, vault: &Vault) -> Result<()> {
     check_in_sight(vault, &held)?;
     let deleted = service.catalog.update::<Vault, Error>(vault.id, |row| {
         check_no_items(service, row)?;
-        let holds = item_count(service, row, true)? > 0;
+        let is_kept = row.soft_delete != SoftDelete::Disabled || item_count(service, row, true)? > 0;
         let now = service.now();
         row.deleted_at = Some(now);
         row.changed_at = now;
-        let days = if holds { i64::from(row.soft_delete_days) } else { 0 };
+        let days = if is_kept { i64::from(row.soft_delete_days) } else { 0 };
         let until = now.saturating_add(jiff::SignedDuration::from_hours(24 * days))?;
         // Not before any of its items, whatever was promised to those.
         let items: Vec<Item> = service.catalog.find(&Query::all().eq("vault", row.id))?;

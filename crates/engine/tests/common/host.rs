@@ -28,6 +28,10 @@ struct Inner {
     on_pull: Mutex<Option<Hook>>,
     /// What is read of kept snapshots; none: the host does not answer.
     kept: Mutex<Option<(Machine, serde_json::Value)>>,
+    /// How often its machines were listed, and how long that takes.
+    listed: Mutex<(usize, Duration)>,
+    /// What each snapshot was to be.
+    asked: Mutex<Vec<Quiesce>>,
     /// Answers lost on the way: the machine is made, and an error told.
     loses_answers: Mutex<bool>,
 }
@@ -90,6 +94,20 @@ impl FakeHost {
 
     pub fn on_pull(&self, hook: impl FnMut(&FakeHost) + Send + 'static) {
         *self.0.on_pull.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// How often its machines were listed.
+    pub fn times_listed(&self) -> usize {
+        self.0.listed.lock().unwrap().0
+    }
+
+    pub fn take_long_to_list(&self, time: Duration) {
+        self.0.listed.lock().unwrap().1 = time;
+    }
+
+    /// Whether each snapshot was to freeze the guest.
+    pub fn asked_to_freeze(&self) -> Vec<Quiesce> {
+        self.0.asked.lock().unwrap().clone()
     }
 
     pub fn lose_answers(&self) {
@@ -191,6 +209,12 @@ fn of_request(wanted: &RestoreMachineRequest, uuid: Uuid, state: MachineState) -
 
 impl Hypervisor for FakeHost {
     fn list(&self) -> Result<Vec<MachineSummary>> {
+        let time = {
+            let mut listed = self.0.listed.lock().unwrap();
+            listed.0 += 1;
+            listed.1
+        };
+        std::thread::sleep(time);
         let machines = self.0.machines.lock().unwrap();
         Ok(machines.values().filter(|m| m.summary.persistent).map(|m| m.summary.clone()).collect())
     }
@@ -201,7 +225,8 @@ impl Hypervisor for FakeHost {
         answer
     }
 
-    fn snapshot(&self, name: &str, _request: &SnapshotRequest) -> Result<MachineSnapshot> {
+    fn snapshot(&self, name: &str, request: &SnapshotRequest) -> Result<MachineSnapshot> {
+        self.0.asked.lock().unwrap().push(request.quiesce);
         self.snapshot_of(&self.get(name).ok_or_else(|| not_found(name))?)
     }
 

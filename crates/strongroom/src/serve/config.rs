@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use strongroom_engine::service::config::{RestoreDirectory, StorageAccount};
+use strongroom_engine::service::config::{Network, RestoreDirectory, StorageAccount};
 use strongroom_engine::service::drill::DrillSchedule;
 use strongroom_engine::service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
@@ -34,6 +34,7 @@ pub struct FileConfig {
     pub drills: Vec<DrillSchedule>,
     pub snapshots: SnapshotConfig,
     pub audit: AuditConfig,
+    pub private_networks: Vec<Network>,
 }
 
 impl Default for FileConfig {
@@ -52,6 +53,7 @@ impl Default for FileConfig {
             drills: service.drills,
             snapshots: service.snapshots,
             audit: service.audit,
+            private_networks: service.private_networks,
         }
     }
 }
@@ -72,6 +74,7 @@ impl FileConfig {
             drills: self.drills.clone(),
             snapshots: self.snapshots.clone(),
             audit: self.audit.clone(),
+            private_networks: self.private_networks.clone(),
         })
     }
 
@@ -91,6 +94,7 @@ impl FileConfig {
             drills,
             snapshots,
             audit,
+            private_networks,
         } = self;
         let parts = [
             ("listen", json!(listen)),
@@ -105,6 +109,7 @@ impl FileConfig {
             ("drills", json!(drills)),
             ("snapshots", json!(snapshots)),
             ("audit", json!(audit)),
+            ("private_networks", json!(private_networks)),
         ];
         parts.into_iter().map(|(name, says)| (name.to_owned(), says)).collect()
     }
