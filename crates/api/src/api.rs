@@ -248,6 +248,7 @@ impl<S: Send + Sync + 'static> Api<S> {
             // What a body may name is declared beside the route; a route that declares no body gets none.
             request.body = Bytes::new();
         }
+        check_filter(route, request)?;
         if let Access::Action(action) = route.access {
             let scope = route.scope(&request.path);
             if !self.gate.allowed(&request.caller, action, &scope)? {
@@ -343,9 +344,8 @@ impl<S: Send + Sync + 'static> Api<S> {
         if !self.table.has_namespace(namespace) {
             return ArmError::invalid_resource_namespace(namespace);
         }
-        let kinds: Vec<&str> =
-            path.iter().skip(providers.unwrap_or(0) + 2).step_by(2).map(String::as_str).collect();
-        ArmError::invalid_resource_type(&kinds.join("/"), namespace, request.api_version())
+        // Not 404: whoever reads what is not there takes that for nothing.
+        ArmError::not_available_here(&path[providers.unwrap_or(0) + 2..].join("/"), namespace)
     }
 
     fn audit(&self, request: &Request, route: Option<&Route<S>>, response: &Response, changed: Vec<String>) {
@@ -433,6 +433,16 @@ pub(crate) fn audit_event(
         code: code.unwrap_or_default().to_owned(),
         left_out: 0,
         detail: String::new(),
+    }
+}
+
+/// A filter where none is taken would be passed over, and what comes taken for what it lets through.
+fn check_filter<S>(route: &Route<S>, request: &Request) -> Result<(), ArmError> {
+    match request.query.get("$filter").map(str::trim) {
+        Some(text) if !text.is_empty() && !route.query.contains(&crate::route::FILTER) => {
+            Err(ArmError::invalid_filter(text, "what this path answers cannot be filtered"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -213,14 +213,14 @@ impl ArmError {
         Self::not_found("InvalidResourceNamespace", message).gateway()
     }
 
-    pub fn invalid_resource_type(kind: &str, namespace: &str, api_version: &str) -> Self {
+    /// Azure may have it, under a provider that is here as well.
+    pub fn not_available_here(rest: &str, namespace: &str) -> Self {
         let message = format!(
-            "The resource type '{}' could not be found in the namespace '{}' for api version '{}'.",
-            shorten(kind),
-            shorten(namespace),
-            shorten(api_version)
+            "'{}' of {} is not available on this server; GET /openapi.json lists what is.",
+            shorten(rest),
+            shorten(namespace)
         );
-        Self::not_found("InvalidResourceType", message).gateway()
+        Self::bad_request("UserErrorFeatureNotSupportedOnThisServer", message)
     }
 
     /// Nothing begins like this.

@@ -91,6 +91,8 @@ pub const TOP: QueryParameter = QueryParameter::optional("$top", "How many items
 pub const SKIP_TOKEN: QueryParameter =
     QueryParameter::optional("$skipToken", "Where to go on, from the nextLink of the page before.");
 pub const LIST: &[QueryParameter] = &[FILTER, TOP, SKIP_TOKEN];
+/// Of a list that takes no filter: it refuses one.
+pub const PAGED: &[QueryParameter] = &[TOP, SKIP_TOKEN];
 
 /// Blocking; runs on a thread of its own. The path's parameters are in [`Params`].
 pub type Handler<S> = fn(&S, &Request, &Params) -> Result<Response, ArmError>;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use strongroom_api::wire::policy::{Texts, parse, show};
 use strongroom_domain::calendar::{Month, MonthPick, WeekOfMonth, Weekday};
-use strongroom_domain::policy::{Policy, PolicyTier, Schedule};
+use strongroom_domain::policy::{Policy, PolicyTier, Schedule, SnapshotConsistency};
 
 fn day() -> jiff::civil::Date {
     jiff::civil::date(2026, 7, 24)
@@ -35,6 +35,13 @@ fn with(base: &Value, changes: &[(&str, Value)]) -> Value {
         *changed.pointer_mut(path).unwrap_or_else(|| panic!("{path}")) = value.clone();
     }
     changed
+}
+
+/// A daily policy with one field more.
+fn and(field: &str, value: Value) -> Value {
+    let mut sent = daily();
+    sent[field] = value;
+    sent
 }
 
 fn daily() -> Value {
@@ -327,19 +334,40 @@ fn what_is_wrong_is_said_with_azures_code() {
     assert_eq!(code, "BMSUserErrorInstantRPRetentionExceedsVaultedRetention", "{message}");
 }
 
-/// What this server cannot do is refused, never taken and forgotten.
+/// There is no archive tier: what a policy says of one is kept and shown, with a word about that.
 #[test]
-fn archive_and_crash_consistency_on_request_are_refused() {
-    for mode in ["TierRecommended", "TierAfter"] {
-        let mut sent = daily();
-        sent["tieringPolicy"] =
-            json!({"ArchivedRP": {"tieringMode": mode, "duration": 3, "durationType": "Months"}});
-        let (_, message) = refused(&sent);
-        assert!(message.to_lowercase().contains("archive"), "{message}");
+fn tiering_is_kept_and_said_to_have_no_effect() {
+    let tiering = |mode: &str, duration: u32, unit: &str| json!({"ArchivedRP": {"tieringMode": mode, "duration": duration, "durationType": unit}});
+    for (given, kept) in [
+        (tiering("TierRecommended", 0, "Invalid"), tiering("TierRecommended", 0, "Invalid")),
+        (tiering("tierafter", 3, "months"), tiering("TierAfter", 3, "Months")),
+    ] {
+        let shown = shown(&and("tieringPolicy", given));
+        assert_eq!(shown["tieringPolicy"], kept);
+        assert!(shown["strongroomTiering"].as_str().unwrap().contains("no archive tier"), "{shown}");
+        // And comes back as it was shown.
+        assert_eq!(self::shown(&shown)["tieringPolicy"], kept);
     }
-    let mut sent = daily();
-    sent["snapshotConsistencyType"] = json!("OnlyCrashConsistent");
-    let (_, message) = refused(&sent);
+    let shown = shown(&and("tieringPolicy", tiering("DoNotTier", 0, "Invalid")));
+    assert!(shown.get("tieringPolicy").is_none() && shown.get("strongroomTiering").is_none(), "{shown}");
+    for wrong in [
+        tiering("TierAfter", 0, "Months"),
+        tiering("TierAfter", 3, "Invalid"),
+        tiering("TierSometimes", 3, "Months"),
+        json!({"InstantRP": {"tieringMode": "TierAfter", "duration": 3, "durationType": "Months"}}),
+    ] {
+        let (code, _) = refused(&and("tieringPolicy", wrong));
+        assert_eq!(code, "BMSUserErrorInvalidPolicyInput");
+    }
+}
+
+#[test]
+fn snapshots_can_be_wanted_without_freezing() {
+    let sent = and("snapshotConsistencyType", json!("onlyCrashConsistent"));
+    assert_eq!(read(&sent).0.snapshot_consistency, SnapshotConsistency::OnlyCrash);
+    assert_eq!(shown(&sent)["snapshotConsistencyType"], "OnlyCrashConsistent");
+    assert_eq!(read(&daily()).0.snapshot_consistency, SnapshotConsistency::AsPossible);
+    let (_, message) = refused(&and("snapshotConsistencyType", json!("AppConsistent")));
     assert!(message.contains("snapshotConsistencyType"), "{message}");
 }
 

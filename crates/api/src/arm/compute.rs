@@ -1,7 +1,7 @@
 //! Virtual machines, as discovered, and their disks.
 
 use super::{Answer, App, by_name, by_shown_name, check_subscription, group_id, id_of_machine, page};
-use crate::route::LIST;
+use crate::route::PAGED;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub fn routes() -> Vec<Route<App>> {
             list,
         )
         .action(READ)
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("All machines.")
         .tag(TAG),
@@ -41,7 +41,7 @@ pub fn routes() -> Vec<Route<App>> {
             list,
         )
         .action(READ)
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("The machines of a group.")
         .tag(TAG),
@@ -84,7 +84,7 @@ pub fn routes() -> Vec<Route<App>> {
             disks,
         )
         .action("Microsoft.Compute/disks/read")
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("All machines' disks.")
         .tag(DISKS),
@@ -94,7 +94,7 @@ pub fn routes() -> Vec<Route<App>> {
             disks,
         )
         .action("Microsoft.Compute/disks/read")
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("The disks of a group's machines.")
         .tag(DISKS),
@@ -121,8 +121,26 @@ fn disk_id(app: &App, machine: &Machine, disk: &MachineDisk) -> String {
     )
 }
 
-fn size_gb(disk: &MachineDisk) -> u64 {
-    disk.size_bytes.unwrap_or(0).div_ceil(1 << 30)
+/// A disk's size, where it is known.
+fn set_size(shown: &mut Value, disk: &MachineDisk) {
+    if let Some(bytes) = disk.size_bytes {
+        shown["diskSizeGB"] = bytes.div_ceil(1 << 30).into();
+    }
+}
+
+/// A disk as its machine shows it.
+fn attached(app: &App, machine: &Machine, disk: &MachineDisk) -> Value {
+    let mut shown = json!({
+        "name": disk_name(machine, disk), "createOption": "Attach", "caching": "None",
+        "managedDisk": {"id": disk_id(app, machine, disk), "storageAccountType": "Premium_LRS"},
+    });
+    set_size(&mut shown, disk);
+    match disk.lun {
+        lun if lun >= 0 => shown["lun"] = lun.into(),
+        _ if machine.os.is_empty() => {}
+        _ => shown["osType"] = machine.os.clone().into(),
+    }
+    shown
 }
 
 fn power_state(machine: &Machine) -> (&'static str, &'static str) {
@@ -162,32 +180,20 @@ fn view(machine: &Machine) -> Value {
 }
 
 pub fn show(app: &App, machine: &Machine, with_view: bool) -> Value {
-    let data_disks: Vec<Value> = machine
-        .disks
-        .iter()
-        .filter(|d| d.lun >= 0)
-        .map(|d| {
-            json!({
-                "lun": d.lun, "name": disk_name(machine, d), "createOption": "Attach", "caching": "None",
-                "diskSizeGB": size_gb(d), "managedDisk": {"id": disk_id(app, machine, d), "storageAccountType": "Premium_LRS"},
-            })
-        })
-        .collect();
-    let os_disk = machine.disks.iter().find(|d| d.lun < 0).map(|d| {
-        json!({
-            "osType": machine.os, "name": disk_name(machine, d), "createOption": "Attach", "caching": "None",
-            "diskSizeGB": size_gb(d), "managedDisk": {"id": disk_id(app, machine, d), "storageAccountType": "Premium_LRS"},
-        })
-    });
+    let data_disks = machine.disks.iter().filter(|d| d.lun >= 0).map(|d| attached(app, machine, d));
+    let os_disk = machine.disks.iter().find(|d| d.lun < 0).map(|d| attached(app, machine, d));
     let mut properties = json!({
         "vmId": machine.host_uuid,
         "provisioningState": "Succeeded",
-        "hardwareProfile": {"vmSize": format!("{}vcpu_{}MiB", machine.vcpus, machine.memory_mib)},
-        "storageProfile": {"dataDisks": data_disks},
+        "storageProfile": {"dataDisks": data_disks.collect::<Vec<_>>()},
         "osProfile": {"computerName": machine.name},
         "networkProfile": {"networkInterfaces": []},
         "timeCreated": super::time(machine.discovered_at),
     });
+    let size = machines::size_name(machine.vcpus, machine.memory_mib);
+    if !size.is_empty() {
+        properties["hardwareProfile"] = json!({"vmSize": size});
+    }
     if let Some(os_disk) = os_disk {
         properties["storageProfile"]["osDisk"] = os_disk;
     }
@@ -276,13 +282,15 @@ fn operation(app: &App, _: &Request, params: &Params) -> Answer {
 
 fn show_disk(app: &App, machine: &Machine, disk: &MachineDisk) -> Value {
     let mut properties = json!({
-        "diskSizeGB": size_gb(disk),
-        "diskSizeBytes": disk.size_bytes.unwrap_or(0),
         "diskState": "Attached",
         "provisioningState": "Succeeded",
         "creationData": {"createOption": "Attach"},
     });
-    if disk.lun < 0 {
+    set_size(&mut properties, disk);
+    if let Some(bytes) = disk.size_bytes {
+        properties["diskSizeBytes"] = bytes.into();
+    }
+    if disk.lun < 0 && !machine.os.is_empty() {
         properties["osType"] = machine.os.clone().into();
     }
     json!({

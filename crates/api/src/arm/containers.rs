@@ -1,8 +1,9 @@
 //! Containers and protectable items: machines, as a vault's backup plane names them.
 
+use super::kinds::{is_for_machines, nothing};
 use super::{
-    Answer, App, by_name, by_shown_name, check_container, check_fabric, container_id, id_of_machine,
-    machine_id, machine_link, of_readable_machines, page, vault_id, vault_of, vault_path,
+    Answer, App, by_name, check_container, check_fabric, container_id, id_of_machine, machine_id,
+    machine_link, of_readable_machines, page, vault_id, vault_of, vault_path,
 };
 use crate::route::{LIST, Link, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
@@ -110,12 +111,9 @@ fn refresh(app: &App, request: &Request, params: &Params) -> Answer {
     check_fabric(params)?;
     let vault = vault_of(app, params)?;
     let operation = machines::refresh(&app.service, Some(vault.id))?;
-    Ok(Response::accepted(
-        request,
-        None,
-        Some(&refresh_path(app, &vault, operation.id)),
-        REFRESH_RETRY_SECONDS,
-    ))
+    let status = format!("{}/backupFabrics/Azure/operationsStatus/{}", vault_id(app, &vault), operation.id);
+    let result = refresh_path(app, &vault, operation.id);
+    Ok(Response::accepted(request, Some(&status), Some(&result), REFRESH_RETRY_SECONDS))
 }
 
 /// Where a refresh is followed.
@@ -144,11 +142,6 @@ fn refreshed(app: &App, request: &Request, params: &Params) -> Answer {
 /// How soon somebody who follows a refresh may ask again: a look takes some seconds at most.
 const REFRESH_RETRY_SECONDS: u32 = 1;
 
-/// What these lists are asked for beside machines has none here.
-pub(super) fn is_for_machines(kind: Option<&str>) -> bool {
-    kind.is_none_or(|kind| kind.eq_ignore_ascii_case("AzureIaasVM"))
-}
-
 fn show_protectable(app: &App, vault: &Vault, machine: &Machine) -> Value {
     let container = arm_names::container_name(&machine.group, &machine.name);
     let id = container_id(app, vault, &container);
@@ -174,16 +167,40 @@ fn protectable(app: &App, request: &Request, params: &Params) -> Answer {
     let found = items::protectable(&app.service, &vault)?;
     let mut found = of_readable_machines(app, request, found, |m| (m.group.as_str(), m.name.as_str()))?;
     if let Some(filter) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
         let wanted = filter
             .equalities(&["backupManagementType", "workloadType", "friendlyName", "status", "itemType"])
-            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
-        if !is_for_machines(wanted.get("backupManagementType")) {
+            .map_err(refused)?;
+        let states = ["NotProtected", "Protecting", "Protected", "ProtectionFailed"];
+        let state = wanted.one_of("status", &states).map_err(refused)?;
+        if !is_for_machines(&wanted).map_err(refused)? || state.is_some_and(|state| state != states[0]) {
             found.clear();
         }
         found.retain(|m| wanted.passes("friendlyName", &m.name));
     }
     page(request, found, 500, |m| by_name(&m.name, &m.group), |m| show_protectable(app, &vault, m))
 }
+
+/// The first two are machines'.
+const CONTAINER_TYPES: [&str; 16] = [
+    "Microsoft.Compute/virtualMachines",
+    "IaasVMContainer",
+    "Microsoft.ClassicCompute/virtualMachines",
+    "IaasVMServiceContainer",
+    "Windows",
+    "AzureBackupServerContainer",
+    "AzureSqlContainer",
+    "AzureWorkloadContainer",
+    "Cluster",
+    "DPMContainer",
+    "GenericContainer",
+    "HanaHSRContainer",
+    "SQLAGWorkLoadContainer",
+    "StorageContainer",
+    "VCenter",
+    "VMAppContainer",
+];
+const HEALTHY: &str = "Healthy";
 
 fn show(app: &App, vault: &Vault, item: &Item) -> Value {
     let container = item.container();
@@ -198,7 +215,7 @@ fn show(app: &App, vault: &Vault, item: &Item) -> Value {
             "friendlyName": item.machine_name,
             "backupManagementType": "AzureIaasVM",
             "registrationStatus": if item.state == ItemState::SoftDeleted { "SoftDeleted" } else { "Registered" },
-            "healthStatus": "Healthy",
+            "healthStatus": HEALTHY,
             "containerType": "Microsoft.Compute/virtualMachines",
             "protectableObjectType": "Microsoft.Compute/virtualMachines",
         },
@@ -212,15 +229,28 @@ fn listed(app: &App, request: &Request, params: &Params, deleted_only: bool) -> 
         of_readable_machines(app, request, found, |i| (i.group.as_str(), i.machine_name.as_str()))?;
     found.retain(|i| !deleted_only || i.state == ItemState::SoftDeleted);
     if let Some(filter) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
         let wanted = filter
             .equalities(&["backupManagementType", "friendlyName", "status", "containerType", "healthStatus"])
-            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
-        let status = wanted.get("status").unwrap_or("Registered");
-        if !is_for_machines(wanted.get("backupManagementType")) || !status.eq_ignore_ascii_case("Registered")
+            .map_err(refused)?;
+        let status =
+            wanted.one_of("status", &["Registered", "SoftDeleted", "NotRegistered"]).map_err(refused)?;
+        let kind = wanted.one_of("containerType", &CONTAINER_TYPES).map_err(refused)?;
+        if !is_for_machines(&wanted).map_err(refused)?
+            || kind.is_some_and(|kind| !CONTAINER_TYPES[..2].contains(&kind))
         {
             found.clear();
         }
-        found.retain(|i| wanted.passes("friendlyName", &i.machine_name));
+        found.retain(|i| {
+            wanted.passes("friendlyName", &i.machine_name)
+                && wanted.passes("healthStatus", HEALTHY)
+                // Azure lists the soft-deleted ones among the registered.
+                && match status {
+                    None | Some("Registered") => true,
+                    Some("SoftDeleted") => i.state == ItemState::SoftDeleted,
+                    Some(_) => false,
+                }
+        });
     }
     page(request, found, 500, |i| by_name(&i.name(), ""), |i| show(app, &vault, i))
 }
@@ -236,10 +266,10 @@ fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
 fn protectable_containers(app: &App, request: &Request, params: &Params) -> Answer {
     check_fabric(params)?;
     vault_of(app, params)?;
-    page(request, Vec::<Value>::new(), 500, by_shown_name, Value::clone)
+    nothing(request, &["backupManagementType", "status"])
 }
 
-fn found(app: &App, params: &Params) -> Result<(Vault, Item), ArmError> {
+pub(super) fn found(app: &App, params: &Params) -> Result<(Vault, Item), ArmError> {
     let vault = vault_of(app, params)?;
     let not_found = || {
         ArmError::not_found(

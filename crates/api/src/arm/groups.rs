@@ -3,6 +3,7 @@
 use super::{
     Answer, App, by_name, by_shown_name, check_subscription, group_id, id_of_machine, page, vault_id,
 };
+use crate::odata::Equalities;
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
@@ -89,17 +90,27 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let mut found = groups::list(&app.service)?;
     if let Some(filter) = request.filter()? {
-        let refused = |e: &dyn std::fmt::Display| ArmError::invalid_filter(filter.source(), e);
-        let wanted = filter.equalities(&["tagName", "tagValue"]).map_err(|e| refused(&e))?;
-        let name = wanted.get("tagName").ok_or_else(|| refused(&"a tagValue is one of a tagName"))?;
-        // Tags' names are compared without regard to case, their values with it.
-        found.retain(|g| {
-            g.tags.iter().any(|(tag, value)| {
-                key(tag) == key(name) && wanted.get("tagValue").is_none_or(|wanted| wanted == value)
-            })
-        });
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
+        let wanted = filter.equalities(&["tagName", "tagValue"]).map_err(refused)?;
+        check_tag_filter(&wanted)?;
+        found.retain(|g| has_tag(&wanted, g.tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str()))));
     }
     page(request, found, 1000, |g| by_name(&g.name, ""), |g| show(app, g))
+}
+
+fn check_tag_filter(wanted: &Equalities) -> Result<(), ArmError> {
+    match wanted.get("tagValue").is_some() && wanted.get("tagName").is_none() {
+        true => Err(ArmError::invalid_filter(wanted.source(), "a tagValue is one of a tagName")),
+        false => Ok(()),
+    }
+}
+
+/// Whether it has the tag, if one is wanted. Tags' names are compared without regard to case, their values with it.
+fn has_tag<'a>(wanted: &Equalities, mut tags: impl Iterator<Item = (&'a str, &'a str)>) -> bool {
+    let Some(name) = wanted.get("tagName") else { return true };
+    tags.any(|(tag, value)| {
+        key(tag) == key(name) && wanted.get("tagValue").is_none_or(|wanted| wanted == value)
+    })
 }
 
 fn get(app: &App, _: &Request, params: &Params) -> Answer {
@@ -156,33 +167,47 @@ fn resources(app: &App, request: &Request, params: &Params) -> Answer {
         None => None,
     };
     let in_group = |g: &str| group.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(g));
-    let resource = |id: String, name: &str, kind: &str, location: &str| json!({"id": id, "name": name, "type": kind, "location": location});
+    let resource = |id: String, name: &str, kind: &str, location: &str, tags: Value| {
+        let mut shown = json!({"id": id, "name": name, "type": kind, "location": location});
+        if tags.as_object().is_some_and(|tags| !tags.is_empty()) {
+            shown["tags"] = tags;
+        }
+        shown
+    };
     let mut all = Vec::new();
     for m in machines::list(service, None)?.iter().filter(|m| in_group(&m.group)) {
-        all.push(resource(id_of_machine(app, m), &m.name, "Microsoft.Compute/virtualMachines", &m.location));
+        let kind = "Microsoft.Compute/virtualMachines";
+        all.push(resource(id_of_machine(app, m), &m.name, kind, &m.location, json!(m.tags)));
     }
     for v in vaults::list(service, None)?.iter().filter(|v| in_group(&v.group)) {
-        all.push(resource(vault_id(app, v), &v.name, "Microsoft.RecoveryServices/vaults", &v.location));
+        let kind = "Microsoft.RecoveryServices/vaults";
+        all.push(resource(vault_id(app, v), &v.name, kind, &v.location, json!(v.tags)));
     }
-    for p in places::list(service).iter().filter(|p| in_group(&p.group)) {
+    for p in places::list(service)?.iter().filter(|p| in_group(&p.group)) {
         let id = super::places::account_id(app, p);
-        all.push(resource(id, &p.name, "Microsoft.Storage/storageAccounts", &p.location));
+        let tags = super::places::account_tags(p);
+        all.push(resource(id, &p.name, "Microsoft.Storage/storageAccounts", &p.location, tags));
     }
-    for n in places::networks(service).iter().filter(|n| in_group(&n.group)) {
+    for n in places::networks(service)?.iter().filter(|n| in_group(&n.group)) {
         let id = super::places::network_id(app, n);
-        all.push(resource(id, &n.name, "Microsoft.Network/virtualNetworks", &n.location));
+        let tags = super::places::network_tags(n);
+        all.push(resource(id, &n.name, "Microsoft.Network/virtualNetworks", &n.location, tags));
     }
-    // The forms that clients use: resourceType eq '…', name eq '…'.
+    // The forms that clients use: resourceType eq '…', name eq '…', tagName eq '…' and tagValue eq '…'.
     if let Some(filter) = request.filter()? {
         let wanted = filter
-            .equalities(&["resourceType", "name", "resourceGroup", "location"])
+            .equalities(&["resourceType", "name", "resourceGroup", "location", "tagName", "tagValue"])
             .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
+        check_tag_filter(&wanted)?;
         all.retain(|r| {
+            let tags = r["tags"].as_object().into_iter().flatten();
+            let tags = tags.filter_map(|(tag, value)| Some((tag.as_str(), value.as_str()?)));
             let field = |name: &str| r[name].as_str().unwrap_or_default();
             wanted.passes("resourceType", field("type"))
                 && wanted.passes("name", field("name"))
                 && wanted.get("resourceGroup").is_none_or(|g| is_in_group(field("id"), g))
                 && wanted.passes("location", field("location"))
+                && has_tag(&wanted, tags)
         });
     }
     page(request, all, 1000, by_shown_name, Value::clone)

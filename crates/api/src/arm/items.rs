@@ -1,12 +1,12 @@
 //! Protected items.
 
-use super::containers::is_for_machines;
+use super::kinds::is_for_machines;
 use super::{
     Answer, App, by_name, caller, check_container, ids, item_id, item_id_in, item_of, item_path, machine_id,
     machine_link, page, vault_id, vault_of, vault_path,
 };
 use crate::odata::parse_time;
-use crate::route::{LIST, Link, Named, Needs, OF_THE_PATH};
+use crate::route::{FILTER, LIST, Link, Named, Needs, OF_THE_PATH};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,7 +33,12 @@ pub fn routes() -> Vec<Route<App>> {
             .query(LIST)
             .summary("The vault's protected items.")
             .tag(TAG),
-        Route::get(item_path!(""), "ProtectedItems_Get", get).answers("Resource").action(READ).summary("A protected item.").tag(TAG),
+        Route::get(item_path!(""), "ProtectedItems_Get", get)
+            .answers("Resource")
+            .action(READ)
+            .query(&[FILTER])
+            .summary("A protected item.")
+            .tag(TAG),
         Route::put(item_path!(""), "ProtectedItems_CreateOrUpdate", put)
             .action(WRITE)
             .takes("ProtectedItem")
@@ -165,6 +170,18 @@ fn has_failed(item: &Item) -> bool {
     item.last_backup.as_ref().is_some_and(|last| last.status == JobStatus::Failed)
 }
 
+const HEALTH: [&str; 9] = [
+    "Passed",
+    "ActionRequired",
+    "ActionSuggested",
+    "Healthy",
+    "TransientDegraded",
+    "PersistentDegraded",
+    "TransientUnhealthy",
+    "PersistentUnhealthy",
+    "Invalid",
+];
+
 fn health(item: &Item) -> &'static str {
     if has_failed(item) { "ActionRequired" } else { "Passed" }
 }
@@ -177,6 +194,7 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     let policy_of = |item: &Item| item.policy.and_then(|id| policies.get(&id));
     let mut found = items::list(&app.service, &vault)?;
     if let Some(filter) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
         let wanted = filter
             .equalities(&[
                 "backupManagementType",
@@ -190,11 +208,11 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
                 "backupSetName",
                 "fabricName",
             ])
-            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
-        if !is_for_machines(wanted.get("backupManagementType"))
-            || wanted.get("itemType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
-            || wanted.get("workloadType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
-        {
+            .map_err(refused)?;
+        wanted.one_of("healthState", &HEALTH).map_err(refused)?;
+        // Backup servers and sets have other items than machines.
+        let of_a_server = wanted.get("backupEngineName").or(wanted.get("backupSetName")).is_some();
+        if of_a_server || !is_for_machines(&wanted).map_err(refused)? {
             found.clear();
         }
         found.retain(|i| {
@@ -216,8 +234,7 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let (vault, item) = item_of(app, params)?;
     let policy = item.policy.map(|id| policies::by_id(&app.service, id)).transpose()?.flatten();
     let mut shown = show(app, request, &vault, &item, policy.as_ref());
-    let expands = request.query.get("$filter").is_some_and(|f| f.to_lowercase().contains("extendedinfo"));
-    if expands {
+    if expands(request)? {
         let all = points::list(&app.service, &item, None, None)?;
         let mut extended = json!({"recoveryPointCount": all.len(), "policyInconsistent": false});
         if let Some(oldest) = all.last() {
@@ -226,6 +243,14 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
         shown["properties"]["extendedInfo"] = extended;
     }
     Response::ok(shown)
+}
+
+/// Whether the filter asks for more than an item has by itself: `expand eq 'extendedInfo'`.
+fn expands(request: &Request) -> Result<bool, ArmError> {
+    let Some(filter) = request.filter()? else { return Ok(false) };
+    let refused = |e| ArmError::invalid_filter(filter.source(), e);
+    let wanted = filter.equalities(&["expand"]).map_err(refused)?;
+    Ok(wanted.one_of("expand", &["extendedInfo"]).map_err(refused)?.is_some())
 }
 
 #[derive(Default, Deserialize)]

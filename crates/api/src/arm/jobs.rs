@@ -8,10 +8,20 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use strongroom_catalog::service::{Job, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
+use strongroom_engine::ErrorKind;
 use strongroom_engine::service::drill::OUTPUT_PROPERTIES;
 use strongroom_engine::service::jobs::{self, JobFilter};
 use strongroom_engine::service::operations::{self, OperationState};
 use uuid::Uuid;
+
+/// What Azure's jobs do beside what ours do.
+const OTHER_OPERATIONS: &[&str] = &[
+    "UnRegister",
+    "CrossRegionRestore",
+    "DiscoverProtectableItems",
+    "ReconfigureBackup",
+    "UpdateCustomerManagedKey",
+];
 
 /// Jobs of one page, unless asked for fewer.
 const PAGE: usize = 200;
@@ -149,11 +159,11 @@ pub(super) fn operation_of(app: &App, vault: &Vault, id: &str) -> Result<Operati
     }
 }
 
-fn status(app: &App, _: &Request, params: &Params) -> Answer {
+pub(super) fn status(app: &App, _: &Request, params: &Params) -> Answer {
     Ok(Response::ok(show_operation(&state(app, params)?))?.retry_after(1))
 }
 
-fn result(app: &App, request: &Request, params: &Params) -> Answer {
+pub(super) fn result(app: &App, request: &Request, params: &Params) -> Answer {
     let state = state(app, params)?;
     Ok(match state.ended_at {
         Some(_) => Response::empty(StatusCode::NO_CONTENT),
@@ -238,7 +248,9 @@ fn extended(job: &Job, now: Timestamp) -> Value {
     if !job.internal.is_empty() {
         info["internalPropertyBag"] = bag(&job.internal);
     }
-    if let Some(percent) = job.progress.percent {
+    // Of a restore from its first moment, as Azure does.
+    let at_least = (job.operation == JobOperation::Restore && !job.status.is_over()).then_some(1);
+    if let Some(percent) = job.progress.percent.max(at_least) {
         info["progressPercentage"] = f64::from(percent).into();
     }
     if let Some(seconds) = job.progress.remaining_seconds {
@@ -271,18 +283,14 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
                 "endDate",
             ])
             .map_err(refused)?;
-        nothing = !super::containers::is_for_machines(wanted.get("backupManagementType"));
-        if let Some(status) = wanted.get("status") {
-            match JobStatus::from_arm(status) {
-                Some(status) => filter.status = Some(status),
-                None => nothing = true,
-            }
-        }
-        if let Some(operation) = wanted.get("operation") {
-            match JobOperation::from_arm(operation) {
-                Some(operation) => filter.operation = Some(operation),
-                None => nothing = true,
-            }
+        nothing = !super::kinds::is_for_machines(&wanted).map_err(refused)?;
+        let statuses = JobStatus::ALL.map(JobStatus::arm_name);
+        let status = wanted.one_of("status", &statuses).map_err(refused)?;
+        filter.status = status.and_then(JobStatus::from_arm);
+        let operations = [&JobOperation::ALL.map(JobOperation::arm_name), OTHER_OPERATIONS].concat();
+        if let Some(operation) = wanted.one_of("operation", &operations).map_err(refused)? {
+            filter.operation = JobOperation::from_arm(operation);
+            nothing |= filter.operation.is_none();
         }
         for name in ["startTime", "startDate"] {
             if let Some(at) = wanted.time(name).map_err(refused)? {
@@ -295,8 +303,14 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
             }
         }
         if let Some(id) = wanted.get("jobId") {
-            let found = Uuid::try_parse(id).ok().map(|id| jobs::get(&app.service, &vault, id));
-            let found: Vec<Job> = found.into_iter().flatten().collect();
+            let id = Uuid::try_parse(id).map_err(|_| {
+                ArmError::invalid_filter(given.source(), "jobId is not the id of a job, a GUID")
+            })?;
+            let found = match jobs::get(&app.service, &vault, id) {
+                Ok(job) if !nothing && filter.passes(&job) => vec![job],
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),
+                Ok(_) | Err(_) => Vec::new(),
+            };
             return super::page(
                 request,
                 found,
@@ -345,7 +359,7 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
     let mut job = jobs::get(&app.service, &vault, parse_job(params)?)?;
-    if !sees_drills(app, request, &request.path_text())? {
+    if !sees_drills(app, request, &vault, &request.path_text())? {
         job.properties.retain(|(name, _)| !OUTPUT_PROPERTIES.contains(&name.as_str()));
     }
     Response::ok(show(app, &vault, &job, request.now, true))

@@ -4,17 +4,21 @@
 
 mod compute;
 mod containers;
+mod deleted;
 mod format;
+mod graph;
 mod groups;
 mod holdings;
 mod ids;
 mod items;
 mod jobs;
+mod kinds;
 mod own;
 mod places;
 mod points;
 mod policies;
 mod proof;
+mod reads;
 mod restores;
 mod schemas;
 mod status;
@@ -25,10 +29,11 @@ mod vaults;
 
 pub use format::{duration, no_time, time};
 pub use schemas::schemas;
+pub use unavailable::TAG as NOT_AVAILABLE;
 
 use crate::auth::{CatalogDirectory, Gate, HasSignIn, SignIn, SignInConfig};
 use crate::route::Link;
-use crate::{ArmError, Params, Request, Route};
+use crate::{ArmError, Client, Params, Request, Route};
 use http::StatusCode;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,9 +88,11 @@ pub fn routes() -> Vec<Route<App>> {
     for part in [
         subscriptions::routes,
         groups::routes,
+        graph::routes,
         compute::routes,
         places::routes,
         vaults::routes,
+        deleted::routes,
         vault_config::routes,
         policies::routes,
         containers::routes,
@@ -95,6 +102,7 @@ pub fn routes() -> Vec<Route<App>> {
         proof::routes,
         jobs::routes,
         status::routes,
+        reads::routes,
         unavailable::routes,
         own::routes,
         holdings::routes,
@@ -103,7 +111,8 @@ pub fn routes() -> Vec<Route<App>> {
     }
     for route in &mut routes {
         // Whatever is listed, it is listed in the same form.
-        if route.query == crate::route::LIST && route.response_schema.is_none() {
+        if [crate::route::LIST, crate::route::PAGED].contains(&route.query) && route.response_schema.is_none()
+        {
             route.response_schema = Some("ResourceList");
         }
     }
@@ -341,8 +350,32 @@ pub(crate) fn of_readable_machines<T>(
 }
 
 /// Whether the caller may see what a drill saw inside a machine.
-pub(crate) fn sees_drills(app: &App, request: &Request, scope: &str) -> Result<bool, ArmError> {
-    app.gate.allowed(request.caller(), DRILL_OUTPUT, scope)
+pub(crate) fn sees_drills(
+    app: &App,
+    request: &Request,
+    vault: &Vault,
+    scope: &str,
+) -> Result<bool, ArmError> {
+    Ok(check_data_access(app, request, vault).is_ok()
+        && app.gate.allowed(request.caller(), DRILL_OUTPUT, scope)?)
+}
+
+/// Whether what is in a vault's points may go where the request comes from. Every handler that answers bytes of points asks this;
+/// managing the vault does not depend on it.
+pub(crate) fn check_data_access(app: &App, request: &Request, vault: &Vault) -> Result<(), ArmError> {
+    let Client::Address(address) = request.client else { return Ok(()) };
+    let is_listed = app.service.config().private_networks.iter().any(|network| network.contains(address));
+    if is_listed || !strongroom_engine::service::vaults::is_closed_to_public_networks(vault) {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        StatusCode::FORBIDDEN,
+        "PublicNetworkAccessDisabled",
+        format!(
+            "Vault '{}' is closed to public networks: what is in its recovery points goes only to the service's own host, over its socket, and to the configuration's private_networks, and {address} is in none. Ask from there, or open the vault (`az backup vault update --public-network-access Enable`).",
+            vault.name
+        ),
+    ))
 }
 
 /// Something is needed over a machine, by its group and name.

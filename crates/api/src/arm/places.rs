@@ -1,7 +1,7 @@
 //! Storage accounts (places that disks can be restored to) and virtual networks.
 
 use super::{Answer, App, by_name, check_subscription, group_id, page};
-use crate::route::LIST;
+use crate::route::PAGED;
 use crate::{Params, Request, Response, Route};
 use serde_json::{Value, json};
 use strongroom_engine::service::places::{self, Place, VirtualNetwork};
@@ -25,13 +25,13 @@ pub fn routes() -> Vec<Route<App>> {
     vec![
         Route::get(ACCOUNTS, "StorageAccounts_List", accounts)
             .action(READ_ACCOUNT)
-            .query(LIST)
+            .query(PAGED)
             .by_row()
             .summary("All places that disks can be restored to.")
             .tag(STORAGE),
         Route::get(GROUP_ACCOUNTS, "StorageAccounts_ListByResourceGroup", accounts)
             .action(READ_ACCOUNT)
-            .query(LIST)
+            .query(PAGED)
             .by_row()
             .summary("The places of a group.")
             .tag(STORAGE),
@@ -41,13 +41,13 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(STORAGE),
         Route::get(NETWORKS, "VirtualNetworks_ListAll", networks)
             .action(READ_NETWORK)
-            .query(LIST)
+            .query(PAGED)
             .by_row()
             .summary("All virtual networks.")
             .tag(NETWORKING),
         Route::get(GROUP_NETWORKS, "VirtualNetworks_List", networks)
             .action(READ_NETWORK)
-            .query(LIST)
+            .query(PAGED)
             .by_row()
             .summary("The virtual networks of a group.")
             .tag(NETWORKING),
@@ -81,6 +81,14 @@ fn shown_path(place: &Place) -> String {
     place.path.as_ref().map_or_else(|| place.url.clone(), |path| path.display().to_string())
 }
 
+pub fn account_tags(place: &Place) -> Value {
+    json!({"path": shown_path(place), "kind": place.kind})
+}
+
+pub fn network_tags(network: &VirtualNetwork) -> Value {
+    json!({"host": network.host, "active": network.active.to_string()})
+}
+
 fn show_account(app: &App, place: &Place) -> Value {
     json!({
         "id": account_id(app, place),
@@ -89,7 +97,7 @@ fn show_account(app: &App, place: &Place) -> Value {
         "location": place.location,
         "kind": "StorageV2",
         "sku": {"name": "Standard_LRS", "tier": "Standard"},
-        "tags": {"path": shown_path(place), "kind": place.kind},
+        "tags": account_tags(place),
         "properties": {
             "provisioningState": "Succeeded",
             "primaryLocation": place.location,
@@ -102,7 +110,7 @@ fn show_account(app: &App, place: &Place) -> Value {
 
 fn accounts(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let mut all = places::list(&app.service);
+    let mut all = places::list(&app.service)?;
     if let Some(group) = params.get("group") {
         all.retain(|p| p.group.eq_ignore_ascii_case(group));
     }
@@ -131,7 +139,7 @@ fn show_network(app: &App, network: &VirtualNetwork) -> Value {
         "name": network.name,
         "type": "Microsoft.Network/virtualNetworks",
         "location": network.location,
-        "tags": {"host": network.host, "active": network.active.to_string()},
+        "tags": network_tags(network),
         "properties": {
             "provisioningState": "Succeeded",
             "addressSpace": {"addressPrefixes": ["0.0.0.0/0"]},
@@ -142,7 +150,7 @@ fn show_network(app: &App, network: &VirtualNetwork) -> Value {
 
 fn networks(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let mut all = places::networks(&app.service);
+    let mut all = places::networks(&app.service)?;
     if let Some(group) = params.get("group") {
         all.retain(|n| n.group.eq_ignore_ascii_case(group));
     }

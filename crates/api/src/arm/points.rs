@@ -35,6 +35,21 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
+/// The first three are those of whole points.
+const QUERY_TYPES: [&str; 9] = [
+    "All",
+    "Full",
+    "FullAndDifferential",
+    "Log",
+    "Differential",
+    "Incremental",
+    "SnapshotFull",
+    "SnapshotCopyOnlyFull",
+    "Invalid",
+];
+const LEVELS: [ConsistencyLevel; 3] =
+    [ConsistencyLevel::Application, ConsistencyLevel::FileSystem, ConsistencyLevel::Crash];
+
 fn level_name(level: ConsistencyLevel) -> &'static str {
     match level {
         ConsistencyLevel::Application => "AppConsistent",
@@ -181,9 +196,7 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
         "isInstantIlrSessionActive": false,
         "recoveryPointTierDetails": tiers(point),
         "isManagedVirtualMachine": true,
-        "virtualMachineSize": "",
         "originalStorageAccountOption": false,
-        "osType": point.os,
         "recoveryPointMoveReadinessInfo": {"ArchivedRP": {
             "isReadyForMove": false,
             "additionalInfo": "This server has no archive tier.",
@@ -192,6 +205,12 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
         "isPrivateAccessEnabledOnAnyDisk": false,
         "createdWithPolicyType": point.policy_type,
     });
+    if !point.machine_size.is_empty() {
+        p["virtualMachineSize"] = point.machine_size.clone().into();
+    }
+    if !point.os.is_empty() {
+        p["osType"] = point.os.clone().into();
+    }
     if point.has_choice {
         let mut included: Vec<&PointDisk> = point.disks.iter().collect();
         included.sort_by_key(|d| d.lun);
@@ -274,15 +293,24 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
             .map_err(refused)?;
         let from = wanted.time("startDate").map_err(refused)?;
         let until = wanted.time("endDate").map_err(refused)?;
+        // Points of machines are whole. What extendedInfo asks for is shown anyhow.
+        let kind = wanted.one_of("restorePointQueryType", &QUERY_TYPES).map_err(refused)?;
+        let in_vault = wanted.flag("isVaultTierRecoveryPoint").map_err(refused)?;
+        wanted.flag("extendedInfo").map_err(refused)?;
+        wanted.one_of("recoveryPointType", &LEVELS.map(level_name)).map_err(refused)?;
+        if kind.is_some_and(|kind| !QUERY_TYPES[..3].contains(&kind)) {
+            found.clear();
+        }
         found.retain(|(p, _)| {
-            from.is_none_or(|from| p.taken_at >= from)
+            in_vault.is_none_or(|wanted| wanted == (p.transfer == Transfer::Done))
+                && from.is_none_or(|from| p.taken_at >= from)
                 && until.is_none_or(|until| p.taken_at <= until)
                 && wanted.passes("recoveryPointType", level_name(p.consistency.level))
         });
     }
     // The newest first.
     let key = |(p, _): &Kept| format!("{:020}\u{1}{}", i64::MAX - p.taken_at.as_microsecond().max(0), p.id);
-    let sees = sees_drills(app, request, &item_id(app, &vault, &item))?;
+    let sees = sees_drills(app, request, &vault, &item_id(app, &vault, &item))?;
     let policy = policy_name(app, &item)?;
     super::page(request, found, 500, key, |kept| {
         for_caller(show(app, &vault, &item, policy.as_deref(), kept), sees)
@@ -295,7 +323,7 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
     // It went at this moment.
     let found = found.ok_or_else(|| points::not_found(&item, &point.name))?;
     let shown = show(app, &vault, &item, policy_name(app, &item)?.as_deref(), &found);
-    let sees = sees_drills(app, request, shown["id"].as_str().unwrap_or("/"))?;
+    let sees = sees_drills(app, request, &vault, shown["id"].as_str().unwrap_or("/"))?;
     Response::ok(for_caller(shown, sees))
 }
 

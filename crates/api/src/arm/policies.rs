@@ -1,7 +1,7 @@
 //! Backup policies.
 
-use super::containers::is_for_machines;
 use super::items::policy_id;
+use super::kinds::is_for_machines;
 use super::{Answer, App, by_shown_name, page, vault_of, vault_path};
 use crate::route::{LIST, Named, Needs};
 use crate::wire::policy::{self, Texts};
@@ -9,6 +9,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
 use strongroom_catalog::service::{Policy, Vault};
+use strongroom_domain::policy::PolicyTier;
 use strongroom_engine::service::policies;
 
 pub fn routes() -> Vec<Route<App>> {
@@ -62,15 +63,18 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
     let mut found = policies::list(&app.service, &vault)?;
     if let Some(filter) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
         let wanted = filter
             .equalities(&["backupManagementType", "workloadType", "policySubType", "name"])
-            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
-        if !is_for_machines(wanted.get("backupManagementType"))
-            || wanted.get("workloadType").is_some_and(|t| !t.eq_ignore_ascii_case("VM"))
-        {
+            .map_err(refused)?;
+        let tier = wanted.one_of("policySubType", &["Standard", "Enhanced"]).map_err(refused)?;
+        if !is_for_machines(&wanted).map_err(refused)? {
             found.clear();
         }
-        found.retain(|p| wanted.passes("name", &p.name));
+        found.retain(|p| {
+            let is_enhanced = p.rules.tier == PolicyTier::Enhanced;
+            wanted.passes("name", &p.name) && tier.is_none_or(|tier| (tier == "Enhanced") == is_enhanced)
+        });
     }
     let shown = found.iter().map(|p| show(app, &vault, p)).collect::<Result<Vec<_>, _>>()?;
     page(request, shown, 500, by_shown_name, Value::clone)

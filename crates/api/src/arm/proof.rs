@@ -3,7 +3,7 @@
 
 use super::points::point_of;
 use super::restores::{self, Body, accepted, check_item, invalid};
-use super::{Answer, App, caller, item_machine_links, item_path, sees_drills};
+use super::{Answer, App, caller, check_data_access, item_machine_links, item_path, sees_drills};
 use crate::route::{Link, QueryParameter};
 use crate::{ArmError, Params, Request, Response, Route};
 use base64::Engine as _;
@@ -152,10 +152,13 @@ fn begin_drill(app: &App, request: &Request, params: &Params) -> Answer {
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {
-    let (_, _, point) = point_of(app, params)?;
+    let (vault, _, point) = point_of(app, params)?;
     let scope = request.path_text();
-    let sees = sees_drills(app, request, &scope)?;
+    let sees = sees_drills(app, request, &vault, &scope)?;
     let wants = request.query.get("$expand").is_some_and(|e| e.eq_ignore_ascii_case("screenshot"));
+    if wants {
+        check_data_access(app, request, &vault)?;
+    }
     if wants && !sees {
         return Err(request.caller().refused(DRILL_OUTPUT, &scope));
     }
@@ -176,7 +179,8 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
     Response::ok(shown)
 }
 
-fn screenshot(app: &App, _: &Request, params: &Params) -> Answer {
-    let (_, _, point) = point_of(app, params)?;
+fn screenshot(app: &App, request: &Request, params: &Params) -> Answer {
+    let (vault, _, point) = point_of(app, params)?;
+    check_data_access(app, request, &vault)?;
     Ok(Response::bytes("image/png", drill::screenshot(&app.service, &point)?))
 }

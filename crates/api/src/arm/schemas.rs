@@ -162,6 +162,10 @@ pub fn schemas() -> Map<String, Value> {
             }), json!(["code", "message"])),
         }}), json!(["validationResults"]))}), json!(["validateOperationResponse"])),
         "PreValidateRequest": object(json!({"resourceType": text(), "resourceId": text(), "vaultId": text()}), json!(["resourceId"])),
+        "NameRequest": object(json!({"name": text(), "type": text()}), json!(["name", "type"])),
+        "CapabilitiesRequest": object(json!({"type": text(), "properties": object(json!({"dnsZones": {
+            "type": "array", "items": object(json!({"subResource": text()}), json!([])),
+        }}), json!([]))}), json!(["type"])),
         "GraphQuery": object(json!({"query": text(), "subscriptions": {"type": "array", "items": text()}}), json!([])),
         "ImportRequest": object(json!({
             "name": text(), "store": text(), "keyFile": text(), "location": text(),

@@ -1,13 +1,14 @@
 //! What clients ask before they begin: status, features, usage, guards.
 
-use super::containers::is_for_machines;
+use super::kinds::{is_for_machines, nothing};
 use super::{Answer, App, check_subscription, ids, vault_id, vault_of, vault_path};
 use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::json;
-use strongroom_catalog::service::Vault;
+use strongroom_catalog::service::{Item, Vault};
 use strongroom_domain::access::linked;
+use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_engine::service::{items, policies, vaults};
 
@@ -59,12 +60,12 @@ pub fn routes() -> Vec<Route<App>> {
             .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/read")
             .summary("The vault's resource guards: there are none.")
             .tag(TAG),
-        Route::get(vault_path!("/backupProtectionIntents"), "BackupProtectionIntent_List", guards)
+        Route::get(vault_path!("/backupProtectionIntents"), "BackupProtectionIntent_List", intents)
             .action("Microsoft.RecoveryServices/Vaults/backupProtectionIntents/read")
             .query(LIST)
             .summary("Intents to protect: there are none.")
             .tag(TAG),
-        Route::get(vault_path!("/backupEngines"), "BackupEngines_List", guards)
+        Route::get(vault_path!("/backupEngines"), "BackupEngines_List", engines)
             .action("Microsoft.RecoveryServices/Vaults/backupEngines/read")
             .query(LIST)
             .summary("Backup servers: there are none.")
@@ -82,14 +83,11 @@ struct StatusBody {
 fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: StatusBody = request.json()?;
-    let not_protected = || {
-        Response::ok(
-            json!({"protectionStatus": "NotProtected", "vaultId": "", "fabricName": "", "containerName": "", "protectedItemName": "", "policyName": "", "protectedItemsCount": 0}),
-        )
-    };
+    // What is not known of is not said to be unprotected.
     if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
-        return not_protected();
+        return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
     }
+    let not_protected = || Response::ok(json!({"protectionStatus": "NotProtected"}));
     let id = body.resource_id.ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
     ids::check_id_subscription(app, &id)?;
     ids::check_named(request, "resourceId", &id)?;
@@ -109,15 +107,18 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
         ItemState::ProtectionStopped | ItemState::BackupsSuspended => "ProtectionStopped",
         _ => "Protected",
     };
-    Response::ok(json!({
+    let mut shown = json!({
         "protectionStatus": status,
         "vaultId": vault_id(app, &vault),
         "fabricName": "Azure",
         "containerName": item.container().to_lowercase(),
         "protectedItemName": item.name().to_lowercase(),
-        "policyName": policy.map(|p| p.name).unwrap_or_default(),
         "protectedItemsCount": 0,
-    }))
+    });
+    if let Some(policy) = policy {
+        shown["policyName"] = policy.name.into();
+    }
+    Response::ok(shown)
 }
 
 #[derive(Default, Deserialize)]
@@ -145,7 +146,7 @@ fn validate_features(app: &App, request: &Request, params: &Params) -> Answer {
 fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: PreValidateBody = request.json()?;
-    Response::ok(match check_protect(app, request, &body) {
+    let mut shown = match check_protect(app, request, &body) {
         Ok(()) => json!({"status": "Succeeded"}),
         // That nothing could be looked at says nothing about protecting.
         Err(error) if error.status.is_server_error() => return Err(error),
@@ -153,10 +154,21 @@ fn pre_validate(app: &App, request: &Request, params: &Params) -> Answer {
             "status": "Failed", "errorCode": error.code, "errorMessage": error.message,
             "recommendation": "Correct this, then ask again.",
         }),
-    })
+    };
+    let id = body.resource_id.as_deref().unwrap_or_default();
+    if let Ok(named) = ids::read(app, request, "resourceId", id, &ids::MACHINE) {
+        shown["containerName"] = arm_names::container_name(&named.group, named.name()).into();
+        shown["protectedItemName"] = arm_names::item_name(&named.group, named.name()).into();
+    }
+    Response::ok(shown)
 }
 
-/// What protecting a machine in a vault would be refused with.
+/// What Azure answers beforehand of a machine that is protected, in whichever vault.
+fn already_protected(message: String) -> ArmError {
+    ArmError::bad_request("VirtualMachineAlreadyProtected", message)
+}
+
+/// What protecting a machine in a vault would be refused with; or that it is protected there already.
 fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result<(), ArmError> {
     if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
         return Err(super::unavailable::not_available("Protecting anything but virtual machines"));
@@ -165,25 +177,40 @@ fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result
     ids::read(app, request, "resourceId", id, &ids::MACHINE)?;
     let machine = items::machine_by_id(&app.service, id)?;
     // Some ask of the machine alone.
-    let Some(id) = body.vault_id.as_deref().filter(|id| !id.is_empty()) else { return Ok(()) };
-    let vault = ids::read(app, request, "vaultId", id, &ids::VAULT)?;
-    let vault = vaults::get(&app.service, &vault.group, vault.name())?;
-    Ok(items::check_protect(&app.service, &vault, &machine)?)
+    let vault = match body.vault_id.as_deref().filter(|id| !id.is_empty()) {
+        None => None,
+        Some(id) => {
+            let named = ids::read(app, request, "vaultId", id, &ids::VAULT)?;
+            Some(vaults::get(&app.service, &named.group, named.name())?)
+        }
+    };
+    if let Some(vault) = &vault {
+        let protectable = items::check_protect(&app.service, vault, &machine);
+        protectable.map_err(ArmError::from).map_err(|error| match error.code.as_ref() {
+            "UserErrorVmAlreadyProtected" => already_protected(error.message),
+            _ => error,
+        })?;
+    }
+    let is_protected = |i: &Item| matches!(i.state, ItemState::IrPending | ItemState::Protected);
+    let found = items::of_machine(&app.service, machine.id)?;
+    match found.iter().any(|item| is_protected(item) && vault.as_ref().is_none_or(|v| v.id == item.vault)) {
+        false => Ok(()),
+        true => {
+            Err(already_protected(format!("The virtual machine '{}' is protected already.", machine.name)))
+        }
+    }
 }
 
 fn usage(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
     let found = items::list(&app.service, &vault)?;
-    let mut containers = false;
     let mut machines_only = true;
     if let Some(filter) = request.filter()? {
-        let wanted = filter
-            .equalities(&["type", "backupManagementType"])
-            .map_err(|e| ArmError::invalid_filter(filter.source(), e))?;
-        containers = wanted
-            .get("type")
-            .is_some_and(|t| t.eq_ignore_ascii_case("BackupProtectionContainerCountSummary"));
-        machines_only = is_for_machines(wanted.get("backupManagementType"));
+        let refused = |e| ArmError::invalid_filter(filter.source(), e);
+        let wanted = filter.equalities(&["type", "backupManagementType"]).map_err(refused)?;
+        let kinds = ["BackupProtectedItemCountSummary", "BackupProtectionContainerCountSummary"];
+        wanted.one_of("type", &kinds).map_err(refused)?;
+        machines_only = is_for_machines(&wanted).map_err(refused)?;
     }
     let count = if machines_only { found.len() } else { 0 };
     let entry = |name: &str, shown: &str, value: usize| {
@@ -192,11 +219,8 @@ fn usage(app: &App, request: &Request, params: &Params) -> Answer {
             "name": {"value": name, "localizedValue": shown},
         })
     };
-    let entries = match containers {
-        true => vec![entry("AzureIaasVM", "Azure Virtual Machine", count)],
-        false => vec![entry("AzureVM", "Azure Virtual Machine", count)],
-    };
-    Response::ok(json!({"value": entries}))
+    // An item is a container of its own, so that both are as many.
+    Response::ok(json!({"value": [entry("AzureIaasVM", "Azure Virtual Machine", count)]}))
 }
 
 fn usages(app: &App, _: &Request, params: &Params) -> Answer {
@@ -206,6 +230,16 @@ fn usages(app: &App, _: &Request, params: &Params) -> Answer {
         "unit": "Count", "quotaPeriod": "P1D", "currentValue": count, "limit": -1,
         "name": {"value": "ProtectedItemsCount", "localizedValue": "Protected items"},
     }]}))
+}
+
+fn intents(app: &App, request: &Request, params: &Params) -> Answer {
+    vault_of(app, params)?;
+    nothing(request, &["backupManagementType", "itemType", "itemName", "parentName"])
+}
+
+fn engines(app: &App, request: &Request, params: &Params) -> Answer {
+    vault_of(app, params)?;
+    nothing(request, &["backupManagementType", "friendlyName", "backupEngineName"])
 }
 
 fn guards(app: &App, _: &Request, params: &Params) -> Answer {

@@ -1,7 +1,7 @@
 //! Subscriptions, tenants, locations and providers: there is one of each of the first two.
 
 use super::{Answer, App, SUBSCRIPTION, check_subscription, subscription_id};
-use crate::route::LIST;
+use crate::route::PAGED;
 use crate::{Params, Request, Response, Route};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get("/tenants", "Tenants_List", tenants).summary("The tenant.").tag(TAG),
         Route::get("/subscriptions/{subscription}/providers", "Providers_List", providers)
             .action("Microsoft.Resources/subscriptions/providers/read")
-            .query(LIST)
+            .query(PAGED)
             .summary("Resource providers, all registered.")
             .tag(TAG),
         Route::get("/subscriptions/{subscription}/providers/{provider}", "Providers_Get", provider)

@@ -1,9 +1,8 @@
 //! What Azure has and this server has not yet: refused with an error that says so, never with a false success.
 
 use super::{Answer, App, check_subscription, item_of, item_path, vault_of, vault_path};
-use crate::{ArmError, Params, Request, Response, Route};
-use http::StatusCode;
-use serde_json::{Value, json};
+use crate::{ArmError, Handler, Params, Request, Route};
+use http::{Method, StatusCode};
 
 pub(super) fn not_available(what: &str) -> ArmError {
     ArmError::new(
@@ -54,22 +53,35 @@ fn cross_region(app: &App, _: &Request, params: &Params) -> Answer {
 }
 
 macro_rules! refused {
-    ($($name:ident: $what:expr;)*) => { $(
+    ($($name:ident, $constant:ident: $what:expr;)*) => { $(
+        const $constant: &str = $what;
+
         fn $name(app: &App, _: &Request, params: &Params) -> Answer {
             vault_of(app, params)?;
-            Err(not_available($what))
+            Err(not_available($constant))
         }
     )* };
 }
 
 refused! {
-    guard: "Multi-user authorisation with resource guards";
-    keys: "Encryption with customer-managed keys";
-    files: "Recovering files by mounting a recovery point";
-    archive: "Moving recovery points to the archive tier";
-    intents: "Automatic protection";
-    scan: "Scanning protected machines for threats";
-    access_token: CROSS_REGION;
+    guard, GUARD: "Multi-user authorisation with resource guards";
+    pin, PIN: "A security PIN for critical operations";
+    keys, KEYS: "Encryption with customer-managed keys";
+    files, FILES: "Recovering files by mounting a recovery point";
+    archive, ARCHIVE: "Moving recovery points to the archive tier";
+    intents, INTENTS: "Automatic protection";
+    scan, SCAN: "Scanning protected machines for threats";
+    workloads, WORKLOADS: "Looking for databases in machines";
+    export, EXPORT: "Exporting jobs to a blob (`GET …/backupJobs` lists them)";
+    data_move, DATA_MOVE: "Moving a vault's data to another vault";
+    agents, AGENTS: "Registering agents and servers with a vault";
+    endpoints, ENDPOINTS: "Private endpoints";
+    replication, REPLICATION: "Site recovery";
+}
+
+fn access_token(app: &App, _: &Request, params: &Params) -> Answer {
+    vault_of(app, params)?;
+    Err(not_available(CROSS_REGION))
 }
 
 macro_rules! location {
@@ -87,105 +99,38 @@ macro_rules! elsewhere {
     };
 }
 
+/// Method, pattern, operation, handler, what it is of, action.
+type Refused = (Method, &'static str, &'static str, Handler<App>, &'static str, &'static str);
+
+/// The tag of all that answers so. `docs/az.md` lists them, by what they are of.
+pub const TAG: &str = "Not available yet";
+
 pub fn routes() -> Vec<Route<App>> {
-    const TAG: &str = "Not available yet";
-    vec![
+    let mut routes = vec![
         Route::get(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Get", no_guard)
             .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/read")
             .summary("A resource guard: there is none.")
-            .tag(TAG),
-        Route::put(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Put", guard)
-            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/write")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::delete(vault_path!("/backupResourceGuardProxies/{guard}"), "ResourceGuardProxy_Delete", guard)
-            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/delete")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(
-            vault_path!("/backupResourceGuardProxies/{guard}/unlockDelete"),
-            "ResourceGuardProxy_UnlockDelete",
-            guard,
-        )
-        .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/unlockDelete/action")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::patch(
-            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
-            "BackupResourceEncryptionConfigs_Update",
-            keys,
-        )
-        .action("Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write")
-        .summary("Not available yet.")
-        .tag(TAG),
+            .tag("Status"),
         Route::put(
-            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
-            "BackupResourceEncryptionConfigs_Put",
-            keys,
+            elsewhere!("Compute/virtualMachines/{machine}"),
+            "VirtualMachines_CreateOrUpdate",
+            machine,
         )
-        .action("Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::post(
-            item_path!("/recoveryPoints/{point}/provisionInstantItemRecovery"),
-            "ItemLevelRecoveryConnections_Provision",
-            files,
-        )
-        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/provisionInstantItemRecovery/action")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::post(
-            item_path!("/recoveryPoints/{point}/revokeInstantItemRecovery"),
-            "ItemLevelRecoveryConnections_Revoke",
-            files,
-        )
-        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/revokeInstantItemRecovery/action")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::post(item_path!("/recoveryPoints/{point}/move"), "RecoveryPoint_Move", archive)
-            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/move/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(item_path!("/configureSourceScan"), "ProtectedItems_ConfigureSourceScan", scan)
-            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::put(
-            vault_path!("/backupFabrics/{fabric}/backupProtectionIntent/{intent}"),
-            "ProtectionIntent_CreateOrUpdate",
-            intents,
-        )
-        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/backupProtectionIntent/write")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::post(
-            "/providers/Microsoft.ResourceGraph/resources",
-            "ResourceGraph_Query",
-            resource_graph,
-        )
-        .takes("GraphQuery")
-        .summary("What clients ask the resource graph for: deleted vaults.")
-        .tag("Resource groups"),
-        Route::get(
-            "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.ClassicStorage/storageAccounts/{account}",
-            "ClassicStorageAccounts_Get",
-            classic,
-        )
-        .action("Microsoft.Storage/storageAccounts/read")
-        .summary("There are no classic storage accounts.")
-        .tag("Storage accounts"),
-        Route::put(elsewhere!("Compute/virtualMachines/{machine}"), "VirtualMachines_CreateOrUpdate", machine)
-            .action("Microsoft.Compute/virtualMachines/write")
-            .summary("Refused: machines are made with libvirt.")
-            .tag("Virtual machines"),
+        .action("Microsoft.Compute/virtualMachines/write")
+        .summary("Refused: machines are made with libvirt.")
+        .tag("Virtual machines"),
         Route::delete(elsewhere!("Compute/virtualMachines/{machine}"), "VirtualMachines_Delete", machine)
             .action("Microsoft.Compute/virtualMachines/delete")
             .summary("Refused: machines are removed with libvirt.")
             .tag("Virtual machines"),
-        Route::put(elsewhere!("Network/virtualNetworks/{network}"), "VirtualNetworks_CreateOrUpdate", network)
-            .action("Microsoft.Network/virtualNetworks/write")
-            .summary("Refused: networks are made with libvirt.")
-            .tag("Virtual networks"),
+        Route::put(
+            elsewhere!("Network/virtualNetworks/{network}"),
+            "VirtualNetworks_CreateOrUpdate",
+            network,
+        )
+        .action("Microsoft.Network/virtualNetworks/write")
+        .summary("Refused: networks are made with libvirt.")
+        .tag("Virtual networks"),
         Route::delete(elsewhere!("Network/virtualNetworks/{network}"), "VirtualNetworks_Delete", network)
             .action("Microsoft.Network/virtualNetworks/delete")
             .summary("Refused: networks are removed with libvirt.")
@@ -206,47 +151,347 @@ pub fn routes() -> Vec<Route<App>> {
         .action("Microsoft.Storage/checkNameAvailability/read")
         .summary("Refused: places are configured.")
         .tag("Storage accounts"),
-        Route::post(location!("backupCrrJobs"), "BackupCrrJobs_List", cross_region)
-            .action("Microsoft.RecoveryServices/locations/backupCrrJobs/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(location!("backupCrrJob"), "BackupCrrJobDetails_Get", cross_region)
-            .action("Microsoft.RecoveryServices/locations/backupCrrJob/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(location!("backupCrossRegionRestore"), "CrossRegionRestore_Trigger", cross_region)
-            .action("Microsoft.RecoveryServices/locations/backupCrossRegionRestore/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::get(
+        Route::post(item_path!("/undelete"), "ProtectedItems_Undelete", undelete_by_put)
+            .action(
+                "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write",
+            )
+            .summary("Undeleting is a PUT with isRehydrate.")
+            .tag("Protected items"),
+    ];
+    let refused: [Refused; 41] = [
+        (
+            Method::PUT,
+            vault_path!("/backupResourceGuardProxies/{guard}"),
+            "ResourceGuardProxy_Put",
+            guard,
+            GUARD,
+            "Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/write",
+        ),
+        (
+            Method::DELETE,
+            vault_path!("/backupResourceGuardProxies/{guard}"),
+            "ResourceGuardProxy_Delete",
+            guard,
+            GUARD,
+            "Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/delete",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupResourceGuardProxies/{guard}/unlockDelete"),
+            "ResourceGuardProxy_UnlockDelete",
+            guard,
+            GUARD,
+            "Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/unlockDelete/action",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupSecurityPIN"),
+            "SecurityPINs_Get",
+            pin,
+            PIN,
+            "Microsoft.RecoveryServices/Vaults/backupSecurityPIN/action",
+        ),
+        (
+            Method::PATCH,
+            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
+            "BackupResourceEncryptionConfigs_Update",
+            keys,
+            KEYS,
+            "Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/backupEncryptionConfigs/backupResourceEncryptionConfig"),
+            "BackupResourceEncryptionConfigs_Put",
+            keys,
+            KEYS,
+            "Microsoft.RecoveryServices/Vaults/backupEncryptionConfigs/write",
+        ),
+        (
+            Method::POST,
+            item_path!("/recoveryPoints/{point}/provisionInstantItemRecovery"),
+            "ItemLevelRecoveryConnections_Provision",
+            files,
+            FILES,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/provisionInstantItemRecovery/action",
+        ),
+        (
+            Method::POST,
+            item_path!("/recoveryPoints/{point}/listInstantItemRecoveryOperationResult"),
+            "ItemLevelRecoveryConnections_OperationResult",
+            files,
+            FILES,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/provisionInstantItemRecovery/action",
+        ),
+        (
+            Method::POST,
+            item_path!("/recoveryPoints/{point}/revokeInstantItemRecovery"),
+            "ItemLevelRecoveryConnections_Revoke",
+            files,
+            FILES,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/revokeInstantItemRecovery/action",
+        ),
+        (
+            Method::POST,
+            item_path!("/recoveryPoints/{point}/move"),
+            "RecoveryPoint_Move",
+            archive,
+            ARCHIVE,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/move/action",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupTieringCost/default/fetchTieringCost"),
+            "FetchTieringCost_Post",
+            archive,
+            ARCHIVE,
+            "Microsoft.RecoveryServices/Vaults/backupTieringCost/fetchTieringCost/action",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupTieringCost/default/operationResults/{operation}"),
+            "TieringCostOperationResults_Get",
+            archive,
+            ARCHIVE,
+            "Microsoft.RecoveryServices/Vaults/backupTieringCost/operationResults/read",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupTieringCost/default/operationsStatus/{operation}"),
+            "TieringCostOperationStatus_Get",
+            archive,
+            ARCHIVE,
+            "Microsoft.RecoveryServices/Vaults/backupTieringCost/operationsStatus/read",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupFabrics/{fabric}/getRPExtendedInfo"),
+            "RecoveryPoints_GetExtendedInfo",
+            scan,
+            SCAN,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/read",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupFabrics/{fabric}/getRPExtendedInfoOperationResult/{operation}"),
+            "RecoveryPoints_GetExtendedInfoResult",
+            scan,
+            SCAN,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/read",
+        ),
+        (
+            Method::POST,
+            item_path!("/configureSourceScan"),
+            "ProtectedItems_ConfigureSourceScan",
+            scan,
+            SCAN,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/backupFabrics/{fabric}/backupProtectionIntent/{intent}"),
+            "ProtectionIntent_CreateOrUpdate",
+            intents,
+            INTENTS,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/backupProtectionIntent/write",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}/inquire"),
+            "ProtectionContainers_Inquire",
+            workloads,
+            WORKLOADS,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/inquire/action",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupJobsExport"),
+            "Jobs_Export",
+            export,
+            EXPORT,
+            "Microsoft.RecoveryServices/Vaults/backupJobsExport/action",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupJobs/operationResults/{operation}"),
+            "ExportJobsOperationResults_Get",
+            export,
+            EXPORT,
+            "Microsoft.RecoveryServices/Vaults/backupJobs/operationResults/read",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupstorageconfig/vaultstorageconfig/prepareDataMove"),
+            "BMSPrepareDataMove",
+            data_move,
+            DATA_MOVE,
+            "Microsoft.RecoveryServices/Vaults/backupstorageconfig/write",
+        ),
+        (
+            Method::POST,
+            vault_path!("/backupstorageconfig/vaultstorageconfig/triggerDataMove"),
+            "BMSTriggerDataMove",
+            data_move,
+            DATA_MOVE,
+            "Microsoft.RecoveryServices/Vaults/backupstorageconfig/write",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupstorageconfig/vaultstorageconfig/operationResults/{operation}"),
+            "BMSPrepareDataMoveOperationResult_Get",
+            data_move,
+            DATA_MOVE,
+            "Microsoft.RecoveryServices/Vaults/backupstorageconfig/read",
+        ),
+        (
+            Method::GET,
+            vault_path!("/backupstorageconfig/vaultstorageconfig/operationStatus/{operation}"),
+            "GetOperationStatus",
+            data_move,
+            DATA_MOVE,
+            "Microsoft.RecoveryServices/Vaults/backupstorageconfig/read",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/certificates/{certificate}"),
+            "VaultCertificates_Create",
+            agents,
+            AGENTS,
+            "Microsoft.RecoveryServices/Vaults/certificates/write",
+        ),
+        (
+            Method::DELETE,
+            vault_path!("/registeredIdentities/{identity}"),
+            "RegisteredIdentities_Delete",
+            agents,
+            AGENTS,
+            "Microsoft.RecoveryServices/Vaults/registeredIdentities/delete",
+        ),
+        (
+            Method::GET,
+            vault_path!("/extendedInformation/vaultExtendedInfo"),
+            "VaultExtendedInfo_Get",
+            agents,
+            AGENTS,
+            "Microsoft.RecoveryServices/Vaults/extendedInformation/read",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/extendedInformation/vaultExtendedInfo"),
+            "VaultExtendedInfo_CreateOrUpdate",
+            agents,
+            AGENTS,
+            "Microsoft.RecoveryServices/Vaults/extendedInformation/write",
+        ),
+        (
+            Method::PATCH,
+            vault_path!("/extendedInformation/vaultExtendedInfo"),
+            "VaultExtendedInfo_Update",
+            agents,
+            AGENTS,
+            "Microsoft.RecoveryServices/Vaults/extendedInformation/write",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/privateEndpointConnections/{connection}"),
+            "PrivateEndpointConnection_Put",
+            endpoints,
+            ENDPOINTS,
+            "Microsoft.RecoveryServices/Vaults/privateEndpointConnections/write",
+        ),
+        (
+            Method::DELETE,
+            vault_path!("/privateEndpointConnections/{connection}"),
+            "PrivateEndpointConnection_Delete",
+            endpoints,
+            ENDPOINTS,
+            "Microsoft.RecoveryServices/Vaults/privateEndpointConnections/delete",
+        ),
+        (
+            Method::GET,
+            vault_path!("/privateEndpointConnections/{connection}/operationsStatus/{operation}"),
+            "PrivateEndpoint_GetOperationStatus",
+            endpoints,
+            ENDPOINTS,
+            "Microsoft.RecoveryServices/Vaults/privateEndpointConnections/operationsStatus/read",
+        ),
+        (
+            Method::GET,
+            vault_path!("/replicationVaultSettings/{setting}"),
+            "ReplicationVaultSetting_Get",
+            replication,
+            REPLICATION,
+            "Microsoft.RecoveryServices/Vaults/replicationVaultSettings/read",
+        ),
+        (
+            Method::PUT,
+            vault_path!("/replicationVaultSettings/{setting}"),
+            "ReplicationVaultSetting_Create",
+            replication,
+            REPLICATION,
+            "Microsoft.RecoveryServices/Vaults/replicationVaultSettings/write",
+        ),
+        (
+            Method::POST,
+            location!("backupCrrJobs"),
+            "BackupCrrJobs_List",
+            cross_region,
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupCrrJobs/action",
+        ),
+        (
+            Method::POST,
+            location!("backupCrrJob"),
+            "BackupCrrJobDetails_Get",
+            cross_region,
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupCrrJob/action",
+        ),
+        (
+            Method::POST,
+            location!("backupCrossRegionRestore"),
+            "CrossRegionRestore_Trigger",
+            cross_region,
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupCrossRegionRestore/action",
+        ),
+        (
+            Method::GET,
             location!("backupCrrOperationResults/{operation}"),
             "CrrOperationResults_Get",
             cross_region,
-        )
-        .action("Microsoft.RecoveryServices/locations/backupCrrOperationResults/read")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::get(
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupCrrOperationResults/read",
+        ),
+        (
+            Method::GET,
             location!("backupCrrOperationsStatus/{operation}"),
             "CrrOperationStatus_Get",
             cross_region,
-        )
-        .action("Microsoft.RecoveryServices/locations/backupCrrOperationsStatus/read")
-        .summary("Not available yet.")
-        .tag(TAG),
-        Route::get(location!("backupAadProperties"), "AadProperties_Get", cross_region)
-            .action("Microsoft.RecoveryServices/locations/backupAadProperties/read")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(item_path!("/recoveryPoints/{point}/accessToken"), "RecoveryPoints_GetAccessToken", access_token)
-            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/accessToken/action")
-            .summary("Not available yet.")
-            .tag(TAG),
-        Route::post(item_path!("/undelete"), "ProtectedItems_Undelete", undelete_by_put)
-            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/write")
-            .summary("Undeleting is a PUT with isRehydrate.")
-            .tag(TAG),
-    ]
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupCrrOperationsStatus/read",
+        ),
+        (
+            Method::GET,
+            location!("backupAadProperties"),
+            "AadProperties_Get",
+            cross_region,
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/locations/backupAadProperties/read",
+        ),
+        (
+            Method::POST,
+            item_path!("/recoveryPoints/{point}/accessToken"),
+            "RecoveryPoints_GetAccessToken",
+            access_token,
+            CROSS_REGION,
+            "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/accessToken/action",
+        ),
+    ];
+    routes.extend(refused.map(|(method, pattern, operation, handler, what, action)| {
+        Route::new(method, pattern, operation, handler).action(action).summary(what).tag(TAG)
+    }));
+    routes
 }
 
 fn no_guard(app: &App, _: &Request, params: &Params) -> Answer {
@@ -257,40 +502,10 @@ fn no_guard(app: &App, _: &Request, params: &Params) -> Answer {
     ))
 }
 
-fn classic(_: &App, _: &Request, _: &Params) -> Answer {
-    Err(ArmError::invalid_resource_namespace("Microsoft.ClassicStorage"))
-}
-
 fn undelete_by_put(app: &App, _: &Request, params: &Params) -> Answer {
     item_of(app, params)?;
     Err(ArmError::bad_request(
         "BMSUserErrorInvalidInput",
         "An item is undeleted by PUT with isRehydrate true, or `az backup protection undelete`.",
     ))
-}
-
-/// Deleted vaults, and the items in them, which is what clients look for there. Of the query's own language only
-/// `contains "…"` is understood, which narrows by id.
-fn resource_graph(app: &App, request: &Request, _: &Params) -> Answer {
-    let body: Value = request.json()?;
-    let query = body["query"].as_str().unwrap_or_default().to_lowercase();
-    let scope = super::subscription_id(app);
-    let may = app.gate.allowed(
-        request.caller(),
-        "Microsoft.RecoveryServices/locations/deletedVaults/read",
-        &scope,
-    )?;
-    let mut found = match query.contains("deletedvaults") && may {
-        true if query.contains("/protecteditems") => super::vaults::items_of_deleted(app, request)?,
-        true => super::vaults::all_deleted(app)?,
-        false => Vec::new(),
-    };
-    let wanted: Vec<&str> = query.split("contains \"").skip(1).filter_map(|s| s.split('"').next()).collect();
-    found.retain(|row| {
-        let id = row["id"].as_str().unwrap_or_default().to_lowercase();
-        wanted.iter().all(|w| id.contains(w))
-    });
-    Response::ok(json!({
-        "totalRecords": found.len(), "count": found.len(), "data": found, "facets": [], "resultTruncated": "false",
-    }))
 }

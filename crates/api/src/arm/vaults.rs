@@ -1,10 +1,7 @@
 //! Recovery Services vaults.
 
-use super::{
-    Answer, App, by_name, by_shown_name, check_subscription, page, subscription_id, vault_id, vault_of,
-    vault_path,
-};
-use crate::route::{LIST, Link, Named, Needs};
+use super::{Answer, App, by_shown_name, check_subscription, page, vault_id, vault_of, vault_path};
+use crate::route::{Named, Needs, PAGED};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
@@ -16,7 +13,7 @@ use strongroom_engine::service::vaults::{self, VaultSettings};
 use strongroom_engine::service::{operations, reconcile};
 
 const READ: &str = "Microsoft.RecoveryServices/Vaults/read";
-const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
+pub(super) const WRITE: &str = "Microsoft.RecoveryServices/Vaults/write";
 
 /// What a vault's body can name.
 const NAMES: &[Named] = &[
@@ -36,7 +33,7 @@ pub fn routes() -> Vec<Route<App>> {
             list,
         )
         .action(READ)
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("All vaults.")
         .tag(TAG),
@@ -46,7 +43,7 @@ pub fn routes() -> Vec<Route<App>> {
             list,
         )
         .action(READ)
-        .query(LIST)
+        .query(PAGED)
         .by_row()
         .summary("The vaults of a group.")
         .tag(TAG),
@@ -79,45 +76,6 @@ pub fn routes() -> Vec<Route<App>> {
             .action("Microsoft.RecoveryServices/Vaults/operationResults/read")
             .summary("How an operation on the vault ended.")
             .tag(TAG),
-        Route::get(
-            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults",
-            "DeletedVaults_ListBySubscriptionId",
-            deleted,
-        )
-        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
-        .query(crate::route::LIST)
-        .summary("Deleted vaults that can be brought back.")
-        .tag(TAG),
-        Route::get(
-            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}",
-            "DeletedVaults_Get",
-            deleted_one,
-        ).answers("Resource")
-        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
-        .summary("A deleted vault.")
-        .tag(TAG),
-        Route::post(
-            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/undelete",
-            "DeletedVaults_Undelete",
-            undelete,
-        )
-        .action("Microsoft.RecoveryServices/locations/deletedVaults/undelete/action")
-        .takes("UndeleteRequest")
-        .names(&[Named { field: "properties", needs: Needs::Nothing("it is not read: the path says which vault") }])
-        .also_needs("Microsoft.RecoveryServices/Vaults/write over the vault", |app, _, params| {
-            Ok(vec![Link { actions: &[WRITE], scope: vault_id(app, &find_deleted(app, params)?) }])
-        })
-        .success(&[202])
-        .summary("Brings a deleted vault back.")
-        .tag(TAG),
-        Route::get(
-            "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/operations/{operation}",
-            "DeletedVaults_GetOperationStatus",
-            deleted_status,
-        ).answers("OperationStatus")
-        .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
-        .summary("How bringing a vault back stands.")
-        .tag(TAG),
     ]
 }
 
@@ -296,11 +254,6 @@ impl Properties {
         for (state, off, what) in [
             (scan.and_then(|s| s.state.as_deref()), "Disabled", "Scanning protected machines for threats"),
             (across, "Disabled", "Cross-region restore"),
-            (
-                self.public_network_access.as_ref().and_then(Value::as_str),
-                "Enabled",
-                "Closing a vault to public networks",
-            ),
         ] {
             if state.is_some_and(|state| !state.eq_ignore_ascii_case(off)) {
                 return Err(super::unavailable::not_available(what));
@@ -355,7 +308,7 @@ impl Body {
         for (name, value) in [
             ("monitoringSettings", properties.monitoring_settings),
             ("costManagementSettings", properties.cost_management_settings),
-            ("publicNetworkAccess", properties.public_network_access),
+            (vaults::PUBLIC_NETWORK_ACCESS, public_network_access(properties.public_network_access)?),
             (vaults::RESTORE_SETTINGS, properties.restore_settings),
         ] {
             // They are shown again as they came: never null, and never large.
@@ -364,6 +317,16 @@ impl Body {
             }
         }
         Ok(settings)
+    }
+}
+
+/// Whether a vault is open to public networks, in the word that it is shown by.
+fn public_network_access(wanted: Option<Value>) -> Result<Option<Value>, ArmError> {
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_null()) else { return Ok(None) };
+    match wanted.as_str().unwrap_or_default().to_lowercase().as_str() {
+        "enabled" | "enable" => Ok(Some("Enabled".into())),
+        "disabled" | "disable" => Ok(Some("Disabled".into())),
+        _ => Err(ArmError::invalid_parameter("publicNetworkAccess", "it is Enabled or Disabled")),
     }
 }
 
@@ -496,7 +459,7 @@ fn operation_of(app: &App, params: &Params) -> Result<operations::OperationState
     Ok(state)
 }
 
-fn status(app: &App, _: &Request, params: &Params) -> Answer {
+pub(super) fn status(app: &App, _: &Request, params: &Params) -> Answer {
     let state = operation_of(app, params)?;
     Response::ok(super::jobs::show_operation(&state))
 }
@@ -507,103 +470,4 @@ fn result(app: &App, _: &Request, params: &Params) -> Answer {
         Some(vault) => Response::ok(show(app, &vault)?),
         None => Ok(Response::empty(StatusCode::NO_CONTENT)),
     }
-}
-
-fn deleted_name(vault: &Vault) -> String {
-    format!("{}_{}", vault.group, vault.id)
-}
-
-fn show_deleted(app: &App, vault: &Vault) -> Value {
-    let name = deleted_name(vault);
-    let at = |time: Option<jiff::Timestamp>| time.map(super::time).unwrap_or_default();
-    json!({
-        "id": format!(
-            "{}/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults/{name}",
-            subscription_id(app), vault.location
-        ),
-        "name": name,
-        "type": "Microsoft.RecoveryServices/locations/deletedVaults",
-        "location": vault.location,
-        "properties": {
-            "vaultId": vault_id(app, vault),
-            "vaultDeletionTime": at(vault.deleted_at),
-            "purgeAt": at(vault.purge_at),
-        },
-    })
-}
-
-pub(super) fn all_deleted(app: &App) -> Result<Vec<Value>, ArmError> {
-    Ok(vaults::list_all_deleted(&app.service)?.iter().map(|v| show_deleted(app, v)).collect())
-}
-
-/// The items in all deleted vaults, as the resource graph shows them.
-pub(super) fn items_of_deleted(app: &App, request: &Request) -> Result<Vec<Value>, ArmError> {
-    let mut found = Vec::new();
-    for vault in vaults::list_all_deleted(&app.service)? {
-        let base = show_deleted(app, &vault)["id"].as_str().unwrap_or_default().to_owned();
-        for item in strongroom_engine::service::items::list(&app.service, &vault)? {
-            let shown = super::items::show(app, request, &vault, &item, None);
-            found.push(json!({
-                "id": format!(
-                    "{base}/backupFabrics/Azure/protectionContainers/{}/protectedItems/{}",
-                    item.container(),
-                    item.name()
-                ),
-                "type": "microsoft.recoveryservices/locations/deletedvaults/backupfabrics/protectioncontainers/protecteditems",
-                "name": item.name(),
-                "location": vault.location,
-                "resourceGroup": vault.group,
-                "subscriptionId": app.service.subscription().to_string(),
-                "dataSourceType": "AzureIaasVM/VM",
-                "properties": shown["properties"],
-                "tags": null,
-            }));
-        }
-    }
-    Ok(found)
-}
-
-fn deleted(app: &App, request: &Request, params: &Params) -> Answer {
-    check_subscription(app, params)?;
-    let found = vaults::list_deleted(&app.service, &params["location"])?;
-    page(request, found, 1000, |v| by_name(&v.name, &v.id.to_string()), |v| show_deleted(app, v))
-}
-
-fn find_deleted(app: &App, params: &Params) -> Result<Vault, ArmError> {
-    check_subscription(app, params)?;
-    let wanted = &params["deleted"];
-    vaults::list_deleted(&app.service, &params["location"])?
-        .into_iter()
-        .find(|v| deleted_name(v).eq_ignore_ascii_case(wanted) || v.name.eq_ignore_ascii_case(wanted))
-        .ok_or_else(|| {
-            ArmError::not_found(
-                "ResourceNotFound",
-                format!(
-                    "The deleted vault '{}' was not found in this location.",
-                    crate::error::shorten(wanted)
-                ),
-            )
-        })
-}
-
-fn deleted_one(app: &App, _: &Request, params: &Params) -> Answer {
-    Response::ok(show_deleted(app, &find_deleted(app, params)?))
-}
-
-fn undelete(app: &App, request: &Request, params: &Params) -> Answer {
-    let vault = find_deleted(app, params)?;
-    let path = format!(
-        "{}/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults/{}",
-        subscription_id(app),
-        vault.location,
-        deleted_name(&vault)
-    );
-    let vault = vaults::undelete(&app.service, vault.id)?;
-    let operation = operations::done(&app.service, Some(vault.id))?;
-    let path = format!("{path}/operations/{}", operation.id);
-    Ok(Response::accepted(request, Some(&path), Some(&path), 1))
-}
-
-fn deleted_status(app: &App, request: &Request, params: &Params) -> Answer {
-    status(app, request, params)
 }

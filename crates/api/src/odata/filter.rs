@@ -29,6 +29,8 @@ pub enum FilterError {
     OnlyEqualities,
     #[error("this list cannot be filtered by '{name}'; it can by {known}")]
     UnknownName { name: String, known: String },
+    #[error("'{name}' is never '{value}'; it is one of {known}")]
+    UnknownValue { name: String, value: String, known: String },
     #[error("'{0}' is given twice")]
     Twice(String),
     #[error("'{0}' is not a time such as 2026-11-01 12:00:00 AM or 2026-11-01T00:00:00Z")]
@@ -219,6 +221,22 @@ impl Equalities {
     /// Whether a field's value passes: it does if the name does not occur, and without regard to case.
     pub fn passes(&self, name: &str, value: &str) -> bool {
         self.get(name).is_none_or(|wanted| wanted.eq_ignore_ascii_case(value))
+    }
+
+    /// A name's value, as it is spelt among those that it can have: of any other nothing could be found.
+    pub fn one_of<'a>(&self, name: &str, known: &[&'a str]) -> Result<Option<&'a str>, FilterError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let found = known.iter().find(|known| known.eq_ignore_ascii_case(value));
+        found.map(|known| Some(*known)).ok_or_else(|| FilterError::UnknownValue {
+            name: name.to_owned(),
+            value: crate::error::shorten(value),
+            known: known.join(", "),
+        })
+    }
+
+    /// A name's value as yes or no.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, FilterError> {
+        Ok(self.one_of(name, &["true", "false"])?.map(|value| value == "true"))
     }
 
     /// A name's value as a time.

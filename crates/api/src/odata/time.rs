@@ -18,7 +18,8 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Some(at);
     }
-    let upper = text.to_ascii_uppercase();
+    // Of twelve hours the first is 12; some clients call it 0.
+    let upper = text.to_ascii_uppercase().replacen(" 00:", " 12:", 1).replacen(" 0:", " 12:", 1);
     let civil = ["%Y-%m-%d %I:%M:%S %p", "%m/%d/%Y %I:%M:%S %p", "%Y-%m-%d %I:%M %p"]
         .iter()
         .find_map(|format| DateTime::strptime(format, &upper).ok())
@@ -38,6 +39,9 @@ mod tests {
             ("12:59:59 PM", 12),
             ("11:00:00 PM", 23),
             ("9:05:00 PM", 21),
+            ("00:00:00 AM", 0),
+            ("00:30:00 PM", 12),
+            ("0:05:00 am", 0),
         ] {
             let at = parse_time(&format!("2026-11-01 {given}")).unwrap();
             assert_eq!(at.to_zoned(jiff::tz::TimeZone::UTC).hour(), hour, "{given}");

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use strongroom_domain::calendar::{Month, MonthPick, WeekOfMonth, Weekday};
 use strongroom_domain::policy::{
-    DailyRetention, MonthlyRetention, Policy, PolicyTier, Retention, Schedule, WeeklyRetention,
-    YearlyRetention,
+    DailyRetention, MonthlyRetention, Policy, PolicyTier, Retention, Schedule, SnapshotConsistency,
+    WeeklyRetention, YearlyRetention,
 };
 use strongroom_domain::zone::ZoneName;
 
@@ -23,6 +23,16 @@ pub struct Texts {
     pub run_time: Option<String>,
     /// Prefix and suffix of a resource group, which Azure wants for snapshots.
     pub snapshot_group: Option<(String, String)>,
+    /// When points were to go to the archive tier: of no effect, as there is none.
+    pub tiering: Option<Tiering>,
+}
+
+/// Azure's `tieringPolicy` for `ArchivedRP`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tiering {
+    pub mode: String,
+    pub duration: u32,
+    pub duration_type: String,
 }
 
 fn unavailable(message: impl Into<String>) -> ArmError {
@@ -75,7 +85,8 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
             tier.arm_name()
         )));
     }
-    refuse_unavailable(properties)?;
+    let tiering = tiering(properties)?;
+    let snapshot_consistency = snapshot_consistency(properties)?;
     let (schedule, run_time) = schedule(schedule_json)?;
     let zone = text(properties, "timeZone").unwrap_or("UTC");
     let zone: ZoneName = zone
@@ -92,27 +103,60 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
         None | Some(Value::Null) => default_days,
         Some(days) => number(days, "instantRpRetentionRangeInDays")?,
     };
-    let policy = Policy { tier, schedule, retention, zone, snapshot_days };
+    let policy = Policy { tier, schedule, retention, zone, snapshot_days, snapshot_consistency };
     policy.validate().map_err(|e| ArmError::bad_request(e.code(), e.to_string()))?;
-    let texts = Texts { run_time: Some(run_time), snapshot_group: snapshot_group(properties)? };
+    let texts = Texts { run_time: Some(run_time), snapshot_group: snapshot_group(properties)?, tiering };
     Ok((policy, texts))
 }
 
-/// What this server can't do is refused: taken, it would be forgotten.
-fn refuse_unavailable(properties: &Value) -> Result<(), ArmError> {
+/// Azure's name for snapshots that nothing in the machine is asked for.
+const ONLY_CRASH: &str = "OnlyCrashConsistent";
+
+/// When points are to go to the archive tier; none where they are not to.
+fn tiering(properties: &Value) -> Result<Option<Tiering>, ArmError> {
+    const DURATIONS: [&str; 4] = ["Days", "Weeks", "Months", "Years"];
     let tiers = properties.get("tieringPolicy").and_then(Value::as_object);
-    for mode in tiers.into_iter().flat_map(Map::values).filter_map(|tier| text(tier, "tieringMode")) {
-        if !["DoNotTier", "Invalid"].iter().any(|none| none.eq_ignore_ascii_case(mode)) {
-            return Err(unavailable(
-                "Moving recovery points to the archive tier is not available on this server: tieringPolicy must be DoNotTier.",
-            ));
+    let mut found = None;
+    for (tier, says) in tiers.into_iter().flatten().filter(|(_, says)| !says.is_null()) {
+        let mode = text(says, "tieringMode").unwrap_or_default();
+        let is = |known: &str| mode.eq_ignore_ascii_case(known);
+        if is("DoNotTier") || is("Invalid") {
+            continue;
         }
+        if !tier.eq_ignore_ascii_case("ArchivedRP") {
+            let tier = crate::error::shorten(tier);
+            return Err(invalid(format!(
+                "tieringPolicy is of ArchivedRP, the archive tier, not of '{tier}'"
+            )));
+        }
+        let duration = match says.get("duration") {
+            None | Some(Value::Null) => 0,
+            Some(given) => number(given, "duration")?,
+        };
+        let unit = text(says, "durationType").unwrap_or("Invalid");
+        let unit_known = DURATIONS.iter().find(|known| known.eq_ignore_ascii_case(unit));
+        let (mode, duration, unit) = match unit_known {
+            _ if is("TierRecommended") => ("TierRecommended", 0, "Invalid"),
+            Some(unit) if is("TierAfter") && duration > 0 => ("TierAfter", duration, *unit),
+            _ if is("TierAfter") => {
+                return Err(invalid(
+                    "a tieringPolicy of TierAfter has a duration and a durationType: Days, Weeks, Months or Years",
+                ));
+            }
+            _ => return Err(invalid("tieringMode must be TierRecommended, TierAfter or DoNotTier")),
+        };
+        found = Some(Tiering { mode: mode.to_owned(), duration, duration_type: unit.to_owned() });
     }
+    Ok(found)
+}
+
+fn snapshot_consistency(properties: &Value) -> Result<SnapshotConsistency, ArmError> {
     match text(properties, "snapshotConsistencyType") {
-        None | Some("") => Ok(()),
-        Some(_) => Err(unavailable(
-            "snapshotConsistencyType is not available on this server: snapshots are as consistent as the machine allows.",
-        )),
+        None | Some("") => Ok(SnapshotConsistency::AsPossible),
+        Some(kind) if kind.eq_ignore_ascii_case(ONLY_CRASH) => Ok(SnapshotConsistency::OnlyCrash),
+        Some(_) => Err(invalid(format!(
+            "snapshotConsistencyType must be {ONLY_CRASH}, or left out: then snapshots are as consistent as the machine allows"
+        ))),
     }
 }
 
@@ -388,7 +432,7 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         }
         None => json!({}),
     };
-    json!({
+    let mut shown = json!({
         "backupManagementType": "AzureIaasVM",
         "policyType": policy.tier.arm_name(),
         "instantRPDetails": details,
@@ -397,7 +441,17 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         "instantRpRetentionRangeInDays": policy.snapshot_days,
         "timeZone": policy.zone.as_str(),
         "protectedItemsCount": items,
-    })
+    });
+    if let Some(tiering) = &texts.tiering {
+        shown["tieringPolicy"] = json!({"ArchivedRP": {
+            "tieringMode": tiering.mode, "duration": tiering.duration, "durationType": tiering.duration_type,
+        }});
+        shown["strongroomTiering"] = "It has no effect: this server has no archive tier.".into();
+    }
+    if policy.snapshot_consistency == SnapshotConsistency::OnlyCrash {
+        shown["snapshotConsistencyType"] = ONLY_CRASH.into();
+    }
+    shown
 }
 
 fn show_pick(pick: &MonthPick) -> Map<String, Value> {

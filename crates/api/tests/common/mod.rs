@@ -1,6 +1,7 @@
 //! A small application and a gate in memory, for tests of what does not depend on either.
 #![allow(dead_code)]
 
+pub mod estate;
 pub mod people;
 pub mod wire;
 
