@@ -169,8 +169,16 @@ fn vaults_and_policies(home: &Home) {
     assert_eq!((&shown["items"], &shown["store"]["recovery_points"]), (&0.into(), &0.into()), "{shown}");
     let table = home.ok(["vault", "list"]);
     assert!(table.starts_with("NAME  GROUP") && table.lines().count() == 3, "{table}");
-    home.ok(["vault", "delete", "main", "-g", "office"]);
+    let gone = home.ok(["vault", "delete", "main", "-g", "office"]);
+    assert!(gone.contains("brings it back until"), "{gone}");
     home.fails(1, &["no vault `gone`"], ["vault", "delete", "gone"]);
+    // Another of the name comes and goes: the one that is meant is named in full.
+    home.ok(["vault", "create", "main", "-g", "office"]);
+    assert!(home.json(["vault", "delete", "main", "-g", "office"])["kept_until"].is_string());
+    let told = home.fails(1, &["several deleted vaults", "office_"], ["vault", "undelete", "main"]);
+    let first = told.split("office_").nth(1).unwrap().split(' ').next().unwrap();
+    home.ok(["vault", "undelete", &format!("office_{first}")]);
+    home.ok(["vault", "delete", "main", "-g", "office"]);
 
     let create =
         ["policy", "create", "Long", "--daily", "20:30", "--zone", "Europe/Berlin", "--weekly", "sun:12"];
@@ -801,7 +809,7 @@ fn what_the_catalog_does_not_know_is_seen_adopted_and_forgotten() {
 #[test]
 fn a_key_outlives_its_vault_until_the_vaults_id_is_typed() {
     let home = home();
-    home.ok(["vault", "create", "main"]);
+    home.ok(["vault", "create", "main", "--soft-delete", "off"]);
     let id = home.json(["vault", "show"])["store"]["id"].as_str().unwrap().to_owned();
     home.fails(1, &["is kept", "vault 'main' has it"], ["vault", "key", "delete", "main", "--id", &id]);
     let service = Service::start(&home);

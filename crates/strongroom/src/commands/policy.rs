@@ -149,6 +149,12 @@ fn print(context: &Context, vault: &Vault, policy: &Value) -> Result<()> {
             entries.push((if at == 0 { "kept" } else { "" }, rule));
         }
         entries.push(("snapshots", format!("{} days", text(p, "/instantRpRetentionRangeInDays"))));
+        if let Some(kind) = p["snapshotConsistencyType"].as_str() {
+            entries.push(("", format!("{kind}: machines are not frozen")));
+        }
+        if p["tieringPolicy"].is_object() {
+            entries.push(("archive tier", text(p, "/strongroomTiering")));
+        }
         entries.push(("machines", text(p, "/protectedItemsCount")));
         // A list has no colon where a line goes on.
         list(&entries).replace("\n: ", "\n  ")

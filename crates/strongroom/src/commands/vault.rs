@@ -1,6 +1,6 @@
 //! `strongroom vault`: Recovery Services vaults of the service.
 
-use super::common::{self, Vault, find_vault, home, some_text, text, vault_path};
+use super::common::{self, Vault, find_vault, home, shown_time, some_text, some_time, text, vault_path};
 use crate::client::{Client, ServiceArgs, of_id, part_of_id, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::{Failure, Result};
@@ -25,7 +25,7 @@ pub enum VaultCommand {
     Delete(DeleteArgs),
     /// Compare a vault with the catalog now, both ways.
     Reconcile(ReconcileArgs),
-    /// Bring back a deleted vault that held deleted machines' points.
+    /// Bring back a deleted vault, with what it held.
     Undelete(UndeleteArgs),
     /// Take in a vault that is there, from its location and key, with all its points.
     Import(ImportArgs),
@@ -152,9 +152,9 @@ pub struct ShowArgs {
 #[command(after_help = "\
 A vault that still protects machines, or keeps points of them, is not deleted: see `strongroom
 vm delete`. Neither is one that holds points which the catalog does not know (`strongroom point
-list --unmanaged`), nor one that cannot be asked what it holds. One that holds only what was
-deleted can be brought back as long as that could be. Its key stays when it is purged
-(`strongroom vault key delete`).
+list --unmanaged`), nor one that cannot be asked what it holds. A deleted vault can be brought
+back (`strongroom vault undelete`) for the days of its soft delete; one without soft delete that
+holds nothing is gone at once. Its key stays when it is purged (`strongroom vault key delete`).
 
 Example:
   strongroom vault delete main")]
@@ -211,7 +211,7 @@ pub struct KeyDeleteArgs {
 Example:
   strongroom vault undelete main")]
 pub struct UndeleteArgs {
-    /// The vault's name.
+    /// The vault's name; where several of it were deleted, the name that an error tells: its group's and its id.
     name: String,
     /// The resource group that it was of, where two had vaults of one name.
     #[arg(short = 'g', long = "resource-group", value_name = "GROUP")]
@@ -573,9 +573,28 @@ fn delete(arguments: &DeleteArgs, context: &Context) -> Result<Outcome> {
     };
     let vault = find_vault(&client, &args)?;
     client.follow(&client.delete(&vault.path)?)?;
-    let shown = json!({ "deleted": vault.name, "resource_group": vault.group });
-    context.print(&shown, || format!("deleted: vault {} of group {}\n", vault.name, vault.group))?;
+    let mut shown = json!({ "deleted": vault.name, "resource_group": vault.group });
+    let mut advice = String::new();
+    // The latest of the name; none where it is gone, or the caller may not look.
+    let location = text(&vault.document, "/location");
+    let found = client.list(&client.path(&deleted_vaults(&location)), None).unwrap_or_default();
+    let own = text(&vault.document, "/id");
+    let last = found
+        .iter()
+        .filter(|d| text(d, "/properties/vaultId").eq_ignore_ascii_case(&own))
+        .max_by_key(|d| some_time(d, "/properties/vaultDeletionTime"));
+    let until = last.and_then(|d| some_time(d, "/properties/purgeAt"));
+    if until.is_some() && until != last.and_then(|d| some_time(d, "/properties/vaultDeletionTime")) {
+        shown["kept_until"] = json!(until);
+        let until = shown_time(until);
+        advice = format!("; `strongroom vault undelete {}` brings it back until {until}", vault.name);
+    }
+    context.print(&shown, || format!("deleted: vault {} of group {}{advice}\n", vault.name, vault.group))?;
     Ok(Outcome::Done)
+}
+
+fn deleted_vaults(location: &str) -> String {
+    format!("/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults", segment(location))
 }
 
 fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
@@ -584,15 +603,13 @@ fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
         Some(location) => location.clone(),
         None => home(&client)?.1,
     };
-    let of_location =
-        format!("/providers/Microsoft.RecoveryServices/locations/{}/deletedVaults", segment(&location));
-    let mut found = client.list(&client.path(&of_location), None)?;
+    let mut found = client.list(&client.path(&deleted_vaults(&location)), None)?;
     found.retain(|deleted| {
         let id = text(deleted, "/properties/vaultId");
         let is = |part: &str, wanted: &str| {
             part_of_id(&id, part).is_some_and(|found| found.eq_ignore_ascii_case(wanted))
         };
-        is("vaults", &arguments.name)
+        (is("vaults", &arguments.name) || text(deleted, "/name").eq_ignore_ascii_case(&arguments.name))
             && arguments.group.as_ref().is_none_or(|group| is("resourceGroups", group))
     });
     let deleted = match found.as_slice() {
@@ -602,8 +619,15 @@ fn undelete(arguments: &UndeleteArgs, context: &Context) -> Result<Outcome> {
             return Err(Error::not_found(message).into());
         }
         _ => {
-            let message =
-                format!("there are several deleted vaults `{}`: choose a group with -g", arguments.name);
+            let each = |d: &Value| {
+                let at = shown_time(some_time(d, "/properties/vaultDeletionTime"));
+                format!("{} (deleted {at})", text(d, "/name"))
+            };
+            let message = format!(
+                "there are several deleted vaults `{}`: name one of them as {}",
+                arguments.name,
+                found.iter().map(each).collect::<Vec<_>>().join(", ")
+            );
             return Err(Error::invalid(message).into());
         }
     };
