@@ -150,7 +150,9 @@ class Cycle:
         equal(self.read(f"backup vault identity show {n}")["type"], "SystemAssigned", "the vault's identity")
         self.do("backup vault encryption show", n)
         self.do("backup vault update", f"{n} --source-scan-state Enabled", later=True)
-        self.do("backup vault update", f"{n} --public-network-access Disable", later=True)
+        self.do("backup vault update", f"{n} --public-network-access Disable")
+        equal(self.read(f"backup vault show {n}")["properties"]["publicNetworkAccess"], "Disabled", "the vault's access")
+        self.do("backup vault update", f"{n} --public-network-access Enable")
         self.do("backup vault backup-properties set", f"{n} --cross-region-restore-flag True", later=True)
         self.do("backup vault encryption update",
                 f"{n} --encryption-key-id https://vault.example.org/keys/k/1 --mi-system-assigned", later=True)
@@ -172,10 +174,15 @@ class Cycle:
         self.do("backup policy create", f"{self.on} -n mine --policy {path} --backup-management-type AzureIaasVM")
         policy = self.read(f"backup policy show {self.on} -n mine")
         policy["properties"]["instantRpRetentionRangeInDays"] = 3
+        policy["properties"]["snapshotConsistencyType"] = "OnlyCrashConsistent"
+        tiers = {"ArchivedRP": {"tieringMode": "TierAfter", "duration": 3, "durationType": "Months"}}
+        policy["properties"]["tieringPolicy"] = tiers
         path.write_text(json.dumps(policy))
         self.do("backup policy set", f"{self.on} -n mine --policy {path}")
         changed = self.read(f"backup policy show {self.on} -n mine")["properties"]
         equal(changed["instantRpRetentionRangeInDays"], 3, "the changed policy's snapshot retention")
+        equal(changed["tieringPolicy"], tiers, "the changed policy's tiers")
+        equal(changed["snapshotConsistencyType"], "OnlyCrashConsistent", "the changed policy's consistency")
 
     def items(self):
         self.do("backup protection check-vm", f"-g {G} --vm {self.m}")

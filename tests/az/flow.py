@@ -67,11 +67,12 @@ class Flow:
 
     def vault(self):
         """made in the machine's location; one of another location protects nothing of it"""
-        made = self.az(f"backup vault create -g {G} -n {V} -l {LOCATION}")
+        made = self.az(f"backup vault create -g {G} -n {V} -l {LOCATION} --tags team=night")
         equal(made["properties"]["provisioningState"], "Succeeded", "the vault's state")
         self.az(f"backup vault create -g {G} -n elsewhere -l far")
         listed = {v["name"]: v["location"] for v in self.az(f"backup vault list -g {G}")}
         equal(listed, {V: LOCATION, "elsewhere": "far"}, "the vaults")
+        equal([r["name"] for r in self.az("resource list --tag team=night")], [V], "what has the tag")
         self.refused(f"backup protection enable-for-vm -g {G} -v elsewhere --vm {self.m} -p DefaultPolicy", "location")
 
     def policies(self):
@@ -101,7 +102,7 @@ class Flow:
 
     def protect(self):
         """found, protected, and waiting for its first backup"""
-        check(not self.az(f"backup protection check-vm -g {G} --vm {self.m}"), "check-vm names a vault beforehand")
+        equal(self.az(f"backup protection check-vm -g {G} --vm {self.m}"), None, "what check-vm says beforehand")
         self.refused(f"backup protection enable-for-vm -g {G} -v {V} --vm {self.m} -p nosuch", "not")
         job = self.az(f"backup protection enable-for-vm -g {G} -v {V} --vm {self.m} -p month")
         equal(job["properties"]["operation"], "ConfigureBackup", "the job's operation")
@@ -258,6 +259,12 @@ class Flow:
         check(len(self.points()) >= 2, "the vault came back without its points")
         self.done(self.az(f"backup protection resume {self.item} -p DefaultPolicy"))
         equal(self.state()["protectionState"], "Protected", "the item's state at the end")
+        # One that never held anything comes back as well.
+        self.az(f"backup vault delete -g {G} -n elsewhere --yes")
+        deleted = self.az("backup deleted-vault list -l far")
+        equal(len(deleted), 1, "the deleted vaults of the other location")
+        self.az(f"backup deleted-vault undelete -l far -n {deleted[0]['name']}")
+        check("elsewhere" in vaults(), "the empty vault did not come back")
 
 
 if __name__ == "__main__":

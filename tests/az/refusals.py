@@ -95,6 +95,8 @@ class Refusals:
         status, answer = self.api("PUT", self.vault_path, {"location": "far", "properties": {}}, wanted=None)
         equal((status, answer["error"]["code"]), (409, "InvalidResourceLocation"), "the vault in another location")
         self.count += 1
+        self.refused(f"backup vault create -g {G} -n locked -l {LOCATION} --immutability-state Locked",
+                     "(BMSUserErrorImmutabilityMustBeUnlockedFirst)", "Unlocked first")
         self.refused(f"backup vault show -g {G} -n nosuch", "(ResourceNotFound)")
         self.refused(f"backup vault create -g nosuch -n abc -l {LOCATION}", "(ResourceGroupNotFound)")
         self.refused(f"backup vault delete -g {G} -n {V} --yes", "existing resources within the vault")

@@ -117,7 +117,7 @@ def body(directory):
                     and action.lower().endswith(("validatefeatures/action", "backupstatus/action",
                                                  "prevalidateprotection/action", "validateoperation/action",
                                                  "recommendedformove/action", "backupcrrjob/action",
-                                                 "backupcrrjobs/action")):
+                                                 "backupcrrjobs/action", "backupjobsexport/action")):
                 # Azure lets readers ask these.
                 counts[f"{role} asked"] = counts.get(f"{role} asked", 0) + 1
                 continue

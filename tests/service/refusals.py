@@ -208,13 +208,17 @@ def beforehand(lab):
     lab.service.call("PUT", far.path, {"location": "far", "properties": {}})
     second = Vault(lab.service, GROUP, "second").create()
     other = lab.vault.machine(lab.other)
-    check(ask(lab.vault.path, other) == {"status": "Succeeded"}, ask(lab.vault.path, other))
-    check(ask(lab.vault.path, lab.vault.machine(lab.name))["status"] == "Succeeded")
+    said = ask(lab.vault.path, other)
+    container, item = lab.vault.item(lab.other).split("/protectionContainers/")[1].split("/protectedItems/")
+    check(said == {"status": "Succeeded", "containerName": container, "protectedItemName": item}, said)
+    check(ask(lab.vault.path, lab.vault.machine(lab.name))["errorCode"] == "VirtualMachineAlreadyProtected")
     for vault, machine in ((far, lab.other), (second, lab.name)):
         said = ask(vault.path, vault.machine(machine))
         refused = vault.protect(machine)
         check(said["status"] == "Failed" and refused.status >= 400, said, refused)
-        check((said["errorCode"], said["errorMessage"]) == (refused.code, refused.body["error"]["message"]), said, refused)
+        # Of what is protected Azure has another word beforehand.
+        code = {"UserErrorVmAlreadyProtected": "VirtualMachineAlreadyProtected"}.get(refused.code, refused.code)
+        check((said["errorCode"], said["errorMessage"]) == (code, refused.body["error"]["message"]), said, refused)
     for vault, machine, code in (
         (lab.vault.path.replace("refusing", "nosuch"), other, "ResourceNotFound"),
         (lab.group, other, "BMSUserErrorInvalidInput"),
@@ -338,7 +342,6 @@ def taken(lab):
     service, groups = lab.service, f"{lab.root}/resourceGroups"
     service.call("PUT", f"{groups}/short", {"location": "local"})
     vault = Vault(service, "short", "again").create(soft_delete=True)
-    # It is kept only if it holds something.
     source = {"protectedItemType": "Microsoft.Compute/virtualMachines", "sourceResourceId": lab.vault.machine(lab.other),
               "policyId": f"{vault.path}/backupPolicies/DefaultPolicy"}
     item = vault.path + lab.vault.item(lab.other).removeprefix(lab.vault.path)

@@ -18,7 +18,7 @@ PUBLIC = ("/adfs/", "/metadata/", "/openapi.json", "/tenants", "/{tenant}/")
 DONE = {"Completed", "CompletedWithWarnings"}
 # Asked by POST; they change nothing, and Azure lets readers ask.
 ASKING = ("validatefeatures/action", "backupstatus/action", "prevalidateprotection/action", "validateoperation/action",
-          "recommendedformove/action", "backupcrrjob/action", "backupcrrjobs/action")
+          "recommendedformove/action", "backupcrrjob/action", "backupcrrjobs/action", "backupjobsexport/action")
 # What an operator is for, by the end of the action's name. All else that writes or deletes is refused.
 OPERATES = ("/protecteditems/backup/action", "/recoverypoints/restore/action", "/refreshcontainers/action",
             "/jobs/cancel/action", "/protecteditems/write", "/protectioncontainers/write", "/hosts/discover/action",
