@@ -5,7 +5,9 @@ mod machines;
 use machines::bare::{define, disk_xml, domain_xml};
 use machines::office::{Made, Office};
 use machines::*;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use strongroom_hypervisor::{Hypervisor as _, Libvirt, MachineState};
 
@@ -29,9 +31,11 @@ fn machine(name: &str, directory: &Path) -> Made {
     made
 }
 
-/// Names come after `--` where they could be taken for options.
-fn with_name<'a>(verb: &[&'a str], name: &'a str, options: &[&'a str]) -> Vec<&'a str> {
-    [verb, options, &["--", name]].concat()
+/// What a command that must succeed answers. The name comes after `--`: it could be taken for an option.
+fn answer(mut command: Command, verb: &[&str], options: &[&str], name: &str) -> Value {
+    let output = command.args(verb).args(options).args(["--json", "--", name]).output().unwrap();
+    assert!(output.status.success(), "{verb:?} {options:?} {name}: {}", told(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn is_off(name: &str) {
@@ -52,7 +56,7 @@ fn machine_names_and_every_verb_of_the_service() {
         let machine = machine(name, &directory);
         let name = machine.0.as_str();
         eprintln!("{name}");
-        let ok = |verb: &[&str], options: &[&str]| office.ok(&with_name(verb, name, options));
+        let ok = |verb: &[&str], options: &[&str]| answer(office.command(&[]), verb, options, name);
         assert_eq!(office.state(name)["power"], "off");
         ok(&["vm", "protect"], &[]);
         Libvirt::default().start(name).unwrap();
@@ -99,7 +103,7 @@ fn machine_names_and_every_verb_without_a_service() {
         eprintln!("{name}");
         Libvirt::default().start(name).unwrap();
         let vault = ["--vault", text(&lab.vault)];
-        let backed_up = lab.ok(&with_name(&["rescue", "vm", "backup"], name, &vault));
+        let backed_up = answer(lab.command(&[]), &["rescue", "vm", "backup"], &vault, name);
         assert_eq!(backed_up["disks"][0]["road"], "pull-job", "{backed_up}");
         assert!(!virsh_quietly(&["backup-dumpxml", name]), "its job is over");
         assert!(hidden_files(&directory).is_empty(), "{:?}", hidden_files(&directory));
@@ -111,10 +115,8 @@ fn machine_names_and_every_verb_without_a_service() {
         lab.ok(&[&["rescue", "vm", "restore", point], &to[..]].concat());
         Libvirt::default().start(&copy.0).unwrap();
         is_off(&copy.0);
-        assert_eq!(
-            lab.ok(&with_name(&["rescue", "vm", "untrack"], name, &[]))["machines"][0]["checkpoints"],
-            1
-        );
+        let untracked = answer(lab.command(&[]), &["rescue", "vm", "untrack"], &[], name);
+        assert_eq!(untracked["machines"][0]["checkpoints"], 1);
     }
     lab.check();
 }

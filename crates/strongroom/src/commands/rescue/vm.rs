@@ -1,7 +1,7 @@
 //! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
-use crate::commands::vm::untrack::UntrackedDocument;
 use crate::cli::{KeyArgs, ReachArgs, VaultArgs, parse_location};
+use crate::commands::vm::untrack::UntrackedDocument;
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
 use crate::when;
