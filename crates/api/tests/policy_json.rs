@@ -334,6 +334,20 @@ fn what_is_wrong_is_said_with_azures_code() {
     assert_eq!(code, "BMSUserErrorInstantRPRetentionExceedsVaultedRetention", "{message}");
 }
 
+/// This server's own: Azure's clients never see it where it is not set.
+#[test]
+fn all_disks_can_be_required() {
+    let mut sent = daily();
+    assert!(!read(&sent).0.require_all_disks && shown(&sent).get("strongroomRequireAllDisks").is_none());
+    for (value, is_required) in [(json!(true), true), (json!(false), false), (Value::Null, false)] {
+        sent["strongroomRequireAllDisks"] = value;
+        assert_eq!(read(&sent).0.require_all_disks, is_required);
+        assert_eq!(shown(&sent).get("strongroomRequireAllDisks").is_some(), is_required);
+    }
+    sent["strongroomRequireAllDisks"] = json!("yes");
+    assert!(refused(&sent).1.contains("strongroomRequireAllDisks"));
+}
+
 /// There is no archive tier: what a policy says of one is kept and shown, with a word about that.
 #[test]
 fn tiering_is_kept_and_said_to_have_no_effect() {

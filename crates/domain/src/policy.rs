@@ -143,6 +143,9 @@ pub struct Policy {
     pub snapshot_days: u32,
     #[serde(default, skip_serializing_if = "SnapshotConsistency::is_usual")]
     pub snapshot_consistency: SnapshotConsistency,
+    /// A backup fails, rather than warn, when a disk that nobody excluded cannot be backed up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_all_disks: bool,
 }
 
 /// Why a policy was refused. The message says what is wrong and what is allowed.
@@ -190,6 +193,7 @@ impl Policy {
             zone: ZoneName::utc(),
             snapshot_days: 2,
             snapshot_consistency: SnapshotConsistency::default(),
+            require_all_disks: false,
         }
     }
 
@@ -206,6 +210,7 @@ impl Policy {
             zone: ZoneName::utc(),
             snapshot_days: 7,
             snapshot_consistency: SnapshotConsistency::default(),
+            require_all_disks: false,
         }
     }
 

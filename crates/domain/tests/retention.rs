@@ -146,6 +146,7 @@ fn policy(zone: ZoneName) -> impl Strategy<Value = Policy> {
             zone: zone.clone(),
             snapshot_days: 1,
             snapshot_consistency: Default::default(),
+            require_all_disks: false,
         }
     })
 }

@@ -10,7 +10,7 @@ use crate::files::{self, Fingerprint, RawFile};
 use crate::guest::GuestReport;
 use crate::image::Layer;
 use crate::limits::{CLONE_PREFIX, KEPT_NVRAM_BYTES_MAX, KEPT_RECORD_BYTES_MAX, OWN_PREFIX};
-use crate::model::DiskFormat;
+use crate::model::{DiskFormat, Firmware};
 use crate::snapshot::{Changes, Independent, Timings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -73,6 +73,8 @@ pub(crate) struct Record {
     pub consistency: Consistency,
     pub definition_xml: String,
     pub nvram: Option<PathBuf>,
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
     #[serde(default)]
     pub tpm: Option<PathBuf>,
     pub disks: Vec<RecordDisk>,
@@ -286,6 +288,7 @@ pub(crate) fn write(keep: Keep<'_>) -> Result<KeptSnapshot> {
         consistency: snapshot.consistency.clone(),
         definition_xml: snapshot.definition_xml.clone(),
         nvram,
+        firmware: snapshot.firmware.clone(),
         tpm,
         disks,
         skipped: snapshot.skipped.clone(),

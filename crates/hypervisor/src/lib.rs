@@ -36,7 +36,7 @@ pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
 pub use snapshot::{
     Changes, DiskParent, DiskSnapshot, EXCLUDED, MachineSnapshot, Outcome, Quiesce, ReadDisk, Road,
-    SnapshotRequest, Timings, UseClones,
+    SnapshotRequest, Timings, UseClones, is_missed,
 };
 
 use std::path::{Path, PathBuf};

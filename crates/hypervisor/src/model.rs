@@ -113,6 +113,13 @@ pub struct Disk {
     pub skipped: Option<String>,
 }
 
+impl Disk {
+    /// Why backups lack it, though it holds data of the machine.
+    pub fn missed(&self) -> Option<&str> {
+        self.skipped.as_deref().filter(|why| crate::snapshot::is_missed(why))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentState {
@@ -194,6 +201,17 @@ pub struct NewSecret {
     pub passphrase: String,
 }
 
+/// UEFI firmware, for which a machine's variables were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firmware {
+    /// The file of its code, which has this size.
+    pub loader: PathBuf,
+    pub loader_bytes: u64,
+    /// It has Secure Boot, and needs system management mode for it.
+    #[serde(default)]
+    pub is_secure: bool,
+}
+
 /// A machine to be made from a saved definition. Disks of the definition that are not named are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreMachineRequest {
@@ -201,8 +219,11 @@ pub struct RestoreMachineRequest {
     pub new_name: String,
     pub disks: Vec<RestoredDisk>,
     pub network: NetworkChoice,
-    /// A copy of the UEFI variables for the new machine alone; `None`: made afresh by libvirt.
+    /// The file of UEFI variables for the new machine alone; libvirt makes one that is not there. `None`: where libvirt likes.
     pub nvram: Option<PathBuf>,
+    /// What they were made for; where there are none: that the machine never had any. `None`: not known.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
     /// What its emulated TPM remembers; `None`: it begins empty.
     pub tpm: Option<Vec<u8>>,
     /// Disks without a secret that were encrypted are to be unencrypted. Otherwise that is refused.

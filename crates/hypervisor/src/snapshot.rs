@@ -6,7 +6,7 @@ use crate::files::Fingerprint;
 use crate::guest::{GuestReport, GuestWork};
 use crate::image::Layer;
 use crate::kept::{self, Keep, KeptSnapshot};
-use crate::model::{DiskFormat, Machine};
+use crate::model::{DiskFormat, Firmware, Machine};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -45,6 +45,15 @@ pub enum UseClones {
 
 /// Why a disk is not in a snapshot that was not to be: see [`MachineSnapshot::skipped`].
 pub const EXCLUDED: &str = "it is excluded";
+/// Drives whose media never were the machine's data.
+pub const CDROM: &str = "it is a CD-ROM drive";
+pub const FLOPPY: &str = "it is a floppy drive";
+pub const NO_MEDIUM: &str = "it has no medium";
+
+/// Whether a disk that was left out for this reason holds data that a user would look for in a backup.
+pub fn is_missed(reason: &str) -> bool {
+    ![EXCLUDED, CDROM, FLOPPY, NO_MEDIUM].contains(&reason)
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -235,6 +244,8 @@ pub struct MachineSnapshot {
     pub definition_xml: String,
     /// UEFI variables' file.
     pub nvram: Option<PathBuf>,
+    /// What they are for. `None`: not known, or it has no UEFI.
+    pub firmware: Option<Firmware>,
     /// The file with what an emulated TPM remembers.
     pub tpm: Option<PathBuf>,
     pub disks: Vec<DiskSnapshot>,
@@ -261,6 +272,7 @@ impl MachineSnapshot {
             consistency,
             definition_xml: machine.definition_xml.clone(),
             nvram: None,
+            firmware: None,
             tpm: None,
             disks,
             skipped: Vec::new(),

@@ -65,6 +65,7 @@ fn consistent_and_restorable(kind: Kind) {
             .collect(),
         network: NetworkChoice::Keep,
         nvram: None,
+        firmware: None,
         tpm: None,
         unencrypted: false,
     };

@@ -104,6 +104,7 @@ impl Saved {
                 }],
                 network: NetworkChoice::Keep,
                 nvram: None,
+                firmware: None,
                 tpm: None,
                 unencrypted: false,
             },

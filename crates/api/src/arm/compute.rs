@@ -179,9 +179,19 @@ fn view(machine: &Machine) -> Value {
     })
 }
 
+/// Says why backups lack a disk, if they do.
+fn with_missed(mut shown: Value, disk: &MachineDisk) -> Value {
+    if let Some(why) = machines::missed(disk) {
+        shown["strongroomNotBackedUp"] = why.into();
+    }
+    shown
+}
+
 pub fn show(app: &App, machine: &Machine, with_view: bool) -> Value {
-    let data_disks = machine.disks.iter().filter(|d| d.lun >= 0).map(|d| attached(app, machine, d));
-    let os_disk = machine.disks.iter().find(|d| d.lun < 0).map(|d| attached(app, machine, d));
+    let data_disks =
+        machine.disks.iter().filter(|d| d.lun >= 0).map(|d| with_missed(attached(app, machine, d), d));
+    let os_disk =
+        machine.disks.iter().find(|d| d.lun < 0).map(|d| with_missed(attached(app, machine, d), d));
     let mut properties = json!({
         "vmId": machine.host_uuid,
         "provisioningState": "Succeeded",
@@ -293,6 +303,7 @@ fn show_disk(app: &App, machine: &Machine, disk: &MachineDisk) -> Value {
     if disk.lun < 0 && !machine.os.is_empty() {
         properties["osType"] = machine.os.clone().into();
     }
+    let properties = with_missed(properties, disk);
     json!({
         "id": disk_id(app, machine, disk),
         "name": disk_name(machine, disk),

@@ -11,7 +11,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use strongroom_catalog::service::{DiskChoice, Item, Policy, Vault, key};
+use strongroom_catalog::service::{DiskChoice, Item, MissedDisk, Policy, Vault, key};
 use strongroom_domain::access::{ItemWrite, linked};
 use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;
@@ -115,6 +115,15 @@ pub(super) fn show(
                 "code": error.code, "title": error.name, "message": error.message,
                 "recommendations": [error.recommendation],
             }),
+            _ if !last.missed.is_empty() => {
+                let missed = |d: &MissedDisk| format!("disk {}: {}", d.target, d.reason);
+                let missed: Vec<String> = last.missed.iter().map(missed).collect();
+                json!({
+                    "code": 400345, "title": "UserErrorDisksNotBackedUp",
+                    "message": format!("The last backup lacks disks: {}.", missed.join("; ")),
+                    "recommendations": ["Exclude them from the machine's backups if that is as it should be; else back their data up in another way."],
+                })
+            }
             _ => json!({
                 "code": 400239, "title": "IaasVmHealthGreenDefault",
                 "message": "Backup pre-check status of this virtual machine is OK.", "recommendations": [],
@@ -183,7 +192,11 @@ const HEALTH: [&str; 9] = [
 ];
 
 fn health(item: &Item) -> &'static str {
-    if has_failed(item) { "ActionRequired" } else { "Passed" }
+    match &item.last_backup {
+        _ if has_failed(item) => "ActionRequired",
+        Some(last) if !last.missed.is_empty() => "ActionSuggested",
+        _ => "Passed",
+    }
 }
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {

@@ -225,6 +225,11 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
         p["drill"] = super::proof::show(drill);
     }
     p["strongroomDisks"] = disks(point);
+    let missed: Vec<&PointDisk> = point.excluded.iter().filter(|d| !d.reason.is_empty()).collect();
+    if !missed.is_empty() {
+        let disk = |d: &&PointDisk| json!({"lun": d.lun, "name": d.target, "reason": d.reason});
+        p["strongroomMissedDisks"] = missed.iter().map(disk).collect();
+    }
     if let Some(more) = tier_notes(point) {
         p["strongroomTier"] = more;
     }

@@ -92,7 +92,13 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
     let properties = body.get("properties").filter(|p| p.is_object()).ok_or_else(|| {
         ArmError::bad_request("BMSUserErrorInvalidPolicyInput", "The policy has no properties.")
     })?;
-    let (rules, texts) = policy::parse(properties)?;
+    let (mut rules, texts) = policy::parse(properties)?;
+    if policy::require_all_disks(properties)?.is_none() {
+        // Azure's clients do not know it, and send back the rest.
+        let before = policies::list(&app.service, &vault)?;
+        let before = before.iter().find(|p| p.name.eq_ignore_ascii_case(&params["policy"]));
+        rules.require_all_disks = before.is_some_and(|p| p.rules.require_all_disks);
+    }
     let wire = serde_json::to_value(texts).unwrap_or_default();
     let (found, _) = policies::put(&app.service, &vault, &params["policy"], rules, wire)?;
     Response::ok(show(app, &vault, &found)?)

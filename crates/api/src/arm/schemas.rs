@@ -89,6 +89,7 @@ pub fn schemas() -> Map<String, Value> {
             "backupManagementType": {"enum": ["AzureIaasVM"]},
             "policyType": {"enum": ["V1", "V2"]},
             "timeZone": text(),
+            "strongroomRequireAllDisks": {"type": "boolean"},
             "instantRpRetentionRangeInDays": {"type": "integer", "minimum": 1, "maximum": 30},
             "schedulePolicy": object(json!({
                 "schedulePolicyType": {"enum": ["SimpleSchedulePolicy", "SimpleSchedulePolicyV2"]},

@@ -103,10 +103,28 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
         None | Some(Value::Null) => default_days,
         Some(days) => number(days, "instantRpRetentionRangeInDays")?,
     };
-    let policy = Policy { tier, schedule, retention, zone, snapshot_days, snapshot_consistency };
+    let require_all_disks = require_all_disks(properties)?.unwrap_or(false);
+    let policy = Policy {
+        tier,
+        schedule,
+        retention,
+        zone,
+        snapshot_days,
+        snapshot_consistency,
+        require_all_disks,
+    };
     policy.validate().map_err(|e| ArmError::bad_request(e.code(), e.to_string()))?;
     let texts = Texts { run_time: Some(run_time), snapshot_group: snapshot_group(properties)?, tiering };
     Ok((policy, texts))
+}
+
+/// A property of this server's own. None: the client does not know it.
+pub fn require_all_disks(properties: &Value) -> Result<Option<bool>, ArmError> {
+    match properties.get("strongroomRequireAllDisks") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(wanted)) => Ok(Some(*wanted)),
+        Some(_) => Err(invalid("strongroomRequireAllDisks is neither true nor false")),
+    }
 }
 
 /// Azure's name for snapshots that nothing in the machine is asked for.
@@ -450,6 +468,10 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
     }
     if policy.snapshot_consistency == SnapshotConsistency::OnlyCrash {
         shown["snapshotConsistencyType"] = ONLY_CRASH.into();
+    }
+    // What Azure does not know is shown where it is.
+    if policy.require_all_disks {
+        shown["strongroomRequireAllDisks"] = true.into();
     }
     shown
 }

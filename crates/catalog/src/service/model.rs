@@ -368,6 +368,16 @@ pub struct LastBackup {
     pub status: JobStatus,
     #[serde(default)]
     pub error: Option<JobError>,
+    /// Disks that its point lacks, though nobody excluded them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<MissedDisk>,
+}
+
+/// A disk that is not backed up, though nobody excluded it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedDisk {
+    pub target: String,
+    pub reason: String,
 }
 
 /// A protected item.
@@ -429,6 +439,9 @@ pub struct PointDisk {
     /// libvirt encrypted it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encrypted: bool,
+    /// Of one that was left out: why, unless somebody excluded it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// How a drill of a point came out.

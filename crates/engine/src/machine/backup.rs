@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use strongroom_domain::{ExtentKind, ItemName, PointId};
 use strongroom_hypervisor::{
     Disk as MachineDisk, DiskParent, DiskSnapshot, DiskSource, GuestWork, Hypervisor, KeptSnapshot, Machine,
-    MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones,
+    MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones, is_missed,
 };
 use strongroom_store::{
     BlockSource, Definition, Disk, DiskRequest, DiskWritten, Kept, Manifest, PointDraft, PointKind, Progress,
@@ -38,6 +38,8 @@ use uuid::Uuid;
 pub struct BackupOptions {
     /// Disks to leave out, by target name.
     pub exclude: BTreeSet<String>,
+    /// Fails when a disk that is not excluded cannot be backed up; otherwise that is a warning.
+    pub require_all_disks: bool,
     pub quiesce: Quiesce,
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites; default: beside each disk.
@@ -211,6 +213,9 @@ pub fn take(
     };
     progress.check()?;
     let snapshot = hypervisor.snapshot(name, &request)?;
+    // A disk that came after it was looked at.
+    let missed = snapshot.skipped.iter().filter(|(_, why)| is_missed(why));
+    check_all(name, missed.map(|(target, why)| (target.as_str(), why.as_str())), options)?;
     let facts = Facts::new(&machine, item, options);
     let directories = snapshot
         .disks
@@ -329,6 +334,8 @@ fn check_disks(machine: &Machine, options: &BackupOptions) -> Result<()> {
             )));
         }
     }
+    let wanted = machine.disks.iter().filter(|d| !options.exclude.contains(&d.target));
+    check_all(&machine.summary.name, wanted.filter_map(|d| Some((d.target.as_str(), d.missed()?))), options)?;
     if machine.disks.iter().any(|d| d.skipped.is_none() && !options.exclude.contains(&d.target)) {
         return Ok(());
     }
@@ -339,6 +346,26 @@ fn check_disks(machine: &Machine, options: &BackupOptions) -> Result<()> {
         .collect();
     let why = if why.is_empty() { "it has no disks".to_owned() } else { why.join("; ") };
     Err(Error::unsupported(format!("{what} has no disk that can be backed up: {why}")))
+}
+
+/// Refuses a backup that would lack disks, where that was asked for.
+fn check_all<'a>(
+    name: &str,
+    missed: impl Iterator<Item = (&'a str, &'a str)>,
+    options: &BackupOptions,
+) -> Result<()> {
+    let missed: Vec<String> = missed.map(|(target, why)| format!("disk `{target}`: {why}")).collect();
+    if missed.is_empty() || !options.require_all_disks {
+        return Ok(());
+    }
+    let error = Error::unsupported(format!(
+        "machine `{name}` has disks that cannot be backed up, and all are required: {}",
+        missed.join("; ")
+    ));
+    Err(error.coded("UserErrorDisksNotBackedUp").numbered(
+        400344,
+        "Exclude these disks from the machine's backups, or let its policy back up what can be (`strongroom policy set NAME --require-all-disks no`). Then run the job again.",
+    ))
 }
 
 fn targets(disks: &[MachineDisk]) -> String {
@@ -529,6 +556,8 @@ pub(super) fn machine_record(
     facts: &Facts,
     warnings: &mut Vec<String>,
 ) -> MachineRecord {
+    let nvram = read_state(snapshot.nvram.as_deref(), "the UEFI variables", "with fresh ones", warnings);
+    let is_known = nvram.is_some() || snapshot.nvram.is_none();
     MachineRecord {
         machine_uuid: Some(snapshot.uuid.clone()),
         timings: snapshot.timings.into(),
@@ -537,7 +566,8 @@ pub(super) fn machine_record(
             .iter()
             .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
             .collect(),
-        nvram: read_state(snapshot.nvram.as_deref(), "the UEFI variables", "with fresh ones", warnings),
+        nvram,
+        firmware: snapshot.firmware.clone().filter(|_| is_known),
         tpm: read_state(snapshot.tpm.as_deref(), "the state of its TPM", "with an empty one", warnings),
         job: facts.job.clone(),
         guest: snapshot.guest.clone(),

@@ -50,6 +50,17 @@ pub fn encrypted_disks(xml: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Whether it has UEFI with variables of its own. Not one that is not understood.
+pub fn is_uefi(xml: &str) -> bool {
+    let Some(document) = parse(xml) else { return false };
+    let Some(os) = document.root_element().children().find(|c| c.has_tag_name("os")) else { return false };
+    let loader = os.children().find(|c| c.has_tag_name("loader"));
+    let is_stateless = loader.is_some_and(|l| l.attribute("stateless") == Some("yes"));
+    let has_flash = loader.is_some_and(|l| l.attribute("type") == Some("pflash"));
+    let has_nvram = os.children().any(|c| c.has_tag_name("nvram"));
+    !is_stateless && (os.attribute("firmware") == Some("efi") || has_flash || has_nvram)
+}
+
 /// What a server shows of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {

@@ -9,7 +9,7 @@
 
 use super::encryption;
 pub use super::exports::Exports;
-use super::restore::{check_networks, choose_disks, definition_of, nvram_of, tpm_of};
+use super::restore::{check_networks, choose_disks, definition_of, firmware_of, nvram_of, tpm_of};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, Result};
 use crate::limits::{EXPORT_RECONNECT, PULL_AGAIN_AFTER};
@@ -124,7 +124,10 @@ pub fn plan(
         disks.push(PlannedDisk { target: disk.name.clone(), path, size_bytes: disk.size_bytes });
     }
     check_room(&file("disk", "qcow2"), target::DiskFormat::Qcow2, data_bytes)?;
-    let nvram = nvram_of(point, &mut Vec::new()).map(|_| file("uefi-variables", "fd"));
+    let has_nvram = nvram_of(point, &mut Vec::new()).is_some();
+    // Those that libvirt makes of a machine that is thrown away have to go as well: they get a name by which they do.
+    let needs_nvram = wanted.is_thrown_away && super::definition::is_uefi(&definition.text);
+    let nvram = (has_nvram || needs_nvram).then(|| file("uefi-variables", "fd"));
     if let Some(path) = &nvram {
         check_absent(path)?;
     }
@@ -219,6 +222,7 @@ fn overlay_machine(point: &Manifest, plan: &Plan) -> Result<OverlayMachine> {
                 .collect(),
             network: plan.network.choice(),
             nvram: plan.nvram.clone(),
+            firmware: firmware_of(point, plan.nvram.as_deref()),
             tpm: tpm_of(point, &mut Vec::new()),
             unencrypted: plan.unencrypted,
         },

@@ -26,11 +26,11 @@ pub use backup::{
 };
 pub use kept::manifest_of_kept;
 pub use list::{ListedMachine, list};
-pub(crate) use restore::nvram_of;
 pub use restore::{
     DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
     restore, restore_from,
 };
+pub(crate) use restore::{firmware_of, nvram_of};
 pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};

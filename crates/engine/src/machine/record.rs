@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
-use strongroom_hypervisor::{DiskFormat, GuestReport, Road, Timings};
+use strongroom_hypervisor::{DiskFormat, Firmware, GuestReport, Road, Timings};
 use strongroom_store::{Disk, Manifest};
 
 /// The definition's kind in manifests.
@@ -26,6 +26,9 @@ pub struct MachineRecord {
     /// The UEFI variables' file, base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nvram: Option<String>,
+    /// What they are for; without them: that the machine had not got any yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
     /// What its emulated TPM remembers, swtpm's file, base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tpm: Option<String>,

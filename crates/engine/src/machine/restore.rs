@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_domain::PointSelector;
 use strongroom_hypervisor::{
-    CreatedMachine, DiskFormat, Error as HypervisorError, Hypervisor, NetworkChoice, NewSecret,
+    CreatedMachine, DiskFormat, Error as HypervisorError, Firmware, Hypervisor, NetworkChoice, NewSecret,
     RestoreMachineRequest, RestoredDisk,
 };
 use strongroom_store::{
@@ -260,6 +260,7 @@ pub fn restore_from(
             })
             .collect(),
         network: options.network.clone(),
+        firmware: firmware_of(&point, nvram_path.as_deref()),
         nvram: nvram_path,
         tpm: tpm_of(&point, &mut warnings),
         unencrypted: options.unencrypted,
@@ -369,6 +370,13 @@ pub(super) fn check_networks(
 
 pub(crate) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     state_of(MachineRecord::of(point).nvram, "UEFI variables are", "with fresh ones", warnings)
+}
+
+/// What a machine's UEFI variables, if it gets any, are for.
+pub(crate) fn firmware_of(point: &Manifest, nvram: Option<&Path>) -> Option<Firmware> {
+    let record = MachineRecord::of(point);
+    // Variables that were there and could not be read are not none at all.
+    record.firmware.filter(|_| nvram.is_some() == record.nvram.is_some())
 }
 
 /// What the point's TPM remembers.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use strongroom_catalog::service::{
-    Change, Item, Job, LastBackup, Machine, MachineDisk, Point, PointDisk, PointGuest, PointScript, Policy,
-    Query, Transfer, Vault,
+    Change, Item, Job, LastBackup, Machine, MachineDisk, MissedDisk, Point, PointDisk, PointGuest,
+    PointScript, Policy, Query, Transfer, Vault,
 };
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemEvent;
@@ -126,7 +126,17 @@ pub(super) fn last_backup(job: &Job) -> LastBackup {
         started_at: job.started_at,
         status: job.status,
         error: job.errors.first().cloned(),
+        missed: Vec::new(),
     }
+}
+
+/// Disks that a point lacks, though nobody excluded them.
+fn missed(manifest: &Manifest) -> Vec<MissedDisk> {
+    let skipped = MachineRecord::of(manifest).skipped.into_iter();
+    skipped
+        .filter(|s| strongroom_hypervisor::is_missed(&s.reason))
+        .map(|s| MissedDisk { target: s.disk, reason: s.reason })
+        .collect()
 }
 
 pub(super) struct Parts {
@@ -182,6 +192,7 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
     let store = service.writable_store(&parts.vault);
     let (left_out, known) = (left_out(&parts), luns(&parts.machine.disks));
     let options = BackupOptions {
+        require_all_disks: requires_all_disks(service, &parts.item)?,
         exclude: left_out
             .iter()
             .map(|d| d.target.clone())
@@ -215,6 +226,11 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
             Ok(())
         }
     }
+}
+
+fn requires_all_disks(service: &Service, item: &Item) -> Result<bool> {
+    let policy = item.policy.map(|id| service.catalog.get::<Policy>(id)).transpose()?.flatten();
+    Ok(policy.is_some_and(|p| p.rules.require_all_disks))
 }
 
 /// What a backup failed of, if it is that a disk's file is not there: said so, whatever it was that stumbled over it.
@@ -316,6 +332,7 @@ fn left_out(parts: &Parts) -> Vec<PointDisk> {
             target: d.target.clone(),
             size_bytes: d.size_bytes.unwrap_or(0),
             encrypted: false,
+            reason: String::new(),
         })
         .collect()
 }
@@ -336,8 +353,16 @@ pub(super) fn detailed(
     };
     let mut point = point_row(&parts.vault, &parts.item, manifest, luns);
     point.os.clone_from(&parts.machine.os);
-    point.excluded = left_out(parts);
-    point.has_choice = parts.item.disks.is_some();
+    // Of the manifest those that nobody excluded.
+    point.excluded.retain(|d| !d.reason.is_empty());
+    for disk in &mut point.excluded {
+        let known = parts.machine.disks.iter().find(|d| d.target == disk.target);
+        disk.size_bytes = known.and_then(|d| d.size_bytes).unwrap_or(0);
+    }
+    let chosen = left_out(parts);
+    point.excluded.retain(|d| !chosen.iter().any(|c| c.target == d.target));
+    point.excluded.splice(0..0, chosen);
+    point.has_choice = parts.item.disks.is_some() || !point.excluded.is_empty();
     point.reason = Some(parts.request.reason());
     point.scheduled_for = parts.request.scheduled_for;
     point.keep_until = parts.request.keep_until;
@@ -419,7 +444,7 @@ fn record_once(
             if let Ok(next) = item.state.after(&ItemEvent::FirstBackupDone) {
                 item.state = next;
             }
-            item.last_backup = Some(last_backup(job));
+            item.last_backup = Some(LastBackup { missed: missed(manifest), ..last_backup(job) });
             item.last_point_at = item.last_point_at.max(Some(point.taken_at));
             changes.push(Change::put(&item));
         }
@@ -480,18 +505,24 @@ pub(super) fn point_row(vault: &Vault, item: &Item, manifest: &Manifest, luns: &
             target: d.name.clone(),
             size_bytes: d.size_bytes,
             encrypted: encrypted.contains(&d.name),
+            reason: String::new(),
         })
         .collect();
     // How large those are that were left out it does not say.
     let excluded: Vec<PointDisk> = MachineRecord::of(manifest)
         .skipped
         .into_iter()
-        .filter(|skipped| skipped.reason == strongroom_hypervisor::EXCLUDED)
+        .filter(|s| {
+            s.reason == strongroom_hypervisor::EXCLUDED || strongroom_hypervisor::is_missed(&s.reason)
+        })
         .map(|skipped| PointDisk {
             lun: lun_of(&skipped.disk),
             target: skipped.disk,
             size_bytes: 0,
             encrypted: false,
+            reason: Some(skipped.reason)
+                .filter(|why| strongroom_hypervisor::is_missed(why))
+                .unwrap_or_default(),
         })
         .collect();
     Point {

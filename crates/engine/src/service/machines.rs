@@ -52,6 +52,11 @@ pub struct HostSeen {
     pub problem: Option<String>,
 }
 
+/// Why backups lack a disk, though it holds data of its machine.
+pub fn missed(disk: &MachineDisk) -> Option<&str> {
+    disk.skipped.as_deref().filter(|why| strongroom_hypervisor::is_missed(why))
+}
+
 pub fn not_found(group: &str, name: &str) -> Error {
     super::resource_not_found(&format!("Microsoft.Compute/virtualMachines/{name}"), group)
 }

@@ -52,6 +52,7 @@ pub mod swap;
 mod transfer;
 pub mod unmanaged;
 pub mod untrack;
+mod variables;
 pub mod vaults;
 
 pub use clock::{Clock, SystemClock};

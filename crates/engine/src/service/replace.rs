@@ -16,7 +16,7 @@ use super::backup::{self, task};
 use super::restore::{CREATE_REPLACE, RestoreRequest};
 use super::snapshots::OpenPoint;
 use super::swap::{self, ReadyDisk, Swap, Way};
-use super::{Service, committed, machines};
+use super::{Service, committed, machines, variables};
 use crate::error::{Error, Result};
 use crate::present;
 use crate::restore::{RestoreOptions, restore_disk};
@@ -65,7 +65,20 @@ pub(super) fn run(
     if let Err(error) = task(service, job.id, CREATE_REPLACE) {
         tracing::warn!(%error, "the job's progress could not be written");
     }
-    let rest = swap::carry_out(service, job, vault, item, request, progress, &mut warnings)?;
+    let variables = request.swap.variables.clone();
+    let done = swap::carry_out(service, job, vault, item, request, progress, &mut warnings);
+    if let Some(variables) = variables {
+        match &done {
+            Ok(_) => match machine_of(service, item) {
+                Ok(machine) => variables.put(service, &machine, &mut warnings),
+                Err(_) => variables.remove(),
+            },
+            // One that goes on later needs them.
+            Err(error) if error.is_unsettled() || service.runner.is_stopping() => {}
+            Err(_) => variables.remove(),
+        }
+    }
+    let rest = done?;
     let details = vec![
         ("Bytes Compared".to_owned(), (written.compared_bytes + rest.compared_bytes).to_string()),
         ("Bytes Written".to_owned(), (written.written_bytes + rest.written_bytes).to_string()),
@@ -126,9 +139,11 @@ fn prepare(
     for disk in made.0.iter_mut().filter(|d| d.way == Way::Ready) {
         disk.files = Some(swap::Files::of(disk)?);
     }
+    let variables = variables::prepare(service, job, &machine, &manifest, request, warnings)?;
     request.swap = Swap {
         disks: made.0.clone(),
         before: Some(Uuid::from_bytes(*before.id.as_bytes())),
+        variables: variables.clone(),
         ..Swap::default()
     };
     let ready = || {
@@ -142,7 +157,10 @@ fn prepare(
     };
     match committed::record(service, "a replacement that is ready", ready) {
         // Where it is not known, the row says so later whether they are needed.
-        Err(error) if !error.is_unsettled() => Err(error),
+        Err(error) if !error.is_unsettled() => {
+            variables.iter().for_each(variables::Ready::remove);
+            Err(error)
+        }
         noted => {
             made.0.clear();
             noted.map(|()| total)
@@ -269,13 +287,13 @@ fn places<'m>(
     Ok(places)
 }
 
-fn hidden_name(disk: &Path, job: &Job) -> Result<PathBuf> {
+pub(super) fn hidden_name(disk: &Path, job: &Job) -> Result<PathBuf> {
     let name = disk.file_name().ok_or_else(|| Error::invalid(format!("{} names no file", disk.display())))?;
     Ok(disk.with_file_name(format!(".{}.strongroom-new-{}", name.to_string_lossy(), job.id.simple())))
 }
 
 /// Owner and permissions of the one whose place it takes.
-fn like(new: &Path, old: &Path) -> Result<()> {
+pub(super) fn like(new: &Path, old: &Path) -> Result<()> {
     let failed =
         |e| Error::io(format!("giving {} the owner and permissions of {}", new.display(), old.display()), e);
     let before = fs::metadata(old).map_err(failed)?;
@@ -288,6 +306,7 @@ fn like(new: &Path, old: &Path) -> Result<()> {
 
 /// What a replacement that was cut short before its commit left.
 pub(super) fn remove_leftovers(service: &Service, job: &Job, item: &Item) {
+    variables::remove_leftovers(service, job, item);
     for path in swap::disks_of(service, item) {
         let Ok(new) = hidden_name(&path, job) else { continue };
         // A new disk that was being written has one more hidden name, before it has its own.

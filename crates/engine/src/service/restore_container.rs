@@ -238,7 +238,7 @@ fn send(
     };
     // Where the disks will be is for whoever fetches them to say.
     let path = |file: &str| Path::new("/DIRECTORY").join(file);
-    let nvram = nvram_of(&manifest, &mut Vec::new());
+    let nvram = nvram_of(&manifest, &mut warnings);
     if let Some(bytes) = &nvram {
         put(&names.nvram, bytes.clone())?;
     }

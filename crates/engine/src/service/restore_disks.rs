@@ -8,8 +8,8 @@ use super::Service;
 use super::places::Pool;
 use super::restore::RestoreRequest;
 use crate::error::{Error, Result};
-use crate::machine::nvram_of;
 use crate::machine::record::{DEFINITION_KIND, DiskRecord};
+use crate::machine::{firmware_of, nvram_of};
 use crate::restore::{RestoreOptions, restore_disk};
 use crate::source::PointSource;
 use crate::target::DiskFormat;
@@ -98,7 +98,8 @@ pub(super) fn run(
     let disks_in = std::path::absolute(disks_in)
         .map_err(|e| Error::io(format!("looking at {}", disks_in.display()), e))?;
     let names = Names::of(job);
-    let nvram = nvram_of(manifest, &mut Vec::new());
+    let mut warnings = Vec::new();
+    let nvram = nvram_of(manifest, &mut warnings);
     if let Some(bytes) = &nvram {
         write_new(&hidden.0.join(&names.nvram), bytes)?;
     }
@@ -123,7 +124,8 @@ pub(super) fn run(
     // The commit: from here on the disks are there, under their name.
     fs::rename(&hidden.0, &final_directory)
         .map_err(|e| Error::io(format!("naming {}", final_directory.display()), e))?;
-    Ok(publish(service, job, to.directory, to.pool))
+    warnings.extend(publish(service, job, to.directory, to.pool));
+    Ok(warnings)
 }
 
 /// After the commit: a pool's disks become its volumes. Done again after a crash. Returns what could not be done of it: the disks
@@ -276,6 +278,7 @@ pub(super) fn template(
             })
             .collect(),
         network: NetworkChoice::Keep,
+        firmware: firmware_of(manifest, nvram.as_deref()),
         nvram,
         tpm: None,
         unencrypted,

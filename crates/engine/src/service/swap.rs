@@ -134,6 +134,9 @@ pub struct Swap {
     /// It goes back to the disks before, and why; empty: the job was cancelled.
     #[serde(default)]
     pub back: Option<String>,
+    /// UEFI variables that follow the disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables: Option<super::variables::Ready>,
 }
 
 impl Swap {

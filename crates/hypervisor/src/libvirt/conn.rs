@@ -1,7 +1,7 @@
 //! Safe handles for a connection to libvirt, a machine and its checkpoints. One method a C call;
 //! no decisions are taken here.
 
-use super::sys::{self, BlockInfo, BlockJobInfo, Functions, JobInfo, Ptr};
+use super::sys::{self, BlockInfo, BlockJobInfo, Functions, JobInfo, Ptr, VolumeInfo};
 use crate::error::{Error, Result};
 use crate::limits::DEFINITION_BYTES_MAX;
 use libc::{c_char, c_int, c_uint};
@@ -227,6 +227,40 @@ impl Conn {
                 })
                 .collect())
         }
+    }
+
+    /// libvirt's number for a volume's kind, and its path.
+    pub fn volume(&self, pool: &str, volume: &str) -> VirtResult<(c_int, String)> {
+        let (c_pool, c_volume) = (c_string(pool)?, c_string(volume)?);
+        // SAFETY: valid pointers; pool and volume are freed once, after their last use.
+        unsafe {
+            let pool = (self.f.virStoragePoolLookupByName)(self.ptr, c_pool.as_ptr());
+            if pool.is_null() {
+                return self.fail();
+            }
+            let volume = (self.f.virStorageVolLookupByName)(pool, c_volume.as_ptr());
+            let found = match volume.is_null() {
+                true => self.fail(),
+                false => {
+                    let mut info = VolumeInfo::default();
+                    let looked = self.check((self.f.virStorageVolGetInfo)(volume, &mut info));
+                    let path = looked.and_then(|_| self.string((self.f.virStorageVolGetPath)(volume)));
+                    (self.f.virStorageVolFree)(volume);
+                    path.map(|path| (info.kind, path))
+                }
+            };
+            (self.f.virStoragePoolFree)(pool);
+            found
+        }
+    }
+
+    /// QEMU's command line of a machine with this definition, as libvirt would start it. Nothing is made.
+    pub fn command_line(&self, xml: &str) -> VirtResult<String> {
+        let (format, xml) = (c_string("qemu-argv")?, c_string(xml)?);
+        // SAFETY: valid pointers; the result is taken over.
+        self.string(unsafe {
+            (self.f.virConnectDomainXMLToNative)(self.ptr, format.as_ptr(), xml.as_ptr(), 0)
+        })
     }
 
     /// Looks anew at what a storage pool holds.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::image::{Below, Layer, Place};
 use crate::limits::{DEFINITION_BYTES_MAX, DEFINITION_DEPTH_MAX};
 use crate::model::{AgentState, Disk, DiskFormat, DiskSource};
+use crate::snapshot::{CDROM, FLOPPY, NO_MEDIUM};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
 
@@ -159,18 +160,17 @@ fn why_skipped(disk: &Disk, format_name: &str) -> Option<String> {
         return Some("its target name is not one of a disk".into());
     }
     Some(match disk.device.as_str() {
-        "cdrom" => "it is a CD-ROM drive".into(),
-        "floppy" => "it is a floppy drive".into(),
+        "cdrom" => CDROM.into(),
+        "floppy" => FLOPPY.into(),
         "lun" => "it is passed through as a SCSI device".into(),
         "disk" => match &disk.source {
-            DiskSource::None => "it has no medium".into(),
+            DiskSource::None => NO_MEDIUM.into(),
             DiskSource::Other(kind) => {
                 format!(
                     "its storage is of type `{}`; files and block devices are supported",
                     crate::text::shorten(kind)
                 )
             }
-            _ if disk.read_only => "it is read-only".into(),
             _ if disk.shareable => "it is shared with other machines".into(),
             _ if disk.transient => "it is transient: its changes vanish when the machine stops".into(),
             _ if disk.format.is_none() => {
@@ -225,7 +225,10 @@ mod tests {
         let document = parse("m", xml).unwrap();
         let disks = disks(&document);
         let taken: Vec<_> = disks.iter().filter(|d| d.skipped.is_none()).map(|d| d.target.as_str()).collect();
-        assert_eq!(taken, ["vda", "vdb"]);
+        assert_eq!(taken, ["vda", "vdb", "vdg"]);
+        let missed: Vec<_> =
+            disks.iter().filter(|d| d.missed().is_some()).map(|d| d.target.as_str()).collect();
+        assert_eq!(missed, ["vdc", "vdd", "vde", "vdf"]);
         assert_eq!(disks.len(), 9);
         assert_eq!(disks[0].source, DiskSource::File("/a&b".into()));
         assert!(disks[4].skipped.as_ref().unwrap().contains("shared"));

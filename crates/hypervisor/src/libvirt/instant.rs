@@ -9,7 +9,7 @@
 
 use super::conn::{BlockJob, Conn, Dom, VirtResult};
 use super::definition::{self, child};
-use super::{machine, rewrite, tpm};
+use super::{firmware, machine, tpm};
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, ThrowAway};
 use crate::limits::DRILL_PREFIX;
@@ -27,7 +27,7 @@ pub fn is_throw_away(summary: &MachineSummary) -> bool {
 /// Defines the machine and starts it. The commit is its definition; one that cannot be started is taken back.
 pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedMachine> {
     let what = machine(&wanted.machine.new_name);
-    let rewritten = rewrite::rewrite(&wanted.machine, wanted.uuid)?;
+    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, false)?;
     let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let defined = connection.define(&rewritten.xml).map_err(|e| e.about("defining", &what))?;
@@ -46,7 +46,7 @@ pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedM
 /// Starts again what was defined and is off, as it was started first.
 pub fn start_again(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<()> {
     let what = machine(&wanted.machine.new_name);
-    let rewritten = rewrite::rewrite(&wanted.machine, wanted.uuid)?;
+    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, false)?;
     connection.create(&live, false).map(drop).map_err(|e| e.about("starting", &what))
 }
@@ -70,7 +70,7 @@ pub fn start_throw_away(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Resu
     if !name.starts_with(DRILL_PREFIX) {
         return Err(Error::unsupported(what, format!("its name must begin with {DRILL_PREFIX}")));
     }
-    let rewritten = rewrite::rewrite(&wanted.machine, wanted.uuid)?;
+    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, true)?;
     let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let dom = connection.create(&live, true).map_err(|e| e.about("starting", &what))?;
@@ -225,6 +225,7 @@ fn isolate(root: Node<'_, '_>, devices: Node<'_, '_>, edits: &mut Edits) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rewrite;
     use super::*;
     use crate::model::{DiskFormat, NetworkChoice, RestoreMachineRequest, RestoredDisk};
     use uuid::Uuid;
@@ -260,6 +261,7 @@ mod tests {
                 }],
                 network: NetworkChoice::Keep,
                 nvram: None,
+                firmware: None,
                 tpm: None,
                 unencrypted: false,
             },

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::session::Session;
-use super::{LibvirtOptions, definition, machine, reconcile, take};
+use super::{LibvirtOptions, definition, machine, reconcile, take, volumes};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::kept::{self, KeptSnapshot, Record, RecordDisk};
@@ -130,6 +130,7 @@ pub fn open(options: &LibvirtOptions, path: &Path) -> Result<(MachineSnapshot, K
         consistency: record.consistency.clone(),
         definition_xml: record.definition_xml.clone(),
         nvram: record.nvram.clone(),
+        firmware: record.firmware.clone(),
         tpm: record.tpm.clone(),
         disks,
         skipped: record.skipped.clone(),
@@ -156,11 +157,13 @@ pub fn conclude(
     let domain = domains.into_iter().find(|d| d.uuid().is_ok_and(|uuid| uuid == record.uuid));
     if let Some(dom) = domain {
         let session = Session::open(options, dom, &record.id)?;
-        let xml = session.dom().xml(0).map_err(|e| e.about("inspecting", &what))?;
+        let dom = session.dom();
+        let xml = dom.xml(0).map_err(|e| e.about("inspecting", &what))?;
+        let (xml, volumes) = volumes::resolve(&dom.conn, &what, xml)?;
         let document = definition::parse(&what, &xml)?;
         let request = SnapshotRequest { id: record.id.clone(), ..SnapshotRequest::default() };
-        let persistent = session.dom().is_persistent().map_err(|e| e.about("inspecting", &what))?;
-        let (disks, _) = take::plan(&what, &document, &request, persistent)?;
+        let persistent = dom.is_persistent().map_err(|e| e.about("inspecting", &what))?;
+        let (disks, _) = take::plan(&what, &document, &volumes, &request, persistent)?;
         let checkpoint = session.checkpoint();
         let has_checkpoint = record.disks.iter().any(|d| d.checkpoint.as_deref() == Some(&*checkpoint));
         match outcome {

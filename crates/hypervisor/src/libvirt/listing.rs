@@ -1,7 +1,7 @@
 //! Machines as they are listed and looked at: few calls for each, since there may be thousands.
 
 use super::conn::{Conn, Dom, VirtResult, XML_INACTIVE};
-use super::{definition, machine, summary, sys};
+use super::{LibvirtOptions, definition, firmware, machine, summary, sys, volumes};
 use crate::error::Result;
 use crate::model::{Machine, MachineState, MachineSummary};
 use std::collections::HashSet;
@@ -44,13 +44,19 @@ pub(super) fn summaries(connection: &Arc<Conn>) -> VirtResult<Vec<MachineSummary
 
 /// A machine whose state is known. `listed`: it was when it was listed, so that of one that was off then, its definition
 /// is asked for once; one that was started since is seen to run the next time.
-pub(super) fn inspect(dom: &Dom, summary: MachineSummary, listed: bool) -> Result<Machine> {
+pub(super) fn inspect(
+    options: &LibvirtOptions,
+    dom: &Dom,
+    summary: MachineSummary,
+    listed: bool,
+) -> Result<Machine> {
     let what = machine(&summary.name);
     let is_off = listed && summary.persistent && summary.state == MachineState::ShutOff;
     let flags = if is_off { XML_INACTIVE } else { 0 };
     let live = dom.xml(flags).map_err(|e| e.about("inspecting", &what))?;
-    let document = definition::parse(&what, &live)?;
-    let mut disks = definition::disks(&document);
+    let (seen, volumes) = volumes::resolve(&dom.conn, &what, live.clone())?;
+    let document = definition::parse(&what, &seen)?;
+    let mut disks = volumes.explain(definition::disks(&document));
     let streamed = definition::streamed_disks(&document);
     for disk in disks.iter_mut().filter(|disk| !streamed.contains(&disk.target)) {
         if let Ok(info) = dom.block_info(&disk.target) {
@@ -63,6 +69,10 @@ pub(super) fn inspect(dom: &Dom, summary: MachineSummary, listed: bool) -> Resul
     } else {
         live.clone()
     };
-    let (agent, nvram) = (definition::agent(&document), definition::nvram(&document));
+    let agent = definition::agent(&document);
+    let nvram = match listed {
+        true => definition::nvram(&document),
+        false => firmware::find(options, &dom.conn, &seen, &document, summary.state.is_active()).variables,
+    };
     Ok(Machine { agent, nvram, summary, disks, definition_xml })
 }

@@ -5,6 +5,7 @@ mod backend;
 mod block_job;
 mod conn;
 mod definition;
+mod firmware;
 mod guest;
 mod guest_port;
 mod inside;
@@ -23,6 +24,7 @@ mod sys;
 mod take;
 mod tpm;
 mod untrack;
+mod volumes;
 mod window;
 
 use crate::Hypervisor;
@@ -151,7 +153,7 @@ impl Hypervisor for Libvirt {
     fn inspect(&self, name: &str) -> Result<Machine> {
         let dom = self.domain(name)?;
         let summary = summary(&dom).map_err(|e| e.about("inspecting", &machine(name)))?;
-        listing::inspect(&dom, summary, false)
+        listing::inspect(&self.options, &dom, summary, false)
     }
 
     fn inspect_each(
@@ -166,7 +168,9 @@ impl Hypervisor for Libvirt {
                 .map_err(|e| e.about("looking up", &machine(&summary.name)))
                 // Of another machine that got the name since, what was listed does not hold.
                 .and_then(|dom| match dom.uuid() {
-                    Ok(uuid) if uuid == summary.uuid => listing::inspect(&dom, summary.clone(), true),
+                    Ok(uuid) if uuid == summary.uuid => {
+                        listing::inspect(&self.options, &dom, summary.clone(), true)
+                    }
                     _ => self.inspect(&summary.name),
                 });
             if !each(at, found) {
@@ -236,7 +240,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn create(&self, request: &RestoreMachineRequest) -> Result<CreatedMachine> {
-        let rewritten = rewrite::rewrite(request, Uuid::new_v4())?;
+        let connection = self.connect()?;
+        let rewritten = firmware::rewritten(&connection, request, Uuid::new_v4())?;
         for disk in &request.disks {
             std::fs::metadata(&disk.path).map_err(|e| Error::io("looking at", &disk.path, e))?;
         }
@@ -248,7 +253,6 @@ impl Hypervisor for Libvirt {
         self.name_is_free(&request.new_name)?;
         // Two at the same time: libvirt refuses the second, because its UUID is another.
         let what = machine(&request.new_name);
-        let connection = self.connect()?;
         let tpm = tpm::prepare(request, rewritten.uuid, |uuid| connection.exists(uuid))?;
         let made = connection.define(&rewritten.xml);
         let dom = made.map_err(|e| match self.name_is_free(&request.new_name) {

@@ -2,9 +2,10 @@
 //! nothing in it that would tie the new machine to the old one's files, ports or addresses.
 
 use super::definition::{self, child};
+use super::firmware;
 use crate::error::{Error, Result};
 use crate::limits::DEFINITION_DEPTH_MAX;
-use crate::model::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
+use crate::model::{Firmware, NetworkChoice, RestoreMachineRequest, RestoredDisk};
 use crate::text::Xml;
 use roxmltree::Node;
 use std::path::Path;
@@ -20,10 +21,20 @@ pub struct Rewritten {
 const NAME_BYTES_MAX: usize = 200;
 
 pub fn rewrite(request: &RestoreMachineRequest, uuid: Uuid) -> Result<Rewritten> {
-    rewrite_with(request, uuid, &[])
+    rewrite_with(request, uuid, &[], None)
 }
 
-fn rewrite_with(request: &RestoreMachineRequest, uuid: Uuid, drivers: &[(&str, &str)]) -> Result<Rewritten> {
+/// With this firmware, instead of what libvirt would choose.
+pub fn rewrite_pinned(request: &RestoreMachineRequest, uuid: Uuid, firmware: &Firmware) -> Result<Rewritten> {
+    rewrite_with(request, uuid, &[], Some(firmware))
+}
+
+fn rewrite_with(
+    request: &RestoreMachineRequest,
+    uuid: Uuid,
+    drivers: &[(&str, &str)],
+    pinned: Option<&Firmware>,
+) -> Result<Rewritten> {
     check_name(&request.new_name)?;
     let what = format!("the saved definition for `{}`", request.new_name);
     let document = definition::parse(&what, &request.definition_xml)?;
@@ -43,7 +54,12 @@ fn rewrite_with(request: &RestoreMachineRequest, uuid: Uuid, drivers: &[(&str, &
             ));
         }
     }
-    let mut writer = Writer { request, drivers, uuid, xml: Xml::new(), warnings: Vec::new() };
+    let mut writer = Writer { request, drivers, pinned, uuid, xml: Xml::new(), warnings: Vec::new() };
+    if firmware::is_uefi(&document) && request.nvram.is_none() && request.firmware.is_none() {
+        writer
+            .warnings
+            .push("its UEFI variables are made afresh (boot entries may have to be chosen again)".into());
+    }
     writer.node(root, "")?;
     Ok(Rewritten { xml: writer.xml.finish(), uuid, warnings: writer.warnings })
 }
@@ -51,7 +67,7 @@ fn rewrite_with(request: &RestoreMachineRequest, uuid: Uuid, drivers: &[(&str, &
 /// The definition that [`create`](crate::Hypervisor::create) would use, without making a machine of it. `drivers` names, by target,
 /// QEMU's drivers of disks that are in other formats than machines are made of (`vpc`).
 pub fn new_definition(request: &RestoreMachineRequest, drivers: &[(&str, &str)]) -> Result<String> {
-    Ok(rewrite_with(request, Uuid::new_v4(), drivers)?.xml)
+    Ok(rewrite_with(request, Uuid::new_v4(), drivers, None)?.xml)
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -72,6 +88,7 @@ fn check_name(name: &str) -> Result<()> {
 struct Writer<'r> {
     request: &'r RestoreMachineRequest,
     drivers: &'r [(&'r str, &'r str)],
+    pinned: Option<&'r Firmware>,
     uuid: Uuid,
     xml: Xml,
     warnings: Vec<String>,
@@ -110,8 +127,16 @@ impl Writer<'_> {
             }
             "/domain/sysinfo/system/entry" if node.attribute("name") == Some("uuid") => return Ok(()),
             "/domain/seclabel" if node.attribute("type") != Some("none") => return Ok(()),
-            "/domain/os/nvram" => {
-                self.nvram(node);
+            "/domain/os" => return self.os(node, &path),
+            // Written with the rest of it.
+            "/domain/os/nvram" => return Ok(()),
+            "/domain/os/loader" | "/domain/os/firmware" if self.pinned.is_some() => return Ok(()),
+            "/domain/features/smm" if self.pinned.is_some_and(|p| p.is_secure) => return Ok(()),
+            "/domain/features" if self.pinned.is_some_and(|p| p.is_secure) => {
+                self.start(node, &[]);
+                self.children(node, &path)?;
+                self.xml.start("smm").attribute("state", "on").end();
+                self.xml.end();
                 return Ok(());
             }
             "/domain/devices/disk" => return self.disk(node, &path),
@@ -186,24 +211,42 @@ impl Writer<'_> {
         }
     }
 
-    fn nvram(&mut self, node: Node<'_, '_>) {
-        match &self.request.nvram {
-            Some(path) => {
-                self.xml.start("nvram");
-                if let Some(template) = node.attribute("template") {
-                    self.xml.attribute("template", template);
-                }
-                self.xml.text(&path.to_string_lossy()).end();
+    /// With the new machine's own UEFI variables. Where libvirt chooses the firmware it takes them, if nothing else is said of them.
+    fn os(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
+        self.start(node, if self.pinned.is_some() { &["firmware"] } else { &[] });
+        self.children(node, path)?;
+        if let Some(firmware) = self.pinned {
+            self.xml.start("loader").attribute("readonly", "yes").attribute("type", "pflash");
+            if firmware.is_secure {
+                self.xml.attribute("secure", "yes");
             }
-            None => {
-                self.warnings.push(
-                    "its UEFI variables were made afresh (boot entries may have to be chosen again)".into(),
-                );
-                if let Some(template) = node.attribute("template") {
-                    self.xml.start("nvram").attribute("template", template).end();
-                }
-            }
+            self.xml.text(&firmware.loader.to_string_lossy()).end();
         }
+        let old = child(node, "nvram");
+        let is_uefi = old.is_some() || node.attribute("firmware") == Some("efi");
+        let is_chosen = firmware::is_chosen_by_libvirt(node);
+        let has_template = old.is_some_and(|n| n.attribute("template").is_some()) && !is_chosen;
+        if is_uefi && (self.request.nvram.is_some() || has_template) {
+            self.xml.start("nvram");
+            let kept = |name: &str| ["template", "templateFormat", "format"].contains(&name);
+            for attribute in old.into_iter().flat_map(|n| n.attributes()).filter(|a| kept(a.name())) {
+                if !is_chosen || attribute.name() == "format" {
+                    self.xml.attribute(attribute.name(), attribute.value());
+                }
+            }
+            if let Some(path) = &self.request.nvram {
+                self.xml.text(&path.to_string_lossy());
+            }
+            self.xml.end();
+        }
+        self.xml.end();
+        if self.pinned.is_some_and(|p| p.is_secure)
+            && node.parent().is_some_and(|domain| child(domain, "features").is_none())
+        {
+            self.xml.start("features").start("smm").attribute("state", "on").end();
+            self.xml.end();
+        }
+        Ok(())
     }
 
     fn disk(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {
@@ -271,7 +314,7 @@ impl Writer<'_> {
             match part.tag_name().name() {
                 // Bound to the old file: chains, jobs, keys, labels, throttling groups stay behind.
                 "driver" | "source" | "backingStore" | "mirror" | "auth" | "encryption" | "seclabel"
-                | "readonly" | "shareable" | "transient" | "wwn" | "serial_path" => {}
+                | "shareable" | "transient" | "wwn" | "serial_path" => {}
                 _ => self.node(part, path)?,
             }
         }
@@ -384,6 +427,7 @@ mod tests {
             }],
             network: NetworkChoice::Keep,
             nvram: None,
+            firmware: None,
             tpm: None,
             unencrypted: false,
         }
@@ -450,6 +494,42 @@ mod tests {
             let document = definition::parse("new", &xml).unwrap();
             assert!(definition::disks(&document)[0].encrypted);
         }
+    }
+
+    #[test]
+    fn variables_are_named_as_libvirt_takes_them() {
+        let of = |os: &str, pinned: Option<&Firmware>| {
+            let old = "<os><type arch='x86_64'>hvm</type><nvram template='/t'>/old_VARS.fd</nvram></os>";
+            let mut wanted = request();
+            wanted.definition_xml = SAVED.replace(old, os);
+            wanted.nvram = Some("/new/vars".into());
+            let made = rewrite_with(&wanted, Uuid::new_v4(), &[], pinned).unwrap();
+            assert!(!made.warnings.iter().any(|w| w.contains("UEFI")));
+            made.xml
+        };
+        let xml = of(
+            "<os firmware='efi'><firmware><feature name='secure-boot' enabled='no'/></firmware></os>",
+            None,
+        );
+        assert!(xml.contains("<nvram>/new/vars</nvram>") && xml.contains("secure-boot"), "{xml}");
+        // libvirt refuses a template where it chooses the firmware, and takes one beside a firmware that is named.
+        assert!(
+            of("<os firmware='efi'><nvram template='/t'>/o</nvram></os>", None).contains("<nvram>/new/vars")
+        );
+        let xml = of(
+            "<os firmware='efi'><loader type='pflash'>/l</loader><nvram template='/t' format='qcow2'>/o</nvram></os>",
+            None,
+        );
+        assert!(xml.contains("<nvram template=\"/t\" format=\"qcow2\">/new/vars"), "{xml}");
+        assert!(!of("<os><type>hvm</type></os>", None).contains("nvram"));
+        let pinned = Firmware { loader: "/code".into(), loader_bytes: 1, is_secure: true };
+        let xml =
+            of("<os firmware='efi'><firmware><feature name='secure-boot'/></firmware></os>", Some(&pinned));
+        assert!(xml.contains("type=\"pflash\" secure=\"yes\">/code</loader><nvram>/new/vars"), "{xml}");
+        assert!(
+            !xml.contains("efi") && !xml.contains("<firmware") && xml.contains("<smm state=\"on\"/>"),
+            "{xml}"
+        );
     }
 
     #[test]

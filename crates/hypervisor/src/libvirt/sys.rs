@@ -27,6 +27,15 @@ pub struct BlockInfo {
     pub physical: c_ulonglong,
 }
 
+/// `virStorageVolInfo`.
+#[repr(C)]
+#[derive(Default)]
+pub struct VolumeInfo {
+    pub kind: c_int,
+    pub capacity: c_ulonglong,
+    pub allocation: c_ulonglong,
+}
+
 /// `virDomainBlockJobInfo`.
 #[repr(C)]
 #[derive(Default)]
@@ -87,6 +96,7 @@ mod table {
             virConnectOpen(*const c_char) -> Ptr;
             virConnectClose(Ptr) -> c_int;
             virConnectIsAlive(Ptr) -> c_int;
+            virConnectDomainXMLToNative(Ptr, *const c_char, *const c_char, c_uint) -> *mut c_char;
             virConnectListAllDomains(Ptr, *mut *mut Ptr, c_uint) -> c_int;
             virConnectListAllNetworks(Ptr, *mut *mut Ptr, c_uint) -> c_int;
             virConnectListAllStoragePools(Ptr, *mut *mut Ptr, c_uint) -> c_int;
@@ -98,6 +108,10 @@ mod table {
             virStoragePoolGetXMLDesc(Ptr, c_uint) -> *mut c_char;
             virStoragePoolLookupByName(Ptr, *const c_char) -> Ptr;
             virStoragePoolRefresh(Ptr, c_uint) -> c_int;
+            virStorageVolLookupByName(Ptr, *const c_char) -> Ptr;
+            virStorageVolGetInfo(Ptr, *mut VolumeInfo) -> c_int;
+            virStorageVolGetPath(Ptr) -> *mut c_char;
+            virStorageVolFree(Ptr) -> c_int;
             virStoragePoolFree(Ptr) -> c_int;
             virSecretDefineXML(Ptr, *const c_char, c_uint) -> Ptr;
             virSecretSetValue(Ptr, *const u8, size_t, c_uint) -> c_int;

@@ -5,7 +5,8 @@ use super::conn::{Dom, XML_INACTIVE, XML_SECURE};
 use super::inside::Inside;
 use super::reconcile::{self, Tracked};
 use super::session::Session;
-use super::{LibvirtOptions, block_job, definition, job_xml, offline, pull, state, tpm, untrack};
+use super::volumes::{self, Unresolved};
+use super::{LibvirtOptions, block_job, definition, firmware, job_xml, offline, pull, state, tpm, untrack};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::extents;
@@ -28,6 +29,8 @@ pub struct PlannedDisk {
     pub path: PathBuf,
     pub is_block: bool,
     pub is_encrypted: bool,
+    /// To the machine: libvirt makes no checkpoints of it.
+    pub is_read_only: bool,
     pub format: DiskFormat,
     /// Its image, and what libvirt says is below that.
     pub layer: Layer,
@@ -46,7 +49,10 @@ impl PlannedDisk {
     }
 
     pub fn can_track(&self) -> bool {
-        self.is_persistent && !self.has_snapshots && self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
+        self.is_persistent
+            && !self.is_read_only
+            && !self.has_snapshots
+            && self.image.as_ref().is_some_and(|i| i.can_keep_bitmaps)
     }
 
     pub fn has_backing(&self) -> bool {
@@ -102,12 +108,13 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     let (number, state_reason) = dom.state().map_err(about)?;
     let state = state::from_numbers(number, state_reason);
     let live_xml = dom.xml(0).map_err(about)?;
+    let (live_xml, volumes) = volumes::resolve(&dom.conn, &what, live_xml)?;
     let document = definition::parse(&what, &live_xml)?;
     let persistent = dom.is_persistent().map_err(about)?;
     let flags = if persistent { XML_INACTIVE | XML_SECURE } else { XML_SECURE };
     let definition_xml = dom.xml(flags).map_err(about)?;
 
-    let (disks, skipped) = plan(&what, &document, request, persistent)?;
+    let (disks, skipped) = plan(&what, &document, &volumes, request, persistent)?;
     let mut taking = Taking {
         session: session.clone(),
         request,
@@ -116,10 +123,12 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         state_reason,
         agent: definition::agent(&document),
         inside: Inside::of(&document),
-        warnings: Vec::new(),
+        warnings: skipped.iter().filter_map(|(target, why)| missed(target, why)).collect(),
         timings: Timings::default(),
         spoiled: Arc::default(),
     };
+    let uefi = firmware::find(options, &dom.conn, &live_xml, &document, state.is_active());
+    taking.warnings.extend(uefi.problem);
     let not_cloned = taking.why_no_clones();
     let cloneable = not_cloned.is_none();
     let not_kept = not_cloned.or_else(|| {
@@ -165,7 +174,8 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         name: session.name.clone(),
         taken_at: taken.taken_at,
         consistency: taken.consistency,
-        nvram: definition::nvram(&document),
+        nvram: uefi.variables,
+        firmware: uefi.firmware,
         tpm: tpm::state(&document, &session.uuid),
         definition_xml,
         disks: taken.disks,
@@ -180,15 +190,24 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
 
 type Skipped = Vec<(String, String)>;
 
+/// What is to be said of a disk that is left out, unless somebody left it out or there is nothing to say.
+fn missed(target: &str, why: &str) -> Option<String> {
+    let target = crate::text::shorten(target);
+    is_missed(why).then(|| {
+        format!("disk `{target}` is not in the backup: {why}. If that is as it should be, exclude it from the machine's backups")
+    })
+}
+
 pub fn plan(
     what: &str,
     document: &roxmltree::Document<'_>,
+    volumes: &Unresolved,
     request: &SnapshotRequest,
     is_persistent: bool,
 ) -> Result<(Vec<PlannedDisk>, Skipped)> {
     let mut disks = Vec::new();
     let mut skipped = Vec::new();
-    let all = definition::disks(document);
+    let all = volumes.explain(definition::disks(document));
     for target in &request.exclude {
         if !all.iter().any(|d| d.target == *target) {
             return Err(Error::NotFound {
@@ -206,8 +225,10 @@ pub fn plan(
             continue;
         }
         let is_block = matches!(disk.source, DiskSource::Block(_));
-        let Some(layer) = definition::layer(document, &disk.target) else { continue };
-        let (Some(path), Some(format)) = (disk.source.path().map(PathBuf::from), disk.format) else {
+        let layer = definition::layer(document, &disk.target);
+        let path = disk.source.path().map(PathBuf::from);
+        let (Some(layer), Some(path), Some(format)) = (layer, path, disk.format) else {
+            skipped.push((disk.target, "what its definition says of its source is not understood".into()));
             continue;
         };
         let image = match format {
@@ -220,6 +241,7 @@ pub fn plan(
             path,
             is_block,
             is_encrypted: disk.encrypted,
+            is_read_only: disk.read_only,
             is_persistent,
             has_snapshots: false,
             format,

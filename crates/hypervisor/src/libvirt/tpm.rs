@@ -159,6 +159,7 @@ mod tests {
             disks: Vec::new(),
             network: NetworkChoice::Keep,
             nvram: None,
+            firmware: None,
             tpm: Some(b"what it remembers".to_vec()),
             unencrypted: false,
         }

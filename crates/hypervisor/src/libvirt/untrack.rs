@@ -7,7 +7,7 @@
 use super::conn::Dom;
 use super::session::Session;
 use super::take::{self, PlannedDisk};
-use super::{LibvirtOptions, definition, reconcile};
+use super::{LibvirtOptions, definition, reconcile, volumes};
 use crate::error::Result;
 use crate::model::{DiskFormat, Untracked};
 use crate::snapshot::SnapshotRequest;
@@ -21,10 +21,11 @@ pub fn untrack(options: &LibvirtOptions, dom: Dom) -> Result<Untracked> {
     let dom = session.dom();
     let about = |e: super::conn::VirtError| e.about("inspecting", &what);
     let xml = dom.xml(0).map_err(about)?;
+    let (xml, volumes) = volumes::resolve(&dom.conn, &what, xml)?;
     let document = definition::parse(&what, &xml)?;
     let persistent = dom.is_persistent().map_err(about)?;
     let mut warnings = Vec::new();
-    let disks = match take::plan(&what, &document, &SnapshotRequest::default(), persistent) {
+    let disks = match take::plan(&what, &document, &volumes, &SnapshotRequest::default(), persistent) {
         Ok((disks, _)) => disks,
         Err(error) => {
             warnings.push(format!(

@@ -176,6 +176,25 @@ impl Machine {
         found.and_then(|d| d["diskSizeGB"].as_u64()).unwrap_or(0)
     }
 
+    /// Disks that backups lack, and why, but for those that the item's choice leaves out.
+    pub fn not_backed_up(&self, item: Option<&Value>) -> Vec<(String, String)> {
+        let choice = item.and_then(|i| i.pointer("/properties/extendedProperties/diskExclusionProperties"));
+        let is_excluded = |lun: i64| {
+            let Some(choice) = choice.filter(|c| c.is_object()).filter(|_| lun >= 0) else { return false };
+            let luns = choice["diskLunList"].as_array();
+            let is_named = luns.into_iter().flatten().any(|l| l.as_i64() == Some(lun));
+            is_named != choice["isInclusionList"].as_bool().unwrap_or(true)
+        };
+        let storage = &self.document["properties"]["storageProfile"];
+        let first = storage.get("osDisk").into_iter();
+        let why = first.chain(storage["dataDisks"].as_array().into_iter().flatten());
+        let disks = self.disks().into_iter().zip(why);
+        disks
+            .filter(|((lun, _), _)| !is_excluded(*lun))
+            .filter_map(|((_, name), disk)| Some((name, disk["strongroomNotBackedUp"].as_str()?.to_owned())))
+            .collect()
+    }
+
     /// As the backup plane names it below a vault.
     pub fn item_path(&self) -> String {
         item_path(&self.group, &self.name)

@@ -13,6 +13,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use strongroom_engine::Error;
 
 #[derive(Debug, Subcommand)]
@@ -241,6 +242,9 @@ pub struct PointDocument {
     pub disks: Vec<DiskDocument>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_disks: Vec<String>,
+    /// Those of them that nobody excluded, and why they are not in it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub missed_disks: BTreeMap<String, String>,
     /// What was done inside the machine around its instant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestDocument>,
@@ -293,6 +297,10 @@ impl PointDocument {
             disks: serde_json::from_value(document["properties"]["strongroomDisks"].clone())
                 .unwrap_or_default(),
             excluded_disks: excluded.into_iter().flatten().map(|d| text(d, "/name")).collect(),
+            missed_disks: document["properties"]["strongroomMissedDisks"]
+                .as_array()
+                .map(|disks| disks.iter().map(|d| (text(d, "/name"), text(d, "/reason"))).collect())
+                .unwrap_or_default(),
             guest: serde_json::from_value(document["properties"]["strongroomGuest"].clone()).ok(),
             drill: ResultDocument::of(&document["properties"]["drill"]),
             id: text(document, "/id"),
@@ -430,7 +438,11 @@ fn show(arguments: &ShowArgs, context: &Context) -> Result<Outcome> {
         };
         entries.push(("disks", shown.disks.iter().map(disk).collect::<Vec<_>>().join(", ")));
         if !shown.excluded_disks.is_empty() {
-            entries.push(("left out", shown.excluded_disks.join(", ")));
+            let disk = |name: &String| match shown.missed_disks.get(name) {
+                Some(why) => format!("{name} ({why})"),
+                None => name.clone(),
+            };
+            entries.push(("left out", shown.excluded_disks.iter().map(disk).collect::<Vec<_>>().join(", ")));
         }
         list(&entries)
     })?;

@@ -155,6 +155,8 @@ fn print(context: &Context, vault: &Vault, policy: &Value) -> Result<()> {
         if p["tieringPolicy"].is_object() {
             entries.push(("archive tier", text(p, "/strongroomTiering")));
         }
+        let required = p["strongroomRequireAllDisks"] == true;
+        entries.push(("all disks", if required { "required" } else { "not required" }.to_owned()));
         entries.push(("machines", text(p, "/protectedItemsCount")));
         // A list has no colon where a line goes on.
         list(&entries).replace("\n: ", "\n  ")

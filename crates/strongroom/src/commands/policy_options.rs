@@ -41,12 +41,15 @@ pub struct PolicyOptions {
     /// Keep snapshots so many days, for restores at once.
     #[arg(long, value_name = "DAYS")]
     snapshot_days: Option<u32>,
+    /// Whether a backup fails when a disk that nobody excluded cannot be backed up; else that is a warning.
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    require_all_disks: Option<bool>,
     /// An enhanced policy (V2), which hourly ones always are.
     #[arg(long)]
     enhanced: bool,
     /// Azure's form of the policy, as `policy show --json` prints it; - is standard input.
     #[arg(long, value_name = "FILE.json", conflicts_with_all = [
-        "daily", "on", "hourly", "window", "zone", "keep_days", "weekly", "monthly", "yearly", "snapshot_days", "enhanced",
+        "daily", "on", "hourly", "window", "zone", "keep_days", "weekly", "monthly", "yearly", "snapshot_days", "require_all_disks", "enhanced",
     ])]
     pub file: Option<PathBuf>,
 }
@@ -60,6 +63,14 @@ fn time(text: &str) -> Result<Time, String> {
     };
     let time = number(hours).zip(number(minutes)).and_then(|(h, m)| Time::new(h, m, 0, 0).ok());
     time.ok_or_else(wrong)
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("`{text}` is neither yes nor no")),
+    }
 }
 
 fn weekday(text: &str) -> Result<Weekday, String> {
@@ -280,6 +291,7 @@ impl PolicyOptions {
     pub fn is_empty(&self) -> bool {
         let has_schedule = self.daily.is_some() || self.on.is_some() || self.hourly.is_some();
         let has_window = self.window.is_some() || self.zone.is_some() || self.snapshot_days.is_some();
+        let has_window = has_window || self.require_all_disks.is_some();
         let keeps = self.keep_days.is_some()
             || self.weekly.is_some()
             || self.monthly.is_some()
@@ -316,6 +328,9 @@ impl PolicyOptions {
         }
         if let Some(days) = self.snapshot_days {
             properties["instantRpRetentionRangeInDays"] = days.into();
+        }
+        if let Some(required) = self.require_all_disks {
+            properties["strongroomRequireAllDisks"] = required.into();
         }
         self.change_schedule(properties, today)?;
         self.change_retention(properties)?;
@@ -499,6 +514,7 @@ mod tests {
             ),
             ("--hourly 4", r#"{"hourly":{"every_hours":4,"window_start":"08:00:00","window_hours":12}}"#),
             ("--hourly 8", r#"{"hourly":{"every_hours":8,"window_start":"08:00:00","window_hours":16}}"#),
+            ("--daily 20:30 --require-all-disks yes", r#""require_all_disks":true"#),
             ("--daily 20:30 --enhanced", r#""tier":"enhanced","schedule":{"daily""#),
             ("--daily 20:30 --monthly first-sunday:12", r#""months":12"#),
             ("--daily 20:30 --monthly 1,15,last:12", r#""last":true"#),
@@ -554,6 +570,8 @@ mod tests {
             "--yearly first-sunday:10",
             "--yearly foo/1:10",
             "--window 08:00",
+            "--require-all-disks",
+            "--require-all-disks perhaps",
             "--keep-days many",
             "--daily 20:30 --file x.json",
         ] {

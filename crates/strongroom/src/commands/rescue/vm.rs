@@ -88,6 +88,9 @@ pub struct BackupArgs {
     /// Leave out this disk; may be given several times.
     #[arg(long, value_name = "DISK")]
     exclude: Vec<String>,
+    /// Fail when a disk that is not excluded cannot be backed up; else that is a warning.
+    #[arg(long)]
+    require_all_disks: bool,
     /// Where scratch files go; the user QEMU runs as must be able to enter.
     #[arg(long, value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
@@ -382,6 +385,7 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open_vault_to_write(&arguments.vault)?;
     let options = machine::BackupOptions {
         exclude: arguments.exclude.into_iter().collect::<BTreeSet<_>>(),
+        require_all_disks: arguments.require_all_disks,
         scratch_dir: arguments.scratch_dir,
         kept: Some(Kept::on_demand(when::in_future(arguments.keep_until)?)),
         ..machine::BackupOptions::default()

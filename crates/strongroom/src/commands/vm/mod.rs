@@ -106,7 +106,7 @@ pub struct ProtectionDocument {
 impl ProtectionDocument {
     fn of(item: &Item, vault: &Vault) -> Self {
         let d = &item.document;
-        let is_failed = text(d, "/properties/lastBackupStatus") == "Failed";
+        let is_well = text(d, "/properties/healthStatus") == "Passed";
         Self {
             machine: item.name.clone(),
             resource_group: item.group.clone(),
@@ -120,7 +120,7 @@ impl ProtectionDocument {
             last_backup_at: some_time(d, "/properties/lastBackupTime"),
             last_point: some_time(d, "/properties/lastRecoveryPoint"),
             deleted_for_good_in: some_text(d, "/properties/deferredDeleteTimeRemaining"),
-            problem: some_text(d, "/properties/healthDetails/0/message").filter(|_| is_failed),
+            problem: some_text(d, "/properties/healthDetails/0/message").filter(|_| !is_well),
         }
     }
 }
@@ -152,6 +152,9 @@ struct DiskDocument {
     name: String,
     /// Rounded up.
     size_gib: u64,
+    /// Why backups lack it, unless it is excluded from them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_backed_up: Option<String>,
 }
 
 fn power(machine: &Machine) -> String {
@@ -163,6 +166,17 @@ fn power(machine: &Machine) -> String {
         Some(other) => other.to_owned(),
         None => "unknown".into(),
     }
+}
+
+fn disks(machine: &Machine, item: Option<&Value>) -> Vec<DiskDocument> {
+    let missed: HashMap<String, String> = machine.not_backed_up(item).into_iter().collect();
+    let disk = |(lun, name): (i64, String)| DiskDocument {
+        lun,
+        size_gib: machine.disk_gib(lun),
+        not_backed_up: missed.get(&name).cloned(),
+        name,
+    };
+    machine.disks().into_iter().map(disk).collect()
 }
 
 fn row(machine: Option<&Machine>, item: Option<(&Item, &Vault)>) -> MachineDocument {
@@ -182,14 +196,7 @@ fn row(machine: Option<&Machine>, item: Option<(&Item, &Vault)>) -> MachineDocum
         agent: machine.and_then(|m| {
             some_text(&m.document, "/properties/instanceView/vmAgent/statuses/0/displayStatus")
         }),
-        disks: machine
-            .map(|m| {
-                m.disks()
-                    .into_iter()
-                    .map(|(lun, name)| DiskDocument { lun, name, size_gib: m.disk_gib(lun) })
-                    .collect()
-            })
-            .unwrap_or_default(),
+        disks: machine.map(|m| disks(m, item.map(|(i, _)| &i.document))).unwrap_or_default(),
         id: machine.map_or_else(|| of_item("/properties/virtualMachineId"), |m| m.id.clone()),
         vault: protection.as_ref().map(|p| p.vault.clone()),
         state: protection.as_ref().map_or_else(|| "NotProtected".into(), |p| p.state.clone()),
@@ -248,6 +255,13 @@ fn run_list(arguments: &ListArgs, context: &Context) -> Result<Outcome> {
     })?;
     for problem in problems {
         context.warn(problem);
+    }
+    for machine in found.iter().filter(|m| matches!(m.state.as_str(), "Protected" | "IRPending")) {
+        for disk in &machine.disks {
+            if let Some(why) = &disk.not_backed_up {
+                context.warn(protect::not_backed_up(&machine.name, &disk.name, why));
+            }
+        }
     }
     if found.is_empty() && !context.json {
         context.note("no machines");

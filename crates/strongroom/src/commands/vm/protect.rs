@@ -211,9 +211,21 @@ pub fn protect(arguments: &ProtectArgs, context: &Context) -> Result<Outcome> {
         let path = vault.at(&machine.item_path());
         let body = body(&machine.id, &policy, disk_choice(arguments, machine)?);
         client.follow(&client.put(&path, &body)?)?;
-        look(&client, &vault, &path)
+        let item = Item::of(client.get(&path)?);
+        for (disk, why) in machine.not_backed_up(Some(&item.document)) {
+            context.warn(not_backed_up(&machine.name, &disk, &why));
+        }
+        Ok(ProtectionDocument::of(&item, &vault))
     })?;
     show(context, &done, is_whole)
+}
+
+/// What is said of a disk that backups of a protected machine lack.
+pub(super) fn not_backed_up(machine: &str, disk: &str, why: &str) -> String {
+    format!(
+        "disk {disk} of {machine} will not be backed up: {why}. If that is as it should be: `strongroom vm protect {} --exclude {disk}`",
+        crate::text::shell_word(machine)
+    )
 }
 
 /// Does something to each item; those that are gone afterwards are told of as deleted.
