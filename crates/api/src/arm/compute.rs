@@ -190,8 +190,7 @@ fn with_missed(mut shown: Value, disk: &MachineDisk) -> Value {
 pub fn show(app: &App, machine: &Machine, with_view: bool) -> Value {
     let data_disks =
         machine.disks.iter().filter(|d| d.lun >= 0).map(|d| with_missed(attached(app, machine, d), d));
-    let os_disk =
-        machine.disks.iter().find(|d| d.lun < 0).map(|d| with_missed(attached(app, machine, d), d));
+    let os_disk = machine.disks.iter().find(|d| d.lun < 0).map(|d| with_missed(attached(app, machine, d), d));
     let mut properties = json!({
         "vmId": machine.host_uuid,
         "provisioningState": "Succeeded",

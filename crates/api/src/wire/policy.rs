@@ -104,15 +104,8 @@ pub fn parse(properties: &Value) -> Result<(Policy, Texts), ArmError> {
         Some(days) => number(days, "instantRpRetentionRangeInDays")?,
     };
     let require_all_disks = require_all_disks(properties)?.unwrap_or(false);
-    let policy = Policy {
-        tier,
-        schedule,
-        retention,
-        zone,
-        snapshot_days,
-        snapshot_consistency,
-        require_all_disks,
-    };
+    let policy =
+        Policy { tier, schedule, retention, zone, snapshot_days, snapshot_consistency, require_all_disks };
     policy.validate().map_err(|e| ArmError::bad_request(e.code(), e.to_string()))?;
     let texts = Texts { run_time: Some(run_time), snapshot_group: snapshot_group(properties)?, tiering };
     Ok((policy, texts))

@@ -76,12 +76,13 @@ impl Ready {
         if !self.new.exists() {
             return;
         }
-        let put = super::restore::check_replace(service, machine).and_then(|()| {
-            let failed = |e| Error::io(format!("naming {}", self.at.display()), e);
-            fs::rename(&self.new, &self.at).map_err(failed)?;
-            let directory = self.at.parent().unwrap_or(Path::new("/"));
-            File::open(directory).and_then(|d| d.sync_all()).map_err(failed)
-        });
+        let put = super::restore::check_replace(service, machine, super::restore::Allowed::default())
+            .and_then(|()| {
+                let failed = |e| Error::io(format!("naming {}", self.at.display()), e);
+                fs::rename(&self.new, &self.at).map_err(failed)?;
+                let directory = self.at.parent().unwrap_or(Path::new("/"));
+                File::open(directory).and_then(|d| d.sync_all()).map_err(failed)
+            });
         if let Err(error) = put {
             self.remove();
             warnings.push(format!(
