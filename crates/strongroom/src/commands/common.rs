@@ -176,21 +176,23 @@ impl Machine {
         found.and_then(|d| d["diskSizeGB"].as_u64()).unwrap_or(0)
     }
 
+    /// Disks that backups take.
+    pub fn backed_up(&self, item: &Value) -> Vec<String> {
+        let missed = self.not_backed_up(Some(item));
+        let is_taken = |(lun, name): &(i64, String)| {
+            !is_excluded(Some(item), *lun) && missed.iter().all(|(disk, _)| disk != name)
+        };
+        self.disks().into_iter().filter(is_taken).map(|(_, name)| name).collect()
+    }
+
     /// Disks that backups lack, and why, but for those that the item's choice leaves out.
     pub fn not_backed_up(&self, item: Option<&Value>) -> Vec<(String, String)> {
-        let choice = item.and_then(|i| i.pointer("/properties/extendedProperties/diskExclusionProperties"));
-        let is_excluded = |lun: i64| {
-            let Some(choice) = choice.filter(|c| c.is_object()).filter(|_| lun >= 0) else { return false };
-            let luns = choice["diskLunList"].as_array();
-            let is_named = luns.into_iter().flatten().any(|l| l.as_i64() == Some(lun));
-            is_named != choice["isInclusionList"].as_bool().unwrap_or(true)
-        };
         let storage = &self.document["properties"]["storageProfile"];
         let first = storage.get("osDisk").into_iter();
         let why = first.chain(storage["dataDisks"].as_array().into_iter().flatten());
         let disks = self.disks().into_iter().zip(why);
         disks
-            .filter(|((lun, _), _)| !is_excluded(*lun))
+            .filter(|((lun, _), _)| !is_excluded(item, *lun))
             .filter_map(|((_, name), disk)| Some((name, disk["strongroomNotBackedUp"].as_str()?.to_owned())))
             .collect()
     }
@@ -199,6 +201,15 @@ impl Machine {
     pub fn item_path(&self) -> String {
         item_path(&self.group, &self.name)
     }
+}
+
+/// Whether an item's choice of disks leaves one out.
+fn is_excluded(item: Option<&Value>, lun: i64) -> bool {
+    let choice = item.and_then(|i| i.pointer("/properties/extendedProperties/diskExclusionProperties"));
+    let Some(choice) = choice.filter(|c| c.is_object()).filter(|_| lun >= 0) else { return false };
+    let luns = choice["diskLunList"].as_array();
+    let is_named = luns.into_iter().flatten().any(|l| l.as_i64() == Some(lun));
+    is_named != choice["isInclusionList"].as_bool().unwrap_or(true)
 }
 
 pub fn item_path(group: &str, machine: &str) -> String {

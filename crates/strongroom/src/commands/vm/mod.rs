@@ -101,6 +101,9 @@ pub struct ProtectionDocument {
     pub deleted_for_good_in: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Those that backups take; only where that was just chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Vec<String>>,
 }
 
 impl ProtectionDocument {
@@ -121,6 +124,7 @@ impl ProtectionDocument {
             last_point: some_time(d, "/properties/lastRecoveryPoint"),
             deleted_for_good_in: some_text(d, "/properties/deferredDeleteTimeRemaining"),
             problem: some_text(d, "/properties/healthDetails/0/message").filter(|_| !is_well),
+            disks: None,
         }
     }
 }

@@ -170,20 +170,25 @@ fn show(context: &Context, done: &[ProtectionDocument], is_whole: bool) -> Resul
         if done.is_empty() {
             return String::new();
         }
+        let has_disks = done.iter().any(|p| p.disks.is_some());
+        let mut head = vec!["MACHINE", "GROUP", "VAULT", "STATE", "POLICY", "LAST POINT"];
+        head.extend(has_disks.then_some("DISKS"));
         let rows: Vec<Vec<String>> = done
             .iter()
             .map(|p| {
-                vec![
+                let mut row = vec![
                     p.machine.clone(),
                     p.resource_group.clone(),
                     p.vault.clone(),
                     p.state.clone(),
                     or_dash(p.policy.clone().unwrap_or_default()),
                     p.last_point.map_or_else(|| "never".into(), time),
-                ]
+                ];
+                row.extend(has_disks.then(|| p.disks.as_deref().unwrap_or_default().join(", ")));
+                row
             })
             .collect();
-        table(&["MACHINE", "GROUP", "VAULT", "STATE", "POLICY", "LAST POINT"], &rows)
+        table(&head, &rows)
     })?;
     Ok(if is_whole { Outcome::Done } else { Outcome::Damage })
 }
@@ -215,7 +220,8 @@ pub fn protect(arguments: &ProtectArgs, context: &Context) -> Result<Outcome> {
         for (disk, why) in machine.not_backed_up(Some(&item.document)) {
             context.warn(not_backed_up(&machine.name, &disk, &why));
         }
-        Ok(ProtectionDocument::of(&item, &vault))
+        let disks = Some(machine.backed_up(&item.document));
+        Ok(ProtectionDocument { disks, ..ProtectionDocument::of(&item, &vault) })
     })?;
     show(context, &done, is_whole)
 }
