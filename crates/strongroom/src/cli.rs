@@ -1,10 +1,11 @@
 //! The command line as a whole: what every command takes, and the list of commands.
 
 use crate::commands::{access, az, completions, host, image, job, point, policy, rescue, serve, vault, vm};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use strongroom_store::objects::{Location, Reach};
+use strongroom_store::objects::{Location, Reach, check_local};
 
 /// Backups of virtual machines and disk images into encrypted, deduplicated vaults.
 #[derive(Debug, Parser)]
@@ -131,6 +132,11 @@ pub struct KeyArgs {
 
 pub fn parse_location(text: &str) -> Result<Location, String> {
     Location::parse(text).map_err(|e| e.to_string())
+}
+
+/// Paths that something is restored to: what reads as a place elsewhere is none.
+pub fn local_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| check_local(&path).map(|()| path))
 }
 
 #[cfg(test)]

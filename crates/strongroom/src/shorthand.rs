@@ -49,10 +49,10 @@ fn given_vault(arguments: &[OsString]) -> Option<OsString> {
     None
 }
 
-/// Names of vaults have neither slashes nor dots.
+/// Names of vaults have neither slashes, dots nor colons.
 fn is_location(text: &OsStr) -> bool {
     let text = text.to_string_lossy();
-    text.contains('/') || text == "." || text == ".."
+    text.contains(['/', ':']) || text == "." || text == ".."
 }
 
 #[cfg(test)]
@@ -76,6 +76,7 @@ mod tests {
             ("s -q vm restore web01@latest --vault=s3://b/v --as x", None),
             ("s point list --vault ./v --json", None),
             ("s point list", Some("/srv/v")),
+            ("s point list", Some("b2:bucket")),
             ("s point forget ID --vault /v", None),
             ("s point serve --help", None),
         ] {

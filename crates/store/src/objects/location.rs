@@ -48,6 +48,14 @@ pub enum LocationError {
         /// What is wrong with it.
         why: String,
     },
+    /// The text is no path on this host.
+    #[error("{text:?} is no local path: {why}")]
+    NotLocal {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The environment doesn't say how to reach the bucket.
     #[error("{location} can't be reached: {why}")]
     Settings {
@@ -59,7 +67,8 @@ pub enum LocationError {
 }
 
 impl Location {
-    /// Reads a directory path, `file:///path`, or `s3://bucket/prefix`.
+    /// Reads a directory path, `file:///path`, or `s3://bucket/prefix`. What has a colon before its first slash is one of the
+    /// latter two or refused; `./a:b` is a path.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         let malformed = |why: &str| LocationError::Malformed { text: text.to_owned(), why: why.to_owned() };
         if text.is_empty() {
@@ -68,9 +77,12 @@ impl Location {
         if text.contains('\0') {
             return Err(malformed("it contains a zero byte"));
         }
-        let Some((scheme, rest)) = text.split_once("://") else {
+        let Some((scheme, rest)) = text.split_once(':').filter(|(before, _)| !before.contains('/')) else {
             let path = std::path::absolute(Path::new(text)).map_err(|e| malformed(&e.to_string()))?;
             return Ok(Location::Directory(path));
+        };
+        let Some(rest) = rest.strip_prefix("//") else {
+            return Err(malformed(&not_local(text, scheme, rest)));
         };
         match scheme {
             "file" if rest.starts_with('/') => Ok(Location::Directory(PathBuf::from(rest))),
@@ -101,6 +113,36 @@ impl fmt::Display for Location {
             Location::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             Location::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
+    }
+}
+
+/// Why what has a colon in its first part is no path: other programs spell places on other hosts like that (`s3:bucket`,
+/// `sftp:host:/dir`, `host:dir`), and a directory of that name here would look like a success.
+fn not_local(text: &str, before: &str, after: &str) -> String {
+    let ours = match before.to_ascii_lowercase().as_str() {
+        "s3" => format!("a bucket is spelled s3://{}", after.trim_start_matches('/')),
+        "file" => format!("a directory is spelled file:///{}", after.trim_start_matches('/')),
+        _ => format!("what is before its first colon, {before:?}, is no scheme that is supported"),
+    };
+    format!("{ours}; a path on this host that has a colon is spelled ./{text}, or from / on")
+}
+
+/// Takes a path on this host as it is, and refuses what reads as a place elsewhere: see [`Location::parse`].
+pub fn check_local(path: &Path) -> Result<(), LocationError> {
+    let text = path.to_string_lossy();
+    match text.split_once(':') {
+        Some((before, after)) if !before.contains('/') => Err(LocationError::NotLocal {
+            why: match after.starts_with("//") {
+                true => format!(
+                    "{before}:// names a place elsewhere, and this goes to a file or directory of this host"
+                ),
+                false => format!(
+                    "it reads as a place elsewhere; a path on this host that has a colon is spelled ./{text}, or from / on"
+                ),
+            },
+            text: text.into_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -247,8 +289,41 @@ mod tests {
     }
 
     #[test]
+    fn paths_with_colons_are_told_from_schemes_of_others() {
+        let here = std::env::current_dir().unwrap();
+        for (text, path) in [
+            ("./a:b", here.join("a:b")),
+            ("../a:b", here.join("../a:b")),
+            ("a/b:c", here.join("a/b:c")),
+            ("/srv/a:b", "/srv/a:b".into()),
+            ("/srv/s3://x", "/srv/s3:/x".into()),
+            ("file:///srv/a:b", "/srv/a:b".into()),
+        ] {
+            let parsed = Location::parse(text).unwrap();
+            assert!(matches!(&parsed, Location::Directory(found) if *found == path), "{text:?}: {parsed:?}");
+        }
+        for path in ["./a:b", "/a:b", "a/b:c", "a"] {
+            check_local(Path::new(path)).unwrap();
+        }
+        for path in ["s3://bucket/x", "s3:x.raw", "sftp:host:/x", "host:x", "a:b/c"] {
+            let message = check_local(Path::new(path)).unwrap_err().to_string();
+            assert!(message.contains(path) && message.contains("this host"), "{message}");
+        }
+    }
+
+    #[test]
     fn what_is_no_location_says_why() {
         for (text, why) in [
+            ("s3:bucket/x", "spelled s3://bucket/x"),
+            ("s3:/bucket/y", "spelled s3://bucket/y"),
+            ("S3:bucket", "spelled s3://bucket"),
+            ("b2:bucket", "\"b2\", is no scheme"),
+            ("sftp:host:/x", "spelled ./sftp:host:/x"),
+            ("sftp:user@host:x", "\"sftp\", is no scheme"),
+            ("user@host:/x", "\"user@host\", is no scheme"),
+            ("rclone:r:x", "s3://bucket/prefix"),
+            ("file:/srv/vault", "spelled file:///srv/vault"),
+            (":x", "spelled ./:x"),
             ("", "empty"),
             ("gs://bucket/x", "\"gs\" is not supported"),
             ("https://host/x", "\"https\" is not supported"),

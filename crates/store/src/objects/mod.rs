@@ -34,7 +34,7 @@ pub use blob::{BlobStore, OpenOptions};
 pub use container::{Container, ContainerAddress, ContainerSettings, Secret, Upload};
 pub use durable_local::{DurableLocal, Existing, TEMP_DIR};
 pub use error::{Kind, LocalIo, ObjectError, Op, classify, classify_io};
-pub use location::{Location, LocationError};
+pub use location::{Location, LocationError, check_local};
 pub use name::{NameError, check_name, check_prefix};
 pub use reach::Reach;
 pub use refusal::Refusal;

@@ -1,6 +1,6 @@
 //! `strongroom image`: disk images and block devices.
 
-use crate::cli::VaultArgs;
+use crate::cli::{VaultArgs, local_path};
 use crate::context::{Context, Outcome};
 use crate::text::{duration, list, rate, size};
 use crate::when;
@@ -97,7 +97,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     vault: VaultArgs,
     /// A file that does not exist, or with --force a block device.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = local_path())]
     to: PathBuf,
     /// The format of the file; vhd is a fixed one, padded to a whole MiB.
     #[arg(long, value_enum, default_value_t = ToFormat::Raw)]

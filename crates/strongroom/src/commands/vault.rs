@@ -1,6 +1,7 @@
 //! `strongroom vault`: Recovery Services vaults of the service.
 
 use super::common::{self, Vault, find_vault, home, shown_time, some_text, some_time, text, vault_path};
+use crate::cli::parse_location;
 use crate::client::{Client, ServiceArgs, of_id, part_of_id, segment};
 use crate::context::{Context, Outcome};
 use crate::failure::{Failure, Result};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use strongroom_engine::{Error, ErrorKind};
+use strongroom_store::objects::Location;
 
 #[derive(Debug, Subcommand)]
 pub enum VaultCommand {
@@ -236,8 +238,8 @@ Examples:
   strongroom vault import s3://backups/host1 --name host1 --key-file /root/host1.key")]
 pub struct ImportArgs {
     /// Where its bytes are: a directory or s3://bucket/prefix, as the service's host sees it.
-    #[arg(value_name = "LOCATION")]
-    store: String,
+    #[arg(value_name = "LOCATION", value_parser = parse_location)]
+    store: Location,
     /// What the vault is called here.
     #[arg(long, value_name = "NAME")]
     name: String,
@@ -646,12 +648,11 @@ fn import(arguments: &ImportArgs, context: &Context) -> Result<Outcome> {
         std::path::absolute(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))
     };
     // The service is somewhere else on this host.
-    let store = match arguments.store.contains("://") {
-        true => arguments.store.clone(),
-        false => absolute(arguments.store.as_ref())?
-            .to_str()
-            .ok_or_else(|| Error::invalid("the location is not UTF-8"))?
-            .to_owned(),
+    let store = match &arguments.store {
+        Location::Directory(path) => {
+            path.to_str().ok_or_else(|| Error::invalid("the location is not UTF-8"))?.to_owned()
+        }
+        bucket => bucket.to_string(),
     };
     let mut body = json!({ "name": arguments.name, "store": store, "location": location });
     if let Some(path) = &arguments.key_file {

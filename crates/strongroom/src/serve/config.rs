@@ -8,7 +8,7 @@ use strongroom_engine::service::config::{Network, RestoreDirectory, StorageAccou
 use strongroom_engine::service::drill::DrillSchedule;
 use strongroom_engine::service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
 use strongroom_engine::{Error, ErrorKind, Result};
-use strongroom_store::objects::Reach;
+use strongroom_store::objects::{Location, Reach, check_local};
 
 /// Where the file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/strongroom/strongroom.toml";
@@ -165,6 +165,15 @@ fn check(config: &FileConfig) -> Result<()> {
             )));
         }
     }
+    if let Some(place) = &config.vault_storage {
+        Location::parse(place)
+            .map_err(|e| Error::invalid(format!("the configuration's vault_storage is not right: {e}")))?;
+    }
+    for directory in &config.restore_directories {
+        check_local(&directory.path).map_err(|e| {
+            Error::invalid(format!("the restore directory `{}` is not right: {e}", directory.name))
+        })?;
+    }
     for account in &config.storage_accounts {
         account.check()?;
     }
@@ -252,5 +261,14 @@ mod tests {
         check(&config).unwrap();
         config.audit.keep_days = 0;
         assert!(check(&config).is_err());
+        for (text, names) in [
+            ("vault_storage = 's3:bucket/x'", "s3://bucket/x"),
+            ("vault_storage = 'sftp:host:/x'", "sftp:host:/x"),
+            ("restore_directories = [{ name = 'abc', path = 'b2:bucket' }]", "b2:bucket"),
+        ] {
+            let error = check(&toml::from_str(text).unwrap()).unwrap_err().to_string();
+            assert!(error.contains(names), "{error}");
+        }
+        check(&toml::from_str("vault_storage = './a:b'").unwrap()).unwrap();
     }
 }

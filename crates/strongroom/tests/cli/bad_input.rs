@@ -53,6 +53,31 @@ fn locations_that_are_no_vault() {
     home.fails(1, &["AWS_ACCESS_KEY_ID"], list("s3://bucket/x"));
     assert!(!home.path("missing").exists());
 
+    // As other programs spell places elsewhere: nothing of that name is made here.
+    let names = || std::fs::read_dir(home.path(".")).unwrap().count();
+    let before = (home.contents("."), names());
+    for mistyped in ["s3:bucket/x", "s3:/bucket/y", "b2:bucket", "sftp:host:/x", "rclone:r:x", "user@host:x"]
+    {
+        let words = [mistyped, "s3://", &format!("./{mistyped}")];
+        home.fails(2, &words, ["rescue", "vault", "init", mistyped]);
+        home.fails(2, &words, ["vault", "init", mistyped]);
+        home.fails(2, &words, list(mistyped));
+        home.fails(2, &words, ["vault", "import", mistyped, "--name", "x"]);
+        home.fails(2, &words[..1], ["image", "backup", "x", "--vault", mistyped, "--item", "a"]);
+        home.fails(2, &words[2..], ["image", "restore", "a", "--vault", "v", "--to", mistyped]);
+        let rescue = ["rescue", "vm", "restore", "a", "--vault", "v", "--as", "x", "--storage", mistyped];
+        home.fails(2, &words[2..], rescue);
+        let output = home
+            .command(["image", "backup", "x", "--item", "a"])
+            .env("STRONGROOM_VAULT", mistyped)
+            .output()
+            .unwrap();
+        assert!(output.status.code() == Some(2), "{output:?}");
+    }
+    assert_eq!((home.contents("."), names()), before, "something was made");
+    home.ok(["rescue", "vault", "init", "./a:b"]);
+    home.ok(["rescue", "vault", "check", &home.text("a:b")]);
+
     // One of a format to come.
     home.ok(["rescue", "vault", "init", &home.vault()]);
     for name in ["vault/vault.json", "vault/vault.copy.json"] {

@@ -25,8 +25,9 @@ that name. Times are local unless they have a zone: `2026-11-21`, `2026-11-21T20
 from now: `90m`, `12h`, `30d`, `2w`.
 
 `rescue` and `image` need neither the service nor its catalog: `--vault` is a location there, a directory or
-`s3://bucket/prefix`, and with `--key-file` that is all. A point is named by its id, by `ITEM@latest`, or by `ITEM@TIME`: the
-item's last point taken at or before that time. `--vault` and `--key-file` can also be given as `STRONGROOM_VAULT` and
+`s3://bucket/prefix`, and with `--key-file` that is all. What reads as a place elsewhere in another spelling, such as `sftp:host:dir`, is
+refused; a directory with a colon in its name is given as `./a:b`, or from `/` on. A point is named by its id, by `ITEM@latest`, or by
+`ITEM@TIME`: the item's last point taken at or before that time. `--vault` and `--key-file` can also be given as `STRONGROOM_VAULT` and
 `STRONGROOM_KEY_FILE`. S3 takes its credentials and endpoint from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
 `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`; [object-stores.md](object-stores.md) has the rest.
 

@@ -1,6 +1,6 @@
 //! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
-use crate::cli::{KeyArgs, ReachArgs, VaultArgs, parse_location};
+use crate::cli::{KeyArgs, ReachArgs, VaultArgs, local_path, parse_location};
 use crate::commands::vm::untrack::UntrackedDocument;
 use crate::context::{Context, Outcome};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
@@ -136,7 +136,7 @@ pub struct RestoreArgs {
     #[arg(long = "as", value_name = "NEW_NAME")]
     new_name: String,
     /// The directory its disks go to.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = local_path())]
     storage: Option<PathBuf>,
     /// Connect all its interfaces to this virtual network; default: as it was.
     #[arg(long, value_name = "NET", conflicts_with = "no_network")]
