@@ -57,6 +57,7 @@ impl Session {
         vault.reload();
         vault.heal()?;
         let lists = lists::load(vault)?;
+        vault.objects().keep_reserve();
         Ok(Self {
             vault: vault.clone(),
             id,

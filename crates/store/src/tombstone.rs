@@ -193,6 +193,10 @@ impl Vault {
     /// it used. May be called again after any failure. Also takes points whose manifest is damaged. `why` is for
     /// whoever looks at the tombstone later.
     pub fn forget(&self, id: &PointId, why: &str) -> Result<()> {
+        self.freeing().forget_point(id, why)
+    }
+
+    fn forget_point(&self, id: &PointId, why: &str) -> Result<()> {
         self.begin_writing()?;
         let object = match self.point_object(id) {
             Ok(object) => object.name,
@@ -237,6 +241,10 @@ impl Vault {
     /// Writes a point that is gone without a tombstone off: what only it used may be freed from then on. Refused where
     /// the point is there.
     pub fn accept_loss(&self, id: &PointId, why: &str) -> Result<()> {
+        self.freeing().write_off(id, why)
+    }
+
+    fn write_off(&self, id: &PointId, why: &str) -> Result<()> {
         self.begin_writing()?;
         let item_key = match crate::roll::load(self)? {
             crate::roll::RollState::Known { roll, .. } => {

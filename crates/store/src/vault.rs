@@ -29,10 +29,9 @@ const NODE_CACHE_MAX: usize = 2048;
 
 /// An open vault. Cheap to clone.
 #[derive(Clone)]
-pub struct Vault(Arc<Inner>);
+pub struct Vault(Arc<Inner>, BlobStore);
 
 struct Inner {
-    objects: BlobStore,
     keys: VaultKeys,
     header: RwLock<Header>,
     block_size_bytes: u32,
@@ -160,8 +159,7 @@ impl Vault {
         if header.requires(SINGLE_WRITER) {
             objects.look_before_creating();
         }
-        Self(Arc::new(Inner {
-            objects,
+        let inner = Inner {
             keys,
             block_size_bytes: header.block_size_bytes,
             header: RwLock::new(header),
@@ -171,7 +169,8 @@ impl Vault {
             nodes: Mutex::default(),
             single_writer: OnceLock::new(),
             last_commit: AtomicU64::new(0),
-        }))
+        };
+        Self(Arc::new(inner), objects)
     }
 
     pub fn id(&self) -> VaultId {
@@ -201,11 +200,22 @@ impl Vault {
     }
 
     pub fn location(&self) -> &str {
-        self.0.objects.location()
+        self.1.location()
     }
 
     pub fn objects(&self) -> &BlobStore {
-        &self.0.objects
+        &self.1
+    }
+
+    /// The same vault for whoever frees space of it: on a disk that is full, what that takes is written all the same.
+    pub(crate) fn freeing(&self) -> Self {
+        Self(self.0.clone(), self.1.freeing())
+    }
+
+    /// Gives up some of the reserve, for somebody else who has to write to the same disk before space can be freed. False if there is
+    /// none left.
+    pub fn give_up_reserve(&self, bytes: u64) -> bool {
+        self.1.give_up_reserve(bytes)
     }
 
     pub(crate) fn single_writer(&self) -> &OnceLock<bool> {
@@ -230,7 +240,7 @@ impl Vault {
         if let Some(index) = &*index {
             return Ok(index.clone());
         }
-        let loaded = Arc::new(Index::load(&self.0.objects, &self.0.keys, self.read_excluded()?)?);
+        let loaded = Arc::new(Index::load(&self.1, &self.0.keys, self.read_excluded()?)?);
         *index = Some(loaded.clone());
         Ok(loaded)
     }
@@ -254,7 +264,7 @@ impl Vault {
             return marker::check(self);
         }
         // Read by somebody who never writes, and so never upgraded.
-        let missing = |name| matches!(self.0.objects.head(name), Ok(None));
+        let missing = |name| matches!(self.1.head(name), Ok(None));
         match missing(HEADER_NAME) && missing(HEADER_COPY_NAME) {
             true => Err(marker::vault_is_gone(self)),
             false => Ok(()),
@@ -275,7 +285,7 @@ impl Vault {
     /// confirmed, and nothing is freed by it.
     fn upgrade(&self) -> Result<()> {
         // Another process may have done it since this one opened the vault.
-        let (header, _) = Header::load(&self.0.objects)?;
+        let (header, _) = Header::load(&self.1)?;
         if header.id != self.id() {
             return Err(marker::vault_is_gone(self));
         }
@@ -306,7 +316,7 @@ impl Vault {
         self.require_single_writer()?;
         let header = self.header().upgraded();
         for name in [HEADER_COPY_NAME, HEADER_NAME] {
-            self.0.objects.put(name, header.to_bytes()?)?;
+            self.1.put(name, header.to_bytes()?)?;
         }
         *self.0.header.write() = header;
         Ok(())
@@ -317,7 +327,7 @@ impl Vault {
         marker::heal(self)?;
         self.require_single_writer()?;
         for name in [HEADER_NAME, HEADER_COPY_NAME] {
-            let sound = match Header::load_copy(&self.0.objects, name) {
+            let sound = match Header::load_copy(&self.1, name) {
                 // An earlier program, at work since before the upgrade, has put its own back: what it forgot has no
                 // tombstones.
                 Ok(header) if header.id == self.id() && header.version == 1 => {
@@ -334,7 +344,7 @@ impl Vault {
             };
             if !sound {
                 tracing::warn!("{name} was missing or damaged; writing it anew");
-                self.0.objects.put(name, self.header().to_bytes()?)?;
+                self.1.put(name, self.header().to_bytes()?)?;
             }
         }
         Ok(())
@@ -343,7 +353,7 @@ impl Vault {
     /// Writes the marker anew, both copies: for somebody who made sure that this is the right location. It has this vault's
     /// header, or it would not be open.
     pub fn renew_marker(&self) -> Result<()> {
-        let (header, _) = Header::load(&self.0.objects)?;
+        let (header, _) = Header::load(&self.1)?;
         if header.id != self.id() {
             return Err(marker::vault_is_gone(self));
         }
@@ -365,7 +375,7 @@ impl Vault {
             None => prefix.to_owned(),
         };
         let mut manifests = Vec::new();
-        for object in self.0.objects.list(&below(POINTS_PREFIX))? {
+        for object in self.1.list(&below(POINTS_PREFIX))? {
             let loaded = match self.load_manifest(&object.name) {
                 Err(error) if !error.is_damage() => return Err(error),
                 other => other,
@@ -438,7 +448,7 @@ impl Vault {
 
     /// None if the store says that it is not there.
     pub(crate) fn load_manifest(&self, object: &str) -> Result<Option<Manifest>> {
-        match self.0.objects.get_bounded(object, MANIFEST_MAX_BYTES) {
+        match self.1.get_bounded(object, MANIFEST_MAX_BYTES) {
             Ok(bytes) => manifest::open(&self.0.keys, object, &bytes).map(Some),
             Err(e) if e.kind == Kind::NotFound => Ok(None),
             Err(e) if e.kind == Kind::TooLarge => {
@@ -487,7 +497,7 @@ impl Vault {
     /// listings.
     pub fn listed_points(&self, item: &ItemName) -> Result<HashSet<PointId>> {
         let item_key = self.0.keys.item_key(item);
-        let manifests = self.0.objects.list(&format!("{POINTS_PREFIX}{item_key}/"))?;
+        let manifests = self.1.list(&format!("{POINTS_PREFIX}{item_key}/"))?;
         // Tombstones after manifests: one that went since it was listed has its tombstone by now.
         let tombstones = tombstone::Names::list(self, &format!("{TOMBSTONES_PREFIX}{item_key}/"))?;
         let mut listed = HashSet::new();
@@ -529,7 +539,7 @@ impl Vault {
 
     pub(crate) fn point_object(&self, id: &PointId) -> Result<ObjectInfo> {
         let mut found = None;
-        self.0.objects.for_each(POINTS_PREFIX, |object| match manifest::parse_object_name(&object.name) {
+        self.1.for_each(POINTS_PREFIX, |object| match manifest::parse_object_name(&object.name) {
             Some((_, point)) if point == *id => {
                 found = Some(object);
                 std::ops::ControlFlow::Break(())
@@ -550,7 +560,7 @@ impl Vault {
 
     /// Fetches the frames at these places, concurrently wanted ones once.
     pub(crate) fn frames_at(&self, places: &[Location]) -> Vec<Result<Arc<Decoded>>> {
-        self.0.frames.get_many(&self.0.objects, &self.0.keys, self.block_size_bytes() as usize, places)
+        self.0.frames.get_many(&self.1, &self.0.keys, self.block_size_bytes() as usize, places)
     }
 
     /// The frame that holds `id`, and where in it: from any place that still has it.
@@ -564,7 +574,7 @@ impl Vault {
                 0 => index.places(id),
                 1 => {
                     // Moved by reclaim since the index was read.
-                    index.refresh(&self.0.objects, &self.0.keys)?;
+                    index.refresh(&self.1, &self.0.keys)?;
                     index.places(id)
                 }
                 _ => {
@@ -581,7 +591,7 @@ impl Vault {
                         });
                         places = index.places(id);
                     }
-                    places.extend(index.rescue(&self.0.objects, id)?);
+                    places.extend(index.rescue(&self.1, id)?);
                     places
                 }
             };
@@ -692,7 +702,7 @@ impl Vault {
             return Ok(true);
         }
         let mut found = false;
-        self.0.objects.for_each(damage::DAMAGED_PREFIX, |_| {
+        self.1.for_each(damage::DAMAGED_PREFIX, |_| {
             found = true;
             std::ops::ControlFlow::Break(())
         })?;

@@ -60,6 +60,8 @@ pub struct OpenOptions {
 #[derive(Clone)]
 pub struct BlobStore {
     inner: Arc<Inner>,
+    /// What is done by it frees space: it may use the reserve of a local store.
+    frees: bool,
 }
 
 struct Inner {
@@ -126,6 +128,7 @@ impl BlobStore {
     /// A store on an opened directory.
     pub fn local(store: DurableLocal) -> Self {
         BlobStore {
+            frees: false,
             inner: Arc::new(Inner {
                 location: store.root().display().to_string(),
                 backend: Backend::Local(store),
@@ -155,6 +158,7 @@ impl BlobStore {
             None => Executor::own().map_err(|e| ObjectError::new(Kind::Other, Op::Open, "", &location, e))?,
         };
         Ok(BlobStore {
+            frees: false,
             inner: Arc::new(Inner {
                 backend: Backend::Remote(Remote {
                     store,
@@ -180,7 +184,7 @@ impl BlobStore {
     /// After a failure of kind `Transient` or a failed sync the object may or may not be there.
     pub fn put_new(&self, name: &str, bytes: Bytes) -> Result<()> {
         match &self.inner.backend {
-            Backend::Local(store) => self.lift(Op::PutNew, name, store.put(name, &[bytes], Existing::Keep)),
+            Backend::Local(store) => self.put_local(store, Op::PutNew, name, bytes, Existing::Keep),
             Backend::Remote(remote) => {
                 let looks_first = self.inner.looks_first.load(Ordering::Relaxed);
                 if looks_first && remote.head(name)?.is_some() {
@@ -272,7 +276,7 @@ impl BlobStore {
     /// Creates or replaces an object, in one step and durably.
     pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
         match &self.inner.backend {
-            Backend::Local(store) => self.lift(Op::Put, name, store.put(name, &[bytes], Existing::Replace)),
+            Backend::Local(store) => self.put_local(store, Op::Put, name, bytes, Existing::Replace),
             Backend::Remote(remote) => remote.put(name, &bytes, Op::Put),
         }
     }
@@ -348,7 +352,7 @@ impl BlobStore {
     /// Deletes an object durably. One that isn't there is fine.
     pub fn delete(&self, name: &str) -> Result<()> {
         match &self.inner.backend {
-            Backend::Local(store) => match self.lift(Op::Delete, name, store.delete(name)) {
+            Backend::Local(store) => match self.lift(Op::Delete, name, self.delete_local(store, name)) {
                 Err(e) if e.kind == Kind::NotFound => Ok(()),
                 other => other,
             },
@@ -361,6 +365,12 @@ impl BlobStore {
     pub fn delete_many<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         match &self.inner.backend {
             Backend::Local(store) => {
+                if self.frees {
+                    let names: Vec<&str> = names.into_iter().collect();
+                    let first = names.first().copied().unwrap_or_default();
+                    let deleted = store.with_reserve(first, 0, || store.delete_many(names.iter().copied()));
+                    return self.lift(Op::Delete, first, deleted);
+                }
                 let mut current = "";
                 let deleted = store.delete_many(names.into_iter().inspect(|name| current = name));
                 self.lift(Op::Delete, current, deleted)
@@ -384,6 +394,55 @@ impl BlobStore {
         match &self.inner.backend {
             Backend::Local(store) => store.path_of(name).ok(),
             Backend::Remote(_) => None,
+        }
+    }
+
+    /// The same store for whoever frees space: on a disk that is full, what that takes is written into the room of the reserve.
+    pub(crate) fn freeing(&self) -> Self {
+        Self { inner: self.inner.clone(), frees: true }
+    }
+
+    /// Makes the reserve of a local store, or what is missing of it, where there is room. To be called of a vault's place only.
+    pub(crate) fn keep_reserve(&self) {
+        if let Backend::Local(store) = &self.inner.backend {
+            store.keep_reserve();
+        }
+    }
+
+    /// Gives up some of the reserve of a local store.
+    pub(crate) fn give_up_reserve(&self, bytes: u64) -> bool {
+        match &self.inner.backend {
+            Backend::Local(store) => store.give_up_reserve(bytes, 0),
+            Backend::Remote(_) => false,
+        }
+    }
+
+    /// Bytes that reclaim could write now, where that is known.
+    pub(crate) fn room_to_move(&self) -> Option<u64> {
+        match &self.inner.backend {
+            Backend::Local(store) => store.room_to_move(),
+            Backend::Remote(_) => None,
+        }
+    }
+
+    fn put_local(
+        &self,
+        store: &DurableLocal,
+        op: Op,
+        name: &str,
+        bytes: Bytes,
+        existing: Existing,
+    ) -> Result<()> {
+        let length = bytes.len() as u64;
+        let parts = [bytes];
+        let put = || store.put(name, &parts, existing);
+        self.lift(op, name, if self.frees { store.with_reserve(name, length, put) } else { put() })
+    }
+
+    fn delete_local(&self, store: &DurableLocal, name: &str) -> std::result::Result<(), LocalIo> {
+        match self.frees {
+            true => store.with_reserve(name, 0, || store.delete(name)),
+            false => store.delete(name),
         }
     }
 

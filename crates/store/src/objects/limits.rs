@@ -33,6 +33,17 @@ pub const KNOWN_DIRS: usize = 16_384;
 /// A temporary file that nobody can be asked about (no file locks) is stale after this.
 pub const STALE_TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
 
+/// The reserve of a local vault: at most this, and at most one in so many of the file system's bytes. With what is for records
+/// left, it takes one pack and its index run.
+pub const RESERVE_BYTES: u64 = 48 << 20;
+pub const RESERVE_DISK_SHARE: u64 = 8;
+/// What of it is for leases, locks, tombstones and lists alone.
+pub const RESERVE_FOR_RECORDS_BYTES: u64 = 4 << 20;
+/// It grows and shrinks by at least this.
+pub const RESERVE_PIECE_BYTES: u64 = 1 << 20;
+/// Written at once where the file system cannot set blocks aside.
+pub const RESERVE_WRITE_BYTES: usize = 1 << 20;
+
 /// Attempts of one operation on a remote store, the first included.
 pub const RETRY_ATTEMPTS: u32 = 7;
 /// Pause before the second attempt; doubles from there.

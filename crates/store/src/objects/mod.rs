@@ -23,6 +23,7 @@ mod name;
 mod reach;
 mod refusal;
 mod remote;
+mod reserve;
 mod stop;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
@@ -39,6 +40,7 @@ pub use name::{NameError, check_name, check_prefix};
 pub use reach::Reach;
 pub use refusal::Refusal;
 pub use remote::RetryLimits;
+pub use reserve::RESERVE_NAME;
 pub use stop::Stop;
 
 /// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.

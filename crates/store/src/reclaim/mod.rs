@@ -85,6 +85,23 @@ pub struct ReclaimReport {
 
 /// Gives space back.
 pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> Result<ReclaimReport> {
+    let vault = vault.freeing();
+    let mut result = reclaim_once(&vault, options, progress);
+    // The counts are often on the same disk. They can do without it.
+    if let Err(error) = &result
+        && refs::has_no_space(error)
+    {
+        tracing::warn!("{error}; counting in memory instead");
+        let options = ReclaimOptions { cache_dir: None, ..options.clone() };
+        result = reclaim_once(&vault, &options, progress);
+    }
+    if marker::check(&vault).is_ok() {
+        vault.objects().keep_reserve();
+    }
+    result
+}
+
+fn reclaim_once(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> Result<ReclaimReport> {
     let started = vault.environment().elapsed();
     let Held { session, lease, store_now, lock: _lock } = hold(vault)?;
     vault.reload();
@@ -259,8 +276,14 @@ impl Run<'_> {
             self.progress.check()?;
             if self.is_dead(&pack, size, &live)? { dead.push((pack, size)) } else { mixed.push((pack, size)) }
         }
-        for batch in dead.chunks(PACKS_PER_BATCH).chain(mixed.chunks(PACKS_PER_BATCH)) {
+        for batch in dead.chunks(PACKS_PER_BATCH) {
             self.condemn(batch)?;
+        }
+        let mut mixed = &mixed[..];
+        while !mixed.is_empty() {
+            let (batch, rest) = mixed.split_at(self.movable(mixed));
+            self.condemn(batch)?;
+            mixed = rest;
         }
         // Their packs are looked after now.
         self.remove_leases(&over)?;
@@ -418,6 +441,18 @@ impl Run<'_> {
             chosen.into_iter().filter(|(pack, _)| !excluded.condemned.contains(pack)).collect();
         chosen.sort_unstable();
         Ok(chosen)
+    }
+
+    /// How many of these packs are emptied together: what is moved out of them is written before any of them goes. One at least,
+    /// which the reserve has room for.
+    fn movable(&self, packs: &[(PackId, u64)]) -> usize {
+        let room = self.vault.objects().room_to_move().unwrap_or(u64::MAX);
+        let mut bytes = 0u64;
+        let fits = |(_, size): &&(PackId, u64)| {
+            bytes = bytes.saturating_add(*size);
+            bytes <= room
+        };
+        packs.iter().take(PACKS_PER_BATCH).take_while(fits).count().max(1)
     }
 
     /// Whether no point needs anything that a pack holds.

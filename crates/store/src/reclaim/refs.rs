@@ -10,6 +10,7 @@ use crate::frame::PackId;
 use crate::index::Index;
 use crate::limits::COUNTS_PENDING_MAX;
 use crate::manifest::Manifest;
+use crate::objects::{Kind, classify_io};
 use crate::progress::Progress;
 use crate::tree::NodeSource as _;
 use crate::vault::Vault;
@@ -26,8 +27,19 @@ const DEAD: TableDefinition<&[u8], u64> = TableDefinition::new("dead");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CACHE_BYTES: usize = 48 << 20;
 
-fn failed(error: impl std::fmt::Display) -> StoreError {
-    StoreError::io("counting references", std::io::Error::other(error.to_string()))
+const DOING: &str = "counting references";
+
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    let cause = match error.into() {
+        redb::Error::Io(cause) => cause,
+        other => std::io::Error::other(other.to_string()),
+    };
+    StoreError::io(DOING, cause)
+}
+
+/// Whether this is that the disk of the counts is full.
+pub fn has_no_space(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { doing, cause } if doing == DOING && classify_io(cause) == Kind::NoSpace)
 }
 
 fn pack_key(pack: &PackId) -> [u8; 20] {

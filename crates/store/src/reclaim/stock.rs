@@ -524,8 +524,10 @@ impl Vault {
         {
             return Ok(self.compare(known)?.2.unwrap_or(Agreement::Confirmed));
         }
-        let held = hold(self)?;
-        let agreed = self.agree_unconfirmed(known, is_independent, &held.lease);
+        // By it, space is freed.
+        let freeing = self.freeing();
+        let held = hold(&freeing)?;
+        let agreed = freeing.agree_unconfirmed(known, is_independent, &held.lease);
         held.lease.release()?;
         agreed
     }
