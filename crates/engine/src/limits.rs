@@ -102,6 +102,10 @@ pub const DATA_LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// A key in a file of its own, such as a storage account's.
 pub const KEY_FILE_MAX_BYTES: u64 = 16 << 10;
+/// What a vault's reserve gives up for the catalog on a disk that is full.
+pub const CATALOG_ROOM_BYTES: u64 = 1 << 20;
+/// How often whoever waits for a stream looks whether it is to stop.
+pub const STREAM_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Read at once of a disk that is sent somewhere.
 pub const STREAM_PIECE_BYTES: u64 = 4 << 20;
 /// How long a container may not answer before a restore into it is begun.

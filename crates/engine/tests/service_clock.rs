@@ -463,6 +463,64 @@ fn nothing_expires_on_a_first_day_nor_on_a_clock_that_jumped_without_a_grace() {
     assert_eq!(lab.days(), [6]);
 }
 
+/// A file system in memory over a directory, unmounted on drop. Needs root, as the whole suite does.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    /// What is in the directory goes along.
+    fn over(directory: &Path) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            assert!(std::process::Command::new(program).args(arguments).status().unwrap().success());
+        };
+        let here = |path: &Path| path.join(".").into_os_string();
+        run("cp", &["-a".as_ref(), &here(directory), copy.path().as_ref()]);
+        let options = ["-t", "tmpfs", "-o", "size=64m", "tmpfs"].map(std::ffi::OsStr::new);
+        run("mount", &[&options[..], &[directory.as_ref()]].concat());
+        let mount = Self(directory.to_owned());
+        run("cp", &["-a".as_ref(), &here(copy.path()), directory.as_ref()]);
+        mount
+    }
+
+    /// Takes all that is free, to the last block.
+    fn fill(&self) {
+        let file = std::fs::File::create(self.0.join("fill")).unwrap();
+        let mut piece = vec![1; 1 << 20];
+        while !piece.is_empty() {
+            if std::io::Write::write(&mut &file, &piece).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn points_expire_on_a_disk_that_is_full_to_its_last_block() {
+    let Lab { directory, hands, faults, service, vault, item } = Lab::new(daily(3));
+    service.stop();
+    drop(service);
+    let mount = Mount::over(directory.path());
+    let service = open_around(directory.path(), &hands, &faults);
+    let lab = Lab { directory, hands, faults, service, vault, item };
+    lab.six_points();
+    mount.fill();
+    assert!(std::fs::write(lab.directory.path().join("x"), "x").is_err());
+    housekeeping::sweep(&lab.service).unwrap();
+    assert_eq!(lab.days(), [4, 5, 6]);
+    lab.service.stop();
+    let Lab { directory, service, .. } = lab;
+    drop(service);
+    // Before the directory is removed under it.
+    drop(mount);
+    drop(directory);
+}
+
 #[test]
 fn a_clock_that_stays_ahead_is_believed_after_the_grace_and_the_last_point_is_held() {
     let lab = Lab::new(daily(3));

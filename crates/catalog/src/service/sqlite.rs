@@ -109,9 +109,12 @@ impl SqliteServiceCatalog {
                 None => SqliteConnection::connect_with(&self.options).await.map_err(|e| self.failed(&e))?,
             };
             let done = work(&mut connection).await;
+            // SQLite may have undone a transaction by itself, as on a disk that is full: the connection still believes to be in it.
+            let is_sound =
+                matches!(done, Ok(_) | Err(ServiceError::Conflict { .. } | ServiceError::Taken { .. }));
             let surplus = {
                 let mut idle = lock(&self.idle);
-                match idle.len() < CONNECTIONS_MAX {
+                match is_sound && idle.len() < CONNECTIONS_MAX {
                     true => {
                         idle.push(connection);
                         None

@@ -4,7 +4,7 @@ use super::{
     Service, audit, clock, exclusive, held, items, jobs, notes, reconcile, retention, snapshots, storage,
     untrack, vaults,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -49,8 +49,19 @@ pub(super) fn run(service: &Service) {
     }
 }
 
-/// Expired points of all items, then space, then old operations.
+/// Expired points of all items, then space, then old operations. On a disk that is full to its last block, and has vaults as well as
+/// the catalog, nothing of that could begin: then with room from the vaults' reserves.
 pub fn sweep(service: &Service) -> Result<()> {
+    match sweep_once(service) {
+        Err(error) if error.kind == ErrorKind::NoSpace && vaults::give_up_reserves(service) => {
+            tracing::warn!(%error, "the disk of the catalog is full: vaults on it give up some of their reserves");
+            sweep_once(service)
+        }
+        done => done,
+    }
+}
+
+fn sweep_once(service: &Service) -> Result<()> {
     let seen = service.watch_clock();
     let may_expire = service.guard.lock().may_expire();
     clock::save_guard(&*service.catalog, &seen)?;
@@ -63,6 +74,9 @@ pub fn sweep(service: &Service) -> Result<()> {
             return Ok(());
         }
         if let Err(error) = retention::expire_item(service, item.id) {
+            if error.kind == ErrorKind::NoSpace {
+                return Err(error);
+            }
             tracing::error!(item = item.machine_name, %error, "expired points could not be removed");
         }
     }

@@ -2,6 +2,8 @@
 
 use super::{Service, groups, held, keys, notes, older_catalog, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::CATALOG_ROOM_BYTES;
+use crate::vaults as stores;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -655,6 +657,20 @@ fn out_of_sight(vault: &Vault, error: Error) -> Error {
         vault.name, vault.store_location
     );
     Error::new(error.kind, what).caused_by(error)
+}
+
+/// Vaults on the disk of the catalog give up some of their reserves, so that the catalog can be written to where that is what
+/// frees space. False: none could.
+pub(super) fn give_up_reserves(service: &Service) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
+    let own = device(&service.config.data);
+    let Ok(vaults) = list(service, None) else { return false };
+    let mut has_given = false;
+    for vault in vaults.iter().filter(|v| own.is_some() && device(Path::new(&v.store_location)) == own) {
+        has_given |= service.store(vault).is_ok_and(|store| store.give_up_reserve(CATALOG_ROOM_BYTES));
+    }
+    has_given
 }
 
 /// The store's directory, if it is one that this service made in its own data directory.
