@@ -192,6 +192,7 @@ impl Lab {
         let options = image::BackupOptions {
             source: photos,
             format: image::SourceFormat::Raw,
+            is_forced: false,
             item: "photos".parse().unwrap(),
             changed_extents: None,
             keep_until: None,

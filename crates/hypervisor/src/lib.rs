@@ -27,6 +27,7 @@ mod model;
 mod snapshot;
 mod text;
 mod tools;
+pub mod whole;
 
 pub use error::{Error, Result};
 pub use guest::{GuestReport, GuestVia, GuestWork, ScriptCode, ScriptRun};

@@ -35,6 +35,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4096;
 pub const TOOL_OUTPUT_BYTES_MAX: usize = 16 << 20;
 /// How long `qemu-img` may take for what is asked of it here.
 pub const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the check of an image may take: it reads all tables of the largest.
+pub const IMAGE_CHECK_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Domain definitions, at most (bytes).
 pub const DEFINITION_BYTES_MAX: usize = 8 << 20;
 /// Nesting of definitions, at most.

@@ -169,7 +169,7 @@ pub fn image_info(path: &Path) -> Result<ImageInfo> {
 }
 
 /// A qcow2 image without what it names: its bitmaps are its own.
-fn itself(path: &Path) -> Result<serde_json::Value> {
+pub fn itself(path: &Path) -> Result<serde_json::Value> {
     let Layer { place, .. } = Layer::alone(path, "qcow2")?;
     let driver = if matches!(place, Place::Block(_)) { "host_device" } else { "file" };
     let file = place

@@ -187,6 +187,36 @@ fn libvirt_what_cannot_be_is_refused() {
 }
 
 /// A user who may not speak to libvirt is told so.
+/// QEMU reads what is not there as zeroes: a copy that was cut short would go in as a disk with less on it.
+#[test]
+fn libvirt_a_disk_that_was_cut_short_is_refused() {
+    let storage = Storage::new(Kind::Ext4, 100);
+    let lab = Lab::new();
+    let path = |name: &str| storage.path().join(name);
+    std::fs::write(path("raw"), machines::bare::noise(4 << 20, 9)).unwrap();
+    for name in ["base.qcow2", "disk.qcow2"] {
+        run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&path("raw")), text(&path(name))]);
+    }
+    let (base, top) = (path("base.qcow2"), path("top.qcow2"));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", text(&base), "-F", "qcow2", text(&top)]);
+    let odd = unique("cut");
+    let below = format!(
+        "<backingStore type='file'><format type='qcow2'/><source file='{}'/><backingStore/></backingStore>",
+        text(&base)
+    );
+    let alone = disk_xml("vda", "qcow2", &path("disk.qcow2"), "");
+    let chain = disk_xml("vda", "qcow2", &top, &below);
+    for (devices, damaged) in [(&alone, "disk.qcow2"), (&chain, "base.qcow2")] {
+        define(&domain_xml(&odd, "", devices));
+        let file = std::fs::File::options().write(true).open(path(damaged)).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        let words = [damaged, "is damaged", "exceeding the end of the file", "exclude"];
+        refuses(&lab, &["rescue", "vm", "backup", &odd], "unsupported", &words);
+        assert!(lab.points(&odd).is_empty());
+        remove_machine(&odd);
+    }
+}
+
 #[test]
 fn libvirt_not_permitted() {
     let lab = Lab::new();

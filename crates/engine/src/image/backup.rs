@@ -21,6 +21,8 @@ pub const DISK_NAME: &str = "disk";
 pub struct BackupOptions {
     pub source: PathBuf,
     pub format: SourceFormat,
+    /// Also if its format's own check finds it damaged.
+    pub is_forced: bool,
     pub item: ItemName,
     /// A list of what changed since the item's last point; everything else is taken from there unread.
     pub changed_extents: Option<PathBuf>,
@@ -42,7 +44,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
     let started = Instant::now();
     // Everything that can be refused is, before the vault is written to.
     let list = options.changed_extents.as_deref().map(ExtentList::load).transpose()?;
-    let mut source = Source::open(&options.source, options.format)?;
+    let mut source = Source::open(&options.source, options.format, options.is_forced, progress)?;
     let size_bytes = source.size_bytes();
     let changed = list.as_ref().map(|list| list.within(size_bytes)).transpose()?;
     progress.check()?;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod extents;
+mod signature;
 mod source;
 
 pub use backup::{BackupOptions, ImageBackup, backup};

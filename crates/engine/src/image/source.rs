@@ -1,6 +1,7 @@
 //! Images as they are read: raw files and block devices directly, other formats through `qemu-nbd`.
 
-use crate::error::{Error, Result};
+use super::signature::{self, Signature};
+use crate::error::{Error, ErrorKind, Result};
 use crate::qemu_nbd::{Access, QemuImage};
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_domain::{Extent, TypedExtent};
 use strongroom_hypervisor::image::Qcow2Header;
-use strongroom_store::BlockSource;
+use strongroom_hypervisor::whole::{self, Condition};
+use strongroom_store::{BlockSource, Progress};
 
 /// What an image is read as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,8 +86,8 @@ impl BlockSource for Qemu {
 }
 
 impl Source {
-    /// Opens an image or block device.
-    pub fn open(path: &Path, format: SourceFormat) -> Result<Self> {
+    /// Opens an image or block device. `is_forced`: also one that is damaged, with a warning.
+    pub fn open(path: &Path, format: SourceFormat, is_forced: bool, progress: &Progress) -> Result<Self> {
         let doing = || format!("opening {}", path.display());
         let failed = |e| Error::io(doing(), e);
         // A FIFO would block here, and nothing but files and block devices has a size.
@@ -109,12 +111,14 @@ impl Source {
         let mut warnings = Vec::new();
         let format = match format.qemu_name() {
             Some(format) => format,
-            None if kind.is_file() => probe(path, &file, &mut warnings)?,
-            None => "raw",
+            None => probe(path, &file, kind.is_file(), opened.length_bytes, &mut warnings)?,
         };
         let qemu = match format {
             "raw" => None,
-            _ => Some(Arc::new(QemuImage::open(path, format, Access::ReadOnly)?)),
+            _ => {
+                check_whole(path, format, is_forced, progress, &mut warnings)?;
+                Some(Arc::new(QemuImage::open(path, format, Access::ReadOnly)?))
+            }
         };
         let size_bytes = qemu.as_ref().map_or(opened.length_bytes, |image| image.size_bytes());
         // Twice the readahead; the kernel may know better.
@@ -214,29 +218,29 @@ fn file_kinds(file: &File, ranges: &[Extent]) -> io::Result<Vec<TypedExtent>> {
     Ok(kinds)
 }
 
-fn probe(path: &Path, file: &File, warnings: &mut Vec<String>) -> Result<&'static str> {
-    let mut head = [0; 8];
-    match file.read_exact_at(&mut head, 0) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok("raw"),
-        Err(e) => return Err(Error::io(format!("reading {}", path.display()), e)),
-    }
-    if head[..4] != *b"QFI\xfb" {
-        let other = match &head {
-            [b'K', b'D', b'M', b'V', ..] => Some("vmdk"),
-            b"vhdxfile" => Some("vhdx"),
-            b"conectix" => Some("vpc"),
-            _ => None,
-        };
-        if let Some(format) = other {
-            warnings.push(format!(
-                "{} looks like a {format} image but was read as raw bytes; use --source-format {format} to back up the disk in it",
-                path.display()
-            ));
+/// What an image is read as where nobody says.
+fn probe(
+    path: &Path,
+    file: &File,
+    is_file: bool,
+    length_bytes: u64,
+    warnings: &mut Vec<String>,
+) -> Result<&'static str> {
+    let Some(signature) = signature::of(path, file, length_bytes)? else { return Ok("raw") };
+    if !is_file || signature != Signature::Read("qcow2") {
+        // A device that is encrypted as a whole is as usual as one that is not.
+        if is_file || signature != Signature::Luks {
+            warnings.push(signature.warning(path));
         }
         return Ok("raw");
     }
-    let Some(header) = Qcow2Header::read(path)? else { return Ok("raw") };
+    let Some(header) = Qcow2Header::read(path)? else {
+        warnings.push(format!(
+            "{} begins like a qcow2 image, but its header is not all there; it was read as raw bytes",
+            path.display()
+        ));
+        return Ok("raw");
+    };
     let refers_to = header.backing.or(header.data_file);
     if let Some(other) = refers_to {
         return Err(Error::invalid(format!(
@@ -247,6 +251,42 @@ fn probe(path: &Path, file: &File, warnings: &mut Vec<String>) -> Result<&'stati
         )));
     }
     Ok("qcow2")
+}
+
+/// Refuses what its format's own check finds damaged, unless that is wanted: QEMU reads zeroes where something is missing.
+fn check_whole(
+    path: &Path,
+    format: &str,
+    is_forced: bool,
+    progress: &Progress,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let is_cancelled = || progress.check().is_err();
+    let condition = whole::check(path, format, &is_cancelled);
+    progress.check()?;
+    let shown = path.display();
+    match condition? {
+        Condition::Sound => {}
+        Condition::Leaks(words) => warnings.push(format!(
+            "{shown} takes more room than it needs ({words}, says the check of {format}); what was read of it is right, and `qemu-img \
+             check -r leaks` puts it right"
+        )),
+        Condition::Damaged(words) if is_forced => warnings.push(format!(
+            "{shown} was damaged and was backed up all the same, as was asked for; what is missing in it reads as zeroes. The check of \
+             {format} said: {words}"
+        )),
+        Condition::Damaged(words) => {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "{shown} is damaged, and no point was made of it. The check of {format} says: {words}. Copy it anew if it was cut \
+                     short, or repair it (`qemu-img check -r all`); to back it up as it is, with zeroes where something is missing, \
+                     use --force"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

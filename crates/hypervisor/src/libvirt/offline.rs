@@ -15,6 +15,7 @@ use crate::limits::OWN_CHECKPOINTS_KEPT;
 use crate::model::DiskFormat;
 use crate::snapshot::*;
 use crate::tools;
+use crate::whole::{self, Condition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub fn take(taking: &mut Taking<'_>, cloneable: bool) -> Result<Taken> {
                 "it is encrypted by QEMU and can only be read while the machine runs; start it, or exclude the disk",
             ));
         }
+        check_whole(disk, &session.disk(&disk.target))?;
     }
     let consistency = consistency(taking);
     // A saved memory image goes on with the disks exactly as they are.
@@ -63,6 +65,30 @@ pub fn take(taking: &mut Taking<'_>, cloneable: bool) -> Result<Taken> {
             Err(error)
         }
     }
+}
+
+/// Refuses a disk of which some image is cut short or damaged: QEMU would read zeroes there. Looks at next to nothing, unless
+/// that gives reason to.
+fn check_whole(disk: &PlannedDisk, what: &str) -> Result<()> {
+    for layer in std::iter::once(&disk.layer).chain(disk.layer.below()) {
+        let Some(path) = layer.place.path().filter(|_| layer.format == DiskFormat::Qcow2.name()) else {
+            continue;
+        };
+        if whole::qcow2_suspicion(path)?.is_none() {
+            continue;
+        }
+        if let Condition::Damaged(why) = whole::check_itself(path)? {
+            return Err(Error::unsupported(
+                what,
+                format!(
+                    "{} is damaged: {why}. Read as it is, it would be backed up with zeroes in place of what is missing; put it right \
+                     (`qemu-img check`), restore it from an earlier point, or exclude the disk",
+                    path.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn consistency(taking: &Taking<'_>) -> Consistency {

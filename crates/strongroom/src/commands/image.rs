@@ -30,7 +30,8 @@ The first backup of an item reads everything. Later ones read everything too and
 last point ([] if nothing changed).
 
 A file that begins as a qcow2 image is read as one if it refers to no other file; everything else is read raw unless
---source-format says otherwise. Disks of running machines are better backed up with `strongroom vm backup`.
+--source-format says otherwise, with a warning if it looks like another format. An image that its format's own check finds
+damaged, one that was cut short say, is refused. Disks of running machines are better backed up with `strongroom vm backup`.
 
 Examples:
   strongroom image backup appliance.qcow2 --vault /srv/backup/vault --item appliance
@@ -52,6 +53,9 @@ pub struct BackupArgs {
     /// What to read the image as.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     source_format: Format,
+    /// Back up an image that its format's own check finds damaged; the point has the warning.
+    #[arg(long)]
+    force: bool,
     /// Write down that the point is to be kept until then: a date, a time, or so long from now (90d). Nothing removes it by itself.
     #[arg(long, value_name = "TIME", value_parser = when::parse_keep)]
     keep_until: Option<jiff::Timestamp>,
@@ -205,6 +209,7 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let options = BackupOptions {
         source: arguments.source,
         format: arguments.source_format.into(),
+        is_forced: arguments.force,
         item: arguments.item,
         changed_extents: arguments.changed_extents,
         keep_until: when::in_future(arguments.keep_until)?,

@@ -32,6 +32,92 @@ fn a_qcow2_image_is_read_as_the_disk_in_it() {
 }
 
 #[test]
+fn images_of_other_formats_do_not_go_in_as_raw_disks_without_a_word() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    let raw = home.image("disk.raw", MIB, &[(0, MIB)], 5);
+    let backup = |name: &str, more: &[&str]| {
+        let image = home.text(name);
+        let fixed = ["image", "backup", &image, "--vault", &vault, "--item", "a", "--json"];
+        let output = home.run([&fixed[..], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let warnings = told["warnings"].to_string();
+        assert_eq!(warnings != "[]", String::from_utf8_lossy(&output.stderr).contains("warning:"));
+        (told["source_format"].clone(), warnings)
+    };
+    for format in ["vdi", "vmdk", "vhdx", "vpc", "qcow", "qed", "parallels"] {
+        let name = format!("disk.{format}");
+        tool("qemu-img", ["convert", "-f", "raw", "-O", format, raw.to_str().unwrap(), &home.text(&name)]);
+        let (read_as, warnings) = backup(&name, &[]);
+        assert_eq!(read_as, "raw");
+        let how = match format {
+            "qcow" | "qed" | "parallels" => "qemu-img convert -f",
+            _ => "--source-format",
+        };
+        assert!(warnings.contains(&name) && warnings.contains(&format!("{how} {format}")), "{warnings}");
+        assert_eq!(backup(&name, &["--source-format", "raw"]).1, "[]", "{format}: somebody said so");
+    }
+    assert_eq!(backup("disk.vdi", &["--source-format", "vdi"]), ("vdi".into(), "[]".into()));
+    assert_eq!(backup("disk.raw", &[]), ("raw".into(), "[]".into()));
+    // What comes in on standard input is looked at as well.
+    let output = home
+        .command(["image", "backup", "-", "--vault", &vault, "--item", "s"])
+        .stdin(std::fs::File::open(home.path("disk.vdi")).unwrap())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("looks like a vdi image"), "{output:?}");
+}
+
+#[test]
+fn an_image_that_was_cut_short_is_refused_unless_it_is_wanted_as_it_is() {
+    let home = Home::with_vault();
+    let vault = home.vault();
+    let raw = home.image("disk.raw", 8 * MIB, &[(0, 8 * MIB)], 5);
+    let before = home.contents("vault/points");
+    for format in ["qcow2", "vdi", "vmdk", "vhdx", "vpc"] {
+        let image = home.text(&format!("disk.{format}"));
+        tool("qemu-img", ["convert", "-f", "raw", "-O", format, raw.to_str().unwrap(), &image]);
+        let length = std::fs::metadata(&image).unwrap().len();
+        std::fs::File::options().write(true).open(&image).unwrap().set_len(length - 3 * MIB).unwrap();
+        let backup = ["image", "backup", &image, "--vault", &vault, "--item", "a", "--source-format", format];
+        let words: &[&str] = match format {
+            // It cannot be read at all.
+            "vpc" => &["disk.vpc", "truncated"],
+            _ => &["is damaged, and no point was made", "--force", &format!("The check of {format} says")],
+        };
+        home.fails(1, words, backup);
+        if format == "qcow2" {
+            home.fails(1, words, ["image", "backup", &image, "--vault", &vault, "--item", "a"]);
+        }
+    }
+    assert_eq!(home.contents("vault/points"), before);
+    let image = home.text("disk.qcow2");
+    let told = home.json(["image", "backup", &image, "--vault", &vault, "--item", "a", "--force"]);
+    assert!(told["warnings"][0].as_str().unwrap().contains("was damaged"), "{told}");
+    let shown = home.json(["rescue", "point", "show", "a@latest", "--vault", &vault]);
+    assert!(shown["warnings"].to_string().contains("exceeding the end of the file"), "{shown}");
+
+    // What merely takes more room than it needs is backed up, and said.
+    let leaking = home.text("leaking.qcow2");
+    tool("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), &leaking]);
+    let file = std::fs::File::options().read(true).write(true).open(&leaking).unwrap();
+    let mut place = [0; 8];
+    for _ in 0..2 {
+        let at = if place == [0; 8] { 48 } else { u64::from_be_bytes(place) };
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut place, at).unwrap();
+    }
+    let cluster = file.metadata().unwrap().len().div_ceil(64 * KIB);
+    file.set_len((cluster + 1) * 64 * KIB).unwrap();
+    let count = u64::from_be_bytes(place) + 2 * cluster;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0, 1], count).unwrap();
+    let told = home.json(["image", "backup", &leaking, "--vault", &vault, "--item", "l"]);
+    assert!(told["warnings"][0].as_str().unwrap().contains("1 leaked cluster"), "{told}");
+    home.ok(["image", "restore", "l@latest", "--vault", &vault, "--to", &home.text("l.raw")]);
+    same(&home.path("l.raw"), &raw);
+}
+
+#[test]
 fn a_raw_disk_that_poses_as_qcow2_gets_no_file_of_the_host() {
     let home = Home::with_vault();
     let vault = home.vault();
