@@ -1,8 +1,11 @@
 //! Restoring one disk of a recovery point.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::source::{DiskSource, PointSource};
+use crate::stream::{self, Image};
 use crate::target::{self, Device, DiskFormat, NewImage, NewImageOptions};
+use bytes::Bytes;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strongroom_domain::ExtentKind;
@@ -10,6 +13,8 @@ use strongroom_store::{Disk, Progress};
 
 /// Holes are looked up this much at a time when a device is filled.
 const MAP_STEP_BYTES: u64 = 4 << 30;
+/// What holes become in a stream.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Where to, and how.
 #[derive(Debug, Clone)]
@@ -69,6 +74,58 @@ pub fn restore_disk(
         data_bytes
     };
     Ok(Restored { size_bytes: reader.size_bytes(), data_bytes, is_clone, elapsed: started.elapsed() })
+}
+
+/// Restores one disk to a stream, as a file of a format, holes as zeroes. What was written of one that failed is no whole file.
+pub fn restore_to_stream(
+    source: &PointSource,
+    disk: &Disk,
+    format: DiskFormat,
+    out: &mut dyn Write,
+    progress: &Progress,
+) -> Result<Restored> {
+    let started = Instant::now();
+    let reader = source.open(disk)?;
+    let data_bytes = reader.data_bytes()?;
+    progress.add_total(data_bytes);
+    let mut out = Out { out, progress };
+    Image::plan(&reader, format, progress)?.write(&mut out, progress)?;
+    out.out.flush().map_err(stream_failed)?;
+    source.check()?;
+    Ok(Restored { size_bytes: reader.size_bytes(), data_bytes, is_clone: false, elapsed: started.elapsed() })
+}
+
+struct Out<'a> {
+    out: &'a mut dyn Write,
+    progress: &'a Progress,
+}
+
+fn stream_failed(cause: io::Error) -> Error {
+    match cause.kind() {
+        io::ErrorKind::BrokenPipe => {
+            Error::new(ErrorKind::Failed, "whoever read the restored disk went away before its end")
+        }
+        _ => Error::io("writing the restored disk to standard output", cause),
+    }
+}
+
+impl stream::Sink for Out<'_> {
+    fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.out.write_all(&bytes).map_err(stream_failed)?;
+        self.progress.add_done(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, length_bytes: u64) -> Result<()> {
+        let mut left = length_bytes;
+        while left > 0 {
+            self.progress.check()?;
+            let piece = left.min(ZEROES.len() as u64);
+            self.out.write_all(&ZEROES[..piece as usize]).map_err(stream_failed)?;
+            left -= piece;
+        }
+        Ok(())
+    }
 }
 
 /// A new image with all of a disk in it, not finished yet. Where the disk is a file of that format on the same storage, and

@@ -121,4 +121,5 @@ pub use stats::Stats;
 pub use tombstone::{DamagedTombstone, Tombstone, TombstoneList};
 pub use tree::DiskTree;
 pub use vault::{DamagedPoint, InitOptions, PointList, Vault};
+pub use write::stream::StreamRequest;
 pub use write::{BlockSource, DiskRequest, DiskWritten};

@@ -84,5 +84,8 @@ pub const REWRITE_DEAD_PERCENT: u64 = 25;
 /// How far the threads of a backup step back behind the machines of the host.
 pub const BACKUP_NICENESS: i32 = 10;
 
+/// Leaves of a stream that are read and not yet stored: this much at most, or two leaves where those are larger.
+pub const STREAM_MEMORY_BYTES: usize = 64 << 20;
+
 /// A restore over a disk that is there writes pieces of this size that differ.
 pub const REWRITE_PIECE_BYTES: usize = 4096;

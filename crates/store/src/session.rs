@@ -11,6 +11,7 @@ use crate::objects::{Kind, ObjectError};
 use crate::reclaim::condemned;
 use crate::tombstone;
 use crate::vault::Vault;
+use crate::write::stream::StreamRequest;
 use crate::write::{DiskRequest, DiskWritten, Writers};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -56,8 +57,8 @@ impl Session {
         // What was read before the lease was written may be out of date.
         vault.reload();
         vault.heal()?;
-        let lists = lists::load(vault)?;
         vault.objects().keep_reserve();
+        let lists = lists::load(vault)?;
         Ok(Self {
             vault: vault.clone(),
             id,
@@ -91,6 +92,15 @@ impl Session {
             // Nothing changed: the parent's tree is this point's too.
             return Ok(DiskWritten { tree: parent, read_bytes: 0, changed_bytes: 0, new_bytes: 0 });
         }
+        self.with_writers(|writers| writers.write_disk(request))
+    }
+
+    /// Writes one disk from a stream, to its end.
+    pub fn write_stream(&self, request: StreamRequest<'_>) -> Result<DiskWritten> {
+        self.with_writers(|writers| writers.write_stream(request))
+    }
+
+    fn with_writers<T>(&self, write: impl FnOnce(&Writers) -> Result<T>) -> Result<T> {
         let mut running = self.writers.read();
         if running.is_none() {
             drop(running);
@@ -103,7 +113,7 @@ impl Session {
             running = self.writers.read();
         }
         match &*running {
-            Some(writers) => writers.write_disk(request),
+            Some(writers) => write(writers),
             None => Err(StoreError::Cancelled),
         }
     }

@@ -96,7 +96,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
 }
 
 /// The item's last point, if there is one that can be built on.
-fn choose_parent(
+pub(super) fn choose_parent(
     vault: &Vault,
     item: &ItemName,
     relies_on_it: bool,

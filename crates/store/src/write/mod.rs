@@ -5,6 +5,7 @@
 
 pub mod plan;
 pub mod sink;
+pub mod stream;
 
 use crate::compress::{Level, is_zero};
 use crate::crypto::Id;
@@ -114,15 +115,7 @@ impl Writers {
     /// Writes one disk. May be called from several threads at once.
     pub fn write_disk(&self, mut request: DiskRequest) -> Result<DiskWritten> {
         let block_size = self.vault.block_size_bytes();
-        if request.size_bytes > DISK_SIZE_MAX_BYTES {
-            return Err(StoreError::Invalid {
-                what: "disk",
-                detail: format!(
-                    "{} of {} bytes is larger than a vault takes",
-                    request.name, request.size_bytes
-                ),
-            });
-        }
+        check_size(&request.name, request.size_bytes)?;
         check_order(&request.extents)?;
         if request.size_bytes == 0 {
             let tree = DiskTree { root: None, size_bytes: 0 };
@@ -438,6 +431,14 @@ fn leaf(
 
 fn whole(size_bytes: u64) -> Vec<TypedExtent> {
     if size_bytes == 0 { Vec::new() } else { vec![TypedExtent::data(0, size_bytes)] }
+}
+
+fn check_size(name: &str, size_bytes: u64) -> Result<()> {
+    if size_bytes <= DISK_SIZE_MAX_BYTES {
+        return Ok(());
+    }
+    let detail = format!("{name} of {size_bytes} bytes is larger than a vault takes");
+    Err(StoreError::Invalid { what: "disk", detail })
 }
 
 fn check_order(extents: &[TypedExtent]) -> Result<()> {

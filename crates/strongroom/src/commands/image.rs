@@ -6,13 +6,15 @@ use crate::text::{duration, list, rate, size};
 use crate::when;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 use strongroom_domain::{Consistency, ItemName, PointId};
-use strongroom_engine::image::{BackupOptions, ImageBackup, SourceFormat};
+use strongroom_engine::image::{BackupOptions, ImageBackup, SourceFormat, StreamOptions};
 use strongroom_engine::restore::{RestoreOptions, Restored};
 use strongroom_engine::target::DiskFormat;
-use strongroom_engine::{Result, image, machine, points, restore};
+use strongroom_engine::{Error, Result, image, machine, points, restore};
 use strongroom_store::ReadSession;
 
 #[derive(Debug, Subcommand)]
@@ -33,19 +35,24 @@ A file that begins as a qcow2 image is read as one if it refers to no other file
 --source-format says otherwise, with a warning if it looks like another format. An image that its format's own check finds
 damaged, one that was cut short say, is refused. Disks of running machines are better backed up with `strongroom vm backup`.
 
+With - standard input is read to its end, of whatever length, and stored as it is. A program that fails half way looks
+like one that has come to its end: where the length is known beforehand, --size makes no point of another; else look
+at the program's status (`set -o pipefail`) and forget the point if it failed.
+
 Examples:
   strongroom image backup appliance.qcow2 --vault /srv/backup/vault --item appliance
   lvcreate -s -n data-snap -L 5G vg0/data
   strongroom image backup /dev/vg0/data-snap --vault s3://backups/host1 --item data
-  strongroom image backup disk.raw --vault /srv/backup/vault --item web --changed-extents changed.json --json")]
+  strongroom image backup disk.raw --vault /srv/backup/vault --item web --changed-extents changed.json --json
+  pg_dump app | strongroom image backup - --vault /srv/backup/vault --name app.sql")]
 pub struct BackupArgs {
-    /// A disk image (raw or qcow2; vmdk, vhdx, vpc, vdi with --source-format) or a block device.
-    #[arg(value_name = "FILE|BLOCKDEV")]
+    /// A disk image (raw or qcow2; vmdk, vhdx, vpc, vdi with --source-format), a block device, or - for standard input.
+    #[arg(value_name = "FILE|BLOCKDEV|-")]
     source: PathBuf,
     #[command(flatten)]
     vault: VaultArgs,
     /// What this image is called in the vault: ITEM@latest later names its last point.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     item: ItemName,
     /// What changed since the item's last point; nothing else is read. - is standard input.
     #[arg(long, value_name = "FILE.json")]
@@ -53,6 +60,9 @@ pub struct BackupArgs {
     /// What to read the image as.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     source_format: Format,
+    /// Of standard input: how many bytes are to come. Fewer or more make no point.
+    #[arg(long, value_name = "BYTES")]
+    size: Option<u64>,
     /// Back up an image that its format's own check finds damaged; the point has the warning.
     #[arg(long)]
     force: bool,
@@ -89,18 +99,20 @@ impl From<Format> for SourceFormat {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The file appears under its name when it is complete and on stable storage, holes as holes; until then it has a hidden
-name beside it, which is removed when the restore fails or is stopped.
+name beside it, which is removed when the restore fails or is stopped. With --to - the file goes to standard output, holes as
+zeroes, and what there is to say to stderr; what was written before a failure is no whole file.
 
 Examples:
   strongroom image restore data@latest --vault /srv/backup/vault --to data.raw
   strongroom image restore web01@2026-11-21 --disk vda --vault s3://backups/host1 --to vda.qcow2 --format qcow2
-  strongroom image restore data@latest --vault /srv/backup/vault --to /dev/vg0/data --force")]
+  strongroom image restore data@latest --vault /srv/backup/vault --to /dev/vg0/data --force
+  strongroom image restore app.sql@latest --vault /srv/backup/vault --to - | psql app")]
 pub struct RestoreArgs {
     /// The point: its id, ITEM@latest, or ITEM@TIME (the last one taken at or before that time).
     point: String,
     #[command(flatten)]
     vault: VaultArgs,
-    /// A file that does not exist, or with --force a block device.
+    /// A file that does not exist, with --force a block device, or - for standard output.
     #[arg(long, value_name = "FILE", value_parser = local_path())]
     to: PathBuf,
     /// The format of the file; vhd is a fixed one, padded to a whole MiB.
@@ -204,18 +216,52 @@ impl BackupDocument {
     }
 }
 
+/// What a stream has not, and what only streams have.
+fn check_stream(arguments: &BackupArgs, is_stream: bool) -> Result<()> {
+    let invalid = |why: &str| Err(Error::invalid(why));
+    match is_stream {
+        false if arguments.size.is_some() => invalid("--size is of standard input (-); files have a size"),
+        false => Ok(()),
+        true if arguments.changed_extents.is_some() => {
+            invalid("standard input is read to its end: --changed-extents is of files and block devices")
+        }
+        true if !matches!(arguments.source_format, Format::Auto | Format::Raw) => invalid(
+            "standard input is stored as it comes; to back up the disk in an image, give the image's file with --source-format",
+        ),
+        true if io::stdin().is_terminal() => invalid(
+            "standard input is a terminal: let a program write to it, as in `pg_dump app | strongroom image backup - …`",
+        ),
+        true => Ok(()),
+    }
+}
+
 fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
+    let is_stream = arguments.source.as_os_str() == "-";
+    check_stream(&arguments, is_stream)?;
     let vault = context.open_vault_to_write(&arguments.vault)?;
-    let options = BackupOptions {
-        source: arguments.source,
-        format: arguments.source_format.into(),
-        is_forced: arguments.force,
-        item: arguments.item,
-        changed_extents: arguments.changed_extents,
-        keep_until: when::in_future(arguments.keep_until)?,
+    let keep_until = when::in_future(arguments.keep_until)?;
+    let doing = format!("backing up {}", arguments.item);
+    let backup = if is_stream {
+        let input = io::stdin().as_fd().try_clone_to_owned();
+        let input = input.map_err(|e| Error::io("opening standard input", e))?;
+        let options = StreamOptions {
+            item: arguments.item,
+            size_bytes: arguments.size,
+            is_raw: matches!(arguments.source_format, Format::Raw),
+            keep_until,
+        };
+        context.watch(&doing, || image::backup_stream(&vault, input.into(), &options, &context.progress))?
+    } else {
+        let options = BackupOptions {
+            source: arguments.source,
+            format: arguments.source_format.into(),
+            is_forced: arguments.force,
+            item: arguments.item,
+            changed_extents: arguments.changed_extents,
+            keep_until,
+        };
+        context.watch(&doing, || image::backup(&vault, &options, &context.progress))?
     };
-    let doing = format!("backing up {}", options.item);
-    let backup = context.watch(&doing, || image::backup(&vault, &options, &context.progress))?;
     let made = format!("made point {} of {}", backup.point.point, backup.point.item);
     super::rescue::log::note(&vault, context, "image backup", made);
     let elapsed = backup.elapsed;
@@ -257,6 +303,15 @@ struct RestoreDocument {
 }
 
 fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
+    let is_stream = arguments.to.as_os_str() == "-";
+    if is_stream && context.json {
+        return Err(Error::invalid("--to - and --json both want standard output; give a file with --to"));
+    }
+    if is_stream && io::stdout().is_terminal() {
+        return Err(Error::invalid(
+            "standard output is a terminal; let a program read it, or give a file with --to",
+        ));
+    }
     let vault = context.open_vault(&arguments.vault)?;
     let selector = points::parse_selector(&arguments.point)?;
     // The lease before the point is chosen: from then on nothing it has is reclaimed.
@@ -275,8 +330,13 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
     };
     let source = session.into();
     let doing = format!("restoring {}", point.item);
-    let restored =
-        context.watch(&doing, || restore::restore_disk(&source, disk, &options, &context.progress))?;
+    let restored = context.watch(&doing, || match is_stream {
+        true => {
+            let mut out = io::stdout().lock();
+            restore::restore_to_stream(&source, disk, options.format, &mut out, &context.progress)
+        }
+        false => restore::restore_disk(&source, disk, &options, &context.progress),
+    })?;
     let Restored { size_bytes, data_bytes, elapsed, .. } = restored;
     let document = RestoreDocument {
         point: point.point,
@@ -289,7 +349,7 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
         seconds: elapsed.as_secs_f64(),
         bytes_per_second: bytes_per_second(data_bytes, elapsed),
     };
-    context.print(&document, || {
+    let told = || {
         list(&[
             ("point", document.point.to_string()),
             ("item", document.item.to_string()),
@@ -299,6 +359,10 @@ fn run_restore(arguments: RestoreArgs, context: &Context) -> Result<Outcome> {
             ("data", format!("{}, {}", size(data_bytes), rate(document.bytes_per_second))),
             ("time", duration(elapsed)),
         ])
-    })?;
+    };
+    match is_stream {
+        true => context.note(told().trim_end()),
+        false => context.print(&document, told)?,
+    }
     Ok(Outcome::Done)
 }

@@ -9,4 +9,5 @@ mod reference;
 mod s3;
 mod serving;
 mod stopping;
+mod streams;
 mod words;
