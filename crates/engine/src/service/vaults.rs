@@ -3,7 +3,6 @@
 use super::{Service, groups, held, keys, notes, older_catalog, policies, reconcile, storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::CATALOG_ROOM_BYTES;
-use crate::vaults as stores;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
