@@ -70,6 +70,11 @@ fn a_check_without_the_right_to_delete_looks_and_says_what_stays() {
     );
     let report = home.json(["rescue", "vault", "check", &vault]);
     assert_eq!(report["left_behind"].as_array().unwrap().len(), 1, "{report}");
+    // Backups and restores need it as little.
+    let image = home.image("disk.raw", MIB, &[(0, MIB)], 1);
+    home.ok(["image", "backup", image.to_str().unwrap(), "--vault", &vault, "--item", "a"]);
+    home.ok(["image", "restore", "a@latest", "--vault", &vault, "--to", &home.text("out.raw")]);
+    same(&home.path("out.raw"), &image);
     // By then both are over, and reclaim takes them away.
     server.refuse_nothing();
     home.ok(["rescue", "vault", "reclaim", &vault]);
