@@ -31,6 +31,8 @@ pub enum PullState {
 /// A machine that nothing will remain of: it ends when this is dropped, or with this process, however that ends.
 pub struct ThrowAway {
     pub name: String,
+    /// A sentence each: what is different from the saved machine.
+    pub notes: Vec<String>,
     /// Ends it.
     pub(crate) _guard: Box<dyn Any + Send>,
 }
@@ -38,7 +40,7 @@ pub struct ThrowAway {
 impl ThrowAway {
     /// One that ends when `guard` is dropped.
     pub fn new(name: String, guard: Box<dyn Any + Send>) -> Self {
-        Self { name, _guard: guard }
+        Self { name, notes: Vec::new(), _guard: guard }
     }
 }
 

@@ -235,8 +235,11 @@ pub struct RestoreMachineRequest {
 pub struct CreatedMachine {
     pub name: String,
     pub uuid: String,
-    /// A sentence each: what is different from the saved machine beyond name, UUID, MAC addresses and disks.
+    /// A sentence each: what is different from the saved machine beyond name, UUID, MAC addresses and disks, as it must be.
     pub warnings: Vec<String>,
+    /// A sentence each: what the saved machine had and this one lacks.
+    #[serde(default)]
+    pub losses: Vec<String>,
 }
 
 /// What was taken out of a machine that backups had left in it.

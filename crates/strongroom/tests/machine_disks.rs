@@ -275,6 +275,25 @@ fn machine_disks_that_are_not_backed_up_are_told_of() {
     let state = office.state(&name);
     assert!(state["problem"].as_str().unwrap().contains("disk vdc: it is shared"), "{state}");
 
+    // Nor does it come to light at a restore alone, but there as well.
+    let made = machines::office::Made(unique("restored"));
+    let restored = office.ok(&["vm", "restore", &name, "--as", &made.0, "--place", "place"]);
+    assert_eq!(restored["job"]["status"], "CompletedWithWarnings", "{restored}");
+    let warned = restored["job"]["warnings"].to_string();
+    assert!(
+        MISSED.iter().all(|(disk, _)| warned.contains(&format!("disk `{disk}` of the machine"))),
+        "{warned}"
+    );
+
+    office.fails(&["vm", "drill", &name, "--timeout", "5"], &["UserErrorDrillFailed"]);
+    let drills = office.ok(&["job", "list", "--operation", "drill"]);
+    let drill = office.ok(&["job", "show", drills["jobs"][0]["job"].as_str().unwrap()]);
+    let warned = drill["warnings"].to_string();
+    assert!(
+        MISSED.iter().all(|(disk, _)| warned.contains(&format!("disk `{disk}` of the machine"))),
+        "{drill}"
+    );
+
     // A policy can demand all of it.
     let policy = office.ok(&["policy", "set", "DefaultPolicy", "--require-all-disks", "yes"]);
     assert_eq!(policy["properties"]["strongroomRequireAllDisks"], true, "{policy}");

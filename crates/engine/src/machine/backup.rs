@@ -250,9 +250,7 @@ impl TakenMachine {
                 let timings = snapshot.timings;
                 match snapshot.finish(Outcome::Committed) {
                     Ok(more) => warnings.extend(more),
-                    Err(error) => warnings.push(format!(
-                        "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
-                    )),
+                    Err(error) => warnings.push(not_tidied(&error)),
                 }
                 Ok(MachineBackup { point, disks, skipped, warnings, timings, elapsed: started.elapsed() })
             }
@@ -310,9 +308,16 @@ pub fn transfer_kept(
     let mut warnings = point.warnings.clone();
     match hypervisor.conclude_kept(record, Outcome::Committed) {
         Ok(more) => warnings.extend(more),
-        Err(error) => tracing::warn!(machine = kept.machine, %error, "the next backup tidies the machine up"),
+        Err(error) => warnings.push(not_tidied(&error)),
     }
     Ok((point, warnings))
+}
+
+/// A point is complete, and what was left at its machine is not.
+pub(crate) fn not_tidied(error: &dyn std::fmt::Display) -> String {
+    format!(
+        "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
+    )
 }
 
 fn item_name(name: &str) -> Result<ItemName> {
@@ -422,7 +427,15 @@ fn transfer(
             full_reason: plan.full_reason.clone(),
         });
     }
-    let attributes = machine_record(snapshot, facts, &mut warnings).to_attributes();
+    let mut record = machine_record(snapshot, facts, &mut warnings);
+    if snapshot.nvram.is_none() && parent.has_nvram_of(&snapshot.uuid) {
+        warnings.push(
+            "the UEFI variables that the machine's last point has are gone; a restored machine begins with fresh ones"
+                .into(),
+        );
+        record.firmware = None;
+    }
+    let attributes = record.to_attributes();
     let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {
         Error::new(ErrorKind::Failed, format!("the clock of this host is beyond reason: {e}"))
     })?;

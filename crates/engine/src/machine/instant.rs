@@ -9,7 +9,10 @@
 
 use super::encryption;
 pub use super::exports::Exports;
-use super::restore::{check_networks, choose_disks, definition_of, firmware_of, nvram_of, tpm_of};
+use super::record::MachineRecord;
+use super::restore::{
+    check_networks, choose_disks, definition_of, firmware_of, missed_disks, nvram_of, tpm_of,
+};
 use super::storage::{Storage, check_machine_name};
 use crate::error::{Error, Result};
 use crate::limits::{EXPORT_RECONNECT, PULL_AGAIN_AFTER};
@@ -143,6 +146,26 @@ pub fn plan(
         network: wanted.network.clone(),
         unencrypted: wanted.unencrypted,
     })
+}
+
+/// What the point cannot give the machine back, and a user is to know.
+pub fn warnings(point: &Manifest, plan: &Plan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let has_nvram = nvram_of(point, &mut warnings).is_some();
+    // Of one that never had any the point says so.
+    if plan.nvram.is_some()
+        && !has_nvram
+        && warnings.is_empty()
+        && MachineRecord::of(point).firmware.is_none()
+    {
+        warnings.push("the point has no UEFI variables; the machine begins with fresh ones".into());
+    }
+    tpm_of(point, &mut warnings);
+    // Of those that are wanted none is missed.
+    if plan.disks.len() == point.disks.len() {
+        warnings.extend(missed_disks(point));
+    }
+    warnings
 }
 
 /// The exports of a plan.

@@ -20,6 +20,7 @@ pub mod record;
 mod restore;
 mod storage;
 
+pub(crate) use backup::not_tidied;
 pub use backup::{
     BackupOptions, DiskBackup, Facts, MachineBackup, SPOILED, SnapshotTaken, TakenMachine, backup, take,
     transfer_kept,
@@ -30,7 +31,7 @@ pub use restore::{
     DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
     restore, restore_from,
 };
-pub(crate) use restore::{firmware_of, nvram_of};
+pub(crate) use restore::{firmware_of, missed_disks, nvram_of};
 pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};

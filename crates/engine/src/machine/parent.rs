@@ -67,6 +67,12 @@ impl Parent {
         Ok(Self { point, same_machine, was_frozen })
     }
 
+    /// Whether the last point is of this machine and has UEFI variables.
+    pub fn has_nvram_of(&self, machine_uuid: &str) -> bool {
+        let record = self.point.as_ref().map(MachineRecord::of).unwrap_or_default();
+        record.nvram.is_some() && record.machine_uuid.as_deref() == Some(machine_uuid)
+    }
+
     /// What each disk's changes can be relative to.
     pub fn disks(&self) -> BTreeMap<String, DiskParent> {
         let Some(point) = self.point.as_ref().filter(|_| self.same_machine) else { return BTreeMap::new() };

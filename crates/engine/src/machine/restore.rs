@@ -171,6 +171,9 @@ pub fn restore_from(
         )));
     }
     let mut keys: HashMap<String, NewSecret> = HashMap::new();
+    if options.disks.is_empty() {
+        warnings.extend(missed_disks(&point));
+    }
     let nvram = nvram_of(&point, &mut warnings);
     let nvram_path = nvram.is_some().then(|| storage.nvram_path(&options.new_name));
     if let Some(path) = &nvram_path {
@@ -278,6 +281,7 @@ pub fn restore_from(
             d.name, keys[&d.name].uuid
         )
     }));
+    warnings.extend(created.losses);
     let notes = created.warnings.clone();
     for warning in created.warnings {
         if !warnings.contains(&warning) {
@@ -368,6 +372,13 @@ pub(super) fn check_networks(
     )))
 }
 
+/// Disks that the machine had, and that the point lacks though nobody excluded them.
+pub(crate) fn missed_disks(point: &Manifest) -> Vec<String> {
+    let skipped = MachineRecord::of(point).skipped.into_iter();
+    let missed = skipped.filter(|s| strongroom_hypervisor::is_missed(&s.reason));
+    missed.map(|s| format!("disk `{}` of the machine is not in the point: {}", s.disk, s.reason)).collect()
+}
+
 pub(crate) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     state_of(MachineRecord::of(point).nvram, "UEFI variables are", "with fresh ones", warnings)
 }
@@ -412,6 +423,7 @@ fn create(
                 name: machine.summary.name,
                 uuid: machine.summary.uuid,
                 warnings: Vec::new(),
+                losses: Vec::new(),
             })
         }
         Ok(_) | Err(HypervisorError::NotFound { .. }) => Err(error.into()),

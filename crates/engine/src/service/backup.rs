@@ -253,7 +253,8 @@ fn missing_disk(machine: &strongroom_hypervisor::Machine, left_out: &BTreeSet<St
 }
 
 /// Backs an item up before a restore replaces its disks. Where its snapshot can be kept, it is there when this
-/// returns, and a job of its own transfers it to the vault; else it is in the vault.
+/// returns, and a job of its own transfers it to the vault, and warns; else it is in the vault, and `warnings` are all there is.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn take_point(
     service: &Service,
     vault: &Vault,
@@ -261,6 +262,7 @@ pub(super) fn take_point(
     machine: &Machine,
     keep_until: Timestamp,
     asked_by: &str,
+    warnings: &mut Vec<String>,
     progress: &Arc<Progress>,
 ) -> Result<Point> {
     let request = BackupRequest::until(keep_until, PointReason::BeforeRestore);
@@ -286,6 +288,9 @@ pub(super) fn take_point(
         Err(why) => why,
     };
     let done = taken.transfer(progress)?;
+    // What it cost is nothing to whoever restores.
+    let told = done.warnings.iter().filter(|w| !w.contains("is read fully"));
+    warnings.extend(told.map(|w| format!("the point of the disks before: {w}")));
     let mut point = point_row(vault, item, &done.point, &luns(&machine.disks));
     point.os.clone_from(&machine.os);
     point.no_snapshot = why;

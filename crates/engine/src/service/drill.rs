@@ -209,7 +209,8 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         unencrypted: request.unencrypted,
     };
     let plan = instant::plan(&*hypervisor, &session, &point, &wanted)?;
-    let warnings = crate::machine::encryption::check(&point, &[], request.unencrypted)?;
+    let mut warnings = crate::machine::encryption::check(&point, &[], request.unencrypted)?;
+    warnings.extend(instant::warnings(&point, &plan));
     request.plan = Some(plan.clone());
     let value = serde_json::to_value(&request).unwrap_or_default();
     service.catalog.update::<Job, Error>(job.id, |job| {
@@ -223,15 +224,16 @@ pub(super) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Res
         return Err(seen.err().unwrap_or(error).unsettled());
     }
     let seen = seen?;
+    let mut warning = None;
     let has_screenshot = match seen.screen.as_ref().map(|screen| keep(service, job.id, screen)) {
         None => false,
         Some(Ok(())) => true,
         Some(Err(error)) => {
-            tracing::warn!(%error, "a screenshot could not be kept");
+            warning = Some(format!("the screenshot could not be kept: {error}"));
             false
         }
     };
-    record(service, job.id, &request, seen, has_screenshot)
+    record(service, job.id, &request, seen, has_screenshot, warning)
 }
 
 /// What came of it.
@@ -260,6 +262,12 @@ fn boot(
     progress.check()?;
     // Ends before its exports, in whatever way this is left.
     let machine = instant::start_throw_away(hypervisor, point, plan)?;
+    if !machine.notes.is_empty() {
+        service.catalog.update::<Job, Error>(job.id, |job| {
+            job.properties.push(("Notes".into(), machine.notes.join("; ")));
+            Ok(Vec::new())
+        })?;
+    }
     task(service, job.id, tasks::CHECK_MACHINE)?;
     let deadline = Instant::now() + Duration::from_secs(request.timeout_seconds);
     let must_answer = MachineRecord::of(point).timings.frozen_ms.is_some();
@@ -415,7 +423,14 @@ fn tail(bytes: &[u8]) -> String {
 }
 
 /// The commit.
-fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, screenshot: bool) -> Result<()> {
+fn record(
+    service: &Service,
+    job: Uuid,
+    request: &DrillRequest,
+    seen: Seen,
+    screenshot: bool,
+    warning: Option<String>,
+) -> Result<()> {
     let passed = seen.problem.is_empty();
     let at = service.now();
     let drill = Drill {
@@ -447,7 +462,9 @@ fn record(service: &Service, job: Uuid, request: &DrillRequest, seen: Seen, scre
                 }
             }
         }
+        job.warnings.extend(warning.clone());
         let status = match passed {
+            true if !job.warnings.is_empty() => JobStatus::CompletedWithWarnings,
             true => JobStatus::Completed,
             false => {
                 job.errors = vec![JobError::new(

@@ -257,7 +257,11 @@ impl Work<'_> {
                 is_thrown_away: false,
                 unencrypted: target.unencrypted,
             };
-            request.plan = Some(instant::plan(self.hypervisor, &session, &point, &wanted)?);
+            let plan = instant::plan(self.hypervisor, &session, &point, &wanted)?;
+            for warning in instant::warnings(&point, &plan) {
+                self.warn(&warning)?;
+            }
+            request.plan = Some(plan);
             for warning in crate::machine::encryption::check(&point, &request.disks, target.unencrypted)? {
                 self.warn(&warning)?;
             }
@@ -285,7 +289,12 @@ impl Work<'_> {
                     instant::make_files(&point, &plan)?;
                     self.progress.check()?;
                     match instant::start(self.hypervisor, &point, &plan) {
-                        Ok(made) => notes = made.warnings,
+                        Ok(made) => {
+                            made.losses.iter().try_for_each(|loss| self.warn(loss)).unwrap_or_else(|error| {
+                                tracing::warn!(%error, "the job's warning could not be written");
+                            });
+                            notes = made.warnings;
+                        }
                         Err(error) => self.check_runs(error, &plan)?,
                     }
                 }

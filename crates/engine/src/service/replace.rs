@@ -16,13 +16,14 @@ use super::backup::{self, task};
 use super::restore::{CREATE_REPLACE, RestoreRequest};
 use super::snapshots::OpenPoint;
 use super::swap::{self, ReadyDisk, Swap, Way};
-use super::{Service, committed, machines, variables};
+use super::{Service, committed, machines, places, variables};
 use crate::error::{Error, Result};
 use crate::present;
 use crate::restore::{RestoreOptions, restore_disk};
 use crate::source::PointSource;
 use crate::target::{self, DiskFormat};
 use jiff::SignedDuration;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ pub(super) fn run(
         tracing::warn!(%error, "the job's progress could not be written");
     }
     let variables = request.swap.variables.clone();
+    let directories: BTreeSet<PathBuf> =
+        request.swap.disks.iter().filter_map(|d| Some(d.disk.parent()?.to_owned())).collect();
     let done = swap::carry_out(service, job, vault, item, request, progress, &mut warnings);
     if let Some(variables) = variables {
         match &done {
@@ -79,6 +82,10 @@ pub(super) fn run(
         }
     }
     let rest = done?;
+    // A disk may be a volume: its pool shows its size.
+    if let Ok(machine) = machine_of(service, item) {
+        directories.iter().for_each(|directory| places::refresh_pools(service, &machine.host, directory));
+    }
     let details = vec![
         ("Bytes Compared".to_owned(), (written.compared_bytes + rest.compared_bytes).to_string()),
         ("Bytes Written".to_owned(), (written.written_bytes + rest.written_bytes).to_string()),
@@ -102,10 +109,14 @@ fn prepare(
     warnings.extend(super::restore::check_encryption(&open, request)?);
     let OpenPoint { source, manifest, warnings: told } = open;
     warnings.extend(told);
+    if request.disks.is_empty() {
+        warnings.extend(crate::machine::missed_disks(&manifest));
+    }
     let places = places(service, &machine, &manifest, request, warnings)?;
     // The way back: nothing of what is there now is lost.
     let keep_until = service.now().saturating_add(BEFORE_KEPT)?;
-    let before = backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, progress)?;
+    let before =
+        backup::take_point(service, vault, item, &machine, keep_until, &job.asked_by, warnings, progress)?;
     progress.check()?;
     super::restore::check_replace(service, &machine, request.allowed)?;
 

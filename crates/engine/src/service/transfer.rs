@@ -225,13 +225,16 @@ pub(super) fn recover_snapshot(service: &Service, job: &Job, parts: &Parts, poin
     match look() {
         Ok(None) => Ok(false),
         Ok(Some(manifest)) => {
+            let mut warnings = Vec::new();
             if let Some(snapshot) = &point.snapshot
                 && let Ok(host) = service.host(&snapshot.host)
-                && let Err(error) = host.hypervisor.conclude_kept(&snapshot.record, Outcome::Committed)
             {
-                tracing::warn!(%error, "the next backup tidies the machine up");
+                match host.hypervisor.conclude_kept(&snapshot.record, Outcome::Committed) {
+                    Ok(more) => warnings = more,
+                    Err(error) => warnings.push(machine::not_tidied(&error)),
+                }
             }
-            record(service, job.id, parts, &manifest, &luns(&parts.machine.disks), &[], "")?;
+            record(service, job.id, parts, &manifest, &luns(&parts.machine.disks), &warnings, "")?;
             Ok(true)
         }
         Err(error) => {

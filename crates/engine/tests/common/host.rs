@@ -283,7 +283,12 @@ impl Hypervisor for FakeHost {
         if *self.0.loses_answers.lock().unwrap() {
             return Err(Error::Unavailable { what: "the host".into(), hint: "its answer was lost".into() });
         }
-        Ok(CreatedMachine { name: request.new_name.clone(), uuid: uuid.to_string(), warnings: Vec::new() })
+        Ok(CreatedMachine {
+            name: request.new_name.clone(),
+            uuid: uuid.to_string(),
+            warnings: Vec::new(),
+            losses: Vec::new(),
+        })
     }
 
     fn start(&self, name: &str) -> Result<()> {
@@ -337,6 +342,7 @@ impl Hypervisor for FakeHost {
             name: wanted.machine.new_name.clone(),
             uuid: wanted.uuid.to_string(),
             warnings: vec!["a note of its start".into()],
+            losses: Vec::new(),
         })
     }
 

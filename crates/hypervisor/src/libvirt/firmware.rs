@@ -174,7 +174,7 @@ pub fn rewritten(
     let document = definition::parse(&super::machine(&request.new_name), &plain.xml)?;
     let Some(os) = os(&document) else { return Ok(plain) };
     if let Some(loader) = loader_path(os).filter(|l| is_absent(l)) {
-        plain.warnings.push(format!(
+        plain.losses.push(format!(
             "its firmware {} is not on this host: it does not start before that is installed (package ovmf, or edk2-ovmf)",
             loader.display()
         ));
@@ -190,7 +190,7 @@ pub fn rewritten(
         return rewrite::rewrite_pinned(request, uuid, known);
     }
     if size_of(&chosen) != Some(known.loader_bytes) {
-        plain.warnings.push(format!(
+        plain.losses.push(format!(
             "its UEFI variables were made for the firmware {}, which is not on this host; libvirt chooses {}, with which it may not start",
             known.loader.display(),
             chosen.display()

@@ -40,6 +40,7 @@ pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedM
         name: wanted.machine.new_name.clone(),
         uuid: wanted.uuid.to_string(),
         warnings: rewritten.warnings,
+        losses: rewritten.losses,
     })
 }
 
@@ -74,7 +75,8 @@ pub fn start_throw_away(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Resu
     let live = over_exports(&rewritten.xml, wanted, true)?;
     let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let dom = connection.create(&live, true).map_err(|e| e.about("starting", &what))?;
-    Ok(ThrowAway { name, _guard: Box::new((Guard(dom), tpm)) })
+    let notes = [rewritten.warnings, rewritten.losses].concat();
+    Ok(ThrowAway { name, notes, _guard: Box::new((Guard(dom), tpm)) })
 }
 
 pub fn pull_state(dom: &Dom, target: &str) -> Result<PullState> {

@@ -264,6 +264,7 @@ impl Hypervisor for Libvirt {
             name: dom.name(),
             uuid: rewritten.uuid.to_string(),
             warnings: rewritten.warnings,
+            losses: rewritten.losses,
         })
     }
 

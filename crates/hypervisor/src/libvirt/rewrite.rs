@@ -14,7 +14,10 @@ use uuid::Uuid;
 pub struct Rewritten {
     pub xml: String,
     pub uuid: Uuid,
+    /// What is different, as it must be.
     pub warnings: Vec<String>,
+    /// What it had and has not any more.
+    pub losses: Vec<String>,
 }
 
 /// Longest accepted name of a machine (bytes); libvirt uses it in file names.
@@ -54,14 +57,15 @@ fn rewrite_with(
             ));
         }
     }
-    let mut writer = Writer { request, drivers, pinned, uuid, xml: Xml::new(), warnings: Vec::new() };
+    let mut writer =
+        Writer { request, drivers, pinned, uuid, xml: Xml::new(), warnings: Vec::new(), losses: Vec::new() };
     if firmware::is_uefi(&document) && request.nvram.is_none() && request.firmware.is_none() {
-        writer
-            .warnings
-            .push("its UEFI variables are made afresh (boot entries may have to be chosen again)".into());
+        let afresh = "its UEFI variables are made afresh (boot entries may have to be chosen again)";
+        writer.losses.push(afresh.into());
     }
     writer.node(root, "")?;
-    Ok(Rewritten { xml: writer.xml.finish(), uuid, warnings: writer.warnings })
+    let Writer { xml, warnings, losses, .. } = writer;
+    Ok(Rewritten { xml: xml.finish(), uuid, warnings, losses })
 }
 
 /// The definition that [`create`](crate::Hypervisor::create) would use, without making a machine of it. `drivers` names, by target,
@@ -92,6 +96,7 @@ struct Writer<'r> {
     uuid: Uuid,
     xml: Xml,
     warnings: Vec<String>,
+    losses: Vec<String>,
 }
 
 impl Writer<'_> {
@@ -164,7 +169,7 @@ impl Writer<'_> {
                 if self.request.tpm.is_none()
                     && child(node, "backend").and_then(|b| b.attribute("type")) == Some("emulator") =>
             {
-                self.warnings.push(
+                self.losses.push(
                     "its TPM begins empty: what the old one had sealed (BitLocker, disks unlocked by it) asks for its recovery key".into(),
                 );
             }
@@ -465,7 +470,7 @@ mod tests {
         assert_eq!(foreign.attribute(("urn:o", "k")), Some("a&b"));
         assert_eq!(foreign.first_element_child().unwrap().text(), Some("1 < 2"));
         assert!(new.warnings.iter().any(|w| w.contains("`vdb` is left out")));
-        assert!(new.warnings.iter().any(|w| w.contains("UEFI")));
+        assert!(new.losses.iter().any(|w| w.contains("UEFI")));
         // Each log once, though two devices name it.
         assert_eq!(new.warnings.iter().filter(|w| w.contains("its console is logged to")).count(), 2);
         let serial = root.descendants().find(|n| n.has_tag_name("serial")).unwrap();
@@ -504,7 +509,7 @@ mod tests {
             wanted.definition_xml = SAVED.replace(old, os);
             wanted.nvram = Some("/new/vars".into());
             let made = rewrite_with(&wanted, Uuid::new_v4(), &[], pinned).unwrap();
-            assert!(!made.warnings.iter().any(|w| w.contains("UEFI")));
+            assert!(made.losses.is_empty());
             made.xml
         };
         let xml = of(
