@@ -44,6 +44,7 @@ fn every_verb_takes_every_name() {
                     secret: None,
                 }],
                 network: NetworkChoice::Keep,
+                firmware: None,
                 nvram: None,
                 tpm: None,
                 unencrypted: false,
