@@ -54,15 +54,23 @@ def body(directory):
     for role in ("Backup Reader", "Backup Operator", "Backup Contributor", "Reader"):
         tokens[role] = service.sign_in(role.replace(" ", "").lower(), role)
 
+    def without_findings(shown):
+        """What the service finds out by itself, sooner or later, is nobody's change."""
+        for document in shown if isinstance(shown, list) else [shown]:
+            for found in ("strongroomMissingPoints", "strongroomUnmanagedPoints"):
+                document.get("properties", {}).pop(found, None)
+        return shown
+
     def state():
         """All that a call could have changed."""
         base = f"/subscriptions/{subscription}"
-        return {path: service.list(path) for path in (
+        seen = {path: service.list(path) for path in (
             f"{base}/resourceGroups", f"{base}/providers/Microsoft.RecoveryServices/vaults",
             f"{vault.path}/backupPolicies", f"{vault.path}/backupProtectedItems", f"{vault.path}/backupJobs",
         )} | {path: service.get(path) for path in (
             vault.path, f"{vault.path}/backupconfig/vaultconfig", f"{vault.path}/backupstorageconfig/vaultstorageconfig",
         )}
+        return {path: without_findings(shown) for path, shown in seen.items()}
 
     lists_by_row(service, subscription)
     before = state()
@@ -131,7 +139,7 @@ def body(directory):
     check(counts["Backup Reader"] >= 25 and counts["Backup Operator"] >= 5, counts)
     after = state()
     for path, was in before.items():
-        check(after[path] == was, "changed:", path, json.dumps(was)[:500], json.dumps(after[path])[:500])
+        check(after[path] == was, "changed:", path, json.dumps(was), json.dumps(after[path]))
 
     names = {entry["principal"] for entry in service.rows("audit") if entry["status"] == 403}
     check({"backupreader", "backupoperator", "backupcontributor", "reader"} <= names, "not in the audit:", names)

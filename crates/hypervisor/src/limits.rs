@@ -51,6 +51,8 @@ pub const KEPT_NVRAM_BYTES_MAX: u64 = 64 << 20;
 
 /// How often scratch files and the job are looked at during a pull-mode transfer.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a read that failed waits for the watch to say why.
+pub const WATCH_FINDS_OUT: Duration = Duration::from_secs(3);
 /// Pull-mode scratch files: the file system keeps at least this much free (bytes).
 pub const SCRATCH_RESERVE_BYTES: u64 = 1 << 30;
 /// How long to wait for libvirt to complete the beginning of a job that was left behind.

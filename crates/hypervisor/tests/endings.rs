@@ -204,9 +204,18 @@ fn the_reason_says_what_ended_the_job() {
         let snapshot = machine.snapshot();
         match end {
             "kill" => machine.kill_qemu(),
-            "cancel" => drop(virsh(&["domjobabort", &machine.name])),
+            "cancel" => {
+                virsh(&["domjobabort", &machine.name]);
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while job_runs(&machine) {
+                    assert!(Instant::now() < deadline, "the job does not end");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
             _ => drop(virsh(&["destroy", &machine.name])),
         }
+        let failed = snapshot.disks[0].read_at(0, &mut [0; 4096]).unwrap_err().to_string();
+        assert!(failed.contains(said), "{end}: {failed}");
         let failed = snapshot.check().unwrap_err().to_string();
         assert!(failed.contains(said), "{end}: {failed}");
         drop(snapshot);

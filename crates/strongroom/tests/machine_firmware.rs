@@ -3,6 +3,7 @@
 mod machines;
 
 use machines::bare::{define, disk_xml};
+use machines::guest::Guest;
 use machines::office::{Made, Office};
 use machines::*;
 use std::path::{Path, PathBuf};
@@ -211,4 +212,44 @@ fn machine_uefi_variables_keep_their_firmware() {
     let xml = virsh(&["dumpxml", &made.0]);
     assert!(xml.contains("/usr/share/OVMF/OVMF_CODE.fd</loader>"), "{xml}");
     virsh(&["destroy", &made.0]);
+}
+
+/// What a guest sees of its firmware: Secure Boot, its keys, and a boot entry of its own.
+const SEEN: &str =
+    "cd /sys/firmware/efi/efivars && for v in SecureBoot-* SetupMode-* PK-* KEK-* db-* dbx-* Boot0042-*; do
+    echo $v $(sha256sum < $v); done";
+
+#[test]
+fn machine_uefi_guest_keeps_its_keys_and_its_boot_entry() {
+    let storage = Storage::new(Kind::Xfs, 400);
+    let lab = Lab::new();
+    let guest = Guest::start_with(
+        "secure",
+        &storage.path(),
+        &["vda:qcow2:64M"],
+        "none",
+        &["--uefi", "--memory", "256"],
+    );
+    let mount = "insmod /lib/modules/efivarfs.ko && mount -t efivarfs efivarfs /sys/firmware/efi/efivars";
+    guest.sh(mount);
+    assert_eq!(
+        guest.sh("od -An -tu1 /sys/firmware/efi/efivars/SecureBoot-*").split_whitespace().last(),
+        Some("1")
+    );
+    // A load option: active, its description, the end of a path.
+    guest.sh(
+        r"printf '\007\000\000\000\001\000\000\000\004\000M\000i\000n\000e\000\000\000\177\377\004\000' > /sys/firmware/efi/efivars/Boot0042-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+    );
+    let before = guest.sh(SEEN);
+    assert_eq!(before.lines().count(), 7, "{before}");
+    assert_eq!(lab.back_up(&guest.name).warnings(), [""; 0]);
+    guest.power_off();
+
+    let point = format!("{}@latest", guest.name);
+    let restored = lab.restore(&point, &unique("secure-again"), &storage.path(), &[]);
+    assert!(!restored.document["warnings"].to_string().contains("UEFI"), "{}", restored.document);
+    let again = Guest::of_restored(&restored);
+    again.boot();
+    again.sh(mount);
+    assert_eq!(again.sh(SEEN), before);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use strongroom_hypervisor::{Hypervisor as _, Libvirt, MachineState};
 
 /// Each begins with what hurts: libvirt names the directory of a running machine by the beginning of its name.
-const NAMES: &[&str] = &["Bob's R&D \"q\"<a> ", "back\\slash 100%25 ", "-v ü a,b=c,,d;e:$(x) "];
+const NAMES: &[&str] = &["Bob's R&D\"<a>\\b ", "-v ü 100%25,;:$(x) "];
 const DIRECTORY: &str = "it's R&D, 50%25 <x>: #1?";
 
 fn escape(text: &str) -> String {
@@ -33,8 +33,10 @@ fn machine(name: &str, directory: &Path) -> Made {
 
 /// What a command that must succeed answers. The name comes after `--`: it could be taken for an option.
 fn answer(mut command: Command, verb: &[&str], options: &[&str], name: &str) -> Value {
+    let began = std::time::Instant::now();
     let output = command.args(verb).args(options).args(["--json", "--", name]).output().unwrap();
     assert!(output.status.success(), "{verb:?} {options:?} {name}: {}", told(&output));
+    eprintln!("{:?}: {verb:?} {options:?}", began.elapsed());
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -77,9 +79,12 @@ fn machine_names_and_every_verb_of_the_service() {
         Libvirt::default().start(name).unwrap();
         let again = ok(&["vm", "backup"], &[]);
         assert_eq!(again["backups"][0]["job"]["status"], "Completed", "{again}");
-        let instant = Made(format!("{name} now"));
-        ok(&["vm", "restore"], &["--instant", "--place", "place", &format!("--as={}", instant.0)]);
-        is_off(&instant.0);
+        // It waits for an agent in the guest, which there is none of: once is enough.
+        if name.starts_with(NAMES[0]) {
+            let instant = Made(format!("{name} now"));
+            ok(&["vm", "restore"], &["--instant", "--place", "place", &format!("--as={}", instant.0)]);
+            is_off(&instant.0);
+        }
 
         assert_eq!(ok(&["vm", "untrack"], &[])["machines"][0]["checkpoints"], 2);
         ok(&["vm", "stop"], &[]);

@@ -1,7 +1,7 @@
 //! A request's target, taken apart: path segments and query parameters, decoded once and checked.
 //!
 //! Whatever is ambiguous is refused, so that no two layers can read one path in two ways: dot segments, encoded
-//! slashes, backslashes, control characters, broken percent-encoding, bytes that are not UTF-8.
+//! slashes, bare backslashes, control characters, broken percent-encoding, bytes that are not UTF-8.
 
 use crate::limits;
 use thiserror::Error;
@@ -23,7 +23,7 @@ pub enum TargetError {
     ControlCharacter,
     #[error("a path segment is '.' or '..'")]
     DotSegment,
-    #[error("a path segment has an encoded slash or a backslash")]
+    #[error("a path segment has an encoded slash or a bare backslash")]
     SlashInSegment,
     #[error("it has too many query parameters")]
     TooManyParameters,
@@ -40,10 +40,11 @@ pub fn parse_path(path: &str) -> Result<Vec<String>, TargetError> {
     let mut segments = Vec::new();
     for raw in rest.split('/').filter(|raw| !raw.is_empty()) {
         let segment = decode(raw, false)?;
-        if segment == "." || segment == ".." {
+        // A machine's name may have a backslash. Whoever took it for a slash must not find a way up either.
+        if segment.split('\\').any(|part| part == "." || part == "..") {
             return Err(TargetError::DotSegment);
         }
-        if segment.contains(['/', '\\']) {
+        if segment.contains('/') || raw.contains('\\') {
             return Err(TargetError::SlashInSegment);
         }
         if segments.len() == limits::PATH_SEGMENTS_MAX || segment.len() > limits::PATH_SEGMENT_MAX_BYTES {
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(path("/VM%3Biaasvm%3Brg;x").unwrap(), ["VM;iaasvm;rg;x"]);
         assert_eq!(path("/100%25%20%C3%A4+").unwrap(), ["100% ä+"]);
         assert_eq!(path("/").unwrap(), Vec::<String>::new());
+        assert_eq!(path("/VM;a%5Cb").unwrap(), ["VM;a\\b"]);
     }
 
     #[test]
@@ -208,7 +210,8 @@ mod tests {
             ("/a/%2e%2E/b", TargetError::DotSegment),
             ("/./b", TargetError::DotSegment),
             ("/a%2Fb", TargetError::SlashInSegment),
-            ("/a%5cb", TargetError::SlashInSegment),
+            ("/a\\b", TargetError::SlashInSegment),
+            ("/a%5c..%5cb", TargetError::DotSegment),
             ("/a%00", TargetError::ControlCharacter),
             ("/a%0d%0a", TargetError::ControlCharacter),
             ("/a%c2%85", TargetError::ControlCharacter),

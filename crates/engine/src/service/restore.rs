@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::{NetworkChoice, Unfinished};
@@ -220,6 +221,9 @@ pub fn restore(
     Ok(job)
 }
 
+/// How long a machine is waited for of which a snapshot is being taken, or ended.
+const SNAPSHOT_ENDS: Duration = Duration::from_secs(15);
+
 /// The machine's disks are in use.
 pub(super) const NOT_OFF: &str = "UserErrorVmNotInDesirableState";
 
@@ -235,7 +239,15 @@ pub fn check_replace(service: &Service, machine: &Machine, allowed: Allowed) -> 
             seen.summary.state
         ));
     }
-    match service.host(&machine.host)?.hypervisor.unfinished(name)? {
+    let hypervisor = &service.host(&machine.host)?.hypervisor;
+    let mut unfinished = hypervisor.unfinished(name)?;
+    // A transfer that ends holds the machine for a moment.
+    let until = Instant::now() + SNAPSHOT_ENDS;
+    while unfinished == Some(Unfinished::Snapshot) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+        unfinished = hypervisor.unfinished(name)?;
+    }
+    match unfinished {
         None => Ok(()),
         Some(Unfinished::SavedState) if allowed.discard_saved_state => Ok(()),
         Some(Unfinished::SavedState) => not_off(format!(

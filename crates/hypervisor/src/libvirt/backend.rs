@@ -6,7 +6,7 @@ use super::session::Session;
 use super::take::PlannedDisk;
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, OwnedFile};
-use crate::limits::{OWN_CHECKPOINTS_KEPT, WATCH_INTERVAL};
+use crate::limits::{OWN_CHECKPOINTS_KEPT, WATCH_FINDS_OUT, WATCH_INTERVAL};
 use crate::snapshot::{CloneFile, Independent, Outcome, ReadDisk, SnapshotBackend};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strongroom_domain::TypedExtent;
 
 /// Why a snapshot cannot be read any more, once it cannot.
@@ -50,6 +50,14 @@ impl<R: ReadDisk> ReadDisk for Watched<R> {
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()> {
         self.spoiled.check()?;
         let done = self.inner.read_at(offset_bytes, buffer);
+        if done.is_err() {
+            // Whoever serves the disk is gone; the watch finds out why, and says it better than a connection that ended.
+            let until = Instant::now() + WATCH_FINDS_OUT;
+            while Instant::now() < until {
+                self.spoiled.check()?;
+                std::thread::sleep(WATCH_INTERVAL);
+            }
+        }
         self.spoiled.check()?;
         done
     }

@@ -60,7 +60,7 @@ pub struct BackupArgs {
     /// What to read the image as.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     source_format: Format,
-    /// Of standard input: how many bytes are to come. Fewer or more make no point.
+    /// How many bytes are to come from standard input; of fewer or more there is no point.
     #[arg(long, value_name = "BYTES")]
     size: Option<u64>,
     /// Back up an image that its format's own check finds damaged; the point has the warning.

@@ -38,6 +38,11 @@ pub struct Guest {
 impl Guest {
     /// `disks` as `define-tiny` takes them; `format` says which get a file system.
     pub fn start(what: &str, directory: &Path, disks: &[&str], format: &str) -> Self {
+        Self::start_with(what, directory, disks, format, &[])
+    }
+
+    /// With more options of `define-tiny`.
+    pub fn start_with(what: &str, directory: &Path, disks: &[&str], format: &str, options: &[&str]) -> Self {
         start_libvirt();
         let name = unique(what);
         let tiny = tiny();
@@ -55,6 +60,7 @@ impl Guest {
         for disk in disks {
             arguments.extend(["--disk", disk]);
         }
+        arguments.extend(options);
         let xml = run(text(&repository().join("tests/guests/define-tiny")), &arguments);
         Self::defined(name, &xml)
     }

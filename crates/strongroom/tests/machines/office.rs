@@ -56,7 +56,7 @@ impl Office {
     }
 
     pub fn state(&self, machine: &str) -> Value {
-        let list = self.ok(&["vm", "list", "--name", machine]);
+        let list = self.ok(&["vm", "list", &format!("--name={machine}")]);
         list["machines"][0].clone()
     }
 
