@@ -64,7 +64,7 @@ pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result
 
 /// libvirt may still be beginning the job, for a process that was killed a moment ago, and can get
 /// stuck when it is cancelled meanwhile. Exporting the disks is the last it does.
-fn wait_until_begun(xml: &str) {
+pub fn wait_until_begun(xml: &str) {
     let Ok(document) = definition::parse("the job", xml) else { return };
     let root = document.root_element();
     let Some(socket) = definition::child(root, "server").and_then(|s| s.attribute("socket")) else { return };
