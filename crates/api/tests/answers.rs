@@ -123,22 +123,7 @@ fn no_filter_is_passed_over() {
     let app_routes = strongroom_api::arm::routes();
     let mut walked = 0;
     for route in app_routes.iter().filter(|r| !r.is_write() && matches!(r.access, Access::Action(_))) {
-        let subscription = estate.service().subscription().to_string();
-        let path = [
-            ("{subscription}", &*subscription),
-            ("{group}", "g"),
-            ("{vault}", "vault"),
-            ("{fabric}", "Azure"),
-            ("{container}", "IaasVMContainer;iaasvmcontainerv2;g;web"),
-            ("{item}", "VM;iaasvmcontainerv2;g;web"),
-            ("{point}", common::estate::POINT),
-            ("{policy}", "DefaultPolicy"),
-            ("{machine}", "web"),
-            ("{location}", "local"),
-            ("{disk}", "web_vda"),
-        ]
-        .iter()
-        .fold(route.pattern.to_owned(), |path, (name, value)| path.replace(name, value));
+        let path = estate.path_of(route.pattern);
         // What is not there says so first, where a filter is taken.
         if route.query.contains(&FILTER) && path.contains('{') {
             continue;

@@ -12,22 +12,7 @@ const NOT_HERE: &str = "UserErrorFeatureNotSupportedOnThisServer";
 
 /// A route's path, of things that are there where they can be.
 fn path_of(estate: &Estate, pattern: &str) -> String {
-    let subscription = estate.service().subscription().to_string();
-    [
-        ("{subscription}", subscription.as_str()),
-        ("{group}", "g"),
-        ("{vault}", "vault"),
-        ("{fabric}", "Azure"),
-        ("{container}", "IaasVMContainer;iaasvmcontainerv2;g;web"),
-        ("{item}", "VM;iaasvmcontainerv2;g;web"),
-        ("{point}", common::estate::POINT),
-        ("{policy}", "DefaultPolicy"),
-        ("{machine}", "web"),
-        ("{location}", "local"),
-    ]
-    .iter()
-    .fold(pattern.to_owned(), |path, (name, value)| path.replace(name, value))
-    .replace(['{', '}'], "")
+    estate.path_of(pattern).replace(['{', '}'], "")
 }
 
 #[test]

@@ -159,23 +159,7 @@ fn machine_volumes_are_restored_in_every_way() {
     same(&content(&volume, "qcow2"), &mixed.model["vdb"], "the volume");
 
     let made = machines::office::Made(unique("instant"));
-    let child = office
-        .command(&[
-            "vm",
-            "restore",
-            name,
-            "--point",
-            &first,
-            "--instant",
-            "--as",
-            &made.0,
-            "--place",
-            "place",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = office.begin_instant(name, &first, &made.0);
     wait_until("the machine runs", Duration::from_secs(60), || domain_state(&made.0) == "running");
     // Off, its data is moved at once.
     virsh_quietly(&["destroy", &made.0]);

@@ -7,7 +7,6 @@ use machines::guest::Guest;
 use machines::office::{Made, Office};
 use machines::*;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 use strongroom_hypervisor::{
     DiskFormat, Firmware, Hypervisor as _, Libvirt, NetworkChoice, RestoreMachineRequest, RestoredDisk,
@@ -141,23 +140,7 @@ fn machine_uefi_variables_are_replaced_started_and_drilled() {
     // The point before: that of the replaced disks has the other mark.
     let points = office.ok(&["point", "list", &name]);
     let first = points["points"].as_array().unwrap().last().unwrap()["point"].as_str().unwrap().to_owned();
-    let child = office
-        .command(&[
-            "vm",
-            "restore",
-            &name,
-            "--point",
-            &first,
-            "--instant",
-            "--as",
-            &made.0,
-            "--place",
-            "place",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = office.begin_instant(&name, &first, &made.0);
     wait_until("the machine runs", Duration::from_secs(60), || {
         virsh_quietly(&["domdisplay", &made.0]) || virsh_quietly(&["dommemstat", &made.0])
     });

@@ -94,6 +94,26 @@ impl Estate {
         self.service().catalog().apply(changes).unwrap();
     }
 
+    /// A route's path, with what is there in place of the names in its pattern; others stay.
+    pub fn path_of(&self, pattern: &str) -> String {
+        let subscription = self.service().subscription().to_string();
+        [
+            ("{subscription}", subscription.as_str()),
+            ("{group}", "g"),
+            ("{vault}", "vault"),
+            ("{fabric}", "Azure"),
+            ("{container}", "IaasVMContainer;iaasvmcontainerv2;g;web"),
+            ("{item}", "VM;iaasvmcontainerv2;g;web"),
+            ("{point}", POINT),
+            ("{policy}", "DefaultPolicy"),
+            ("{machine}", "web"),
+            ("{location}", "local"),
+            ("{disk}", "web_vda"),
+        ]
+        .iter()
+        .fold(pattern.to_owned(), |path, (name, value)| path.replace(name, value))
+    }
+
     pub fn group(&self) -> String {
         format!("{}/resourceGroups/g", self.subscription)
     }

@@ -12,8 +12,12 @@ pub fn untrack(service: &Service, machine: &Machine) -> Result<Untracked> {
     Ok(service.host(&machine.host)?.hypervisor.untrack(&machine.name)?)
 }
 
+/// States in which an item is not backed up.
+const OVER: [ItemState; 3] =
+    [ItemState::ProtectionStopped, ItemState::BackupsSuspended, ItemState::SoftDeleted];
+
 fn is_over(item: &Item) -> bool {
-    matches!(item.state, ItemState::ProtectionStopped | ItemState::BackupsSuspended | ItemState::SoftDeleted)
+    OVER.contains(&item.state)
 }
 
 /// Of an item whose backups are over, at once where that can be; else housekeeping does it.
@@ -29,12 +33,14 @@ pub(super) fn now(service: &Service, item: &mut Item) {
 
 /// Of all items whose backups are over.
 pub(super) fn keep(service: &Service) -> Result<()> {
-    for item in service.catalog.find::<Item>(&Query::all())? {
-        if service.runner.is_stopping() {
-            break;
-        }
-        if let Err(error) = of(service, &item) {
-            tracing::debug!(machine = item.machine_name, %error, "its change tracking could not be taken away yet");
+    for state in OVER {
+        for item in service.catalog.find::<Item>(&Query::all().eq("state", state.arm_name()))? {
+            if service.runner.is_stopping() {
+                return Ok(());
+            }
+            if let Err(error) = of(service, &item) {
+                tracing::debug!(machine = item.machine_name, %error, "its change tracking could not be taken away yet");
+            }
         }
     }
     Ok(())

@@ -187,11 +187,21 @@ impl Conn {
         if ptr.is_null() { self.fail() } else { Ok(Dom { ptr, conn: self.clone() }) }
     }
 
+    /// By UUID, if there is one.
+    pub fn find_by_uuid(self: &Arc<Self>, uuid: &str) -> VirtResult<Option<Dom>> {
+        match self.domain_by_uuid(uuid) {
+            Ok(dom) => Ok(Some(dom)),
+            Err(e) if e.code == sys::ERR_NO_DOMAIN => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Whether there is a machine of this UUID, running or not.
     pub fn exists(self: &Arc<Self>, uuid: &uuid::Uuid) -> crate::error::Result<bool> {
         let uuid = uuid.hyphenated().to_string();
-        let all = self.domains(0).map_err(|e| e.about("looking for", &format!("machine {uuid}")))?;
-        Ok(all.iter().any(|d| d.uuid().is_ok_and(|known| known == uuid)))
+        let found =
+            self.find_by_uuid(&uuid).map_err(|e| e.about("looking for", &format!("machine {uuid}")))?;
+        Ok(found.is_some())
     }
 
     pub fn define(self: &Arc<Self>, xml: &str) -> VirtResult<Dom> {

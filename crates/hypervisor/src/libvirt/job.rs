@@ -11,7 +11,7 @@ use super::session::{self, Session};
 use super::{LibvirtOptions, definition, machine, state};
 use crate::error::{Error, Result};
 use crate::files::{self, OwnedFile};
-use crate::limits::{CLONE_PREFIX, JOB_BEGIN_TIMEOUT, LEFT_JOB_RETRY, SCRATCH_RESERVE_BYTES};
+use crate::limits::{CLONE_PREFIX, LEFT_JOB_RETRY, SCRATCH_RESERVE_BYTES};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -288,25 +288,12 @@ pub fn end_left(options: &LibvirtOptions, conn: &Arc<Conn>, except: Option<&str>
 
 fn end_recorded(conn: &Arc<Conn>, record: &Record) -> Result<()> {
     let what = machine(&record.name);
-    let about = |e: VirtError| e.about("looking for jobs of", &what);
-    let dom = match conn.domain_by_uuid(&record.uuid) {
-        Err(e) if e.code == super::sys::ERR_NO_DOMAIN => return Ok(()),
-        found => found.map_err(about)?,
-    };
-    // libvirt may still be beginning it, for a process that was killed a moment ago, and does not tell of it yet.
-    let until = Instant::now() + JOB_BEGIN_TIMEOUT;
-    let mut found = dom.backup_xml().map_err(about)?;
-    while found.is_none() && dom.has_job().map_err(about)? {
-        if Instant::now() > until {
-            return Err(Error::Busy { what, why: "libvirt is doing something else with it".into() });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        found = dom.backup_xml().map_err(about)?;
-    }
+    let found = conn.find_by_uuid(&record.uuid).map_err(|e| e.about("looking for jobs of", &what))?;
+    let Some(dom) = found else { return Ok(()) };
+    let found = reconcile::job_told_of(&dom, &what)?;
     let Some(xml) = found.filter(|xml| has_socket(xml, &record.socket)) else { return Ok(()) };
-    reconcile::wait_until_begun(&xml);
     tracing::info!(machine = record.name, "ending a backup job that was left behind");
-    reconcile::end_job(&dom, &what)
+    reconcile::end_begun_job(&dom, &what, &xml)
 }
 
 #[cfg(test)]

@@ -2,15 +2,13 @@
 
 use super::conn::Conn;
 use super::session::Session;
-use super::{LibvirtOptions, definition, machine, reconcile, take, volumes};
+use super::{LibvirtOptions, machine, reconcile, take};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::kept::{self, KeptSnapshot, Record, RecordDisk};
 use crate::limits::{KEPT_LOCK_TIMEOUT, OWN_CHECKPOINTS_KEPT};
 use crate::model::DiskFormat;
-use crate::snapshot::{
-    DiskSnapshot, Independent, MachineSnapshot, Outcome, ReadDisk, Road, SnapshotBackend, SnapshotRequest,
-};
+use crate::snapshot::{DiskSnapshot, Independent, MachineSnapshot, Outcome, ReadDisk, Road, SnapshotBackend};
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -153,17 +151,10 @@ pub fn conclude(
     let record = kept::read(path)?;
     let mut warnings = Vec::new();
     let what = machine(&record.name);
-    let domains = connect()?.domains(0).map_err(|e| e.about("looking for", &what))?;
-    let domain = domains.into_iter().find(|d| d.uuid().is_ok_and(|uuid| uuid == record.uuid));
+    let domain = connect()?.find_by_uuid(&record.uuid).map_err(|e| e.about("looking for", &what))?;
     if let Some(dom) = domain {
         let session = Session::open(options, dom, &record.id)?;
-        let dom = session.dom();
-        let xml = dom.xml(0).map_err(|e| e.about("inspecting", &what))?;
-        let (xml, volumes) = volumes::resolve(&dom.conn, &what, xml)?;
-        let document = definition::parse(&what, &xml)?;
-        let request = SnapshotRequest { id: record.id.clone(), ..SnapshotRequest::default() };
-        let persistent = dom.is_persistent().map_err(|e| e.about("inspecting", &what))?;
-        let (disks, _) = take::plan(&what, &document, &volumes, &request, persistent)?;
+        let disks = take::disks_of(&session.dom(), &what)?;
         let checkpoint = session.checkpoint();
         let has_checkpoint = record.disks.iter().any(|d| d.checkpoint.as_deref() == Some(&*checkpoint));
         match outcome {

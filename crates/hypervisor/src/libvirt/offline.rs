@@ -140,12 +140,7 @@ fn prepare_bitmaps(
                     "its change tracking was not closed cleanly (the machine or its host crashed)".into(),
                 );
             }
-            if let Err(e) = tools::bitmap_remove(&disk.path, &bitmap.name) {
-                taking.warnings.push(format!(
-                    "the old change tracking of {} could not be removed: {e}",
-                    session.disk(&disk.target)
-                ));
-            }
+            reconcile::remove_offline_bitmap(&session, disk, &bitmap.name, &mut taking.warnings);
         }
         if let Some(parent) = parent
             && !since.contains_key(&disk.target)

@@ -34,21 +34,7 @@ pub fn is_own_name(name: &str) -> bool {
 
 /// Ends a backup job of ours that was left behind; a job of somebody else's is an error.
 pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result<()> {
-    let about = |e: super::conn::VirtError| e.about("looking for jobs of", &session.what());
-    let mut xml = session.dom().backup_xml().map_err(about)?;
-    // A job that just begins, for somebody or for a killed process of ours, is not told of yet.
-    let deadline = Instant::now() + JOB_BEGIN_TIMEOUT;
-    while xml.is_none() && session.dom().has_job().map_err(about)? {
-        if Instant::now() > deadline {
-            return Err(Error::Busy {
-                what: session.what(),
-                why: "libvirt is doing something else with it (migrating, saving, copying); wait for its end, or cancel it with `virsh domjobabort`".into(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        xml = session.dom().backup_xml().map_err(about)?;
-    }
-    let Some(xml) = xml else { return Ok(()) };
+    let Some(xml) = job_told_of(&session.dom(), &session.what())? else { return Ok(()) };
     if !is_own_job(&xml) {
         return Err(Error::Busy {
             what: session.what(),
@@ -56,15 +42,39 @@ pub fn end_leftover_job(session: &Session, warnings: &mut Vec<String>) -> Result
                 .into(),
         });
     }
-    wait_until_begun(&xml);
-    end_job(&session.dom(), &session.what())?;
+    end_begun_job(&session.dom(), &session.what(), &xml)?;
     warnings.push("an interrupted backup had left its job behind; it was cancelled".into());
     Ok(())
 }
 
+/// The machine's backup job, waiting for one that just begins, for somebody or for a killed process of ours: it is not told
+/// of yet.
+pub fn job_told_of(dom: &Dom, what: &str) -> Result<Option<String>> {
+    let about = |e: super::conn::VirtError| e.about("looking for jobs of", what);
+    let mut xml = dom.backup_xml().map_err(about)?;
+    let deadline = Instant::now() + JOB_BEGIN_TIMEOUT;
+    while xml.is_none() && dom.has_job().map_err(about)? {
+        if Instant::now() > deadline {
+            return Err(Error::Busy {
+                what: what.to_owned(),
+                why: "libvirt is doing something else with it (migrating, saving, copying); wait for its end, or cancel it with `virsh domjobabort`".into(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        xml = dom.backup_xml().map_err(about)?;
+    }
+    Ok(xml)
+}
+
+/// Ends a job that was left behind, once libvirt has begun it.
+pub fn end_begun_job(dom: &Dom, what: &str, xml: &str) -> Result<()> {
+    wait_until_begun(xml);
+    end_job(dom, what)
+}
+
 /// libvirt may still be beginning the job, for a process that was killed a moment ago, and can get
 /// stuck when it is cancelled meanwhile. Exporting the disks is the last it does.
-pub fn wait_until_begun(xml: &str) {
+fn wait_until_begun(xml: &str) {
     let Ok(document) = definition::parse("the job", xml) else { return };
     let root = document.root_element();
     let Some(socket) = definition::child(root, "server").and_then(|s| s.attribute("socket")) else { return };
@@ -357,17 +367,24 @@ fn drop_running(dom: &Dom, name: &str, warnings: &mut Vec<String>) {
 pub fn drop_offline(session: &Session, disks: &[PlannedDisk], name: &str, warnings: &mut Vec<String>) {
     for disk in disks.iter().filter(|d| d.format == DiskFormat::Qcow2) {
         let there = tools::image_info(&disk.path).is_ok_and(|i| i.bitmaps.iter().any(|b| b.name == name));
-        if there && let Err(e) = tools::bitmap_remove(&disk.path, name) {
-            warnings.push(format!(
-                "the old change tracking of {} could not be removed: {e}",
-                session.disk(&disk.target)
-            ));
+        if there {
+            remove_offline_bitmap(session, disk, name, warnings);
         }
     }
     if let Err(e) = session.dom().checkpoint_delete(name, true)
         && e.code != super::sys::ERR_NO_CHECKPOINT
     {
         warnings.push(format!("the old checkpoint `{name}` could not be deleted: {e}"));
+    }
+}
+
+/// Removes a bitmap of ours from an image that nobody has open.
+pub fn remove_offline_bitmap(session: &Session, disk: &PlannedDisk, name: &str, warnings: &mut Vec<String>) {
+    if let Err(e) = tools::bitmap_remove(&disk.path, name) {
+        warnings.push(format!(
+            "the old change tracking of {} could not be removed: {e}",
+            session.disk(&disk.target)
+        ));
     }
 }
 

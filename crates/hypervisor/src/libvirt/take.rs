@@ -190,6 +190,15 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
 
 type Skipped = Vec<(String, String)>;
 
+/// The disks of a machine that a snapshot would take.
+pub fn disks_of(dom: &Dom, what: &str) -> Result<Vec<PlannedDisk>> {
+    let about = |e: super::conn::VirtError| e.about("inspecting", what);
+    let (xml, volumes) = volumes::resolve(&dom.conn, what, dom.xml(0).map_err(about)?)?;
+    let document = definition::parse(what, &xml)?;
+    let persistent = dom.is_persistent().map_err(about)?;
+    plan(what, &document, &volumes, &SnapshotRequest::default(), persistent).map(|(disks, _)| disks)
+}
+
 /// What is to be said of a disk that is left out, unless somebody left it out or there is nothing to say.
 fn missed(target: &str, why: &str) -> Option<String> {
     let target = crate::text::shorten(target);

@@ -7,10 +7,9 @@
 use super::conn::Dom;
 use super::session::Session;
 use super::take::{self, PlannedDisk};
-use super::{LibvirtOptions, definition, reconcile, volumes};
+use super::{LibvirtOptions, reconcile};
 use crate::error::Result;
 use crate::model::{DiskFormat, Untracked};
-use crate::snapshot::SnapshotRequest;
 use crate::tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,20 +19,12 @@ pub fn untrack(options: &LibvirtOptions, dom: Dom) -> Result<Untracked> {
     let what = session.what();
     let dom = session.dom();
     let about = |e: super::conn::VirtError| e.about("inspecting", &what);
-    let xml = dom.xml(0).map_err(about)?;
-    let (xml, volumes) = volumes::resolve(&dom.conn, &what, xml)?;
-    let document = definition::parse(&what, &xml)?;
-    let persistent = dom.is_persistent().map_err(about)?;
     let mut warnings = Vec::new();
-    let disks = match take::plan(&what, &document, &volumes, &SnapshotRequest::default(), persistent) {
-        Ok((disks, _)) => disks,
-        Err(error) => {
-            warnings.push(format!(
-                "its disks could not be looked at, so that bitmaps may remain in them: {error}"
-            ));
-            Vec::new()
-        }
-    };
+    let disks = take::disks_of(&dom, &what).unwrap_or_else(|error| {
+        warnings
+            .push(format!("its disks could not be looked at, so that bitmaps may remain in them: {error}"));
+        Vec::new()
+    });
     if dom.is_active().map_err(about)? {
         reconcile::end_leftover_job(&session, &mut warnings)?;
     }
@@ -74,12 +65,7 @@ fn remove_bitmaps(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<S
             }
         };
         for bitmap in there.iter().filter(|b| reconcile::is_own_name(&b.name)) {
-            if let Err(error) = tools::bitmap_remove(&disk.path, &bitmap.name) {
-                warnings.push(format!(
-                    "the old change tracking of {} could not be removed: {error}",
-                    session.disk(&disk.target)
-                ));
-            }
+            reconcile::remove_offline_bitmap(session, disk, &bitmap.name, warnings);
         }
     }
 }

@@ -74,6 +74,13 @@ impl Office {
         found
     }
 
+    /// Begins to restore a point as a machine that is started at once, and does not wait for its data.
+    pub fn begin_instant(&self, machine: &str, point: &str, new_name: &str) -> Child {
+        let restore =
+            ["vm", "restore", machine, "--point", point, "--instant", "--as", new_name, "--place", "place"];
+        self.command(&restore).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Begins a backup and sends SIGINT once data has been written.
     pub fn interrupt_backup(&self, machine: &str) -> Output {
         let before = self.packs();
