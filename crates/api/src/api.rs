@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use strongroom_catalog::service::actor;
+use strongroom_catalog::actor;
 use uuid::Uuid;
 
 /// Answers requests; what the server calls. Blocks.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use strongroom_api::arm::App;
 use strongroom_api::{Access, Api, Request};
-use strongroom_catalog::service::{AuditEntry, Query};
+use strongroom_catalog::{AuditEntry, Query};
 use strongroom_engine::service::{Service, ServiceConfig, SystemClock};
 
 fn api() -> (tempfile::TempDir, Api<App>) {

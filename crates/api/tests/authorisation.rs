@@ -14,7 +14,7 @@ use strongroom_api::auth::{
 };
 use strongroom_api::route::{Named, Needs};
 use strongroom_api::{Access, Api, ArmError, Client, Request, Response, Route};
-use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query};
+use strongroom_catalog::{Change, Item, Job, Machine, Point, Query};
 use strongroom_domain::access::{Assignment, Role, Scope, is_allowed};
 use strongroom_domain::{Consistency, ConsistencyLevel};
 use strongroom_engine::service::config::RestoreDirectory;

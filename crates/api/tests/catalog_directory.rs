@@ -9,7 +9,7 @@ use strongroom_api::auth::{
     AccountKind, AuditEvent, CallerKind, CatalogDirectory, Credentials, Directory, Gate, KeyStore, SignIn,
     SignInConfig, StoredKey,
 };
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, SqliteServiceCatalog,
 };
 use strongroom_domain::access::Role;

@@ -6,7 +6,7 @@ use common::estate::{Estate, names};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use strongroom_catalog::service::Vault;
+use strongroom_catalog::Vault;
 use strongroom_engine::service::housekeeping;
 
 fn immutability(state: &str) -> Value {

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 use strongroom_api::auth::Credentials;
 use strongroom_api::{Client, Request};
-use strongroom_catalog::service::{Change, Point};
+use strongroom_catalog::{Change, Point};
 use uuid::Uuid;
 
 #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, DiskChoice, Immutability, Item, Policy, Principal, PrincipalKind, Query, Recorded,
     ResourceGroup, RoleAssignment, ServiceCatalog, Setting, SigningKey, SoftDelete, SqliteServiceCatalog,
     Table, Vault, actor,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, Job, Query, ResourceGroup, RoleAssignment, ServiceCatalog, ServiceError, Setting,
     SqliteServiceCatalog, Table, Value,
 };

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Immutability, Item, Job, Point, Query, ServiceCatalog, SoftDelete, SqliteServiceCatalog, Vault,
 };
 use strongroom_domain::item::ItemState;

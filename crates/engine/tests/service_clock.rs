@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, Item, Job, Lease, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete,
     Table, Transfer, Vault, key,
 };
@@ -839,7 +839,7 @@ fn without_soft_deletion_an_item_goes_at_once_but_not_from_under_a_job() {
     let job = backup::backup_now(&lab.service, &lab.item(), None, "test").unwrap();
     // A runner has it: cancelling it takes a moment.
     let mut running: Job = lab.service.catalog().get(job.id).unwrap().unwrap();
-    running.lease = Some(strongroom_catalog::service::Lease {
+    running.lease = Some(strongroom_catalog::Lease {
         owner: Uuid::new_v4(),
         until: lab.service.now() + SignedDuration::from_secs(60),
     });
@@ -1030,7 +1030,7 @@ fn syslog_is_told_every_row_once() {
     service.start().unwrap();
     // Once it has begun, it tells what comes.
     let until = std::time::Instant::now() + Duration::from_secs(20);
-    while service.catalog().get::<strongroom_catalog::service::Setting>("audit-syslog").unwrap().is_none() {
+    while service.catalog().get::<strongroom_catalog::Setting>("audit-syslog").unwrap().is_none() {
         assert!(std::time::Instant::now() < until);
         std::thread::sleep(Duration::from_millis(20));
     }

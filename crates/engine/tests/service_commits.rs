@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Job, Point, PointSnapshot, Query, Table, Transfer, Vault};
+use strongroom_catalog::{Change, Item, Job, Point, PointSnapshot, Query, Table, Transfer, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_engine::service::instant::NewMachine;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, DiskChoice, Immutability, Item, Machine, Point, Query, Redundancy, SoftDelete, Vault,
 };
 use strongroom_domain::calendar::{MonthPick, Weekday};
@@ -111,7 +111,7 @@ impl Lab {
     fn protect(&self, name: &str, policy: &str, disks: Option<DiskChoice>) -> Item {
         let mut machine = common::machine(&self.service, name);
         machine.disks = [-1, 0, 1]
-            .map(|lun| strongroom_catalog::service::MachineDisk {
+            .map(|lun| strongroom_catalog::MachineDisk {
                 lun,
                 target: format!("disk{lun}"),
                 size_bytes: None,

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Query, Table, Vault};
+use strongroom_catalog::{Change, Item, Job, Machine, Point, Query, Table, Vault};
 use strongroom_domain::job::JobStatus;
 use strongroom_domain::policy::{Policy as Rules, SnapshotConsistency};
 use strongroom_engine::service::config::StorageAccount;

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Job, Lease, Operation, Vault};
+use strongroom_catalog::{Change, Job, Lease, Operation, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention, Schedule};
 use strongroom_engine::service::vaults::VaultSettings;

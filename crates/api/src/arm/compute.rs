@@ -5,7 +5,7 @@ use crate::route::PAGED;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Machine, MachineDisk};
+use strongroom_catalog::{Machine, MachineDisk};
 use strongroom_engine::service::machines::{self, Power};
 use strongroom_engine::service::operations;
 

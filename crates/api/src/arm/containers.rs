@@ -9,7 +9,7 @@ use crate::route::{LIST, Link, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_catalog::{Item, Machine, Vault};
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;

@@ -5,7 +5,7 @@ use super::{Answer, App, by_name, check_subscription, page, subscription_id, vau
 use crate::route::{Link, Named, Needs, PAGED};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde_json::{Value, json};
-use strongroom_catalog::service::Vault;
+use strongroom_catalog::Vault;
 use strongroom_engine::service::{operations, vaults};
 
 pub fn routes() -> Vec<Route<App>> {

@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use strongroom_catalog::service::{ResourceGroup, key};
+use strongroom_catalog::{ResourceGroup, key};
 use strongroom_engine::service::{groups, machines, operations, places, vaults};
 
 const GROUP: &str = "/subscriptions/{subscription}/resourceGroups/{group}";

@@ -7,7 +7,7 @@ use crate::route::QueryParameter;
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
-use strongroom_catalog::service::Vault;
+use strongroom_catalog::Vault;
 use strongroom_domain::PointId;
 use strongroom_engine::points::kind_name;
 use strongroom_engine::service::reconcile::{self, Report, State};

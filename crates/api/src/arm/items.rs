@@ -11,7 +11,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use strongroom_catalog::service::{DiskChoice, Item, MissedDisk, Policy, Vault, key};
+use strongroom_catalog::{DiskChoice, Item, MissedDisk, Policy, Vault, key};
 use strongroom_domain::access::{ItemWrite, linked};
 use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;

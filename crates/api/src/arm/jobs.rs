@@ -6,7 +6,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use strongroom_catalog::service::{Job, Vault};
+use strongroom_catalog::{Job, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
 use strongroom_engine::ErrorKind;
 use strongroom_engine::service::drill::OUTPUT_PROPERTIES;

@@ -37,7 +37,7 @@ use crate::{ArmError, Client, Params, Request, Route};
 use http::StatusCode;
 use std::collections::HashMap;
 use std::sync::Arc;
-use strongroom_catalog::service::{Item, Machine, Vault};
+use strongroom_catalog::{Item, Machine, Vault};
 use strongroom_domain::access::DRILL_OUTPUT;
 use strongroom_domain::arm_names;
 use strongroom_engine::service::Service;

@@ -4,7 +4,7 @@ use super::{Answer, App, item_id, item_of, item_path, proof, sees_drills};
 use crate::route::LIST;
 use crate::{ArmError, Params, Request, Response, Route};
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Item, Point, PointDisk, PointGuest, PointScript, Transfer, Vault};
+use strongroom_catalog::{Item, Point, PointDisk, PointGuest, PointScript, Transfer, Vault};
 use strongroom_domain::ConsistencyLevel;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::retention::{PointReason, Rule};

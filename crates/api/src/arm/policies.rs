@@ -8,7 +8,7 @@ use crate::wire::policy::{self, Texts};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Policy, Vault};
+use strongroom_catalog::{Policy, Vault};
 use strongroom_domain::policy::PolicyTier;
 use strongroom_engine::service::policies;
 

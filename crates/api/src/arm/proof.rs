@@ -10,7 +10,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use strongroom_catalog::service::Drill;
+use strongroom_catalog::Drill;
 use strongroom_domain::access::{DRILL_OUTPUT, linked};
 use strongroom_engine::service::drill::{self, DrillOptions};
 use strongroom_engine::service::instant::{self, NewMachine};

@@ -7,7 +7,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{Item, Job, Machine, Point, Vault, key};
+use strongroom_catalog::{Item, Job, Machine, Point, Vault, key};
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names::ResourceId;
 use strongroom_engine::service::restore::{self, Target};

@@ -6,7 +6,7 @@ use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::json;
-use strongroom_catalog::service::{Item, Vault};
+use strongroom_catalog::{Item, Vault};
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;

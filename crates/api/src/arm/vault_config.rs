@@ -5,7 +5,7 @@ use super::{Answer, App, vault_id, vault_of, vault_path};
 use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use strongroom_catalog::service::{SoftDelete, Vault};
+use strongroom_catalog::{SoftDelete, Vault};
 use strongroom_engine::service::vaults::{self, VaultSettings};
 
 pub fn routes() -> Vec<Route<App>> {

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use strongroom_catalog::service::{Immutability, Redundancy, SoftDelete, Vault};
+use strongroom_catalog::{Immutability, Redundancy, SoftDelete, Vault};
 use strongroom_domain::access::linked;
 use strongroom_engine::service::vaults::{self, VaultSettings};
 use strongroom_engine::service::{operations, reconcile};

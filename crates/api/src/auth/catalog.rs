@@ -3,7 +3,7 @@
 use super::directory::{Account, AccountKind, Directory, KeyStore, StoredKey, Unavailable};
 use super::gate::AuditEvent;
 use std::sync::Arc;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, Principal, PrincipalKind, Query, RoleAssignment, ServiceCatalog, ServiceError,
     SigningKey, key,
 };

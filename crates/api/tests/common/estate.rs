@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use strongroom_api::arm::App;
 use strongroom_api::{Api, Request, Response};
-use strongroom_catalog::service::{Change, Item, Machine, Point, Query, Row};
+use strongroom_catalog::{Change, Item, Machine, Point, Query, Row};
 use strongroom_domain::{Consistency, ConsistencyLevel};
 use strongroom_engine::service::config::RestoreDirectory;
 use strongroom_engine::service::{Service, ServiceConfig, SystemClock};

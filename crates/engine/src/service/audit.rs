@@ -1,7 +1,7 @@
 //! What is remembered of changes and refusals: how long, where it goes then, and who else is told.
 //!
 //! Rows are written by the API for requests, and by the catalog for everything else
-//! ([`strongroom_catalog::service::Recorded`]). They are kept in the catalog for so long and up to such a size; then the oldest are
+//! ([`strongroom_catalog::Recorded`]). They are kept in the catalog for so long and up to such a size; then the oldest are
 //! appended to a file of their month in the data directory, as lines of JSON, and removed when they are on the disk there. Killed
 //! in between, they are recognised in the file and not written twice. Files go too, in their time.
 //!
@@ -23,7 +23,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use strongroom_catalog::service::{AuditEntry, Change, Query, Setting, Table, differences};
+use strongroom_catalog::{AuditEntry, Change, Query, Setting, Table, differences};
 use uuid::Uuid;
 
 /// A part of the audit, in the order in which it was written.

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Item, Job, LastBackup, Machine, MachineDisk, MissedDisk, Point, PointDisk, PointGuest,
     PointScript, Policy, Query, Transfer, Vault,
 };
@@ -636,7 +636,7 @@ pub fn backup_now(
     // Only if nobody changed the item meanwhile: two that come at once do not both get through.
     match service.catalog.apply(&[Change::put(item), Change::put(&job)]) {
         Ok(()) => {}
-        Err(strongroom_catalog::service::ServiceError::Conflict { .. }) => {
+        Err(strongroom_catalog::ServiceError::Conflict { .. }) => {
             let again: Item = service.catalog.get(item.id)?.ok_or_else(|| {
                 Error::not_found("The protected item is gone.").coded("UserErrorItemNotFound")
             })?;

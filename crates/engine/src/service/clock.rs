@@ -3,7 +3,7 @@
 use crate::error::Result;
 use jiff::Timestamp;
 use std::time::Duration;
-use strongroom_catalog::service::{Change, ServiceCatalog, Setting};
+use strongroom_catalog::{Change, ServiceCatalog, Setting};
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
 
 /// Where the time comes from.

@@ -9,7 +9,7 @@ use super::Service;
 use crate::error::{Error, Result};
 use crate::limits::{COMMITTED_RETRY_FIRST, COMMITTED_RETRY_MAX};
 use std::error::Error as _;
-use strongroom_catalog::service::ServiceError;
+use strongroom_catalog::ServiceError;
 
 /// Writes down what is true already, again until the catalog takes it. An error that is not the catalog's ends it. When
 /// the service stops, or the catalog is beyond waiting, so does this: the error is an unsettled one. One that does not run yet has no other time: it does not open.

@@ -22,9 +22,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{
-    Change, Drill, DrillCheck, Item, Job, Machine, Point, Query, Transfer, Vault, key,
-};
+use strongroom_catalog::{Change, Drill, DrillCheck, Item, Job, Machine, Point, Query, Transfer, Vault, key};
 use strongroom_domain::PointId;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::{AgentState, Hypervisor, MachineState, Screenshot};

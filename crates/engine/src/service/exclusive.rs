@@ -8,7 +8,7 @@ use crate::limits::EXCLUSIVE_INTERVAL;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
-use strongroom_catalog::service::Vault;
+use strongroom_catalog::Vault;
 use strongroom_store::StoreError;
 use strongroom_store::objects::Kind;
 use uuid::Uuid;

@@ -3,7 +3,7 @@
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
-use strongroom_catalog::service::{Change, Machine, Query, ResourceGroup, ServiceError, Vault, key};
+use strongroom_catalog::{Change, Machine, Query, ResourceGroup, ServiceError, Vault, key};
 use strongroom_domain::arm_names;
 use uuid::Uuid;
 

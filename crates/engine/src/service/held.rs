@@ -4,7 +4,7 @@
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::HashSet;
-use strongroom_catalog::service::{Item, Point, Query, Transfer, Vault};
+use strongroom_catalog::{Item, Point, Query, Transfer, Vault};
 use strongroom_domain::PointId;
 use strongroom_store::{DamagedPoint, Manifest, PointKind, PointList, Vault as Store};
 

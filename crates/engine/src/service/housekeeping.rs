@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{OPERATIONS_KEPT, RECLAIM_INTERVAL, RETENTION_INTERVAL, SCHEDULE_INTERVAL};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use strongroom_catalog::service::{Change, Item, Job, Operation, Query, Vault, actor};
+use strongroom_catalog::{Change, Item, Job, Operation, Query, Vault, actor};
 use strongroom_domain::item::ItemState;
 use strongroom_store::Progress;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};

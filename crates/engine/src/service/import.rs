@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Immutability, Item, Machine, Point, Policy, Query, Redundancy, SoftDelete, Vault, key,
 };
 use strongroom_domain::item::ItemState;

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Item, Job, Point, Vault};
+use strongroom_catalog::{Item, Job, Point, Vault};
 use strongroom_domain::job::{JobOperation, JobTask, task as tasks};
 use strongroom_hypervisor::{AgentState, Hypervisor};
 use strongroom_store::{Progress, ReadSession};

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use jiff::SignedDuration;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, DiskChoice, Immutability, Item, Job, Machine, Operation, Point, Policy, Query, ServiceError,
     SoftDelete, Vault, key,
 };

@@ -4,7 +4,7 @@ use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use strongroom_catalog::service::{Change, Item, Job, JobProgress, Point, Query, Vault};
+use strongroom_catalog::{Change, Item, Job, JobProgress, Point, Query, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
 use strongroom_store::StoreError;

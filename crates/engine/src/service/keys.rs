@@ -4,7 +4,7 @@ use super::{Service, storage};
 use crate::error::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
-use strongroom_catalog::service::{Query, Setting, Vault};
+use strongroom_catalog::{Query, Setting, Vault};
 use strongroom_domain::VaultId;
 use strongroom_store::KeyFile;
 use strongroom_store::objects::Location;

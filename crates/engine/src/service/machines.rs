@@ -9,9 +9,7 @@ use crate::machine::definition;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{
-    Change, Item, Machine, MachineDisk, Operation, Query, ServiceError, actor, key,
-};
+use strongroom_catalog::{Change, Item, Machine, MachineDisk, Operation, Query, ServiceError, actor, key};
 use strongroom_hypervisor::MachineSummary;
 use uuid::Uuid;
 

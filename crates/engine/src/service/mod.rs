@@ -69,7 +69,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Recorded, ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog, actor,
 };
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
@@ -343,10 +343,7 @@ impl Service {
     }
 
     /// The store of a vault, opened once.
-    pub(crate) fn store(
-        &self,
-        vault: &strongroom_catalog::service::Vault,
-    ) -> Result<strongroom_store::Vault> {
+    pub(crate) fn store(&self, vault: &strongroom_catalog::Vault) -> Result<strongroom_store::Vault> {
         if let Some(store) = self.stores.lock().get(&vault.id) {
             return Ok(store.clone());
         }
@@ -358,7 +355,7 @@ impl Service {
     /// The same, if points may be written to it.
     pub(crate) fn writable_store(
         &self,
-        vault: &strongroom_catalog::service::Vault,
+        vault: &strongroom_catalog::Vault,
     ) -> Result<strongroom_store::Vault> {
         let store = self.store(vault)?;
         exclusive::check(self, vault, &store)?;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
-use strongroom_catalog::service::{DiskChoice, Immutability, Item, Point, Query, Transfer, Vault};
+use strongroom_catalog::{DiskChoice, Immutability, Item, Point, Query, Transfer, Vault};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::retention::PointReason;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, Setting, Vault, actor, key};
+use strongroom_catalog::{Change, Item, Policy, Query, ServiceError, Setting, Vault, actor, key};
 use strongroom_domain::ItemName;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;

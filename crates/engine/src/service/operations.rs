@@ -3,7 +3,7 @@
 use super::Service;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Change, Job, Operation, Query, Vault};
+use strongroom_catalog::{Change, Job, Operation, Query, Vault};
 use uuid::Uuid;
 
 /// How an operation stands.

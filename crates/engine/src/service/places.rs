@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::target::DiskFormat;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use strongroom_catalog::service::key;
+use strongroom_catalog::key;
 
 /// A libvirt storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

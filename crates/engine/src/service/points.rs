@@ -3,7 +3,7 @@
 use super::Service;
 use crate::error::{Error, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Item, Point, Query};
+use strongroom_catalog::{Item, Point, Query};
 
 /// An item's points, the newest first; with `from` and `until`: taken then.
 pub fn list(
@@ -37,6 +37,6 @@ pub fn not_found(item: &Item, name: &str) -> Error {
 }
 
 pub fn count(service: &Service, item: &Item) -> Result<u64> {
-    use strongroom_catalog::service::Row;
+    use strongroom_catalog::Row;
     Ok(service.catalog.count(Point::TABLE, &Query::all().eq("item", item.id))?)
 }

@@ -3,7 +3,7 @@
 use super::{Service, notes, vaults};
 use crate::error::{Error, ErrorKind, Result};
 use serde_json::Value;
-use strongroom_catalog::service::{Change, Immutability, Item, Policy, Query, ServiceError, Vault, key};
+use strongroom_catalog::{Change, Immutability, Item, Policy, Query, ServiceError, Vault, key};
 use strongroom_domain::arm_names;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::retention::keeps_less;
@@ -141,5 +141,5 @@ pub fn delete(service: &Service, vault: &Vault, name: &str) -> Result<bool> {
 pub fn items_of(service: &Service, policy: &Policy) -> Result<u64> {
     Ok(service
         .catalog
-        .count(<Item as strongroom_catalog::service::Row>::TABLE, &Query::all().eq("policy", policy.id))?)
+        .count(<Item as strongroom_catalog::Row>::TABLE, &Query::all().eq("policy", policy.id))?)
 }

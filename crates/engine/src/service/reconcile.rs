@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Point, Query, ServiceError, Setting, Transfer, Vault};
+use strongroom_catalog::{Change, Item, Point, Query, ServiceError, Setting, Transfer, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
 use strongroom_store::{Agreement, Manifest, PointKind};

@@ -28,7 +28,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strongroom_catalog::service::{Item, Job, Machine, Transfer, Vault};
+use strongroom_catalog::{Item, Job, Machine, Transfer, Vault};
 use strongroom_domain::job::JobOperation;
 use strongroom_hypervisor::DiskSource;
 use strongroom_store::{Disk, Manifest, Progress, Rewritten};

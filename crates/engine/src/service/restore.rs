@@ -19,7 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
+use strongroom_catalog::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask, task as tasks};
 use strongroom_hypervisor::{NetworkChoice, Unfinished};
 use strongroom_store::Progress;
@@ -423,7 +423,7 @@ fn planned(service: &Service, job: &Job, request: &RestoreRequest) -> Planned {
 pub(super) fn note_machine(service: &Service, target: &Target, uuid: &str) -> Result<()> {
     let Target::Machine { name, group, host, .. } = target else { return Ok(()) };
     machines::discover(service)?;
-    let query = strongroom_catalog::service::Query::all().eq("host", host.as_str()).eq("host_uuid", uuid);
+    let query = strongroom_catalog::Query::all().eq("host", host.as_str()).eq("host_uuid", uuid);
     let Some(machine) = service.catalog.first::<Machine>(query)? else { return Ok(()) };
     if machine.group.eq_ignore_ascii_case(group) {
         return Ok(());

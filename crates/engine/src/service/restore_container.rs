@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
-use strongroom_catalog::service::{Change, Job, key};
+use strongroom_catalog::{Change, Job, key};
 use strongroom_store::Progress;
 use strongroom_store::objects::{Container, Kind, ObjectError, Upload};
 

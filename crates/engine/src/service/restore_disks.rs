@@ -19,7 +19,7 @@ use std::fs::{self, DirBuilder};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use strongroom_catalog::service::{Change, Job};
+use strongroom_catalog::{Change, Job};
 use strongroom_hypervisor::{NetworkChoice, RestoreMachineRequest, RestoredDisk};
 use strongroom_store::{Disk, Manifest, Progress};
 use uuid::Uuid;

@@ -4,7 +4,7 @@ use super::held::{self, Absence};
 use super::{Service, jobs, notes, older_catalog, reconcile, snapshots};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
-use strongroom_catalog::service::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
+use strongroom_catalog::{Change, Item, Point, Policy, Query, ServiceError, Transfer, Vault, actor};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::retention::{PointFacts, RetentionMode, Rule, retain};
 use strongroom_store::StoreError;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use strongroom_catalog::service::{Change, Item, Job, JobProgress, Lease, Machine, ServiceError, actor};
+use strongroom_catalog::{Change, Item, Job, JobProgress, Lease, Machine, ServiceError, actor};
 use strongroom_domain::job::{Estimate, JobError, JobOperation, JobStatus};
 use strongroom_store::Progress;
 use uuid::Uuid;

@@ -5,7 +5,7 @@ use super::{Service, jobs};
 use crate::error::{Error, Result};
 use jiff::Timestamp;
 use std::collections::HashMap;
-use strongroom_catalog::service::{Change, Item, Policy, Query, ServiceError, actor};
+use strongroom_catalog::{Change, Item, Policy, Query, ServiceError, actor};
 use strongroom_domain::decide::{Decision, Situation, decide};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobError, JobStatus};

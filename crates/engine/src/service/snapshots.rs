@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Item, Job, Point, PointSnapshot, Policy, Query, ServiceError, Transfer, Vault,
 };
 use strongroom_domain::PointId;

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use strongroom_catalog::service::{Query, Vault};
+use strongroom_catalog::{Query, Vault};
 use strongroom_domain::VaultId;
 use strongroom_store::objects::{Location, TEMP_DIR};
 use strongroom_store::{KeyFile, StoreError, Vault as Store};

@@ -29,7 +29,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
-use strongroom_catalog::service::{Change, Item, Job, Machine, Point, Vault};
+use strongroom_catalog::{Change, Item, Job, Machine, Point, Vault};
 use strongroom_domain::PointId;
 use strongroom_hypervisor::Unfinished;
 use strongroom_store::{Progress, ReadSession, Rewritten};

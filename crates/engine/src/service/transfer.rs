@@ -11,7 +11,7 @@ use crate::machine::{self, SPOILED, TakenMachine};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom_catalog::service::{Change, Item, Job, JobProgress, Point, PointSnapshot, Query, Transfer};
+use strongroom_catalog::{Change, Item, Job, JobProgress, Point, PointSnapshot, Query, Transfer};
 use strongroom_domain::job::JobStatus;
 use strongroom_hypervisor::{DiskParent, Outcome};
 use strongroom_store::{Manifest, Progress};

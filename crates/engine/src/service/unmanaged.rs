@@ -7,9 +7,7 @@ use super::{Service, import, jobs, notes, older_catalog, policies, reconcile, va
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::record::MachineRecord;
 use jiff::Timestamp;
-use strongroom_catalog::service::{
-    Change, Immutability, Item, Job, Machine, Point, Query, ServiceError, Vault,
-};
+use strongroom_catalog::{Change, Immutability, Item, Job, Machine, Point, Query, ServiceError, Vault};
 use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::retention::{PointReason, keeps_less};

@@ -3,7 +3,7 @@
 
 use super::{Service, items};
 use crate::error::{Error, Result};
-use strongroom_catalog::service::{Item, Machine, Query};
+use strongroom_catalog::{Item, Machine, Query};
 use strongroom_domain::item::ItemState;
 use strongroom_hypervisor::{Error as HypervisorError, Untracked};
 

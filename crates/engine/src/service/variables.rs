@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use strongroom_catalog::service::{Item, Job, Machine};
+use strongroom_catalog::{Item, Job, Machine};
 use strongroom_store::Manifest;
 
 /// Variables that are ready to take the machine's place.

@@ -6,7 +6,7 @@ use crate::limits::CATALOG_ROOM_BYTES;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     Change, Immutability, Item, Query, Redundancy, Row, ServiceError, Setting, SoftDelete, Vault, key,
 };
 use strongroom_domain::arm_names;

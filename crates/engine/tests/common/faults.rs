@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use strongroom_catalog::service::{Change, Query, Result, ServiceCatalog, ServiceError, Stored, Table};
+use strongroom_catalog::{Change, Query, Result, ServiceCatalog, ServiceError, Stored, Table};
 
 type Watcher = Box<dyn FnMut(Table) + Send>;
 type Judge = Box<dyn FnMut(&[Change]) -> Option<ServiceError> + Send>;

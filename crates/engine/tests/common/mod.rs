@@ -1,7 +1,7 @@
 //! What the service's tests share.
 
 use std::collections::BTreeMap;
-use strongroom_catalog::service::Machine;
+use strongroom_catalog::Machine;
 use strongroom_engine::service::Service;
 use uuid::Uuid;
 

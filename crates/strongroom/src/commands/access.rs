@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use strongroom_catalog::service::{
+use strongroom_catalog::{
     AuditEntry, Change, Machine, Principal, PrincipalKind, Query, Recorded, ResourceGroup, RoleAssignment,
     ServiceCatalog, ServiceError, Setting, SqliteServiceCatalog, Vault, actor, key,
 };

@@ -66,14 +66,14 @@ fn env(arguments: &EnvArgs, context: &Context) -> Result<Outcome> {
     if arguments.name.is_empty() || !arguments.name.chars().all(plain) {
         return Err(Error::invalid("--name takes letters, digits, hyphens, dots and underscores"));
     }
-    let catalog = strongroom_catalog::service::SqliteServiceCatalog::open(&parts.catalog())?;
-    let catalog: &dyn strongroom_catalog::service::ServiceCatalog = &catalog;
+    let catalog = strongroom_catalog::SqliteServiceCatalog::open(&parts.catalog())?;
+    let catalog: &dyn strongroom_catalog::ServiceCatalog = &catalog;
     let setting = |name: &str| -> Result<String> {
-        let found = catalog.get::<strongroom_catalog::service::Setting>(name)?;
+        let found = catalog.get::<strongroom_catalog::Setting>(name)?;
         Ok(found.and_then(|s| s.value.as_str().map(str::to_owned)).unwrap_or_default())
     };
-    let administrator = catalog.first::<strongroom_catalog::service::Principal>(
-        strongroom_catalog::service::Query::all().eq("name_key", first::NAME),
+    let administrator = catalog.first::<strongroom_catalog::Principal>(
+        strongroom_catalog::Query::all().eq("name_key", first::NAME),
     )?;
     let document = EnvDocument {
         url: url.trim().to_owned(),

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use strongroom_api::auth::{Unavailable, generate_secret, hash_secret};
-use strongroom_catalog::service::{Change, Principal, PrincipalKind, Query, RoleAssignment};
+use strongroom_catalog::{Change, Principal, PrincipalKind, Query, RoleAssignment};
 use strongroom_domain::access::Role;
 use strongroom_engine::service::Service;
 use strongroom_engine::{Error, ErrorKind, Result};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strongroom_api::Api;
 use strongroom_api::arm::App;
-use strongroom_catalog::service::actor;
+use strongroom_catalog::actor;
 use strongroom_engine::Result;
 use strongroom_engine::service::{DataDirectory, Service, audit};
 

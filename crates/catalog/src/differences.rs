@@ -23,7 +23,7 @@ pub fn differences(old: &Value, new: &Value) -> String {
 }
 
 /// The same of two versions of a row. `words`: fields whose values are one of a few words.
-pub(super) fn of_rows(old: &Value, new: &Value, words: &[&str]) -> String {
+pub(crate) fn of_rows(old: &Value, new: &Value, words: &[&str]) -> String {
     let named = |path: &[String]| {
         let rest = path[1..].iter().map(|name| format!(".{name}"));
         path[0].replace('_', " ") + &rest.collect::<String>()

@@ -1,6 +1,6 @@
 //! The rows of the service's state. What they mean and how they change is `engine`'s; here they only keep.
 
-use super::row::{Row, Table, Value};
+use crate::row::{Row, Table, Value};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! The service's state in one SQLite file.
 
-use super::ServiceCatalog;
-use super::error::{Result, ServiceError};
-use super::row::{Change, Comparison, Query, Stored, Table, Value};
+use crate::ServiceCatalog;
+use crate::error::{Result, ServiceError};
 use crate::limits::{BUSY_TIMEOUT, CONNECTIONS_MAX};
+use crate::row::{Change, Comparison, Query, Stored, Table, Value};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::query::Query as SqlQuery;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};

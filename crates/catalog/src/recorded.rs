@@ -1,11 +1,11 @@
 //! A catalog in which no change goes without its row in the audit.
 
-use super::error::Result;
-use super::model::{
+use crate::error::Result;
+use crate::model::{
     AuditEntry, Item, Job, Machine, Point, Policy, Principal, ResourceGroup, RoleAssignment, Setting, Vault,
 };
-use super::row::{Change, Query, Row, Stored, Table};
-use super::{ServiceCatalog, actor, differences};
+use crate::row::{Change, Query, Row, Stored, Table};
+use crate::{ServiceCatalog, actor, differences};
 use jiff::Timestamp;
 use std::sync::{Arc, OnceLock};
 use strongroom_domain::arm_names;

@@ -1,6 +1,6 @@
 //! Rows, queries and changes, in a form that any SQL database can serve.
 
-use super::error::{Result, ServiceError};
+use crate::error::{Result, ServiceError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ impl Table {
         }
     }
 
-    pub(super) fn has(self, column: &str) -> bool {
+    pub(crate) fn has(self, column: &str) -> bool {
         column == "id" || self.columns().contains(&column)
     }
 }
@@ -152,7 +152,7 @@ impl Stored {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(crate) enum Comparison {
     Equal,
     NotEqual,
     Less,
@@ -164,13 +164,13 @@ pub(super) enum Comparison {
 /// Which rows, in which order: all conditions hold.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    pub(super) conditions: Vec<(&'static str, Comparison, Value)>,
-    pub(super) any_of: Option<(&'static str, Vec<Value>)>,
-    pub(super) order: Vec<(&'static str, bool)>,
+    pub(crate) conditions: Vec<(&'static str, Comparison, Value)>,
+    pub(crate) any_of: Option<(&'static str, Vec<Value>)>,
+    pub(crate) order: Vec<(&'static str, bool)>,
     /// In the order in which rows were written first; true: the last one first.
-    pub(super) by_writing: Option<bool>,
-    pub(super) limit: Option<u32>,
-    pub(super) offset: u32,
+    pub(crate) by_writing: Option<bool>,
+    pub(crate) limit: Option<u32>,
+    pub(crate) offset: u32,
 }
 
 impl Query {

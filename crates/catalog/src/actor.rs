@@ -1,7 +1,7 @@
 //! Who makes changes, as the audit says it: known to the thread that makes them.
 //!
 //! A request's changes are gathered here and become part of the row that the API writes for the request. All others are
-//! written by [`super::Recorded`] itself, together with the change: under the name given here, or, where nobody has said who acts,
+//! written by [`crate::Recorded`] itself, together with the change: under the name given here, or, where nobody has said who acts,
 //! as the service's own. So a change without a row there is none.
 
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ pub fn named<T>(name: impl Into<String>, work: impl FnOnce() -> T) -> T {
 }
 
 /// Who acts; None: a request, whose row somebody else writes.
-pub(super) fn current() -> Option<String> {
+pub(crate) fn current() -> Option<String> {
     ACTOR.with_borrow(|actor| match actor {
         Actor::Service => Some(SERVICE.to_owned()),
         Actor::Named(name) => Some(name.clone()),
@@ -61,7 +61,7 @@ pub(super) fn current() -> Option<String> {
 }
 
 /// Notes what a request changed.
-pub(super) fn note(what: String) {
+pub(crate) fn note(what: String) {
     ACTOR.with_borrow_mut(|actor| {
         if let Actor::Request(changed) = actor
             && changed.len() < CHANGES_MAX
