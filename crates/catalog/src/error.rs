@@ -1,6 +1,6 @@
 //! What can go wrong with the service's state.
 
-use crate::row::Table;
+use crate::table::Table;
 use std::path::PathBuf;
 use thiserror::Error;
 

@@ -22,13 +22,15 @@ mod model;
 mod recorded;
 mod row;
 mod sqlite;
+mod table;
 
 pub use differences::{differences, shown};
 pub use error::{Result, ServiceError};
 pub use model::*;
 pub use recorded::Recorded;
-pub use row::{Change, Query, Row, Stored, Table, Value};
+pub use row::{Change, Query, Row, Stored, Value};
 pub use sqlite::SqliteServiceCatalog;
+pub use table::Table;
 
 /// Where the service's state is kept. All implementations pass one suite of tests.
 pub trait ServiceCatalog: Send + Sync {

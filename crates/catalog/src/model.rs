@@ -1,6 +1,7 @@
 //! The rows of the service's state. What they mean and how they change is `engine`'s; here they only keep.
 
-use crate::row::{Row, Table, Value};
+use crate::row::{Row, Value};
+use crate::table::Table;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

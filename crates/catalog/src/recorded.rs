@@ -4,7 +4,8 @@ use crate::error::Result;
 use crate::model::{
     AuditEntry, Item, Job, Machine, Point, Policy, Principal, ResourceGroup, RoleAssignment, Setting, Vault,
 };
-use crate::row::{Change, Query, Row, Stored, Table};
+use crate::row::{Change, Query, Row, Stored};
+use crate::table::Table;
 use crate::{ServiceCatalog, actor, differences};
 use jiff::Timestamp;
 use std::sync::{Arc, OnceLock};

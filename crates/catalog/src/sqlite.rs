@@ -3,7 +3,8 @@
 use crate::ServiceCatalog;
 use crate::error::{Result, ServiceError};
 use crate::limits::{BUSY_TIMEOUT, CONNECTIONS_MAX};
-use crate::row::{Change, Comparison, Query, Stored, Table, Value};
+use crate::row::{Change, Comparison, Query, Stored, Value};
+use crate::table::Table;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::query::Query as SqlQuery;
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
