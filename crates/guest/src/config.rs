@@ -3,6 +3,7 @@
 //! with its code, and never half taken.
 
 use crate::limits::*;
+use crate::text::plain;
 use crate::trusted::{self, Refusal, Use};
 use crate::wire::{Code, Problem};
 use serde::{Deserialize, Serialize};
@@ -122,8 +123,7 @@ pub fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Config, Problem> 
     };
     let unknown: Vec<&str> = keys.keys().map(String::as_str).filter(|k| !KEYS.contains(k)).take(8).collect();
     if !unknown.is_empty() {
-        let names: Vec<String> =
-            unknown.iter().map(|k| format!("`{}`", crate::script::plain(k, 64))).collect();
+        let names: Vec<String> = unknown.iter().map(|k| format!("`{}`", plain(k, 64))).collect();
         warnings.push(format!("keys of the script configuration that are not known: {}", names.join(", ")));
     }
     let pre = script(&keys, "pre", warnings)?;

@@ -6,7 +6,9 @@
 
 use crate::config::Script;
 use crate::limits::*;
+use crate::pid;
 use crate::sys;
+use crate::text::plain;
 use crate::trusted::{self, Refusal, Use};
 use crate::wire::{Code, Problem, ScriptRun};
 use std::collections::VecDeque;
@@ -91,17 +93,6 @@ impl Tail {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         plain(&String::from_utf8_lossy(&bytes), OUTPUT_TAIL_BYTES)
     }
-}
-
-/// Text fit for messages: its end, without control characters other than line ends.
-pub fn plain(text: &str, bytes_max: usize) -> String {
-    let clean: String =
-        text.trim().chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c }).collect();
-    let mut start = clean.len().saturating_sub(bytes_max);
-    while !clean.is_char_boundary(start) {
-        start += 1;
-    }
-    clean[start..].to_owned()
 }
 
 enum End {
@@ -293,7 +284,7 @@ fn descendants() -> Vec<libc::pid_t> {
         let parent = found[at];
         at += 1;
         for (pid, _) in parents.iter().filter(|(_, p)| *p == parent) {
-            if !found.contains(pid) && !crate::warden::is_ours(*pid) {
+            if !found.contains(pid) && !pid::is_warden(*pid) {
                 found.push(*pid);
             }
         }

@@ -6,19 +6,12 @@
 use crate::hold;
 use crate::limits::WARDEN_TICK;
 use crate::mounts::{self, Mount};
-use crate::phases::{self, State};
+use crate::pid;
+use crate::session::{State, finish_overdue};
 use crate::sys;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-
-static PID: AtomicI32 = AtomicI32::new(0);
-
-/// Whether a process is this one's warden.
-pub fn is_ours(pid: libc::pid_t) -> bool {
-    PID.load(Ordering::Relaxed) == pid
-}
 
 /// What the warden is to look after.
 #[derive(Debug, Clone)]
@@ -43,7 +36,7 @@ impl Warden {
         let (armed, arm) = sys::pipe()?;
         match sys::fork()? {
             Some(pid) => {
-                PID.store(pid, Ordering::Relaxed);
+                pid::set_warden(pid);
                 Ok(Self { pid, arm })
             }
             None => {
@@ -150,7 +143,7 @@ fn keep(state: &State, watch: &Watch, armed: &OwnedFd, output: &OwnedFd) {
         if agent.is_frozen() != Some(false) {
             hold::thaw_all(&file_systems(&watch.only));
         }
-        phases::finish_overdue(state);
+        finish_overdue(state);
         return;
     }
 }

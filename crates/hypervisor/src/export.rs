@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::extents::Collector;
 use crate::image::{Layer, node_name};
 use crate::limits::{MAP_CHUNK_BYTES, NBD_CONNECTIONS_PER_DISK, NBD_START_TIMEOUT};
-use crate::snapshot::ReadDisk;
+use crate::reader::ReadDisk;
 use crate::text::shorten;
 use std::io::{PipeWriter, Read};
 use std::os::fd::OwnedFd;

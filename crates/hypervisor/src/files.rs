@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::extents::Collector;
-use crate::snapshot::ReadDisk;
+use crate::reader::ReadDisk;
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 use serde::{Deserialize, Serialize};
 use std::fs::File;

@@ -24,6 +24,8 @@ mod kept;
 mod libvirt;
 pub mod limits;
 mod model;
+mod reader;
+mod skipped;
 mod snapshot;
 mod text;
 mod tools;
@@ -35,9 +37,11 @@ pub use instant::{OverlayMachine, PullState, Screenshot, ThrowAway};
 pub use kept::{KeptDisk, KeptSnapshot};
 pub use libvirt::{Libvirt, LibvirtOptions, new_definition};
 pub use model::*;
+pub use reader::ReadDisk;
+pub use skipped::{EXCLUDED, is_missed};
 pub use snapshot::{
-    Changes, DiskParent, DiskSnapshot, EXCLUDED, MachineSnapshot, Outcome, Quiesce, ReadDisk, Road,
-    SnapshotRequest, Timings, UseClones, is_missed,
+    Changes, DiskParent, DiskSnapshot, MachineSnapshot, Outcome, Quiesce, Road, SnapshotRequest, Timings,
+    UseClones,
 };
 
 use std::path::{Path, PathBuf};

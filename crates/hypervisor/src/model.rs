@@ -116,7 +116,7 @@ pub struct Disk {
 impl Disk {
     /// Why backups lack it, though it holds data of the machine.
     pub fn missed(&self) -> Option<&str> {
-        self.skipped.as_deref().filter(|why| crate::snapshot::is_missed(why))
+        self.skipped.as_deref().filter(|why| crate::skipped::is_missed(why))
     }
 }
 

@@ -1,12 +1,12 @@
 //! A snapshot of a machine: one instant of all its disks, how consistent it is, what changed since
 //! the parent, and readers for the bytes.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::Fingerprint;
 use crate::guest::{GuestReport, GuestWork};
 use crate::image::Layer;
-use crate::kept::{self, Keep, KeptSnapshot};
 use crate::model::{DiskFormat, Firmware, Machine};
+use crate::reader::ReadDisk;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -41,18 +41,6 @@ pub enum UseClones {
     #[default]
     Auto,
     Never,
-}
-
-/// Why a disk is not in a snapshot that was not to be: see [`MachineSnapshot::skipped`].
-pub const EXCLUDED: &str = "it is excluded";
-/// Drives whose media never were the machine's data.
-pub const CDROM: &str = "it is a CD-ROM drive";
-pub const FLOPPY: &str = "it is a floppy drive";
-pub const NO_MEDIUM: &str = "it has no medium";
-
-/// Whether a disk that was left out for this reason holds data that a user would look for in a backup.
-pub fn is_missed(reason: &str) -> bool {
-    ![EXCLUDED, CDROM, FLOPPY, NO_MEDIUM].contains(&reason)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -100,15 +88,6 @@ pub enum Changes {
     /// Everything that may have changed since this checkpoint (one of those named as parents), and
     /// all of a disk that grew beyond the parent's size.
     Since { checkpoint: String },
-}
-
-/// Reads a disk as it was at the snapshot's instant. May be used from many threads at once.
-pub trait ReadDisk: Send + Sync {
-    /// Fills `buffer` from `offset_bytes` on. The range lies within the disk's size.
-    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
-
-    /// Data and zeroes of the whole disk, sorted, from 0 to its size.
-    fn kinds(&self) -> Result<Vec<TypedExtent>>;
 }
 
 /// One disk of a snapshot.
@@ -282,28 +261,6 @@ impl MachineSnapshot {
             not_kept: Some("it is not independent of the machine".into()),
             backend: None,
         }
-    }
-
-    /// Makes the snapshot independent of this process: its clones stay, durable, until
-    /// [`Hypervisor::remove_kept`](crate::Hypervisor::remove_kept), and are read through
-    /// [`open_kept`](crate::Hypervisor::open_kept). Its checkpoint stays until
-    /// [`conclude_kept`](crate::Hypervisor::conclude_kept). After an error the snapshot is as it was.
-    ///
-    /// `owner`: who may clear it away, should nobody know of it any more; `extra`: whatever is to be found with it.
-    pub fn keep(&mut self, owner: &str, extra: serde_json::Value) -> Result<KeptSnapshot> {
-        let independent = self.backend.as_ref().and_then(|backend| backend.independent());
-        let Some(independent) = independent.filter(|_| self.not_kept.is_none()) else {
-            let why = self.not_kept.clone().unwrap_or_else(|| "it is kept already".into());
-            return Err(Error::unsupported(format!("the snapshot of machine `{}`", self.name), why));
-        };
-        let id = independent.id.clone();
-        let kept = kept::write(Keep { id: &id, owner, extra, snapshot: self, independent })?;
-        // Readers first: what they hold open could stand in the way.
-        self.disks.clear();
-        if let Some(mut backend) = self.backend.take() {
-            backend.let_go();
-        }
-        Ok(kept)
     }
 
     /// Whether everything read so far belongs to the instant. To be asked after the last read and

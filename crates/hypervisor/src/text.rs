@@ -16,6 +16,11 @@ pub fn shorten(text: &str) -> String {
     format!("{}…", &clean[..end])
 }
 
+/// How a machine is called in messages.
+pub fn machine(name: &str) -> String {
+    format!("machine `{}`", shorten(name))
+}
+
 /// An XML document under construction. Names of elements and attributes come from this program or
 /// from a parsed document; everything else is escaped.
 #[derive(Default)]

@@ -1,10 +1,10 @@
 //! The guest agent: waiting for it, asking it, running programs through it. Its answers are a guest's: bounded and not believed.
 
 use super::conn::{Dom, VirtError};
-use super::machine;
 use crate::error::{Error, Result};
 use crate::limits::{AGENT_PING_TIMEOUT_SECONDS, GUEST_OUTPUT_BYTES_MAX, GUEST_WRITE_BYTES};
 use crate::model::GuestOutput;
+use crate::text::machine;
 use base64::Engine;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -1,13 +1,14 @@
 //! What stays behind a snapshot until it is finished: clones, a job, a watch, a checkpoint.
 
 use super::job::{Fate, Job};
+use super::planned::PlannedDisk;
 use super::reconcile;
 use super::session::Session;
-use super::take::PlannedDisk;
 use crate::error::{Error, Result};
 use crate::files::{self, Fingerprint, OwnedFile};
 use crate::limits::{OWN_CHECKPOINTS_KEPT, WATCH_FINDS_OUT, WATCH_INTERVAL};
-use crate::snapshot::{CloneFile, Independent, Outcome, ReadDisk, SnapshotBackend};
+use crate::reader::ReadDisk;
+use crate::snapshot::{CloneFile, Independent, Outcome, SnapshotBackend};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

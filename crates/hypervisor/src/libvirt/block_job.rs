@@ -2,8 +2,9 @@
 //! still runs from a vault), and a backup does not take part in them.
 
 use super::conn::{BlockJob, Dom};
-use super::{machine, session::Session};
+use super::session::Session;
 use crate::error::{Error, Result};
+use crate::text::machine;
 
 /// libvirt's numbers.
 const PULL: i32 = 1;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::image::{Below, Layer, Place};
 use crate::limits::{DEFINITION_BYTES_MAX, DEFINITION_DEPTH_MAX};
 use crate::model::{AgentState, Disk, DiskFormat, DiskSource};
-use crate::snapshot::{CDROM, FLOPPY, NO_MEDIUM};
+use crate::skipped::{CDROM, FLOPPY, NO_MEDIUM};
 use roxmltree::{Document, Node};
 use std::path::PathBuf;
 

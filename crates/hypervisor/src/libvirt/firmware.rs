@@ -6,15 +6,13 @@
 
 use super::conn::Conn;
 use super::definition::{self, child};
-use super::{LibvirtOptions, rewrite};
-use crate::error::Result;
-use crate::model::{Firmware, RestoreMachineRequest};
+use super::options::LibvirtOptions;
+use crate::model::Firmware;
 use crate::text::Xml;
 use roxmltree::{Document, Node};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// What is known of a machine's UEFI. Empty of one that has none.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,7 +24,7 @@ pub struct Found {
     pub problem: Option<String>,
 }
 
-fn os<'a, 'd>(document: &'a Document<'d>) -> Option<Node<'a, 'd>> {
+pub fn os<'a, 'd>(document: &'a Document<'d>) -> Option<Node<'a, 'd>> {
     child(document.root_element(), "os")
 }
 
@@ -42,7 +40,7 @@ pub fn is_uefi(document: &Document<'_>) -> bool {
         || child(os, "nvram").is_some()
 }
 
-fn loader_path(os: Node<'_, '_>) -> Option<PathBuf> {
+pub fn loader_path(os: Node<'_, '_>) -> Option<PathBuf> {
     child(os, "loader")?.text().map(str::trim).filter(|t| !t.is_empty()).map(PathBuf::from)
 }
 
@@ -94,11 +92,11 @@ fn is_secure(os: Node<'_, '_>) -> bool {
     child(os, "loader").is_some_and(|l| l.attribute("secure") == Some("yes"))
 }
 
-fn is_absent(path: &Path) -> bool {
+pub fn is_absent(path: &Path) -> bool {
     std::fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-fn size_of(path: &Path) -> Option<u64> {
+pub fn size_of(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| m.len())
 }
 
@@ -119,14 +117,14 @@ fn default_places(options: &LibvirtOptions, name: &str) -> Vec<PathBuf> {
 
 /// What libvirt would start a machine with.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Chosen {
-    loader: Option<PathBuf>,
+pub struct Chosen {
+    pub loader: Option<PathBuf>,
     variables: Option<PathBuf>,
     is_secure: bool,
 }
 
 /// Asks libvirt for the command line of a machine that has nothing but this one's firmware: what else it has cannot stand in the way.
-fn ask(conn: &Arc<Conn>, xml: &str) -> Option<Chosen> {
+pub fn ask(conn: &Arc<Conn>, xml: &str) -> Option<Chosen> {
     let document = definition::parse("a machine's firmware", xml).ok()?;
     let root = document.root_element();
     let mut head = Xml::new();
@@ -162,41 +160,6 @@ fn read(line: &str) -> Chosen {
         variables: file("libvirt-pflash1-storage"),
         is_secure: line.contains("driver=cfi.pflash01,property=secure,value=on"),
     }
-}
-
-/// The definition of a new machine: one that gives it firmware which its variables were made for.
-pub fn rewritten(
-    conn: &Arc<Conn>,
-    request: &RestoreMachineRequest,
-    uuid: Uuid,
-) -> Result<rewrite::Rewritten> {
-    let mut plain = rewrite::rewrite(request, uuid)?;
-    let document = definition::parse(&super::machine(&request.new_name), &plain.xml)?;
-    let Some(os) = os(&document) else { return Ok(plain) };
-    if let Some(loader) = loader_path(os).filter(|l| is_absent(l)) {
-        plain.losses.push(format!(
-            "its firmware {} is not on this host: it does not start before that is installed (package ovmf, or edk2-ovmf)",
-            loader.display()
-        ));
-        return Ok(plain);
-    }
-    let (true, Some(_), Some(known)) = (is_chosen_by_libvirt(os), &request.nvram, &request.firmware) else {
-        return Ok(plain);
-    };
-    let Some(chosen) = ask(conn, &plain.xml).and_then(|c| c.loader).filter(|l| *l != known.loader) else {
-        return Ok(plain);
-    };
-    if size_of(&known.loader) == Some(known.loader_bytes) {
-        return rewrite::rewrite_pinned(request, uuid, known);
-    }
-    if size_of(&chosen) != Some(known.loader_bytes) {
-        plain.losses.push(format!(
-            "its UEFI variables were made for the firmware {}, which is not on this host; libvirt chooses {}, with which it may not start",
-            known.loader.display(),
-            chosen.display()
-        ));
-    }
-    Ok(plain)
 }
 
 #[cfg(test)]

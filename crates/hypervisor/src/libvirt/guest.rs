@@ -285,7 +285,7 @@ pub fn warning(problem: &Problem) -> String {
 
 /// The end of what a script printed, fit for a message.
 fn output_of(problem: &Problem) -> String {
-    let text = strongroom_guest::script::plain(&problem.output, GUEST_TOLD_BYTES_MAX);
+    let text = strongroom_guest::text::plain(&problem.output, GUEST_TOLD_BYTES_MAX);
     text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("\n")
 }
 

@@ -3,35 +3,15 @@
 //! The order: the extension prepares, the window opens and freezes, [the instant], the window closes and thaws, the extension
 //! finishes. Whatever fails in between, the last two happen.
 
+use super::agent;
 use super::guest::{self, Consequence, Guest, GuestSession};
-use super::take::Taking;
+use super::taking::Taking;
 use super::window::{Closed, Freezer, Window, agent_answers};
-use super::{agent, guest_port};
-use crate::error::{Error, Result};
-use crate::guest::{GuestReport, GuestWork};
+use crate::error::Result;
+use crate::guest::GuestWork;
 use crate::model::MachineState;
 use crate::snapshot::Quiesce;
-use std::path::PathBuf;
 use strongroom_domain::{Consistency, ConsistencyLevel};
-
-/// What is done in the guest around the instant.
-#[derive(Default)]
-pub struct Inside {
-    /// The host's end of the extension's port, where the guest's is open.
-    port: Option<PathBuf>,
-    /// Between opening and closing the window.
-    session: Option<GuestSession>,
-    pub report: Option<GuestReport>,
-    /// Why the snapshot is not wanted, though it was taken.
-    pub failure: Option<Error>,
-}
-
-impl Inside {
-    /// Of a machine by its definition.
-    pub fn of(document: &roxmltree::Document<'_>) -> Self {
-        Self { port: guest_port::path_in(document), ..Self::default() }
-    }
-}
 
 fn not_frozen(why: &impl std::fmt::Display) -> String {
     format!("UserErrorFsFreezeFailed: the guest could not be frozen: {why}")

@@ -9,12 +9,12 @@
 
 use super::conn::{BlockJob, Conn, Dom, VirtResult};
 use super::definition::{self, child};
-use super::{firmware, machine, tpm};
+use super::{new_machine, tpm};
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, ThrowAway};
 use crate::limits::DRILL_PREFIX;
 use crate::model::{CreatedMachine, MachineSummary};
-use crate::text::Xml;
+use crate::text::{Xml, machine};
 use roxmltree::Node;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub fn is_throw_away(summary: &MachineSummary) -> bool {
 /// Defines the machine and starts it. The commit is its definition; one that cannot be started is taken back.
 pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedMachine> {
     let what = machine(&wanted.machine.new_name);
-    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
+    let rewritten = new_machine::definition(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, false)?;
     let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let defined = connection.define(&rewritten.xml).map_err(|e| e.about("defining", &what))?;
@@ -47,7 +47,7 @@ pub fn start(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<CreatedM
 /// Starts again what was defined and is off, as it was started first.
 pub fn start_again(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Result<()> {
     let what = machine(&wanted.machine.new_name);
-    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
+    let rewritten = new_machine::definition(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, false)?;
     connection.create(&live, false).map(drop).map_err(|e| e.about("starting", &what))
 }
@@ -71,7 +71,7 @@ pub fn start_throw_away(connection: &Arc<Conn>, wanted: &OverlayMachine) -> Resu
     if !name.starts_with(DRILL_PREFIX) {
         return Err(Error::unsupported(what, format!("its name must begin with {DRILL_PREFIX}")));
     }
-    let rewritten = firmware::rewritten(connection, &wanted.machine, wanted.uuid)?;
+    let rewritten = new_machine::definition(connection, &wanted.machine, wanted.uuid)?;
     let live = over_exports(&rewritten.xml, wanted, true)?;
     let tpm = tpm::prepare(&wanted.machine, wanted.uuid, |uuid| connection.exists(uuid))?;
     let dom = connection.create(&live, true).map_err(|e| e.about("starting", &what))?;

@@ -6,12 +6,14 @@
 //! it ([`end_left`]).
 
 use super::conn::{Conn, Dom, VirtError};
-use super::reconcile;
+use super::job_end::{end_begun_job, end_job, job_told_of, socket_of};
+use super::options::LibvirtOptions;
 use super::session::{self, Session};
-use super::{LibvirtOptions, definition, machine, state};
+use super::state;
 use crate::error::{Error, Result};
 use crate::files::{self, OwnedFile};
 use crate::limits::{CLONE_PREFIX, LEFT_JOB_RETRY, SCRATCH_RESERVE_BYTES};
+use crate::text::machine;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -175,7 +177,7 @@ impl Job {
     pub fn end(&self, session: &Session) -> Result<()> {
         if self.may_run.load(Ordering::Acquire) {
             if let Fate::Runs = self.fate(session, session.patience)? {
-                reconcile::end_job(&session.dom(), &session.what())?;
+                end_job(&session.dom(), &session.what())?;
             }
             self.did_not_begin();
         }
@@ -217,13 +219,6 @@ fn unknown(error: VirtError, what: &str) -> Error {
 /// The job has its disks at this socket. Compared as text of the document, not of its XML: names have quotes and the like.
 fn has_socket(xml: &str, socket: &Path) -> bool {
     socket_of(xml).is_some_and(|found| found == socket)
-}
-
-/// Where a job serves its disks.
-pub fn socket_of(xml: &str) -> Option<PathBuf> {
-    let document = definition::parse("the job", xml).ok()?;
-    let server = definition::child(document.root_element(), "server")?;
-    server.attribute("socket").map(PathBuf::from)
 }
 
 fn record_path(session: &Session) -> PathBuf {
@@ -290,10 +285,10 @@ fn end_recorded(conn: &Arc<Conn>, record: &Record) -> Result<()> {
     let what = machine(&record.name);
     let found = conn.find_by_uuid(&record.uuid).map_err(|e| e.about("looking for jobs of", &what))?;
     let Some(dom) = found else { return Ok(()) };
-    let found = reconcile::job_told_of(&dom, &what)?;
+    let found = job_told_of(&dom, &what)?;
     let Some(xml) = found.filter(|xml| has_socket(xml, &record.socket)) else { return Ok(()) };
     tracing::info!(machine = record.name, "ending a backup job that was left behind");
-    reconcile::end_begun_job(&dom, &what, &xml)
+    end_begun_job(&dom, &what, &xml)
 }
 
 #[cfg(test)]

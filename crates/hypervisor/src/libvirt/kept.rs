@@ -1,14 +1,18 @@
 //! Kept snapshots, read again and concluded: with the machine there, running or not, or long gone.
 
 use super::conn::Conn;
+use super::options::LibvirtOptions;
+use super::planned::disks_of;
+use super::reconcile;
 use super::session::Session;
-use super::{LibvirtOptions, machine, reconcile, take};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::kept::{self, KeptSnapshot, Record, RecordDisk};
 use crate::limits::{KEPT_LOCK_TIMEOUT, OWN_CHECKPOINTS_KEPT};
 use crate::model::DiskFormat;
-use crate::snapshot::{DiskSnapshot, Independent, MachineSnapshot, Outcome, ReadDisk, Road, SnapshotBackend};
+use crate::reader::ReadDisk;
+use crate::snapshot::{DiskSnapshot, Independent, MachineSnapshot, Outcome, Road, SnapshotBackend};
+use crate::text::machine;
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -154,7 +158,7 @@ pub fn conclude(
     let domain = connect()?.find_by_uuid(&record.uuid).map_err(|e| e.about("looking for", &what))?;
     if let Some(dom) = domain {
         let session = Session::open(options, dom, &record.id)?;
-        let disks = take::disks_of(&session.dom(), &what)?;
+        let disks = disks_of(&session.dom(), &what)?;
         let checkpoint = session.checkpoint();
         let has_checkpoint = record.disks.iter().any(|d| d.checkpoint.as_deref() == Some(&*checkpoint));
         match outcome {

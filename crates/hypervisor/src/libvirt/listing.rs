@@ -1,9 +1,12 @@
 //! Machines as they are listed and looked at: few calls for each, since there may be thousands.
 
 use super::conn::{Conn, Dom, VirtResult, XML_INACTIVE};
-use super::{LibvirtOptions, definition, firmware, machine, summary, sys, volumes};
+use super::options::LibvirtOptions;
+use super::state::summary;
+use super::{definition, firmware, sys, volumes};
 use crate::error::Result;
 use crate::model::{Machine, MachineState, MachineSummary};
+use crate::text::machine;
 use std::collections::HashSet;
 use std::sync::Arc;
 

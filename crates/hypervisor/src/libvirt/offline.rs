@@ -6,13 +6,15 @@
 
 use super::backend::{Backend, Clone, Watched, changed_since};
 use super::conn::CHECKPOINT_REDEFINE;
-use super::take::{PlannedDisk, Taken, Taking};
+use super::planned::PlannedDisk;
+use super::taking::{Taken, Taking};
 use super::{job_xml, reconcile, state};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::files::{self, PreparedClone, RawFile};
 use crate::limits::OWN_CHECKPOINTS_KEPT;
 use crate::model::DiskFormat;
+use crate::reader::ReadDisk;
 use crate::snapshot::*;
 use crate::tools;
 use crate::whole::{self, Condition};

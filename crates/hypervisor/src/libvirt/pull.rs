@@ -5,10 +5,10 @@ use super::backend::{Backend, Watched};
 use super::conn::VirtError;
 use super::job::Job;
 use super::job_xml::{self, EXPORT_BITMAP, JobDisk};
-use super::reconcile::{self, Tracked};
+use super::reconcile::Tracked;
 use super::session::Session;
-use super::sys;
-use super::take::{Taken, Taking};
+use super::taking::{Taken, Taking};
+use super::{job_end, sys};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, bitmap_context};
 use crate::files::{self, OwnedFile};
@@ -93,7 +93,7 @@ fn begin_error(taking: &Taking<'_>, error: VirtError) -> Error {
 fn end_late_job(taking: &mut Taking<'_>, error: VirtError) -> Result<()> {
     let before = taking.warnings.len();
     let session = taking.session.clone();
-    reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+    job_end::end_leftover_job(&session, &mut taking.warnings)?;
     if taking.warnings.len() > before { Ok(()) } else { Err(begin_error(taking, error)) }
 }
 
@@ -107,7 +107,7 @@ pub fn changed_since(taking: &mut Taking<'_>, tracked: &Tracked) -> Result<BTree
     let socket = session.job_socket()?;
     let (scratch, paths) = make_scratch(taking, |target| tracked.since.contains_key(target))?;
     let xml = job_of(taking, &socket, &paths, &tracked.since);
-    reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+    job_end::end_leftover_job(&session, &mut taking.warnings)?;
     let job = Job::prepare(&session, &socket, scratch, None)?;
     if let Err(e) = begin(&session, &job, &xml, None) {
         if !e.is_in_the_way() {
@@ -174,7 +174,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
         let xml = job_of(taking, &socket, &paths, &tracked.since);
         // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
-        reconcile::end_leftover_job(&session, &mut taking.warnings)?;
+        job_end::end_leftover_job(&session, &mut taking.warnings)?;
         let (window, mut consistency) = taking.open_window(false)?;
         let begun = begin(&session, &job, &xml, checkpoint_xml.as_deref());
         let taken_at = SystemTime::now();

@@ -1,10 +1,10 @@
 //! A picture of a machine's screen, by QEMU's `screendump`. It is a guest's: its size is bounded before it is read.
 
 use super::conn::Dom;
-use super::machine;
 use crate::error::{Error, Result};
 use crate::instant::Screenshot;
 use crate::limits::{SCREEN_BYTES_MAX, SCREEN_SIDE_MAX};
+use crate::text::machine;
 use std::io::Cursor;
 
 pub fn take(dom: &Dom) -> Result<Screenshot> {

@@ -1,11 +1,12 @@
 //! What a snapshot of one machine has for itself: its lock, its directory, its file names.
 
 use super::conn::{Conn, Dom, VirtResult};
-use super::{LibvirtOptions, machine};
+use super::options::LibvirtOptions;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::kept;
 use crate::limits::{CLONE_PREFIX, LOCK_TIMEOUT, OWN_PREFIX};
+use crate::text::machine;
 use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};

@@ -7,6 +7,7 @@ use super::definition::{self, child};
 use crate::error::{Error, Result};
 use crate::limits::TPM_ABANDONED_AFTER;
 use crate::model::RestoreMachineRequest;
+use crate::text::machine;
 use roxmltree::Document;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
@@ -89,7 +90,7 @@ fn prepare_in(
     exists: impl Fn(&Uuid) -> Result<bool>,
 ) -> Result<Placed> {
     let Some(bytes) = &request.tpm else { return Ok(Placed(None)) };
-    let document = definition::parse(&super::machine(&request.new_name), &request.definition_xml)?;
+    let document = definition::parse(&machine(&request.new_name), &request.definition_xml)?;
     let Some((directory, file)) = place(&document) else { return Ok(Placed(None)) };
     let own = root.join(uuid.hyphenated().to_string());
     let written = || -> io::Result<()> {

@@ -5,9 +5,10 @@
 //! bitmaps.
 
 use super::conn::Dom;
+use super::options::LibvirtOptions;
+use super::planned::{PlannedDisk, disks_of};
 use super::session::Session;
-use super::take::{self, PlannedDisk};
-use super::{LibvirtOptions, reconcile};
+use super::{job_end, reconcile};
 use crate::error::Result;
 use crate::model::{DiskFormat, Untracked};
 use crate::tools;
@@ -20,13 +21,13 @@ pub fn untrack(options: &LibvirtOptions, dom: Dom) -> Result<Untracked> {
     let dom = session.dom();
     let about = |e: super::conn::VirtError| e.about("inspecting", &what);
     let mut warnings = Vec::new();
-    let disks = take::disks_of(&dom, &what).unwrap_or_else(|error| {
+    let disks = disks_of(&dom, &what).unwrap_or_else(|error| {
         warnings
             .push(format!("its disks could not be looked at, so that bitmaps may remain in them: {error}"));
         Vec::new()
     });
     if dom.is_active().map_err(about)? {
-        reconcile::end_leftover_job(&session, &mut warnings)?;
+        job_end::end_leftover_job(&session, &mut warnings)?;
     }
     let checkpoints = remove(&session, &disks, &mut warnings)?;
     let directories: BTreeSet<PathBuf> = disks.iter().map(PlannedDisk::directory).collect();
