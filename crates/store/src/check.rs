@@ -241,7 +241,7 @@ impl Run<'_> {
             let is_record = [
                 lease::SESSIONS_PREFIX,
                 commits::COMMITS_PREFIX,
-                condemned::CONDEMNED_PREFIX,
+                lists::CONDEMNED_PREFIX,
                 damage::DAMAGED_PREFIX,
                 "locks/",
             ]

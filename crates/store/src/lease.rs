@@ -7,7 +7,6 @@ use crate::error::{Result, StoreError};
 use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
 use crate::objects::Kind;
 use crate::record;
-use crate::single_writer;
 use crate::vault::Vault;
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
@@ -159,7 +158,7 @@ impl Lease {
             }
             Err(e) => return Err(e),
         }
-        if is_single_writer && let Err(error) = single_writer::check_alone(vault, session) {
+        if is_single_writer && let Err(error) = check_alone(vault, session) {
             if let Err(e) = vault.objects().delete(&object_name(&session)) {
                 tracing::warn!("the lease of this session could not be removed; it runs out by itself: {e}");
             }
@@ -323,6 +322,32 @@ pub fn list(vault: &Vault) -> Result<Vec<FoundLease>> {
         out.push(FoundLease { session, record, last_modified: object.last_modified });
     }
     Ok(out)
+}
+
+/// Fails where another run writes. To be asked by one whose lease is there.
+fn check_alone(vault: &Vault, own: SessionId) -> Result<()> {
+    let found = list(vault)?;
+    let me = found.iter().find(|f| f.session == own);
+    // Its own lease was written just now: the store's clock.
+    let now = me.map_or_else(SystemTime::now, |f| f.last_modified);
+    let other = found.iter().find(|f| {
+        f.session != own && f.record.as_ref().is_none_or(|record| !record.reads) && !f.is_over(vault, now)
+    });
+    match other {
+        None => Ok(()),
+        Some(other) => {
+            let by = match &other.record {
+                Some(r) => {
+                    format!("`{}`, which process {} began at {}", r.purpose, r.process.pid, r.started_at)
+                }
+                None => format!("session {}", other.session),
+            };
+            Err(StoreError::Busy {
+                what: format!("the vault at {}, which takes one writer at a time,", vault.location()),
+                by: format!("{by}; run again when it has ended"),
+            })
+        }
+    }
 }
 
 impl FoundLease {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 pub const LISTS_NAME: &str = "lists";
+/// Where condemned lists are.
+pub const CONDEMNED_PREFIX: &str = "condemned/";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lists {
@@ -45,7 +47,7 @@ pub fn save(vault: &Vault, lists: &Lists) -> Result<()> {
 
 /// For a vault that may have none yet: what a listing shows, too. `accounted`: as the roll says.
 pub fn begin(vault: &Vault, accounted: u64) -> Result<()> {
-    let listed = vault.objects().list(crate::reclaim::condemned::CONDEMNED_PREFIX)?;
+    let listed = vault.objects().list(CONDEMNED_PREFIX)?;
     let mut lists = load(vault)?.unwrap_or_default();
     lists.names.extend(listed.into_iter().map(|object| object.name));
     lists.written = lists.written.max(lists.names.len() as u64);

@@ -5,13 +5,10 @@
 //! all others: where another one that writes is not over, it takes its own back and writes nothing. Of two that begin at once each
 //! sees the other, so that at most one goes on. What is created is looked up first, under the lease. Readers are not in the way.
 
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::header::SINGLE_WRITER;
-use crate::lease;
 use crate::vault::Vault;
 use serde_json::json;
-use std::time::SystemTime;
-use strongroom_domain::SessionId;
 
 const NOTE: &str = "single-writer";
 
@@ -50,32 +47,6 @@ impl Vault {
         match self.objects().check_exclusive() {
             Err(e) if e.kind == crate::objects::Kind::NotExclusive && self.is_single_writer()? => Ok(()),
             done => Ok(done?),
-        }
-    }
-}
-
-/// Fails where another run writes. To be asked by one whose lease is there.
-pub(crate) fn check_alone(vault: &Vault, own: SessionId) -> Result<()> {
-    let found = lease::list(vault)?;
-    let me = found.iter().find(|f| f.session == own);
-    // Its own lease was written just now: the store's clock.
-    let now = me.map_or_else(SystemTime::now, |f| f.last_modified);
-    let other = found.iter().find(|f| {
-        f.session != own && f.record.as_ref().is_none_or(|record| !record.reads) && !f.is_over(vault, now)
-    });
-    match other {
-        None => Ok(()),
-        Some(other) => {
-            let by = match &other.record {
-                Some(r) => {
-                    format!("`{}`, which process {} began at {}", r.purpose, r.process.pid, r.started_at)
-                }
-                None => format!("session {}", other.session),
-            };
-            Err(StoreError::Busy {
-                what: format!("the vault at {}, which takes one writer at a time,", vault.location()),
-                by: format!("{by}; run again when it has ended"),
-            })
         }
     }
 }

@@ -14,9 +14,11 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, PutMode};
 use tokio::runtime::Handle;
 
-use super::durable_local::{DurableLocal, Existing};
-use super::error::{Kind, LocalIo, ObjectError, Op};
+use super::durable_local::DurableLocal;
+use super::error::{LocalIo, ObjectError};
+use super::kind::{Kind, Op};
 use super::limits::{DELETE_BATCH_NAMES, MAX_OBJECT_BYTES, PROBE_RACERS};
+use super::local_fs::Existing;
 use super::location::{Location, s3_client};
 use super::name::check_prefix;
 use super::reach::Reach;

@@ -4,7 +4,8 @@
 //! [`Container::discard`], also after a crash, by the id that [`Upload::id`] had. What is sent is held in memory only
 //! while it is on its way, within a fixed bound; holes are sent without being held at all.
 
-use super::error::{Kind, ObjectError, Op, classify};
+use super::error::{ObjectError, classify};
+use super::kind::{Kind, Op};
 use super::limits::{
     LATE_OBJECT_INTERVAL, LATE_OBJECT_WAIT, PART_BUFFER_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_AT_ONCE,
     PARTS_END_PATIENCE, PARTS_MAX, RETRY_TOTAL, S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT, S3_REQUEST_TIMEOUT,

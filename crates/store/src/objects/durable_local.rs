@@ -35,7 +35,7 @@ use super::limits::{
     KNOWN_DIRS, LOCAL_COALESCE_GAP_BYTES, LOCAL_COALESCE_MAX_BYTES, PUBLISH_ATTEMPTS, STALE_TEMP_AGE,
 };
 use super::local_fs::{
-    DirId, Temp, dir_id, make_dirs_beside_removals, make_dirs_durably, open_dir, place, sync_dir,
+    DirId, Existing, Temp, dir_id, make_dirs_beside_removals, make_dirs_durably, open_dir, place, sync_dir,
 };
 use super::name::check_name;
 
@@ -43,15 +43,6 @@ type Result<T> = std::result::Result<T, LocalIo>;
 
 /// Where unfinished puts live, directly under the root.
 pub const TEMP_DIR: &str = ".tmp";
-
-/// What a put does when the name is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// Fail with `AlreadyExists`.
-    Keep,
-    /// Replace it in one step.
-    Replace,
-}
 
 /// A durable object store in a local directory; cheap to clone.
 ///

@@ -38,7 +38,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use super::error::Kind;
+use super::kind::Kind;
 
 /// The operations that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

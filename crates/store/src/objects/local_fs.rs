@@ -8,11 +8,19 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, StatxFlags};
 
-use super::durable_local::Existing;
 use super::error::LocalIo;
 use super::limits::PUBLISH_ATTEMPTS;
 
 type Result<T> = std::result::Result<T, LocalIo>;
+
+/// What a put does when the name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Fail with `AlreadyExists`.
+    Keep,
+    /// Replace it in one step.
+    Replace,
+}
 
 /// A directory's identity, which a later one of the same inode number does not share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,9 +18,10 @@ use object_store::{
 };
 
 use super::ObjectInfo;
-use super::durable_local::{DurableLocal, Existing};
+use super::durable_local::DurableLocal;
 use super::error::LocalIo;
 use super::limits::{LIST_PAGE_NAMES, MAX_OBJECT_BYTES};
+use super::local_fs::Existing;
 
 impl fmt::Display for DurableLocal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 //! What a store answered in place of what it was asked for, and what that means.
 
-use super::error::{Kind, Op};
+use super::kind::{Kind, Op};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 

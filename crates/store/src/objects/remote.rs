@@ -21,7 +21,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use super::ObjectInfo;
-use super::error::{Kind, ObjectError, Op, classify};
+use super::error::{ObjectError, classify};
+use super::kind::{Kind, Op};
 use super::limits::{
     DELETES_AT_ONCE, LIST_PAGE_NAMES, RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL,
     RUNTIME_THREADS, STOP_LOOK_INTERVAL,

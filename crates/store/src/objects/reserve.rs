@@ -11,7 +11,8 @@ use crate::header::HEADER_NAME;
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 
 use super::durable_local::DurableLocal;
-use super::error::{Kind, LocalIo, classify_io};
+use super::error::{LocalIo, classify_io};
+use super::kind::Kind;
 use super::limits::{
     RESERVE_BYTES, RESERVE_DISK_SHARE, RESERVE_FOR_RECORDS_BYTES, RESERVE_PIECE_BYTES, RESERVE_WRITE_BYTES,
 };

@@ -6,15 +6,13 @@ use crate::damage::PackRef;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Excluded;
-use crate::lists;
+use crate::lists::{self, CONDEMNED_PREFIX};
 use crate::objects::Kind;
 use crate::record;
 use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use strongroom_domain::SessionId;
-
-pub const CONDEMNED_PREFIX: &str = "condemned/";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,7 +7,7 @@
 
 use super::condemned;
 use super::refs::Points;
-use super::{CommittedOrNot, ReclaimOptions, Run, hold};
+use super::run::{CommittedOrNot, ReclaimOptions, Run, hold, in_doubt};
 use crate::commits::{self, Commit};
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
@@ -18,9 +18,10 @@ use crate::lists;
 use crate::manifest;
 use crate::missing::OutOfSight;
 use crate::objects::{Kind, ObjectInfo};
+use crate::points::{DamagedPoint, Survey};
 use crate::roll::{self, Roll, RollState};
 use crate::tombstone;
-use crate::vault::{DamagedPoint, Survey, Vault};
+use crate::vault::Vault;
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
@@ -61,15 +62,6 @@ impl Stock {
 
 fn refuse_missing(points: Vec<PointId>) -> Result<()> {
     if points.is_empty() { Ok(()) } else { Err(StoreError::PointsMissing { points }) }
-}
-
-/// How it is said that something waits for such a session.
-pub fn in_doubt(session: &SessionId, commit: &Commit) -> String {
-    format!(
-        "session {session}, which ended while it committed point {} and whose point is not to be seen; a day later it is \
-         taken for not committed",
-        commit.point
-    )
 }
 
 impl Run<'_> {

@@ -3,6 +3,7 @@
 //!
 //! All disks of a session share the pool, so that they go side by side within one bound of memory.
 
+mod aside;
 pub mod plan;
 pub mod sink;
 pub mod stream;
@@ -10,11 +11,12 @@ pub mod stream;
 use crate::compress::{Level, is_zero};
 use crate::crypto::Id;
 use crate::error::{Result, StoreError};
-use crate::limits::{BACKUP_NICENESS, DISK_SIZE_MAX_BYTES, FRAME_TARGET_BYTES, NODE_FANOUT};
+use crate::limits::{DISK_SIZE_MAX_BYTES, FRAME_TARGET_BYTES, NODE_FANOUT};
 use crate::node::{Node, block_count};
 use crate::progress::Progress;
 use crate::tree::{DiskTree, NodeSource as _, TreeBuilder, TreeReader};
 use crate::vault::Vault;
+use aside::step_aside;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use plan::{LeafWork, Planner, runs};
 use sink::{Sink, WorkerSink};
@@ -333,12 +335,6 @@ impl Drop for Writers {
             let _ = self.sink.finish(std::mem::take(&mut self.uploaders));
         }
     }
-}
-
-/// Machines that run on this host go first: a backup takes what processor time they leave. (The kernel keeps this for
-/// each thread.)
-fn step_aside() {
-    let _ = rustix::process::nice(BACKUP_NICENESS);
 }
 
 fn work(vault: &Vault, sink: &Sink, jobs: &Receiver<Job>, level: Level) {

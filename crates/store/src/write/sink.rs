@@ -1,6 +1,7 @@
 //! Where new blocks and nodes go: deduplication within the session, frames, packs, uploads, index
 //! runs. Shared by all workers of a session; memory is bounded whatever a session writes.
 
+use super::aside::step_aside;
 use crate::compress::{Compressor, Level, looks_random};
 use crate::crypto::Id;
 use crate::error::{Result, StoreError};
@@ -126,7 +127,7 @@ impl Sink {
             let uploader = std::thread::Builder::new()
                 .name("upload".into())
                 .spawn(move || {
-                    super::step_aside();
+                    step_aside();
                     sink.upload(&receiver);
                 })
                 .map_err(|e| StoreError::io("starting a thread", e))?;
