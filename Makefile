@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help build test bench demo lint fmt
+.PHONY: help build test bench demo lint deny fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,9 @@ demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; in
 lint: ## formatting and clippy, as the CI wants them
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## licences, sources and banned crates of all dependencies (and known vulnerabilities, where their database is)
+	scripts/deny
 
 fmt: ## formats all code
 	$(CARGO) fmt --all
