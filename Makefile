@@ -22,8 +22,9 @@ bench: ## the benchmarks against peers; writes bench/results.md and bench/result
 demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing); PART=az, PART=all: more
 	scripts/demo $(PART)
 
-lint: ## formatting and clippy, as the CI wants them
+lint: ## formatting, the rules of the architecture and clippy, as the CI wants them
 	$(CARGO) fmt --all --check
+	$(CARGO) test --quiet --locked -p strongroom-architecture
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 deny: ## licences, sources and banned crates of all dependencies (and known vulnerabilities, where their database is)
