@@ -6,11 +6,8 @@ use crate::limits::{BUSY_TIMEOUT, CONNECTIONS_MAX};
 use crate::row::{Change, Comparison, Query, Stored, Value};
 use crate::table::Table;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::query::Query as SqlQuery;
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, Sqlite, SqliteConnection};
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -144,61 +141,45 @@ impl SqliteServiceCatalog {
     }
 
     async fn change(&self, connection: &mut SqliteConnection, change: &Change) -> Result<()> {
-        let (table, id, found) = match change {
-            Change::Put { table, id, version: 0, doc, values } => {
-                let mut insert = sqlx::query(AssertSqlSafe(statement(Kind::Insert, *table)))
-                    .bind(id.as_str())
-                    .bind(doc.as_str());
-                for value in values {
-                    insert = bind(insert, value);
-                }
-                match insert.execute(connection).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => {
-                        let taken = error.as_database_error().is_some_and(|e| e.is_unique_violation());
-                        return Err(match taken {
-                            true => ServiceError::Taken { table: *table, detail: error.to_string() },
-                            false => self.failed(&error),
-                        });
-                    }
-                }
+        let (table, id) = match change {
+            Change::Put { table, id, .. }
+            | Change::Delete { table, id, .. }
+            | Change::Unchanged { table, id, .. } => (*table, id),
+        };
+        let found = match change {
+            Change::Unchanged { version, .. } => {
+                let mut sql = Builder::new("SELECT count(*) FROM ");
+                sql.push(table.name());
+                push_as_read(&mut sql, id, *version);
+                sql.build_query_scalar::<i64>().fetch_one(connection).await.map(|n| n as u64)
             }
-            Change::Put { table, id, version, doc, values } => {
-                let mut update =
-                    sqlx::query(AssertSqlSafe(statement(Kind::Update, *table))).bind(doc.as_str());
-                for value in values {
-                    update = bind(update, value);
-                }
-                let done = update.bind(id.as_str()).bind(*version).execute(connection).await;
-                match done {
-                    Err(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()) => {
-                        return Err(ServiceError::Taken { table: *table, detail: error.to_string() });
-                    }
-                    other => (table, id, other.map(|d| d.rows_affected())),
-                }
+            Change::Put { version: 0, doc, values, .. } => {
+                insertion(table, id, doc, values).build().execute(connection).await.map(|d| d.rows_affected())
             }
-            Change::Delete { table, id, version } => {
-                let sql = format!("DELETE FROM {} WHERE id = ? AND version = ?", table.name());
-                let done = sqlx::query(AssertSqlSafe(sql))
-                    .bind(id.as_str())
-                    .bind(*version)
-                    .execute(connection)
-                    .await;
-                (table, id, done.map(|d| d.rows_affected()))
+            Change::Put { version, doc, values, .. } => {
+                let mut sql = Builder::new("UPDATE ");
+                sql.push(table.name()).push(" SET version = version + 1, doc = ").push_bind(doc.as_str());
+                for (column, value) in table.columns().iter().zip(values) {
+                    sql.push(", ").push(column).push(" = ");
+                    push_value(&mut sql, value);
+                }
+                push_as_read(&mut sql, id, *version);
+                sql.build().execute(connection).await.map(|d| d.rows_affected())
             }
-            Change::Unchanged { table, id, version } => {
-                let sql = format!("SELECT count(*) FROM {} WHERE id = ? AND version = ?", table.name());
-                let count: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql))
-                    .bind(id.as_str())
-                    .bind(*version)
-                    .fetch_one(connection)
-                    .await;
-                (table, id, count.map(|n| n as u64))
+            Change::Delete { version, .. } => {
+                let mut sql = Builder::new("DELETE FROM ");
+                sql.push(table.name());
+                push_as_read(&mut sql, id, *version);
+                sql.build().execute(connection).await.map(|d| d.rows_affected())
             }
         };
-        match found.map_err(|e| self.failed(&e))? {
-            0 => Err(ServiceError::Conflict { table: *table, id: id.clone() }),
-            _ => Ok(()),
+        match found {
+            Ok(0) => Err(ServiceError::Conflict { table, id: id.clone() }),
+            Ok(_) => Ok(()),
+            Err(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()) => {
+                Err(ServiceError::Taken { table, detail: error.to_string() })
+            }
+            Err(error) => Err(self.failed(&error)),
         }
     }
 }
@@ -237,13 +218,9 @@ impl ServiceCatalog for SqliteServiceCatalog {
     }
 
     fn fetch(&self, table: Table, query: &Query) -> Result<Vec<Stored>> {
-        let mut sql = format!("SELECT id, version, doc FROM {}", table.name());
-        self.conditions(table, query, &mut sql)?;
+        let mut sql = self.selection("id, version, doc", table, query)?;
         self.with(async |connection| {
-            let rows = bind_query(sqlx::query(AssertSqlSafe(sql)), query)
-                .fetch_all(connection)
-                .await
-                .map_err(|e| self.failed(&e))?;
+            let rows = sql.build().fetch_all(connection).await.map_err(|e| self.failed(&e))?;
             rows.iter()
                 .map(|row| {
                     let read = || -> Result<Stored, sqlx::Error> {
@@ -261,21 +238,17 @@ impl ServiceCatalog for SqliteServiceCatalog {
     }
 
     fn count(&self, table: Table, query: &Query) -> Result<u64> {
-        let mut sql = format!("SELECT count(*) FROM {}", table.name());
-        self.conditions(table, query, &mut sql)?;
+        let mut sql = self.selection("count(*)", table, query)?;
         self.with(async |connection| {
-            let row = bind_query(sqlx::query(AssertSqlSafe(sql)), query)
-                .fetch_one(connection)
-                .await
-                .map_err(|e| self.failed(&e))?;
-            row.try_get::<i64, _>(0).map(|n| n as u64).map_err(|e| self.failed(&e))
+            let count = sql.build_query_scalar::<i64>().fetch_one(connection).await;
+            count.map(|n| n as u64).map_err(|e| self.failed(&e))
         })
     }
 
     fn bytes(&self, table: Table) -> Result<u64> {
-        let sql = format!("SELECT coalesce(sum(length(CAST(doc AS BLOB))), 0) FROM {}", table.name());
+        let mut sql = self.selection("coalesce(sum(length(CAST(doc AS BLOB))), 0)", table, &Query::all())?;
         self.with(async |connection| {
-            let bytes: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await;
+            let bytes = sql.build_query_scalar::<i64>().fetch_one(connection).await;
             bytes.map(|n| n as u64).map_err(|e| self.failed(&e))
         })
     }
@@ -283,105 +256,101 @@ impl ServiceCatalog for SqliteServiceCatalog {
 
 impl SqliteServiceCatalog {
     /// Columns come from the program alone, and are compared with the table's; values are bound.
-    fn conditions(&self, table: Table, query: &Query, sql: &mut String) -> Result<()> {
-        let known = |column: &str| match table.has(column) {
-            true => Ok(()),
+    fn selection(&self, what: &str, table: Table, query: &Query) -> Result<Builder> {
+        let known = |column: &'static str| match table.has(column) {
+            true => Ok(column),
             false => Err(ServiceError::Failed {
                 path: self.path.clone(),
                 detail: format!("{} has no column {column}; this is a bug", table.name()),
             }),
         };
+        let name = table.name();
+        let mut sql = Builder::new("SELECT ");
+        sql.push(what).push(" FROM ").push(name);
         let mut joint = " WHERE ";
         for (column, comparison, value) in &query.conditions {
-            known(column)?;
-            let _ = match (comparison, value) {
-                (Comparison::Equal, Value::Null) => write!(sql, "{joint}{column} IS NULL AND ?"),
-                (Comparison::NotEqual, Value::Null) => write!(sql, "{joint}{column} IS NOT NULL AND ?"),
-                (Comparison::Equal, _) => write!(sql, "{joint}{column} = ?"),
-                (Comparison::NotEqual, _) => write!(sql, "{joint}{column} IS NOT ?"),
-                (Comparison::Less, _) => write!(sql, "{joint}{column} < ?"),
-                (Comparison::AtLeast, _) => write!(sql, "{joint}{column} >= ?"),
+            let column = known(column)?;
+            sql.push(joint);
+            joint = " AND ";
+            match (comparison, value) {
+                (Comparison::Equal, Value::Null) => {
+                    sql.push(column).push(" IS NULL");
+                    continue;
+                }
+                (Comparison::NotEqual, Value::Null) => {
+                    sql.push(column).push(" IS NOT NULL");
+                    continue;
+                }
                 // SQLite's own number of a row: the largest there is, and one, for each new row; kept through changes. Nothing
                 // here makes tables anew (VACUUM), which could number rows otherwise.
                 (Comparison::WrittenAfter, _) => {
-                    let name = table.name();
-                    write!(sql, "{joint}rowid > (SELECT rowid FROM {name} WHERE {column} = ?)")
+                    sql.push("rowid > (SELECT rowid FROM ")
+                        .push(name)
+                        .push(" WHERE ")
+                        .push(column)
+                        .push(" = ");
+                    push_value(&mut sql, value);
+                    sql.push(")");
+                    continue;
                 }
+                (Comparison::Equal, _) => sql.push(column).push(" = "),
+                (Comparison::NotEqual, _) => sql.push(column).push(" IS NOT "),
+                (Comparison::Less, _) => sql.push(column).push(" < "),
+                (Comparison::AtLeast, _) => sql.push(column).push(" >= "),
             };
-            joint = " AND ";
+            push_value(&mut sql, value);
         }
         if let Some((column, values)) = &query.any_of {
-            known(column)?;
-            let marks = vec!["?"; values.len()].join(", ");
-            let _ = write!(sql, "{joint}{column} IN ({marks})");
+            sql.push(joint).push(known(column)?).push(" IN (");
+            for (at, value) in values.iter().enumerate() {
+                sql.push(if at == 0 { "" } else { ", " });
+                push_value(&mut sql, value);
+            }
+            sql.push(")");
         }
         let mut joint = " ORDER BY ";
         for (column, descending) in &query.order {
-            known(column)?;
-            let _ = write!(sql, "{joint}{column}{}", if *descending { " DESC" } else { "" });
+            sql.push(joint).push(known(column)?).push(if *descending { " DESC" } else { "" });
             joint = ", ";
         }
         if let Some(descending) = query.by_writing {
-            let _ = write!(sql, "{joint}rowid{}", if descending { " DESC" } else { "" });
+            sql.push(joint).push("rowid").push(if descending { " DESC" } else { "" });
         }
         if query.limit.is_some() || query.offset > 0 {
-            let _ = write!(sql, " LIMIT {} OFFSET {}", query.limit.map_or(-1, i64::from), query.offset);
+            let limit = query.limit.map_or(-1, i64::from);
+            sql.push(" LIMIT ").push(limit).push(" OFFSET ").push(query.offset);
         }
-        Ok(())
+        Ok(sql)
     }
 }
 
-type Sql<'q> = SqlQuery<'q, Sqlite, SqliteArguments>;
+type Builder = QueryBuilder<Sqlite>;
 
-fn bind<'q>(sql: Sql<'q>, value: &'q Value) -> Sql<'q> {
+fn push_value(sql: &mut Builder, value: &Value) {
     match value {
-        Value::Null => sql.bind(None::<&str>),
-        Value::Integer(number) => sql.bind(*number),
-        Value::Text(text) => sql.bind(text.as_str()),
-    }
+        // Bound too, so that the statement is the same and its preparation kept.
+        Value::Null => sql.push_bind(None::<&str>),
+        Value::Integer(number) => sql.push_bind(*number),
+        Value::Text(text) => sql.push_bind(text.as_str()),
+    };
 }
 
-fn bind_query<'q>(mut sql: Sql<'q>, query: &'q Query) -> Sql<'q> {
-    for (_, _, value) in &query.conditions {
-        sql = match value {
-            // For the mark after IS NULL, which every condition has one of.
-            Value::Null => sql.bind(1),
-            value => bind(sql, value),
-        };
+/// The row, if it still is as it was read.
+fn push_as_read(sql: &mut Builder, id: &str, version: i64) {
+    sql.push(" WHERE id = ").push_bind(id).push(" AND version = ").push_bind(version);
+}
+
+fn insertion(table: Table, id: &str, doc: &str, values: &[Value]) -> Builder {
+    let mut sql = Builder::new("INSERT INTO ");
+    sql.push(table.name()).push(" (id, version, doc");
+    for column in table.columns() {
+        sql.push(", ").push(column);
     }
-    for value in query.any_of.iter().flat_map(|(_, values)| values) {
-        sql = bind(sql, value);
+    sql.push(") VALUES (").push_bind(id).push(", 1, ").push_bind(doc);
+    for value in values {
+        sql.push(", ");
+        push_value(&mut sql, value);
     }
+    sql.push(")");
     sql
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
-    Insert,
-    Update,
-}
-
-/// The statement that writes a row of a table, made once.
-fn statement(kind: Kind, table: Table) -> &'static str {
-    static MADE: Mutex<Option<HashMap<(Kind, Table), &'static str>>> = Mutex::new(None);
-    let mut made = lock(&MADE);
-    made.get_or_insert_default().entry((kind, table)).or_insert_with(|| {
-        let columns = table.columns();
-        let sql = match kind {
-            Kind::Insert => {
-                let names: String = columns.iter().map(|c| format!(", {c}")).collect();
-                let marks = ", ?".repeat(columns.len());
-                format!("INSERT INTO {} (id, version, doc{names}) VALUES (?, 1, ?{marks})", table.name())
-            }
-            Kind::Update => {
-                let sets: String = columns.iter().map(|c| format!(", {c} = ?")).collect();
-                format!(
-                    "UPDATE {} SET version = version + 1, doc = ?{sets} WHERE id = ? AND version = ?",
-                    table.name()
-                )
-            }
-        };
-        // One of each kind and table for the life of the process.
-        sql.leak()
-    })
 }
