@@ -12,7 +12,7 @@
 //! Transitions are a function of state and event; times and rows are the caller's. Where soft delete is off, what is deleted is
 //! purged at once: deleting is one change of state, whatever a crash does to the work that follows.
 
-use crate::limits::{SOFT_DELETE_DAYS, SOFT_DELETE_DEFAULT_DAYS};
+use crate::limits::SOFT_DELETE_DAYS;
 use crate::retention::RetentionMode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -216,10 +216,9 @@ impl fmt::Display for ItemState {
     }
 }
 
-/// When an item that is deleted goes for good: after so many days of soft delete, or at once where that is off (None). Days
-/// outside the limits are brought within them.
+/// When what is deleted, an item or a vault, goes for good: after so many days of soft delete, or at once where that is off (None).
 pub fn purge_at(deleted_at: Timestamp, soft_delete_days: Option<u32>) -> Timestamp {
-    let days = soft_delete_days.map_or(0, |days| days.clamp(SOFT_DELETE_DAYS.0, SOFT_DELETE_DAYS.1));
+    let days = soft_delete_days.unwrap_or(0);
     deleted_at.checked_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX)
 }
 
@@ -229,9 +228,7 @@ pub fn check_soft_delete_days(days: u32) -> Result<(), String> {
     if (least..=most).contains(&days) {
         return Ok(());
     }
-    Err(format!(
-        "soft delete keeps items {least} to {most} days ({SOFT_DELETE_DEFAULT_DAYS} by default), not {days}"
-    ))
+    Err(format!("Soft delete keeps data for {least} to {most} days, not {days}."))
 }
 
 #[cfg(test)]
@@ -329,7 +326,7 @@ mod tests {
         assert_eq!(purge_at(Timestamp::MAX, Some(14)), Timestamp::MAX);
         assert_eq!(purge_at(now, None), now);
         assert!(check_soft_delete_days(180).is_ok());
-        assert!(check_soft_delete_days(181).unwrap_err().contains("1 to 180"));
-        assert!(check_soft_delete_days(0).is_err());
+        assert!(check_soft_delete_days(181).unwrap_err().contains("14 to 180"));
+        assert!(check_soft_delete_days(13).is_err() && check_soft_delete_days(14).is_ok());
     }
 }

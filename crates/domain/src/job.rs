@@ -1,7 +1,7 @@
 //! Jobs: what they are called, the statuses they go through, their tasks and errors, and how far they have come.
 
 use crate::arm_enum::arm_enum;
-use crate::limits::{BACKUP_MAX, ESTIMATE_AFTER, ESTIMATE_AFTER_SHARE};
+use crate::limits::{ESTIMATE_AFTER, ESTIMATE_AFTER_SHARE};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -61,16 +61,6 @@ impl JobOperation {
 impl JobStatus {
     pub fn is_over(self) -> bool {
         !matches!(self, Self::InProgress | Self::Cancelling)
-    }
-
-    /// Whether a job may go from this status to `next`. One that is over stays as it is. One that was asked to end may have
-    /// come to its own end first.
-    pub fn may_become(self, next: Self) -> bool {
-        match self {
-            Self::InProgress => next != Self::InProgress,
-            Self::Cancelling => next.is_over(),
-            _ => false,
-        }
     }
 }
 
@@ -144,11 +134,6 @@ impl JobError {
     }
 }
 
-/// Whether a backup that has run for so long takes too long: over [`BACKUP_MAX`]. `elapsed` by a clock that can't jump.
-pub fn is_overdue(elapsed: Duration) -> bool {
-    elapsed > BACKUP_MAX
-}
-
 /// How far a transfer has come, from what was measured of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Estimate {
@@ -194,19 +179,6 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_over_stays_so() {
-        use JobStatus::*;
-        for status in JobStatus::ALL {
-            assert!(!status.may_become(status), "{status}");
-            for next in JobStatus::ALL {
-                assert!(!(status.is_over() && status.may_become(next)), "{status} to {next}");
-            }
-        }
-        assert!(InProgress.may_become(Cancelling) && Cancelling.may_become(Cancelled));
-        assert!(Cancelling.may_become(Completed) && !Cancelling.may_become(InProgress));
-    }
-
-    #[test]
     fn names_are_azures() {
         assert_eq!(JobOperation::DeleteBackupData.arm_name(), "DeleteBackupData");
         assert_eq!(JobStatus::from_arm("completedwithwarnings"), Some(JobStatus::CompletedWithWarnings));
@@ -245,12 +217,6 @@ mod tests {
         assert_eq!(estimate(0, 1000, 1000), Estimate { percent: Some(100), remaining: Some(Duration::ZERO) });
         // More was read than was announced.
         assert_eq!(estimate(9, 1001, 1000).percent, Some(100));
-    }
-
-    #[test]
-    fn a_day_is_too_long() {
-        assert!(!is_overdue(BACKUP_MAX));
-        assert!(is_overdue(BACKUP_MAX + Duration::from_nanos(1)));
     }
 
     proptest! {

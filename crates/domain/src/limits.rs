@@ -26,13 +26,10 @@ pub const ON_DEMAND_DAYS: u32 = 30;
 /// Days that an on-demand backup can be kept: 99 years.
 pub const ON_DEMAND_MAX_DAYS: u32 = 36_159;
 
-/// Days that deleted items can be brought back, at most. Azure's begin at 14.
-pub const SOFT_DELETE_DAYS: (u32, u32) = (1, 180);
+/// Days that deleted items and vaults can be brought back: at least, and at most.
+pub const SOFT_DELETE_DAYS: (u32, u32) = (14, 180);
 /// The same when nothing was chosen.
 pub const SOFT_DELETE_DEFAULT_DAYS: u32 = 14;
-
-/// A backup that takes longer is a failure.
-pub const BACKUP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How far wall time may come apart from monotonic time within [`CLOCK_WINDOW`] before it counts as a jump. More than any
 /// time service slews in a day; less than what would matter to retention.
