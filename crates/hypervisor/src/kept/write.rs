@@ -61,57 +61,21 @@ fn write(
         ));
     }
     let mut made = Made::default();
-    let mut disks = Vec::new();
-    for (disk, clone) in snapshot.disks.iter().zip(&independent.clones) {
-        let file = file_path(&clone.path, &snapshot.uuid, &disk.target, id);
-        // The same file by another name: no space, no time.
-        std::fs::hard_link(&clone.path, &file).map_err(|e| Error::io("keeping", &file, e))?;
-        made.0.push(file.clone());
-        let handle = files::open_own(&file)?;
-        handle.sync_all().map_err(|e| Error::io("syncing", &file, e))?;
-        let meta = handle.metadata().map_err(|e| Error::io("looking at", &file, e))?;
-        disks.push(RecordDisk {
-            target: disk.target.clone(),
-            size_bytes: disk.size_bytes,
-            format: disk.format,
-            changes: disk.changes.clone(),
-            extents: pack(&disk.extents),
-            checkpoint: disk.checkpoint.clone(),
-            file,
-            length_bytes: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            has_backing: clone.has_backing,
-            layer: Some(clone.layer.clone()),
-            compare: clone.keep.then(|| clone.path.clone()),
-            previous: clone.previous.clone(),
-        });
-    }
+    let disks = keep_clones(snapshot, &independent, &mut made)?;
     let mut warnings = snapshot.warnings.clone();
-    let mut keep_small = |from: Option<&Path>, kind, what| {
-        from.zip(disks.first()).map(|(from, first)| {
-            let to = file_path(&first.file, &snapshot.uuid, kind, id);
-            match copy_small(from, &to) {
-                Ok(()) => {
-                    made.0.push(to.clone());
-                    to
-                }
-                Err(error) => {
-                    warnings.push(format!("{what} could not be kept with the snapshot: {error}"));
-                    from.to_owned()
-                }
-            }
-        })
+    let mut small = |from: &Option<PathBuf>, kind, what| {
+        let (from, first) = from.as_deref().zip(disks.first())?;
+        Some(keep_small(
+            from,
+            &file_path(&first.file, &snapshot.uuid, kind, id),
+            what,
+            &mut made,
+            &mut warnings,
+        ))
     };
-    let nvram = keep_small(snapshot.nvram.as_deref(), "nvram", "the UEFI variables");
-    let tpm = keep_small(snapshot.tpm.as_deref(), "tpm", "what the TPM remembers");
-    let name = record_name(&snapshot.uuid, id);
-    let mut records: Vec<PathBuf> = Vec::new();
-    for disk in &disks {
-        let record = disk.file.with_file_name(&name);
-        if !records.contains(&record) {
-            records.push(record);
-        }
-    }
+    let nvram = small(&snapshot.nvram, "nvram", "the UEFI variables");
+    let tpm = small(&snapshot.tpm, "tpm", "what the TPM remembers");
+    let records = record_paths(&disks, &record_name(&snapshot.uuid, id));
     let record = Record {
         version: VERSION,
         id: id.into(),
@@ -148,6 +112,65 @@ fn write(
     }
     made.0.clear();
     describe(&record)
+}
+
+/// Gives each clone another name: the same file, which takes no space and no time.
+fn keep_clones(
+    snapshot: &MachineSnapshot,
+    independent: &Independent,
+    made: &mut Made,
+) -> Result<Vec<RecordDisk>> {
+    let mut disks = Vec::new();
+    for (disk, clone) in snapshot.disks.iter().zip(&independent.clones) {
+        let file = file_path(&clone.path, &snapshot.uuid, &disk.target, &independent.id);
+        std::fs::hard_link(&clone.path, &file).map_err(|e| Error::io("keeping", &file, e))?;
+        made.0.push(file.clone());
+        let handle = files::open_own(&file)?;
+        handle.sync_all().map_err(|e| Error::io("syncing", &file, e))?;
+        let meta = handle.metadata().map_err(|e| Error::io("looking at", &file, e))?;
+        disks.push(RecordDisk {
+            target: disk.target.clone(),
+            size_bytes: disk.size_bytes,
+            format: disk.format,
+            changes: disk.changes.clone(),
+            extents: pack(&disk.extents),
+            checkpoint: disk.checkpoint.clone(),
+            file,
+            length_bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            has_backing: clone.has_backing,
+            layer: Some(clone.layer.clone()),
+            compare: clone.keep.then(|| clone.path.clone()),
+            previous: clone.previous.clone(),
+        });
+    }
+    Ok(disks)
+}
+
+/// Copies a small file that belongs to the machine. Where that fails the machine's own is named, and a warning says so.
+fn keep_small(from: &Path, to: &Path, what: &str, made: &mut Made, warnings: &mut Vec<String>) -> PathBuf {
+    match copy_small(from, to) {
+        Ok(()) => {
+            made.0.push(to.to_owned());
+            to.to_owned()
+        }
+        Err(error) => {
+            warnings.push(format!("{what} could not be kept with the snapshot: {error}"));
+            from.to_owned()
+        }
+    }
+}
+
+/// A record in each directory that has a disk, the first one first.
+fn record_paths(disks: &[RecordDisk], name: &str) -> Vec<PathBuf> {
+    let mut records: Vec<PathBuf> = Vec::new();
+    for disk in disks {
+        let record = disk.file.with_file_name(name);
+        if !records.contains(&record) {
+            records.push(record);
+        }
+    }
+    records
 }
 
 fn write_record(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -15,7 +15,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
-use strongroom_domain::Extent;
+use strongroom_domain::{Consistency, Extent};
+
+/// What holding a machine and cloning its disks came to.
+struct Cloned {
+    taken_at: SystemTime,
+    consistency: Consistency,
+    /// The new one, if changes are tracked from here on.
+    checkpoint: Option<String>,
+    /// Whether the clones are all of the instant.
+    done: Result<()>,
+}
 
 impl Taking<'_> {
     /// Why the disks are not cloned, if so.
@@ -36,12 +46,41 @@ impl Taking<'_> {
     }
 
     /// The road on cloning storage, for a machine that has a hypervisor process.
-    pub fn clone_running(&mut self, mut tracked: Tracked) -> Result<Taken> {
-        let session = self.session.clone();
-        let name = session.checkpoint();
+    pub fn clone_running(&mut self, tracked: Tracked) -> Result<Taken> {
+        let prepared = self.prepare_clones()?;
+        let chains = self.chain_fingerprints()?;
+        let Cloned { taken_at, consistency, checkpoint, done } = self.hold_and_clone(&prepared)?;
+        let mut backend = Backend {
+            session: self.session.clone(),
+            disks: self.disks.clone(),
+            checkpoint,
+            clones: prepared
+                .into_iter()
+                .map(|p| Clone { file: p.into_file(), keep: false, previous: None })
+                .collect(),
+            job: None,
+            untouched: Arc::new(chains),
+            spoiled: self.spoiled.clone(),
+            watch: None,
+        };
+        match done.and_then(|()| self.open_clones(&mut backend, tracked)) {
+            Ok(disks) => {
+                backend.start_watch();
+                Ok(Taken { taken_at, consistency, disks, backend })
+            }
+            Err(error) => {
+                let _ = backend.finish(Outcome::Abandoned);
+                Err(error)
+            }
+        }
+    }
+
+    /// Files for the clones, and disks that need no writing out any more.
+    fn prepare_clones(&self) -> Result<Vec<PreparedClone>> {
+        let name = self.session.checkpoint();
         let mut prepared = Vec::new();
         for disk in &self.disks {
-            let path = session.clone_path(&disk.path, &disk.target, &name);
+            let path = self.session.clone_path(&disk.path, &disk.target, &name);
             prepared.push(PreparedClone::new(&disk.path, &path)?);
         }
         // What the host has cached of the disks would otherwise be written while the machine is held.
@@ -50,13 +89,17 @@ impl Taking<'_> {
                 scope.spawn(|| clone.flush_source());
             }
         });
+        Ok(prepared)
+    }
+
+    /// The instant: while the machine is held, a new checkpoint begins to record and the disks are cloned.
+    fn hold_and_clone(&mut self, prepared: &[PreparedClone]) -> Result<Cloned> {
+        let session = self.session.clone();
+        let name = session.checkpoint();
         let trackable: Vec<(&str, bool)> =
             self.disks.iter().map(|d| (d.target.as_str(), d.can_track())).collect();
         let checkpoint_xml =
             trackable.iter().any(|(_, tracks)| *tracks).then(|| job_xml::checkpoint(&name, &trackable, None));
-
-        let chains = self.chain_fingerprints()?;
-
         let running = self.state == MachineState::Running;
         let (window, mut consistency) = self.open_window(running)?;
         if running {
@@ -73,21 +116,17 @@ impl Taking<'_> {
         });
         self.timings.cloning = Some(began.elapsed());
         let held = self.close_window(window, &mut consistency);
-        let cloned = cloned.and_then(|()| {
+        let done = cloned.and_then(|()| match held {
+            true => Ok(()),
             // Let go by the timer, it has written while it was cloned.
-            if held {
-                Ok(())
-            } else {
-                Err(Error::failed(
-                    "holding",
-                    session.what(),
-                    "the storage is too slow to clone its disks in time",
-                ))
-            }
+            false => Err(Error::failed(
+                "holding",
+                session.what(),
+                "the storage is too slow to clone its disks in time",
+            )),
         });
-
         let checkpoint = match checkpoint {
-            Some(Ok(())) => Some(name.clone()),
+            Some(Ok(())) => Some(name),
             Some(Err(e)) => {
                 self.warnings.push(format!(
                     "changes cannot be tracked from here on, so that the next backup reads everything: {e}"
@@ -96,53 +135,27 @@ impl Taking<'_> {
             }
             None => None,
         };
-        let mut backend = Backend {
-            session: session.clone(),
-            disks: self.disks.clone(),
-            checkpoint: checkpoint.clone(),
-            clones: prepared
-                .into_iter()
-                .map(|p| Clone { file: p.into_file(), keep: false, previous: None })
-                .collect(),
-            job: None,
-            untouched: Arc::new(chains),
-            spoiled: self.spoiled.clone(),
-            watch: None,
-        };
-        let built = cloned.and_then(|()| {
-            let mut changed = pull::changed_since(self, &tracked).unwrap_or_else(|error| {
-                let why = format!("what changed could not be found out ({error})");
-                for target in std::mem::take(&mut tracked.since).into_keys() {
-                    tracked.lost.insert(target, why.clone());
-                }
-                BTreeMap::new()
-            });
-            let mut disks = Vec::new();
-            for (index, disk) in self.disks.clone().iter().enumerate() {
-                let since = tracked.since.get(&disk.target).cloned();
-                let dirty = since.and_then(|s| changed.remove(&disk.target).map(|d| (s, d)));
-                let lost = tracked.lost.remove(&disk.target);
-                disks.push(self.open_clone(
-                    disk,
-                    &mut backend.clones[index],
-                    dirty,
-                    lost,
-                    checkpoint.as_deref(),
-                    None,
-                )?);
+        Ok(Cloned { taken_at, consistency, checkpoint, done })
+    }
+
+    /// The disks as read from their clones, with what changed since the parents.
+    fn open_clones(&mut self, backend: &mut Backend, mut tracked: Tracked) -> Result<Vec<DiskSnapshot>> {
+        let mut changed = pull::changed_since(self, &tracked).unwrap_or_else(|error| {
+            let why = format!("what changed could not be found out ({error})");
+            for target in std::mem::take(&mut tracked.since).into_keys() {
+                tracked.lost.insert(target, why.clone());
             }
-            Ok(disks)
+            BTreeMap::new()
         });
-        match built {
-            Ok(disks) => {
-                backend.start_watch();
-                Ok(Taken { taken_at, consistency, disks, backend })
-            }
-            Err(error) => {
-                let _ = backend.finish(Outcome::Abandoned);
-                Err(error)
-            }
+        let checkpoint = backend.checkpoint.clone();
+        let mut disks = Vec::new();
+        for (disk, clone) in self.disks.clone().iter().zip(&mut backend.clones) {
+            let since = tracked.since.get(&disk.target).cloned();
+            let dirty = since.and_then(|s| changed.remove(&disk.target).map(|d| (s, d)));
+            let lost = tracked.lost.remove(&disk.target);
+            disks.push(self.open_clone(disk, clone, dirty, lost, checkpoint.as_deref(), None)?);
         }
+        Ok(disks)
     }
 
     /// A disk as read from its clone. For qcow2 `dirty` are its changes (or `bitmap` names one in the

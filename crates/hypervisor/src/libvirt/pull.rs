@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use strongroom_domain::Extent;
+use strongroom_domain::{Consistency, Extent};
 use strongroom_nbd::Endpoint;
 
 /// Where block devices' scratch files go when nothing else is said.
@@ -143,8 +143,33 @@ fn begin(session: &Session, job: &Job, xml: &str, checkpoint: Option<&str>) -> R
 /// The road where disks cannot be cloned: the job stays open while its data is read.
 pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
     let session = taking.session.clone();
-    let name = session.checkpoint();
     let socket = session.job_socket()?;
+    check_scratch_room(taking)?;
+    let (scratch, paths) = make_scratch(taking, |_| true)?;
+    let job = Job::prepare(&session, &socket, scratch, taking.request.scratch_limit_bytes)?;
+    let Begun { taken_at, consistency, trackable } = begin_road(taking, &job, &paths, &mut tracked)?;
+    let mut backend = Backend {
+        session: session.clone(),
+        disks: taking.disks.clone(),
+        checkpoint: trackable.iter().any(|(_, on)| *on).then(|| session.checkpoint()),
+        clones: Vec::new(),
+        job: Some(Arc::new(job)),
+        untouched: Arc::default(),
+        spoiled: taking.spoiled.clone(),
+        watch: None,
+    };
+    backend.start_watch();
+    match open_exports(taking, &Endpoint::Unix(socket), &trackable, tracked) {
+        Ok(disks) => Ok(Taken { taken_at, consistency, disks, backend }),
+        Err(error) => {
+            let _ = backend.finish(Outcome::Abandoned);
+            Err(error)
+        }
+    }
+}
+
+/// Refuses scratch directories without any room to speak of.
+fn check_scratch_room(taking: &Taking<'_>) -> Result<()> {
     for index in 0..taking.disks.len() {
         let directory = scratch_directory(taking, index);
         let free = files::free_bytes(&directory)
@@ -152,7 +177,7 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
         if free < SCRATCH_RESERVE_BYTES / 16 {
             return Err(Error::failed(
                 "backing up",
-                session.what(),
+                taking.session.what(),
                 format!(
                     "the scratch directory {} has only {free} bytes free; choose another",
                     directory.display()
@@ -160,27 +185,43 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
             ));
         }
     }
+    Ok(())
+}
+
+/// A job that is open.
+struct Begun {
+    taken_at: SystemTime,
+    consistency: Consistency,
+    /// By target: whether its changes are tracked from here on.
+    trackable: Vec<(String, bool)>,
+}
+
+/// Begins the job in the window. Should libvirt refuse what reconciliation found sound, it goes without: first without the
+/// parents, then without a new checkpoint.
+fn begin_road(
+    taking: &mut Taking<'_>,
+    job: &Job,
+    scratch: &[Option<PathBuf>],
+    tracked: &mut Tracked,
+) -> Result<Begun> {
+    let session = taking.session.clone();
+    let name = session.checkpoint();
     let mut trackable: Vec<(String, bool)> =
         taking.disks.iter().map(|d| (d.target.clone(), d.can_track())).collect();
-
-    let (scratch, paths) = make_scratch(taking, |_| true)?;
-    let job = Job::prepare(&session, &socket, scratch, taking.request.scratch_limit_bytes)?;
-    // Should libvirt refuse what reconciliation found sound, it goes without: first without the
-    // parents, then without a new checkpoint.
     let mut attempt = 0;
-    let (taken_at, consistency) = loop {
+    loop {
         attempt += 1;
         let list: Vec<(&str, bool)> = trackable.iter().map(|(t, on)| (t.as_str(), *on)).collect();
         let checkpoint_xml = list.iter().any(|(_, on)| *on).then(|| job_xml::checkpoint(&name, &list, None));
-        let xml = job_of(taking, &socket, &paths, &tracked.since);
+        let xml = job_of(taking, &job.socket, scratch, &tracked.since);
         // Once more, as late as can be: libvirt would wait for half a minute, with the guest frozen.
         job_end::end_leftover_job(&session, &mut taking.warnings)?;
         let (window, mut consistency) = taking.open_window(false)?;
-        let begun = begin(&session, &job, &xml, checkpoint_xml.as_deref());
+        let begun = begin(&session, job, &xml, checkpoint_xml.as_deref());
         let taken_at = SystemTime::now();
         taking.close_window(window, &mut consistency);
         match begun {
-            Ok(()) => break (taken_at, consistency),
+            Ok(()) => return Ok(Begun { taken_at, consistency, trackable }),
             Err(e) if attempt > 3 => return Err(begin_error(taking, e)),
             Err(e) if e.is_in_the_way() => end_late_job(taking, e)?,
             Err(e) if !tracked.since.is_empty() => {
@@ -196,61 +237,44 @@ pub fn take(taking: &mut Taking<'_>, mut tracked: Tracked) -> Result<Taken> {
             }
             Err(e) => return Err(begin_error(taking, e)),
         }
-    };
-
-    let has_checkpoint = trackable.iter().any(|(_, on)| *on);
-    let spoiled = taking.spoiled.clone();
-    let mut backend = Backend {
-        session: session.clone(),
-        disks: taking.disks.clone(),
-        checkpoint: has_checkpoint.then(|| name.clone()),
-        clones: Vec::new(),
-        job: Some(Arc::new(job)),
-        untouched: Arc::default(),
-        spoiled: spoiled.clone(),
-        watch: None,
-    };
-    backend.start_watch();
-    let endpoint = Endpoint::Unix(socket);
-    let mut opened = || -> Result<Vec<DiskSnapshot>> {
-        let mut disks = Vec::new();
-        for (index, disk) in taking.disks.clone().iter().enumerate() {
-            let since = tracked.since.get(&disk.target).cloned();
-            let contexts: Vec<String> = since.iter().map(|_| bitmap_context(EXPORT_BITMAP)).collect();
-            let what = session.disk(&disk.target);
-            let nbd = NbdDisk::connect(&endpoint, &disk.target, &contexts, NBD_CONNECTIONS_PER_DISK, &what)?;
-            let dirty = match since {
-                Some(checkpoint) => Some((checkpoint, nbd.dirty(EXPORT_BITMAP)?)),
-                None => None,
-            };
-            let lost = tracked.lost.remove(&disk.target).or_else(|| {
-                (!disk.can_track()).then(|| {
-                    if disk.image.is_some() {
-                        "its image or its machine cannot keep track of changes".to_owned()
-                    } else {
-                        "raw disks keep no track of changes on this storage".to_owned()
-                    }
-                })
-            });
-            let (changes, extents) = taking.changes_of(disk, &nbd, dirty, lost)?;
-            disks.push(DiskSnapshot {
-                target: disk.target.clone(),
-                size_bytes: nbd.size_bytes(),
-                format: disk.format,
-                road: Road::PullJob,
-                changes,
-                extents,
-                checkpoint: (has_checkpoint && trackable[index].1).then(|| name.clone()),
-                reader: Arc::new(Watched { inner: nbd, spoiled: spoiled.clone() }),
-            });
-        }
-        Ok(disks)
-    };
-    match opened() {
-        Ok(disks) => Ok(Taken { taken_at, consistency, disks, backend }),
-        Err(error) => {
-            let _ = backend.finish(Outcome::Abandoned);
-            Err(error)
-        }
     }
+}
+
+/// The disks as the job serves them, with what changed since the parents.
+fn open_exports(
+    taking: &mut Taking<'_>,
+    endpoint: &Endpoint,
+    trackable: &[(String, bool)],
+    mut tracked: Tracked,
+) -> Result<Vec<DiskSnapshot>> {
+    let session = taking.session.clone();
+    let mut disks = Vec::new();
+    for (disk, (_, is_tracked)) in taking.disks.clone().iter().zip(trackable) {
+        let since = tracked.since.get(&disk.target).cloned();
+        let contexts: Vec<String> = since.iter().map(|_| bitmap_context(EXPORT_BITMAP)).collect();
+        let what = session.disk(&disk.target);
+        let nbd = NbdDisk::connect(endpoint, &disk.target, &contexts, NBD_CONNECTIONS_PER_DISK, &what)?;
+        let dirty = match since {
+            Some(checkpoint) => Some((checkpoint, nbd.dirty(EXPORT_BITMAP)?)),
+            None => None,
+        };
+        let lost = tracked.lost.remove(&disk.target).or_else(|| {
+            (!disk.can_track()).then(|| match disk.image {
+                Some(_) => "its image or its machine cannot keep track of changes".to_owned(),
+                None => "raw disks keep no track of changes on this storage".to_owned(),
+            })
+        });
+        let (changes, extents) = taking.changes_of(disk, &nbd, dirty, lost)?;
+        disks.push(DiskSnapshot {
+            target: disk.target.clone(),
+            size_bytes: nbd.size_bytes(),
+            format: disk.format,
+            road: Road::PullJob,
+            changes,
+            extents,
+            checkpoint: is_tracked.then(|| session.checkpoint()),
+            reader: Arc::new(Watched { inner: nbd, spoiled: taking.spoiled.clone() }),
+        });
+    }
+    Ok(disks)
 }

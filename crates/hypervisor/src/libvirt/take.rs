@@ -20,59 +20,14 @@ use std::time::Instant;
 pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -> Result<MachineSnapshot> {
     let started = Instant::now();
     let session = Arc::new(Session::open(options, dom, &request.id)?);
-    let what = session.what();
-    let about = |e: VirtError| e.about("inspecting", &what);
-    let dom = &session.dom();
-    let (number, state_reason) = dom.state().map_err(about)?;
-    let state = state::from_numbers(number, state_reason);
-    let live_xml = dom.xml(0).map_err(about)?;
-    let (live_xml, volumes) = volumes::resolve(&dom.conn, &what, live_xml)?;
-    let document = definition::parse(&what, &live_xml)?;
-    let persistent = dom.is_persistent().map_err(about)?;
-    let flags = if persistent { XML_INACTIVE | XML_SECURE } else { XML_SECURE };
-    let definition_xml = dom.xml(flags).map_err(about)?;
-
-    let (disks, skipped) = plan(&what, &document, &volumes, request, persistent)?;
-    let mut taking = Taking {
-        session: session.clone(),
-        request,
-        disks,
-        state,
-        state_reason,
-        agent: definition::agent(&document),
-        inside: Inside::of(&document),
-        warnings: skipped.iter().filter_map(|(target, why)| missed(target, why)).collect(),
-        timings: Timings::default(),
-        spoiled: Arc::default(),
-    };
-    let uefi = firmware::find(options, &dom.conn, &live_xml, &document, state.is_active());
-    taking.warnings.extend(uefi.problem);
+    let Seen { mut taking, definition_xml, skipped, uefi, tpm } = look(options, &session, request)?;
     let not_cloned = taking.why_no_clones();
     let cloneable = not_cloned.is_none();
     let not_kept = not_cloned.or_else(|| {
         let directories: BTreeSet<PathBuf> = taking.disks.iter().map(PlannedDisk::directory).collect();
         directories.iter().find_map(|directory| files::why_not_private(directory))
     });
-    // What is read by others than the machine's own process is opened as libvirt says, or not at all; before it is held.
-    if cloneable || !state.is_active() {
-        let images = taking.disks.iter().filter(|d| d.format == DiskFormat::Qcow2 && !d.is_encrypted);
-        images.map(|d| d.layer.node()).try_for_each(|node| node.map(drop))?;
-    }
-    let taken = if !state.is_active() {
-        taking.remove_leftovers();
-        taking.leave_snapshots_revertible()?;
-        offline::take(&mut taking, cloneable)?
-    } else {
-        job_end::end_leftover_job(&session, &mut taking.warnings)?;
-        let targets: Vec<&str> = taking.disks.iter().map(|d| d.target.as_str()).collect();
-        block_job::refuse(&session, &targets)?;
-        taking.remove_leftovers();
-        let tracked = match taking.leave_snapshots_revertible()? {
-            Some(tracked) => tracked,
-            None => reconcile::running(&session, &taking.disks, &mut taking.warnings)?,
-        };
-        if cloneable { taking.clone_running(tracked)? } else { pull::take(&mut taking, tracked)? }
-    };
+    let taken = taking.take_road(cloneable)?;
     if let Some(failure) = taking.inside.failure.take() {
         let Taken { disks, mut backend, .. } = taken;
         // Readers first, as always.
@@ -94,7 +49,7 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
         consistency: taken.consistency,
         nvram: uefi.variables,
         firmware: uefi.firmware,
-        tpm: tpm::state(&document, &session.uuid),
+        tpm,
         definition_xml,
         disks: taken.disks,
         skipped,
@@ -106,7 +61,75 @@ pub fn snapshot(options: &LibvirtOptions, dom: Dom, request: &SnapshotRequest) -
     })
 }
 
+/// What is seen of a machine before anything is done to it.
+struct Seen<'r> {
+    taking: Taking<'r>,
+    /// As it will be at its next start.
+    definition_xml: String,
+    skipped: Vec<(String, String)>,
+    uefi: firmware::Found,
+    tpm: Option<PathBuf>,
+}
+
+fn look<'r>(
+    options: &LibvirtOptions,
+    session: &Arc<Session>,
+    request: &'r SnapshotRequest,
+) -> Result<Seen<'r>> {
+    let what = session.what();
+    let about = |e: VirtError| e.about("inspecting", &what);
+    let dom = &session.dom();
+    let (number, state_reason) = dom.state().map_err(about)?;
+    let state = state::from_numbers(number, state_reason);
+    let live_xml = dom.xml(0).map_err(about)?;
+    let (live_xml, volumes) = volumes::resolve(&dom.conn, &what, live_xml)?;
+    let document = definition::parse(&what, &live_xml)?;
+    let persistent = dom.is_persistent().map_err(about)?;
+    let flags = if persistent { XML_INACTIVE | XML_SECURE } else { XML_SECURE };
+    let definition_xml = dom.xml(flags).map_err(about)?;
+    let (disks, skipped) = plan(&what, &document, &volumes, request, persistent)?;
+    let mut taking = Taking {
+        session: session.clone(),
+        request,
+        disks,
+        state,
+        state_reason,
+        agent: definition::agent(&document),
+        inside: Inside::of(&document),
+        warnings: skipped.iter().filter_map(|(target, why)| missed(target, why)).collect(),
+        timings: Timings::default(),
+        spoiled: Arc::default(),
+    };
+    let mut uefi = firmware::find(options, &dom.conn, &live_xml, &document, state.is_active());
+    taking.warnings.extend(uefi.problem.take());
+    Ok(Seen { taking, definition_xml, skipped, uefi, tpm: tpm::state(&document, &session.uuid) })
+}
+
 impl Taking<'_> {
+    /// Takes the road that state and storage leave, once what earlier snapshots left is put in order.
+    fn take_road(&mut self, cloneable: bool) -> Result<Taken> {
+        // What is read by others than the machine's own process is opened as libvirt says, or not at all; before it is held.
+        if cloneable || !self.state.is_active() {
+            let images = self.disks.iter().filter(|d| d.format == DiskFormat::Qcow2 && !d.is_encrypted);
+            images.map(|d| d.layer.node()).try_for_each(|node| node.map(drop))?;
+        }
+        if !self.state.is_active() {
+            self.remove_leftovers();
+            self.leave_snapshots_revertible()?;
+            return offline::take(self, cloneable);
+        }
+        let session = self.session.clone();
+        job_end::end_leftover_job(&session, &mut self.warnings)?;
+        let targets: Vec<&str> = self.disks.iter().map(|d| d.target.as_str()).collect();
+        block_job::refuse(&session, &targets)?;
+        self.remove_leftovers();
+        let tracked = match self.leave_snapshots_revertible()? {
+            Some(tracked) => tracked,
+            None => reconcile::running(&session, &self.disks, &mut self.warnings)?,
+        };
+        if cloneable { self.clone_running(tracked) } else { pull::take(self, tracked) }
+    }
+
     /// Files of ours beside the disks, except the clones which this snapshot compares with.
     fn remove_leftovers(&self) {
         let keep: Vec<PathBuf> = self.disks.iter().filter_map(|d| self.previous_clone(d)).collect();
