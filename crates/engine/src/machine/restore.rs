@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::limits::FIRMWARE_STATE_MAX_BYTES;
 use crate::points::kind_name;
 use crate::restore::write_image;
-use crate::source::PointSource;
+use crate::source::{DiskSource, PointSource};
 use crate::target::{self, FileIdentity, NewImage, NewImageOptions, check_absent, check_room};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -149,38 +149,93 @@ pub fn restore_from(
     progress: &Progress,
 ) -> Result<MachineRestore> {
     let started = Instant::now();
-    // Everything that can be refused is, before anything is made.
+    let mut prepared = prepare(hypervisor, source, &point, options, progress)?;
+    // Before anything is written with them; without its key a disk is nothing.
+    let (mut plan, mut secrets) = (plan_of(&prepared, options), encryption::Secrets::new(hypervisor));
+    if let Some(planned) = &options.planned {
+        (planned.keep)(&plan)?;
+    }
+    for key in prepared.keys.values() {
+        secrets.make(key)?;
+    }
+    let images = write_all(source, &prepared, &mut plan, progress)?;
+    if let Some(planned) = &options.planned {
+        (planned.keep)(&plan)?;
+    }
+    let mut files = NewFiles::default();
+    for (image, file) in images.into_iter().zip(&plan.files) {
+        image.finish()?;
+        files.0.push(file.path.clone());
+        progress.check()?;
+    }
+    let request = machine_request(&point, &mut prepared, options)?;
+    let created = create(hypervisor, &request, &mut files)?;
+    // The commit was the definition: from here on the files are the machine's.
+    files.keep();
+    secrets.keep();
+    let Prepared { storage, keys, disks, warnings, .. } = prepared;
+    let directory = storage.directory.clone();
+    storage.keep();
+    let disks: Vec<DiskRestore> = disks.into_iter().map(|(_, disk)| disk).collect();
+    let CreatedMachine { name, uuid, warnings: mut notes, losses } = created;
+    notes.extend(disks.iter().filter_map(|d| keys.get(&d.name).map(|key| (d, key))).map(|(disk, key)| {
+        format!(
+            "disk {} is encrypted (LUKS) with a new key, which libvirt keeps as secret {}",
+            disk.name, key.uuid
+        )
+    }));
+    let mut warnings: Vec<String> = warnings.into_iter().chain(losses).collect();
+    for note in &notes {
+        if !warnings.contains(note) {
+            warnings.push(note.clone());
+        }
+    }
+    Ok(MachineRestore {
+        point,
+        name,
+        uuid,
+        storage: directory,
+        disks,
+        warnings,
+        notes,
+        elapsed: started.elapsed(),
+    })
+}
+
+/// A restore of which nothing can be refused any more, and nothing is made yet but perhaps its directory.
+struct Prepared {
+    storage: Storage,
+    disks: Vec<(DiskSource, DiskRestore)>,
+    /// New keys, of the disks that are to be encrypted.
+    keys: HashMap<String, NewSecret>,
+    nvram: Option<(PathBuf, Vec<u8>)>,
+    warnings: Vec<String>,
+}
+
+/// Everything that can be refused is, before anything is made.
+fn prepare(
+    hypervisor: &dyn Hypervisor,
+    source: &PointSource,
+    point: &Manifest,
+    options: &RestoreOptions,
+    progress: &Progress,
+) -> Result<Prepared> {
     check_machine_name(&options.new_name)?;
     hypervisor.name_is_free(&options.new_name)?;
-    let definition = definition_of(&point)?;
-    let chosen = choose_disks(&point, &options.disks)?;
-    check_networks(hypervisor, definition, &options.network)?;
+    let chosen = choose_disks(point, &options.disks)?;
+    check_networks(hypervisor, definition_of(point)?, &options.network)?;
     let storage = Storage::open(options.storage.as_deref(), hypervisor, &chosen)?;
-    let mut warnings = Vec::new();
-    warnings.extend(storage.barriers());
-    let mut encrypted = encryption::encrypted_disks(&point);
-    encrypted.retain(|name| chosen.iter().any(|d| d.name == *name));
-    if options.unencrypted {
-        warnings.extend(encrypted.iter().map(|disk| encryption::warning(disk)));
-        encrypted.clear();
-    }
-    if let Some(disk) = encrypted.first().filter(|_| options.format == Some(DiskFormat::Raw)) {
-        return Err(Error::unsupported(format!(
-            "disk {disk} was encrypted by libvirt and is restored encrypted, as qcow2: leave out --format raw, or say that it may be \
-             unencrypted (--unencrypted)"
-        )));
-    }
-    let mut keys: HashMap<String, NewSecret> = HashMap::new();
+    let mut warnings: Vec<String> = storage.barriers().into_iter().collect();
+    let encrypted = encrypted_anew(point, &chosen, options, &mut warnings)?;
     if options.disks.is_empty() {
-        warnings.extend(missed_disks(&point));
+        warnings.extend(missed_disks(point));
     }
-    let nvram = nvram_of(&point, &mut warnings);
-    let nvram_path = nvram.is_some().then(|| storage.nvram_path(&options.new_name));
-    if let Some(path) = &nvram_path {
+    let nvram = nvram_of(point, &mut warnings).map(|bytes| (storage.nvram_path(&options.new_name), bytes));
+    if let Some((path, _)) = &nvram {
         check_absent(path)?;
     }
-
-    let mut planned = Vec::new();
+    let mut keys: HashMap<String, NewSecret> = HashMap::new();
+    let mut disks = Vec::new();
     for disk in chosen {
         let is_encrypted = encrypted.contains(&disk.name);
         let format = options.format.or(DiskRecord::of(disk).format).unwrap_or(DiskFormat::Qcow2);
@@ -194,33 +249,60 @@ pub fn restore_from(
         let reader = source.open(disk)?;
         let data_bytes = reader.data_bytes()?;
         progress.check()?;
-        planned.push((
+        disks.push((
             reader,
             DiskRestore { name: disk.name.clone(), path, format, size_bytes: disk.size_bytes, data_bytes },
         ));
     }
-    let total_bytes = planned.iter().map(|(_, d)| d.data_bytes).sum();
+    let total_bytes = disks.iter().map(|(_, d)| d.data_bytes).sum();
     // What is a file already may be cloned, which takes no room; else that is found out in time.
-    let copied_bytes = planned.iter().filter(|(r, _)| r.file().is_none()).map(|(_, d)| d.data_bytes).sum();
+    let copied_bytes = disks.iter().filter(|(r, _)| r.file().is_none()).map(|(_, d)| d.data_bytes).sum();
     check_room(&storage.directory.join(&options.new_name), target::DiskFormat::Qcow2, copied_bytes)?;
     progress.add_total(total_bytes);
+    Ok(Prepared { storage, disks, keys, nvram, warnings })
+}
 
-    let mut plan = RestorePlan {
+/// The disks among these that libvirt encrypted, and that get a new key; none where they may come unencrypted.
+fn encrypted_anew(
+    point: &Manifest,
+    chosen: &[&Disk],
+    options: &RestoreOptions,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeSet<String>> {
+    let mut encrypted = encryption::encrypted_disks(point);
+    encrypted.retain(|name| chosen.iter().any(|d| d.name == *name));
+    if options.unencrypted {
+        warnings.extend(encrypted.iter().map(|disk| encryption::warning(disk)));
+        encrypted.clear();
+    }
+    match encrypted.first().filter(|_| options.format == Some(DiskFormat::Raw)) {
+        None => Ok(encrypted),
+        Some(disk) => Err(Error::unsupported(format!(
+            "disk {disk} was encrypted by libvirt and is restored encrypted, as qcow2: leave out --format raw, or say that it may be \
+             unencrypted (--unencrypted)"
+        ))),
+    }
+}
+
+/// The files that will be made, before any is.
+fn plan_of(prepared: &Prepared, options: &RestoreOptions) -> RestorePlan {
+    let paths = prepared.disks.iter().map(|(_, disk)| &disk.path);
+    let paths = paths.chain(prepared.nvram.as_ref().map(|(path, _)| path));
+    RestorePlan {
         tag: options.planned.as_ref().map_or_else(new_tag, |p| p.tag.clone()),
-        ..RestorePlan::default()
-    };
-    let paths = planned.iter().map(|(_, d)| &d.path).chain(&nvram_path);
-    plan.files = paths.map(|path| PlannedFile { path: path.clone(), identity: None }).collect();
-    if let Some(planned) = &options.planned {
-        (planned.keep)(&plan)?;
+        files: paths.map(|path| PlannedFile { path: path.clone(), identity: None }).collect(),
     }
-    // Before anything is written with them; without its key a disk is nothing.
-    let mut secrets = encryption::Secrets::new(hypervisor);
-    for key in keys.values() {
-        secrets.make(key)?;
-    }
+}
+
+/// Writes all files under hidden names, and takes down in the plan which they are.
+fn write_all(
+    source: &PointSource,
+    prepared: &Prepared,
+    plan: &mut RestorePlan,
+    progress: &Progress,
+) -> Result<Vec<NewImage>> {
     let mut images = Vec::new();
-    for (reader, disk) in &planned {
+    for (reader, disk) in &prepared.disks {
         let new = NewImageOptions {
             path: disk.path.clone(),
             format: disk.format.into(),
@@ -228,75 +310,46 @@ pub fn restore_from(
             data_bytes: disk.data_bytes,
             durable: true,
             tag: Some(plan.tag.clone()),
-            passphrase: keys.get(&disk.name).map(|key| key.passphrase.clone()),
+            passphrase: prepared.keys.get(&disk.name).map(|key| key.passphrase.clone()),
         };
         images.push(write_image(reader, new, progress)?);
         progress.check()?;
     }
     source.check()?;
-    if let (Some(bytes), Some(path)) = (&nvram, &nvram_path) {
+    if let Some((path, bytes)) = &prepared.nvram {
         images.push(small_file(path, bytes, &plan.tag)?);
     }
     for (image, file) in images.iter().zip(&mut plan.files) {
         file.identity = Some(image.identity()?);
     }
-    if let Some(planned) = &options.planned {
-        (planned.keep)(&plan)?;
-    }
-    let mut files = NewFiles::default();
-    for (image, file) in images.into_iter().zip(&plan.files) {
-        image.finish()?;
-        files.0.push(file.path.clone());
-        progress.check()?;
-    }
-    let disks: Vec<DiskRestore> = planned.into_iter().map(|(_, disk)| disk).collect();
-    let request = RestoreMachineRequest {
-        definition_xml: definition.text.clone(),
+    Ok(images)
+}
+
+/// What the hypervisor is asked to make of the files.
+fn machine_request(
+    point: &Manifest,
+    prepared: &mut Prepared,
+    options: &RestoreOptions,
+) -> Result<RestoreMachineRequest> {
+    let nvram = prepared.nvram.as_ref().map(|(path, _)| path.clone());
+    Ok(RestoreMachineRequest {
+        definition_xml: definition_of(point)?.text.clone(),
         new_name: options.new_name.clone(),
-        disks: disks
+        disks: prepared
+            .disks
             .iter()
-            .map(|d| RestoredDisk {
+            .map(|(_, d)| RestoredDisk {
                 target: d.name.clone(),
                 path: d.path.clone(),
                 format: d.format,
-                secret: keys.get(&d.name).map(|key| key.uuid),
+                secret: prepared.keys.get(&d.name).map(|key| key.uuid),
             })
             .collect(),
         network: options.network.clone(),
-        firmware: firmware_of(&point, nvram_path.as_deref()),
-        nvram: nvram_path,
-        tpm: tpm_of(&point, &mut warnings),
+        firmware: firmware_of(point, nvram.as_deref()),
+        nvram,
+        tpm: tpm_of(point, &mut prepared.warnings),
         unencrypted: options.unencrypted,
-    };
-    let created = create(hypervisor, &request, &mut files)?;
-    // The commit was the definition: from here on the files are the machine's.
-    files.keep();
-    secrets.keep();
-    let directory = storage.directory.clone();
-    storage.keep();
-    let mut created = created;
-    created.warnings.extend(disks.iter().filter(|d| keys.contains_key(&d.name)).map(|d| {
-        format!(
-            "disk {} is encrypted (LUKS) with a new key, which libvirt keeps as secret {}",
-            d.name, keys[&d.name].uuid
-        )
-    }));
-    warnings.extend(created.losses);
-    let notes = created.warnings.clone();
-    for warning in created.warnings {
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-    Ok(MachineRestore {
-        point,
-        name: created.name,
-        uuid: created.uuid,
-        storage: directory,
-        disks,
-        warnings,
-        notes,
-        elapsed: started.elapsed(),
     })
 }
 
