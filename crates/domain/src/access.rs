@@ -39,6 +39,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Owner,
         Self::Contributor,
@@ -150,6 +151,7 @@ impl fmt::Display for Role {
 /// What is done by writing to a protected item's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemWrite {
+    /// Protecting a machine, or changing its protection.
     Protect,
     /// Other disks.
     ChangeDisks,
@@ -157,6 +159,7 @@ pub enum ItemWrite {
     ChangePolicy,
     /// Stop or suspend.
     Stop,
+    /// Bringing back what was deleted softly.
     Undelete,
 }
 
@@ -203,9 +206,13 @@ pub mod linked {
     pub const PLACED_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/write"];
     /// To give a vault a user-assigned identity.
     pub const IDENTITY: &[&str] = &["Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"];
+    /// To see a machine.
     pub const READ_MACHINE: &[&str] = &["Microsoft.Compute/virtualMachines/read"];
+    /// To see a vault.
     pub const READ_VAULT: &[&str] = &["Microsoft.RecoveryServices/Vaults/read"];
+    /// To see a policy.
     pub const READ_POLICY: &[&str] = &["Microsoft.RecoveryServices/Vaults/backupPolicies/read"];
+    /// To see a point.
     pub const READ_POINT: &[&str] = &[
         "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/read",
     ];
@@ -230,6 +237,7 @@ impl Scope {
         Self { path: format!("/{}", segments.join("/")) }
     }
 
+    /// As ids begin.
     pub fn as_str(&self) -> &str {
         &self.path
     }
@@ -276,7 +284,9 @@ impl fmt::Display for Scope {
 /// A role on a scope: what a principal has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
+    /// What may be done.
     pub role: Role,
+    /// Where.
     pub scope: Scope,
 }
 

@@ -6,9 +6,12 @@ macro_rules! arm_enum {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
+        // Without more words where Azure's name says it.
+        #[allow(missing_docs)]
         pub enum $name { $($(#[$vdoc])* $variant),* }
 
         impl $name {
+            /// All of them.
             pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
 
             /// As Azure spells it.

@@ -16,7 +16,9 @@ pub const FABRIC: &str = "Azure";
 /// A machine as Azure's names carry it: group and name, both in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MachineKey {
+    /// The resource group, as the machine's names have it.
     pub group: String,
+    /// The machine's name.
     pub machine: String,
 }
 
@@ -71,7 +73,9 @@ pub fn parse_item_name(name: &str) -> Option<MachineKey> {
 /// What an ARM id names. All keep their case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceId {
+    /// The subscription.
     pub subscription: String,
+    /// The resource group.
     pub group: String,
     /// The names after the types, the outermost first.
     pub names: Vec<String>,

@@ -21,6 +21,7 @@ arm_enum!(
 );
 
 impl Weekday {
+    /// The day of a date.
     pub fn of(date: Date) -> Self {
         match date.weekday() {
             civil::Weekday::Sunday => Self::Sunday,
@@ -40,6 +41,7 @@ impl Month {
         self as i8 + 1
     }
 
+    /// The month of a date.
     pub fn of(date: Date) -> Self {
         // A date's month is 1 to 12.
         Self::ALL[usize::from(date.month().unsigned_abs()).clamp(1, 12) - 1]
@@ -66,16 +68,24 @@ impl WeekOfMonth {
 pub enum MonthPick {
     /// Dates from 1 to 31; `last` is the month's last day, whichever that is. A month without a 31st has none.
     Dates {
+        /// 1 to 31.
         #[serde(default)]
         days: BTreeSet<u8>,
+        /// The last day of the month, too.
         #[serde(default)]
         last: bool,
     },
     /// "First and third Sunday": every one of `days_of_week` in every one of `weeks`.
-    Positions { weeks: BTreeSet<WeekOfMonth>, days_of_week: BTreeSet<Weekday> },
+    Positions {
+        /// Which ones of the month.
+        weeks: BTreeSet<WeekOfMonth>,
+        /// Of these weekdays.
+        days_of_week: BTreeSet<Weekday>,
+    },
 }
 
 impl MonthPick {
+    /// Whether it picks this day.
     pub fn matches(&self, date: Date) -> bool {
         match self {
             Self::Dates { days, last } => {

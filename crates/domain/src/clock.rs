@@ -26,11 +26,20 @@ pub enum Doubt {
     /// Nothing is known of any earlier run.
     FirstStart,
     /// The service was not running for a long time, in seconds by the wall clock.
-    LongPause { seconds: i64 },
+    LongPause {
+        /// For how long.
+        seconds: i64,
+    },
     /// Wall time went so many seconds further than time passed.
-    Forward { seconds: i64 },
+    Forward {
+        /// By how much.
+        seconds: i64,
+    },
     /// Wall time went so many seconds back, or stayed so many seconds behind.
-    Back { seconds: i64 },
+    Back {
+        /// By how much.
+        seconds: i64,
+    },
 }
 
 impl fmt::Display for Doubt {

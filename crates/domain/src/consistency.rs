@@ -31,12 +31,14 @@ impl fmt::Display for ConsistencyLevel {
 /// A level together with how it was earned, or why it is not better.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consistency {
+    /// How consistent.
     pub level: ConsistencyLevel,
     /// One sentence for the user: what was seen to happen.
     pub reason: String,
 }
 
 impl Consistency {
+    /// Of a level, for a reason.
     pub fn new(level: ConsistencyLevel, reason: impl Into<String>) -> Self {
         Self { level, reason: reason.into() }
     }

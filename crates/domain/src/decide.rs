@@ -20,9 +20,11 @@ use jiff::Timestamp;
 /// What there is to know about an item and the instant.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
+    /// The policy that says when.
     pub policy: &'a Policy,
     /// How far the item's schedule was looked at.
     pub considered_until: Timestamp,
+    /// The time by the service's clock.
     pub now: Timestamp,
     /// Whether a backup of the item runs, or waits to.
     pub running: bool,
@@ -35,11 +37,26 @@ pub struct Situation<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Make a backup, which stands for this run.
-    Run { scheduled_for: Timestamp, considered_until: Timestamp },
+    Run {
+        /// The time in the schedule.
+        scheduled_for: Timestamp,
+        /// To be remembered as the situation's.
+        considered_until: Timestamp,
+    },
     /// Record that this run was skipped: another backup of the item was not over.
-    Skip { scheduled_for: Timestamp, considered_until: Timestamp },
+    Skip {
+        /// The time in the schedule.
+        scheduled_for: Timestamp,
+        /// To be remembered as the situation's.
+        considered_until: Timestamp,
+    },
     /// Nothing before `until`; None when the schedule has no further run.
-    Wait { until: Option<Timestamp>, considered_until: Timestamp },
+    Wait {
+        /// The next time in the schedule; None: there is none.
+        until: Option<Timestamp>,
+        /// To be remembered as the situation's.
+        considered_until: Timestamp,
+    },
 }
 
 impl Decision {

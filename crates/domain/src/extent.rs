@@ -7,13 +7,16 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extent {
+    /// Where it begins.
     #[serde(rename = "offset")]
     pub offset_bytes: u64,
+    /// How long it is.
     #[serde(rename = "length")]
     pub length_bytes: u64,
 }
 
 impl Extent {
+    /// From an offset on, so long.
     pub fn new(offset_bytes: u64, length_bytes: u64) -> Self {
         Self { offset_bytes, length_bytes }
     }
@@ -23,6 +26,7 @@ impl Extent {
         self.offset_bytes.saturating_add(self.length_bytes)
     }
 
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.length_bytes == 0
     }
@@ -41,16 +45,20 @@ pub enum ExtentKind {
 /// An extent with its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TypedExtent {
+    /// Where.
     #[serde(flatten)]
     pub extent: Extent,
+    /// What is there.
     pub kind: ExtentKind,
 }
 
 impl TypedExtent {
+    /// Bytes that must be read.
     pub fn data(offset_bytes: u64, length_bytes: u64) -> Self {
         Self { extent: Extent::new(offset_bytes, length_bytes), kind: ExtentKind::Data }
     }
 
+    /// Bytes that are zero.
     pub fn zero(offset_bytes: u64, length_bytes: u64) -> Self {
         Self { extent: Extent::new(offset_bytes, length_bytes), kind: ExtentKind::Zero }
     }
@@ -59,10 +67,28 @@ impl TypedExtent {
 /// Why a list of extents was refused. `index` counts from 0 in the list as it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ExtentError {
+    /// It ends behind what it is to lie in.
     #[error("extent {index} (offset {offset}, length {length}) ends beyond the disk's size of {size} bytes")]
-    OutOfRange { index: usize, offset: u64, length: u64, size: u64 },
+    OutOfRange {
+        /// Which of the list.
+        index: usize,
+        /// Where it begins.
+        offset: u64,
+        /// How long it is.
+        length: u64,
+        /// Of what it is to lie in.
+        size: u64,
+    },
+    /// It begins before the one ahead of it ends.
     #[error("extent {index} (offset {offset}) overlaps the one before it, which ends at {previous_end}")]
-    Overlap { index: usize, offset: u64, previous_end: u64 },
+    Overlap {
+        /// Which of the list.
+        index: usize,
+        /// Where it begins.
+        offset: u64,
+        /// Where the one before ends.
+        previous_end: u64,
+    },
 }
 
 /// Checks that every extent lies within `size_bytes` and none overlaps another, whatever their

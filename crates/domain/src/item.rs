@@ -27,6 +27,7 @@ pub enum ItemState {
     NotProtected,
     /// Protected; the initial replica, that is the first backup, is pending.
     IrPending,
+    /// By a policy; it has points.
     Protected,
     /// No backups are made and no policy applies any more: what is there is kept for ever, or until somebody resumes or deletes it.
     ProtectionStopped,
@@ -39,6 +40,7 @@ pub enum ItemState {
 /// What happens to an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ItemEvent {
+    /// Protect, by a policy, or resume that.
     Protect,
     /// A backup was completed; only the first one changes anything.
     FirstBackupDone,
@@ -48,12 +50,14 @@ pub enum ItemEvent {
     Suspend,
     /// Protect again what was stopped or suspended. `has_points`: whether it has any recovery point.
     Resume {
+        /// Whether it has any recovery point.
         has_points: bool,
     },
     /// Another policy, or other disks, for what is protected.
     ChangePolicy,
     /// Delete with all data. It can be brought back until it is purged: see [`purge_at`].
     Delete,
+    /// Bring back what was deleted softly.
     Undelete,
     /// The time in which it could be brought back is over.
     Purge,
@@ -97,6 +101,7 @@ impl ItemError {
 }
 
 impl ItemState {
+    /// All of them.
     pub const ALL: [Self; 6] = [
         Self::NotProtected,
         Self::IrPending,

@@ -42,12 +42,19 @@ arm_enum!(
 
 /// The tasks' names, as Azure shows them.
 pub mod task {
+    /// A machine is taken at one instant.
     pub const TAKE_SNAPSHOT: &str = "Take Snapshot";
+    /// Data goes into the vault.
     pub const TRANSFER_TO_VAULT: &str = "Transfer data to vault";
+    /// Data comes out of the vault.
     pub const TRANSFER_FROM_VAULT: &str = "Transfer data from vault";
+    /// A machine is started.
     pub const START_MACHINE: &str = "Start machine";
+    /// A drill looks at the machine.
     pub const CHECK_MACHINE: &str = "Check machine";
+    /// A new machine is made of what was restored.
     pub const CREATE_MACHINE: &str = "Create the restored virtual machine";
+    /// A machine's own disks are replaced.
     pub const UPDATE_MACHINE: &str = "Update the virtual machine";
 }
 
@@ -59,6 +66,7 @@ impl JobOperation {
 }
 
 impl JobStatus {
+    /// Whether nothing of it is to come any more.
     pub fn is_over(self) -> bool {
         !matches!(self, Self::InProgress | Self::Cancelling)
     }
@@ -69,14 +77,18 @@ impl JobStatus {
 pub struct JobTask {
     /// Its name, which is all the identity it has: see [`task`].
     pub id: String,
+    /// How far it is.
     pub status: TaskStatus,
+    /// When it began first.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
+    /// When it was over.
     #[serde(default)]
     pub ended_at: Option<Timestamp>,
 }
 
 impl JobTask {
+    /// One that has not begun.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), status: TaskStatus::NotStarted, started_at: None, ended_at: None }
     }
@@ -119,6 +131,7 @@ pub struct JobError {
 }
 
 impl JobError {
+    /// From Azure's number and code, what happened, and what to do.
     pub fn new(
         code: i64,
         name: impl Into<String>,

@@ -4,6 +4,7 @@
 //! arguments, so every rule can be tested in microseconds.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod access;
 mod arm_enum;

@@ -10,8 +10,11 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{given}` is not a valid {kind}: {reason}")]
 pub struct InvalidName {
+    /// Of what.
     pub kind: &'static str,
+    /// What was given.
     pub given: String,
+    /// What is wrong with it.
     pub reason: &'static str,
 }
 
@@ -23,14 +26,17 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
+            /// From a UUID.
             pub fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
+            /// From its bytes.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
 
+            /// Its bytes.
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
@@ -90,6 +96,7 @@ pub struct ItemName(String);
 pub const ITEM_NAME_MAX_BYTES: usize = 255;
 
 impl ItemName {
+    /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -48,18 +48,26 @@ impl PolicyTier {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
+    /// Once a day.
     Daily {
+        /// At this time of the policy's zone.
         time: Time,
     },
+    /// On some days of the week.
     Weekly {
+        /// On these.
         days: BTreeSet<Weekday>,
+        /// At this time of the policy's zone.
         time: Time,
     },
     /// Every so many hours from `window_start` to the window's end, both included: 08:00, every 4 hours, for 12 hours is
     /// 08:00, 12:00, 16:00 and 20:00. A window is a multiple of the interval, and may go past midnight.
     Hourly {
+        /// How far apart, in hours.
         every_hours: u32,
+        /// The first of a day.
         window_start: Time,
+        /// From the first to the last of a day, in hours.
         window_hours: u32,
     },
 }
@@ -77,40 +85,52 @@ impl Schedule {
 /// Every day's points are kept so many days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DailyRetention {
+    /// How many days a daily point is kept.
     pub days: u32,
 }
 
 /// One point of each of these days of the week is kept so many weeks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeeklyRetention {
+    /// Whose points are weekly ones.
     pub days_of_week: BTreeSet<Weekday>,
+    /// How many weeks those are kept.
     pub weeks: u32,
 }
 
 /// One point of each of these days of every month is kept so many months.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonthlyRetention {
+    /// Whose points are monthly ones.
     pub by: MonthPick,
+    /// How many months those are kept.
     pub months: u32,
 }
 
 /// One point of each of these days of these months is kept so many years.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct YearlyRetention {
+    /// In which months.
     pub months: BTreeSet<Month>,
+    /// Whose points are yearly ones.
     pub by: MonthPick,
+    /// How many years those are kept.
     pub years: u32,
 }
 
 /// How long backups are kept. A point is kept by the longest rule that tags it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
+    /// Of daily points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<DailyRetention>,
+    /// Of weekly points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weekly: Option<WeeklyRetention>,
+    /// Of monthly points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monthly: Option<MonthlyRetention>,
+    /// Of yearly points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yearly: Option<YearlyRetention>,
 }
@@ -135,12 +155,17 @@ impl SnapshotConsistency {
 /// A backup policy's rules. Its name and place are the catalog's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
+    /// Standard or enhanced.
     pub tier: PolicyTier,
+    /// When backups are made.
     pub schedule: Schedule,
+    /// How long they are kept.
     pub retention: Retention,
+    /// Whose days and times those are.
     pub zone: ZoneName,
     /// Days that snapshots are kept for restores at once, beside the copy in the vault.
     pub snapshot_days: u32,
+    /// How consistent snapshots are to be.
     #[serde(default, skip_serializing_if = "SnapshotConsistency::is_usual")]
     pub snapshot_consistency: SnapshotConsistency,
     /// A backup fails, rather than warn, when a disk that nobody excluded cannot be backed up.
@@ -159,7 +184,12 @@ pub enum PolicyError {
         "snapshots kept {snapshot_days} days must go before the backups do, which the policy keeps {kept_days} days: keep snapshots for at most {most} days, or backups longer",
         most = kept_days.saturating_sub(1).max(1)
     )]
-    SnapshotsOutliveBackups { snapshot_days: u32, kept_days: u32 },
+    SnapshotsOutliveBackups {
+        /// How long snapshots are kept.
+        snapshot_days: u32,
+        /// How long points are.
+        kept_days: u32,
+    },
 }
 
 impl PolicyError {

@@ -51,6 +51,7 @@ impl PointReason {
 /// What retention has to know of a recovery point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointFacts {
+    /// The instant of the point.
     pub taken_at: Timestamp,
     /// None: nobody knows; see [`run`](Self::run).
     #[serde(default)]
@@ -91,10 +92,15 @@ pub enum RetentionMode {
 /// The rules that tag a point.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tags {
+    /// A daily point.
     pub daily: bool,
+    /// A weekly point.
     pub weekly: bool,
+    /// A monthly point.
     pub monthly: bool,
+    /// A yearly point.
     pub yearly: bool,
+    /// Made on demand, for its days.
     pub on_demand: bool,
 }
 
@@ -102,10 +108,15 @@ pub struct Tags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
+    /// By the rule for days.
     Daily,
+    /// By the rule for weeks.
     Weekly,
+    /// By the rule for months.
     Monthly,
+    /// By the rule for years.
     Yearly,
+    /// By what was asked when it was made.
     OnDemand,
 }
 
@@ -125,6 +136,7 @@ impl Rule {
 /// What retention says of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
+    /// The rules that it is kept by.
     pub tags: Tags,
     /// The rule that `rules_until` is by. None: there is none for it.
     #[serde(default)]

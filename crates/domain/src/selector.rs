@@ -10,6 +10,7 @@ use thiserror::Error;
 /// Which recovery point is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PointSelector {
+    /// By its id.
     Id(PointId),
     /// The item's newest point.
     Latest(ItemName),
@@ -20,12 +21,15 @@ pub enum PointSelector {
 /// Why a point's name could not be understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectorError {
+    /// Neither an id nor an item's name.
     #[error(
         "`{0}` names no recovery point: use a point's id, ITEM@latest, or ITEM@TIME (see `strongroom rescue point list`)"
     )]
     NotAPoint(String),
+    /// The part before the sign is no item's name.
     #[error(transparent)]
     Item(#[from] InvalidName),
+    /// The part behind the sign is no time.
     #[error(
         "`{0}` is not a time: use 2026-11-21, 2026-11-21T20:30, 2026-11-21T20:30:15 (local time) or 2026-11-21T20:30:15Z"
     )]

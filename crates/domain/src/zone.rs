@@ -30,6 +30,7 @@ pub struct ZoneName {
 }
 
 impl ZoneName {
+    /// UTC.
     pub fn utc() -> Self {
         Self { text: "UTC".to_owned(), zone: TimeZone::UTC }
     }
@@ -44,6 +45,7 @@ impl ZoneName {
         self.zone.iana_name().unwrap_or(&self.text)
     }
 
+    /// Its rules.
     pub fn time_zone(&self) -> &TimeZone {
         &self.zone
     }

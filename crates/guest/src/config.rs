@@ -11,33 +11,45 @@ use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Where Azure's framework has its configuration.
 pub const CONFIG_PATH: &str = "/etc/azure/VMSnapshotScriptPluginConfig.json";
+/// Its second file, which is not everywhere.
 pub const HOST_CONFIG_PATH: &str = "/etc/azure/VMSnapshotPluginHost.conf";
 
 /// One of the two scripts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Script {
+    /// The script's file.
     pub location: PathBuf,
+    /// What it is called with.
     pub parameters: Vec<String>,
+    /// How often it is tried again.
     pub retries: u64,
 }
 
 /// What the user wants done around a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
+    /// Before the snapshot.
     pub pre: Script,
+    /// After it.
     pub post: Script,
     /// Each script's, with all its retries.
     pub timeout_seconds: u64,
+    /// Whether there is to be a backup though a script failed.
     pub continue_on_failure: bool,
+    /// Whether file systems are frozen.
     pub freeze: bool,
+    /// How often a running script is looked at.
     pub poll_seconds: u64,
 }
 
 /// Where configurations are.
 #[derive(Debug, Clone)]
 pub struct Places {
+    /// The configuration.
     pub config: PathBuf,
+    /// The second one.
     pub host_config: PathBuf,
 }
 

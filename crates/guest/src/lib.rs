@@ -10,6 +10,8 @@
 //!
 //! The binary is static, has one thread, opens no network port, and keeps its state in `/run/strongroom-guest`.
 
+#![warn(missing_docs)]
+
 pub mod config;
 pub mod hold;
 pub mod limits;

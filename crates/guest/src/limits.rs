@@ -14,15 +14,19 @@ pub const CONFIG_BYTES_MAX: u64 = 64 << 10;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// A script's time with all its retries (seconds): what is the default, and what is the most.
 pub const SCRIPT_SECONDS_DEFAULT: u64 = 10;
+/// How long a script may run, whatever its configuration says.
 pub const SCRIPT_SECONDS_MAX: u64 = 1800;
 /// Retries of a script, at most.
 pub const RETRIES_MAX: u64 = 100;
 /// Parameters of a script, at most, and each one's length (bytes).
 pub const PARAMETERS_MAX: usize = 256;
+/// Of one parameter of a script.
 pub const PARAMETER_BYTES_MAX: usize = 4096;
 /// The pause before a retry (seconds).
 pub const POLL_SECONDS_DEFAULT: u64 = 3;
+/// The shortest time between two looks at a running script.
 pub const POLL_SECONDS_MIN: u64 = 1;
+/// The longest.
 pub const POLL_SECONDS_MAX: u64 = 5;
 /// What is kept of a script's output: its end (bytes). The rest is read and let go.
 pub const OUTPUT_TAIL_BYTES: usize = 8 << 10;

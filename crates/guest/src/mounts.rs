@@ -7,6 +7,7 @@ use crate::limits::MOUNTS_MAX;
 pub struct Mount {
     /// `major:minor`; of btrfs, where each subvolume has another, its source.
     pub device: String,
+    /// Where it is mounted.
     pub path: std::path::PathBuf,
 }
 
@@ -32,6 +33,7 @@ pub fn freezable(mountinfo: &str) -> Vec<Mount> {
     found
 }
 
+/// What is mounted and can be frozen.
 pub fn now() -> std::io::Result<Vec<Mount>> {
     Ok(freezable(&String::from_utf8_lossy(&std::fs::read("/proc/self/mountinfo")?)))
 }

@@ -10,13 +10,17 @@ use crate::wire::{Finished, Prepared, VERSION};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Where a session is kept, on memory.
 pub const RUN_DIRECTORY: &str = "/run/strongroom-guest";
 
 /// How to prepare.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Where the configuration is.
     pub places: Places,
+    /// Where the session is kept.
     pub run_directory: PathBuf,
+    /// What the warden looks after.
     pub watch: Watch,
 }
 

@@ -21,6 +21,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// How long the host may take to fetch an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where the port is in a guest.
 pub fn default_path() -> PathBuf {
     Path::new("/dev/virtio-ports").join(PORT_NAME)
 }

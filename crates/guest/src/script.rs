@@ -19,9 +19,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// Which of the two scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Before the snapshot.
     Pre,
+    /// After it.
     Post,
 }
 
@@ -55,11 +58,13 @@ pub fn open(phase: Phase, script: &Script) -> Result<File, Problem> {
 
 /// Where a script's output goes. Who else keeps the reading end can read on when this process is gone.
 pub struct Output {
+    /// The end that is read.
     pub reader: OwnedFd,
     writer: OwnedFd,
 }
 
 impl Output {
+    /// An empty one.
     pub fn new() -> std::io::Result<Self> {
         let (reader, writer) = sys::pipe()?;
         Ok(Self { reader, writer })

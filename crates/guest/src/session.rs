@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 /// What the file of a session holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
+    /// Its name.
     pub session: String,
     /// The scripts, if the pre-check passed.
     pub config: Option<Config>,
+    /// The warden's number.
     pub warden: libc::pid_t,
     /// Tells it from a later process of the same number.
     pub warden_start: u64,
@@ -32,6 +34,7 @@ pub struct State {
 }
 
 impl State {
+    /// Of a name, in a directory.
     pub fn new(directory: &Path, session: &str) -> Result<Self, String> {
         if !is_session(session) {
             return Err("a session is named by 1 to 64 letters, digits and hyphens".into());
@@ -39,6 +42,7 @@ impl State {
         Ok(Self { directory: directory.into(), session: session.into() })
     }
 
+    /// Where the session lies.
     pub fn file(&self) -> PathBuf {
         self.directory.join("session")
     }
@@ -48,6 +52,7 @@ impl State {
         self.directory.join("expired")
     }
 
+    /// Makes the directory, root's alone.
     pub fn make_directory(&self) -> Result<(), String> {
         let shown = self.directory.display();
         let wrong = |why: String| format!("`{shown}` cannot hold the session: {why}");
@@ -71,6 +76,7 @@ impl State {
         self.read().is_some_and(|record| record.session == self.session)
     }
 
+    /// Writes a file of the session, in one step.
     pub fn write(&self, path: &Path, document: &impl Serialize) -> Result<(), String> {
         let new = self.directory.join(format!("new-{}", std::process::id()));
         let text = serde_json::to_vec(document).map_err(|e| e.to_string())?;

@@ -18,6 +18,7 @@ pub fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
+/// What is known of an open file.
 pub fn fstat(fd: RawFd) -> io::Result<libc::stat> {
     // SAFETY: zeroes are a valid stat, the pointer is to it.
     unsafe {
@@ -97,6 +98,7 @@ pub fn reap_all() {
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
 }
 
+/// Sends a signal.
 pub fn kill(pid: libc::pid_t, signal: libc::c_int) {
     if pid != 0 && pid != -1 {
         // SAFETY: a plain call; that the process has ended is no matter.
@@ -216,10 +218,12 @@ impl SharedFlags {
         unsafe { &*self.bytes.add(index) }
     }
 
+    /// Writes one.
     pub fn set(&self, index: usize, value: u8) {
         self.flag(index).store(value, std::sync::atomic::Ordering::SeqCst);
     }
 
+    /// Reads one.
     pub fn get(&self, index: usize) -> u8 {
         self.flag(index).load(std::sync::atomic::Ordering::SeqCst)
     }

@@ -22,9 +22,11 @@ pub enum Use {
 /// Why a file is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
+    /// There is none.
     NotFound(String),
     /// Somebody other than root could have a hand in it.
     Untrusted(String),
+    /// Why it is not used.
     Other(String),
 }
 

@@ -26,6 +26,7 @@ pub struct Watch {
 
 /// A warden that waits for the preparation to be over.
 pub struct Warden {
+    /// Its number.
     pub pid: libc::pid_t,
     arm: OwnedFd,
 }

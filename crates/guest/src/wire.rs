@@ -14,22 +14,36 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
+    /// The pre-script ended with an error.
     PreScriptFailed,
+    /// The post-script ended with an error.
     PostScriptFailed,
+    /// The pre-script is not there.
     PreScriptNotFound,
+    /// The post-script is not there.
     PostScriptNotFound,
+    /// The second configuration file cannot be read.
     HostConfigUnreadable,
+    /// The configuration cannot be read.
     ConfigUnreadable,
+    /// It does not say where a script is.
     LocationMissing,
+    /// The pre-script could be changed by others than root.
     PreScriptPermissions,
+    /// The post-script could be.
     PostScriptPermissions,
+    /// The pre-script took too long.
     PreScriptTimeout,
+    /// The post-script took too long.
     PostScriptTimeout,
+    /// The second configuration file could be changed by others than root.
     HostConfigPermissions,
+    /// The configuration could be.
     ConfigPermissions,
 }
 
 impl Code {
+    /// All of them.
     pub const ALL: [Self; 13] = [
         Self::PreScriptFailed,
         Self::PostScriptFailed,
@@ -121,6 +135,7 @@ impl Code {
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// Which.
     pub code: Code,
     /// What happened, to what.
     pub message: String,
@@ -130,6 +145,7 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Of a code, with what happened.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), output: String::new() }
     }
@@ -139,6 +155,7 @@ impl Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ScriptRun {
+    /// How often it was run.
     pub tries: u32,
     /// All tries together, in milliseconds.
     pub elapsed_ms: u64,
@@ -164,7 +181,9 @@ pub struct Prepared {
     pub continue_on_failure: bool,
     /// `fsFreezeEnabled`.
     pub freeze: bool,
+    /// How the pre-script ran.
     pub pre: Option<ScriptRun>,
+    /// What went wrong.
     pub problem: Option<Problem>,
     /// A sentence each.
     pub warnings: Vec<String>,
@@ -174,6 +193,7 @@ pub struct Prepared {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Finished {
+    /// Of the extension.
     pub version: String,
     /// As in the request.
     pub session: String,
@@ -181,7 +201,9 @@ pub struct Finished {
     pub known: bool,
     /// The time limit had ended it before: it was thawed, and the post-script was run, by the warden.
     pub expired: bool,
+    /// How the post-script ran.
     pub post: Option<ScriptRun>,
+    /// What went wrong.
     pub problem: Option<Problem>,
 }
 
@@ -202,6 +224,7 @@ pub struct Frozen {
 pub struct Request {
     /// Comes back in the answer.
     pub id: u64,
+    /// What is asked for.
     #[serde(rename = "do")]
     pub verb: Verb,
     /// Of `prepare` and `finish`: 1 to 64 of `A-Z a-z 0-9 -`.
@@ -209,13 +232,19 @@ pub struct Request {
     pub session: String,
 }
 
+/// What a host can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
+    /// Which version this is.
     Version,
+    /// To prepare.
     Prepare,
+    /// To finish.
     Finish,
+    /// To freeze.
     Freeze,
+    /// To thaw.
     Thaw,
 }
 
@@ -223,9 +252,12 @@ pub enum Verb {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Answer {
+    /// Of the request.
     pub id: u64,
+    /// What it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<serde_json::Value>,
+    /// Why it came to nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
