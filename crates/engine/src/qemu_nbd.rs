@@ -329,18 +329,11 @@ pub fn flatten(image: &Path, progress: &Progress) -> Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages.try_clone().map_err(failed)?);
     end_with_us(&mut command);
     let mut child = command.spawn().map_err(|e| missing("qemu-img", e))?;
-    let status = loop {
-        match wait(&mut child, Duration::from_millis(200)).map_err(failed)? {
-            Some(status) => break status,
-            None => {
-                if let Err(cancelled) = progress.check() {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(cancelled.into());
-                }
-            }
-        }
-    };
+    let ended = progress.wait(Duration::from_millis(20), || child.try_wait().map_err(failed));
+    let status = ended.inspect_err(|_| {
+        let _ = child.kill();
+        let _ = child.wait();
+    })?;
     if status.success() {
         return Ok(());
     }

@@ -89,3 +89,6 @@ pub const STREAM_MEMORY_BYTES: usize = 64 << 20;
 
 /// A restore over a disk that is there writes pieces of this size that differ.
 pub const REWRITE_PIECE_BYTES: usize = 4096;
+
+/// Who waits looks this often whether somebody asked to stop.
+pub const CANCEL_LOOK_INTERVAL: Duration = Duration::from_millis(100);

@@ -15,7 +15,7 @@ use super::location::{check_bucket, use_ring_for_tls};
 use super::name::{check_name, check_prefix};
 use super::reach::Reach;
 use super::remote::{Executor, Remote, RetryLimits};
-use super::stop::Stop;
+use super::stop::{Stop, sleep_unless};
 use super::transport::{Connector, Dialect};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
@@ -278,14 +278,7 @@ impl Container {
         if began.elapsed() + pause > self.patience {
             return false;
         }
-        let until = Instant::now() + pause;
-        while Instant::now() < until {
-            if (self.stop)() {
-                return false;
-            }
-            std::thread::sleep(STOP_LOOK_INTERVAL.min(pause));
-        }
-        !(self.stop)()
+        sleep_unless(&*self.stop, pause)
     }
 
     /// One cheap request that fails if the container, the key or the endpoint are wrong.

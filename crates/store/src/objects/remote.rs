@@ -27,7 +27,7 @@ use super::limits::{
     DELETES_AT_ONCE, LIST_PAGE_NAMES, RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL,
     RUNTIME_THREADS, STOP_LOOK_INTERVAL,
 };
-use super::stop::{Stop, Stopped};
+use super::stop::{Stop, Stopped, sleep_unless};
 
 type Result<T> = std::result::Result<T, ObjectError>;
 
@@ -201,14 +201,7 @@ impl Remote {
 
     /// Sleeps before the next attempt; false if there is to be none, since somebody was told to stop.
     fn pause(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        while !self.stop.is_asked() {
-            match until.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => return true,
-                left => std::thread::sleep(left.min(STOP_LOOK_INTERVAL)),
-            }
-        }
-        false
+        sleep_unless(|| self.stop.is_asked(), pause)
     }
 
     /// Attempts until success, a lasting failure, or the limits; `work` learns whether an earlier attempt

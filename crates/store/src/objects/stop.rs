@@ -1,10 +1,10 @@
 //! What ends waiting for a store that does not answer.
 
-use super::limits::{STOP_CLEANUP_GRACE, STOP_GRACE};
+use super::limits::{STOP_CLEANUP_GRACE, STOP_GRACE, STOP_LOOK_INTERVAL};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The wish of whoever opened a store to wait for it no longer; cheap to clone, the clones are one.
 ///
@@ -75,3 +75,15 @@ impl fmt::Debug for Stop {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("stopped on request, before the store answered")]
 pub(super) struct Stopped;
+
+/// Sleeps before something is tried again; false if it is not to be, since somebody was told to stop.
+pub(super) fn sleep_unless(is_asked: impl Fn() -> bool, pause: Duration) -> bool {
+    let until = Instant::now() + pause;
+    while !is_asked() {
+        match until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => return true,
+            left => std::thread::sleep(left.min(STOP_LOOK_INTERVAL)),
+        }
+    }
+    false
+}
