@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use thiserror::Error;
 
+/// What calls of this crate answer.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Every failure of this crate. The texts are complete sentences' worth of help: what it was about,
@@ -11,38 +12,79 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The named thing does not exist: choose another.
     #[error("{what} was not found")]
-    NotFound { what: String },
+    NotFound {
+        /// Of what.
+        what: String,
+    },
     /// The named thing exists and is never overwritten: choose another name.
     #[error("{what} exists already; choose another name")]
-    AlreadyExists { what: String },
+    AlreadyExists {
+        /// Of what.
+        what: String,
+    },
     /// Somebody else is at it: try again later.
     #[error("{what} is busy: {why}")]
-    Busy { what: String, why: String },
+    Busy {
+        /// Of what.
+        what: String,
+        /// One sentence.
+        why: String,
+    },
     /// This cannot be done with this machine, disk or host.
     #[error("{what} cannot be used: {why}")]
-    Unsupported { what: String, why: String },
+    Unsupported {
+        /// Of what.
+        what: String,
+        /// One sentence.
+        why: String,
+    },
     /// Permission is missing.
     #[error("access to {what} was denied: {hint}")]
-    Denied { what: String, hint: String },
+    Denied {
+        /// Of what.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// The virtualisation service cannot be reached.
     #[error("{what} is not available: {hint}")]
-    Unavailable { what: String, hint: String },
+    Unavailable {
+        /// Of what.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// A script in the guest failed, and the guest's configuration says that the backup then fails too.
     /// What to do is [`advice`](strongroom_guest::wire::Code::advice) of the code.
     #[error("{what}: {why} ({}, {}){}", code.name(), code.number(), said(output))]
     Script {
+        /// Of what.
         what: String,
+        /// The extension's code.
         code: strongroom_guest::wire::Code,
+        /// One sentence.
         why: String,
         /// The end of what it printed.
         output: String,
     },
     /// A snapshot that was kept can no longer be read: do without it.
     #[error("{what} can no longer be used: {why}")]
-    Spoiled { what: String, why: String },
+    Spoiled {
+        /// Of what.
+        what: String,
+        /// One sentence.
+        why: String,
+    },
     /// Anything else: what was being done, to what, and the cause.
     #[error("{doing} {what} failed: {cause}")]
-    Failed { doing: &'static str, what: String, cause: String },
+    Failed {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        what: String,
+        /// What came of it.
+        cause: String,
+    },
 }
 
 impl Error {

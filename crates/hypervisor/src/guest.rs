@@ -10,6 +10,7 @@ pub enum GuestWork {
     /// Where the machine runs and lets in.
     #[default]
     Auto,
+    /// Nothing is run in it.
     Never,
 }
 
@@ -26,6 +27,7 @@ pub enum GuestVia {
 /// What the extension in the guest did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReport {
+    /// How it was spoken to.
     pub via: GuestVia,
     /// Of the extension.
     pub version: String,
@@ -35,7 +37,9 @@ pub struct GuestReport {
     pub was_tampered_with: bool,
     /// Whether the guest has a configuration of scripts.
     pub configured: bool,
+    /// How the pre-script ran.
     pub pre: Option<ScriptRun>,
+    /// How the post-script ran.
     pub post: Option<ScriptRun>,
     /// What was wrong, in the order in which it happened.
     pub problems: Vec<ScriptCode>,

@@ -30,11 +30,13 @@ const VMDK_DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// What a qcow2 image's header says. None of it is to be believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qcow2Header {
+    /// The format's.
     pub version: u32,
     /// As written: a path, relative to the image or not, or anything else that QEMU takes for a name.
     pub backing: Option<String>,
     /// Its data is in another file; named so, where it is named.
     pub data_file: Option<String>,
+    /// Whether QEMU encrypts it.
     pub is_encrypted: bool,
 }
 
@@ -106,11 +108,15 @@ impl Qcow2Header {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
+    /// A file.
     File(PathBuf),
+    /// A block device.
     Block(PathBuf),
     /// An export of an NBD server on a Unix socket.
     Nbd {
+        /// The server's socket.
         socket: PathBuf,
+        /// The export's name.
         export: String,
     },
     /// Other network storage, by libvirt's word for it.
@@ -118,6 +124,7 @@ pub enum Place {
 }
 
 impl Place {
+    /// Of a file or a device.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) | Self::Block(path) => Some(path),
@@ -134,18 +141,21 @@ pub enum Below {
     Unsaid,
     /// It says that there is nothing.
     Nothing,
+    /// Another image.
     Layer(Box<Layer>),
 }
 
 /// An image, and what libvirt says is below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
+    /// Where it is.
     pub place: Place,
     /// QEMU's name of it.
     pub format: String,
     /// Where libvirt says that its data is, if not in itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_file: Option<PathBuf>,
+    /// What it is based on.
     pub below: Below,
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 pub struct OverlayMachine {
     /// Its disks are the overlays: qcow2, each backed by the export of its target's name.
     pub machine: RestoreMachineRequest,
+    /// The machine's, as it is to be.
     pub uuid: Uuid,
     /// The Unix socket with the exports.
     pub socket: PathBuf,
@@ -21,7 +22,12 @@ pub struct OverlayMachine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullState {
     /// Its data is being moved. Both in bytes of the disk.
-    Moving { done_bytes: u64, total_bytes: u64 },
+    Moving {
+        /// So much is done,
+        done_bytes: u64,
+        /// of so much.
+        total_bytes: u64,
+    },
     /// It needs its export, and nothing is being moved.
     Waiting,
     /// Everything is in its own image.
@@ -30,6 +36,7 @@ pub enum PullState {
 
 /// A machine that nothing will remain of: it ends when this is dropped, or with this process, however that ends.
 pub struct ThrowAway {
+    /// The machine's name.
     pub name: String,
     /// A sentence each: what is different from the saved machine.
     pub notes: Vec<String>,
@@ -47,7 +54,9 @@ impl ThrowAway {
 /// What a machine's screen shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Screenshot {
+    /// In pixels.
     pub width: u32,
+    /// In pixels.
     pub height: u32,
     /// Three bytes a pixel, red first, from the top left.
     pub rgb: Vec<u8>,

@@ -39,24 +39,30 @@ pub struct KeptSnapshot {
     pub id: String,
     /// Whose it is: what its maker said.
     pub owner: String,
+    /// The machine's UUID.
     pub machine_uuid: String,
     /// The machine's name then.
     pub machine: String,
+    /// The instant.
     pub taken_at: SystemTime,
     /// What it is opened and removed by.
     pub record: PathBuf,
     /// Its maker's own.
     pub extra: serde_json::Value,
+    /// In the order of the machine's.
     pub disks: Vec<KeptDisk>,
 }
 
 /// A disk of a kept snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptDisk {
+    /// By which the machine knows it.
     pub target: String,
     /// A file of the disk's format, never to be written to.
     pub path: PathBuf,
+    /// The file's.
     pub format: DiskFormat,
+    /// As the guest sees it.
     pub size_bytes: u64,
     /// It needs the files below it, which are the machine's.
     pub has_backing: bool,

@@ -13,6 +13,8 @@
 //!
 //! Names, definitions and guests' answers are untrusted input everywhere.
 
+#![warn(missing_docs)]
+
 mod error;
 mod export;
 mod extents;
@@ -53,6 +55,7 @@ pub trait Hypervisor: Send + Sync {
     /// All machines, by name.
     fn list(&self) -> Result<Vec<MachineSummary>>;
 
+    /// One machine, with its disks.
     fn inspect(&self, name: &str) -> Result<Machine>;
 
     /// [`inspect`](Self::inspect) for many that were just listed, at less cost for each: each is given to `each` as soon as
@@ -87,8 +90,10 @@ pub trait Hypervisor: Send + Sync {
     /// Kept snapshots in a directory, anybody's, the oldest first.
     fn kept_in(&self, directory: &Path) -> Result<Vec<KeptSnapshot>>;
 
+    /// All networks.
     fn networks(&self) -> Result<Vec<Network>>;
 
+    /// All storage pools.
     fn storage_pools(&self) -> Result<Vec<StoragePool>>;
 
     /// Lets a storage pool see what was put into it behind its back.
@@ -107,6 +112,7 @@ pub trait Hypervisor: Send + Sync {
         Err(Error::unsupported("this hypervisor", "it keeps no keys for encrypted disks"))
     }
 
+    /// Removes a key that was kept.
     fn remove_secret(&self, _uuid: Uuid) -> Result<()> {
         Err(Error::unsupported("this hypervisor", "it keeps no keys for encrypted disks"))
     }
@@ -126,6 +132,7 @@ pub trait Hypervisor: Send + Sync {
         Err(Error::unsupported("this hypervisor", "it saves no machine's memory"))
     }
 
+    /// Starts a machine that is off.
     fn start(&self, name: &str) -> Result<()>;
 
     /// Asks the guest to shut down and waits; [`Error::Busy`] when it did not in time.
@@ -204,6 +211,7 @@ pub trait Hypervisor: Send + Sync {
         Err(no_instant())
     }
 
+    /// A picture of a running machine's screen.
     fn screenshot(&self, _name: &str) -> Result<Screenshot> {
         Err(no_instant())
     }

@@ -69,6 +69,7 @@ pub const TPM_ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 /// A picture of a screen, at most (bytes), and its sides (pixels).
 pub const SCREEN_BYTES_MAX: usize = 128 << 20;
+/// Of a picture of a screen, in pixels.
 pub const SCREEN_SIDE_MAX: u32 = 8192;
 
 /// Output of a program run in a guest, each of stdout and stderr, at most (bytes).

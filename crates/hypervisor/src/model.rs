@@ -8,12 +8,17 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MachineState {
+    /// It runs.
     Running,
+    /// It is held, in memory.
     Paused,
     /// The guest put itself to sleep.
     Suspended,
+    /// The guest was asked to end.
     ShuttingDown,
+    /// It is off.
     ShutOff,
+    /// Its guest or its QEMU crashed.
     Crashed,
 }
 
@@ -37,21 +42,28 @@ impl std::fmt::Display for MachineState {
     }
 }
 
+/// What a list shows of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSummary {
+    /// Its name.
     pub name: String,
     /// Hyphenated, lower case.
     pub uuid: String,
+    /// Whether it runs.
     pub state: MachineState,
     /// False for machines which vanish when they stop.
     pub persistent: bool,
+    /// Whether it starts with its host.
     pub autostart: bool,
 }
 
+/// A format of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
+    /// Bytes as the guest sees them.
     Raw,
+    /// QEMU's own.
     Qcow2,
 }
 
@@ -69,7 +81,9 @@ impl DiskFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "at")]
 pub enum DiskSource {
+    /// A file.
     File(PathBuf),
+    /// A block device.
     Block(PathBuf),
     /// Network storage, a volume of a pool and so on, by libvirt's word for it.
     Other(String),
@@ -78,6 +92,7 @@ pub enum DiskSource {
 }
 
 impl DiskSource {
+    /// Of a file or a device.
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Self::File(path) | Self::Block(path) => Some(path),
@@ -95,6 +110,7 @@ pub struct Disk {
     pub bus: String,
     /// `disk`, `cdrom`, `floppy`, `lun`
     pub device: String,
+    /// Where its data is.
     pub source: DiskSource,
     /// `None`: a format that is not supported.
     pub format: Option<DiskFormat>,
@@ -102,9 +118,13 @@ pub struct Disk {
     pub size_bytes: Option<u64>,
     /// What it takes on storage.
     pub allocated_bytes: Option<u64>,
+    /// The machine only reads it.
     pub read_only: bool,
+    /// Other machines may use it, too.
     pub shareable: bool,
+    /// What is written goes when the machine stops.
     pub transient: bool,
+    /// QEMU encrypts it.
     pub encrypted: bool,
     /// The definition names an image that it is based on.
     #[serde(default)]
@@ -120,9 +140,11 @@ impl Disk {
     }
 }
 
+/// What there is of a guest agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentState {
+    /// It answers.
     Connected,
     /// The machine has a channel for it, nothing answers there.
     NotConnected,
@@ -131,6 +153,7 @@ pub enum AgentState {
 }
 
 impl AgentState {
+    /// As it is said.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connected => "connected",
@@ -143,9 +166,12 @@ impl AgentState {
 /// Everything about one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
+    /// What lists show.
     #[serde(flatten)]
     pub summary: MachineSummary,
+    /// In the definition's order, with drives that are left out.
     pub disks: Vec<Disk>,
+    /// What there is of its guest agent.
     pub agent: AgentState,
     /// Without secrets.
     pub definition_xml: String,
@@ -153,15 +179,21 @@ pub struct Machine {
     pub nvram: Option<PathBuf>,
 }
 
+/// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
+    /// As definitions name it.
     pub name: String,
+    /// Whether machines can use it now.
     pub active: bool,
 }
 
+/// A storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoragePool {
+    /// As definitions name it.
     pub name: String,
+    /// Whether it can be used now.
     pub active: bool,
     /// For pools that are directories.
     pub path: Option<PathBuf>,
@@ -180,11 +212,14 @@ pub enum NetworkChoice {
     None,
 }
 
+/// A disk of a machine that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredDisk {
     /// As in the saved definition.
     pub target: String,
+    /// Where it is.
     pub path: PathBuf,
+    /// What it is.
     pub format: DiskFormat,
     /// It is encrypted (LUKS) with this secret of libvirt's.
     #[serde(default)]
@@ -194,10 +229,13 @@ pub struct RestoredDisk {
 /// A key of a disk, to be kept by libvirt.
 #[derive(Clone)]
 pub struct NewSecret {
+    /// What the disk names it by.
     pub uuid: Uuid,
+    /// For whoever looks at it.
     pub description: String,
     /// What it is for; of no other secret.
     pub usage: String,
+    /// The key itself.
     pub passphrase: String,
 }
 
@@ -206,6 +244,7 @@ pub struct NewSecret {
 pub struct Firmware {
     /// The file of its code, which has this size.
     pub loader: PathBuf,
+    /// How long the file was.
     pub loader_bytes: u64,
     /// It has Secure Boot, and needs system management mode for it.
     #[serde(default)]
@@ -215,9 +254,13 @@ pub struct Firmware {
 /// A machine to be made from a saved definition. Disks of the definition that are not named are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreMachineRequest {
+    /// What was saved.
     pub definition_xml: String,
+    /// Must be free.
     pub new_name: String,
+    /// Those that the new machine gets.
     pub disks: Vec<RestoredDisk>,
+    /// What it is connected to.
     pub network: NetworkChoice,
     /// The file of UEFI variables for the new machine alone; libvirt makes one that is not there. `None`: where libvirt likes.
     pub nvram: Option<PathBuf>,
@@ -231,9 +274,12 @@ pub struct RestoreMachineRequest {
     pub unencrypted: bool,
 }
 
+/// A machine that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedMachine {
+    /// Its name.
     pub name: String,
+    /// Its UUID.
     pub uuid: String,
     /// A sentence each: what is different from the saved machine beyond name, UUID, MAC addresses and disks, as it must be.
     pub warnings: Vec<String>,
@@ -266,7 +312,9 @@ pub enum Unfinished {
 pub struct GuestOutput {
     /// Exit code; `None` when a signal ended it.
     pub exit_code: Option<i32>,
+    /// What it printed.
     pub stdout: Vec<u8>,
+    /// What it printed as errors.
     pub stderr: Vec<u8>,
     /// The output was longer than what is kept.
     pub truncated: bool,

@@ -30,6 +30,7 @@ pub enum Quiesce {
     /// Where the guest agent answers.
     #[default]
     Auto,
+    /// In no case.
     Never,
 }
 
@@ -40,9 +41,11 @@ pub enum UseClones {
     /// Where the storage can.
     #[default]
     Auto,
+    /// In no case.
     Never,
 }
 
+/// What is wanted of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SnapshotRequest {
@@ -52,10 +55,13 @@ pub struct SnapshotRequest {
     pub parents: BTreeMap<String, DiskParent>,
     /// Targets that are left out.
     pub exclude: BTreeSet<String>,
+    /// Whether to freeze.
     pub quiesce: Quiesce,
     /// Earlier points of the machine were taken frozen: that its agent is missing now deserves a warning.
     pub was_frozen: bool,
+    /// Whether scripts are run in the guest.
     pub guest: GuestWork,
+    /// Whether to clone.
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites. Default: beside each disk, and
     /// `/var/tmp` for block devices. QEMU's user must be able to enter it.
@@ -87,18 +93,24 @@ pub enum Changes {
     },
     /// Everything that may have changed since this checkpoint (one of those named as parents), and
     /// all of a disk that grew beyond the parent's size.
-    Since { checkpoint: String },
+    Since {
+        /// The parent's.
+        checkpoint: String,
+    },
 }
 
 /// One disk of a snapshot.
 #[derive(Clone)]
 pub struct DiskSnapshot {
+    /// By which the machine knows it.
     pub target: String,
     /// As the guest sees it.
     pub size_bytes: u64,
     /// Of the machine's image; readers always give plain bytes.
     pub format: DiskFormat,
+    /// The road its bytes take.
     pub road: Road,
+    /// What `extents` cover.
     pub changes: Changes,
     /// What has to be taken over, sorted and disjoint: data must be read, zeroes must become holes.
     pub extents: Vec<TypedExtent>,
@@ -128,6 +140,7 @@ impl DiskSnapshot {
         })
     }
 
+    /// Reads it as it was.
     pub fn reader(&self) -> Arc<dyn ReadDisk> {
         self.reader.clone()
     }
@@ -215,9 +228,11 @@ pub(crate) struct CloneFile {
 pub struct MachineSnapshot {
     /// Of the machine.
     pub uuid: String,
+    /// The machine's name.
     pub name: String,
     /// The instant.
     pub taken_at: SystemTime,
+    /// How consistent it is.
     pub consistency: Consistency,
     /// As it will be at its next start. May hold secrets (console passwords).
     pub definition_xml: String,
@@ -227,11 +242,13 @@ pub struct MachineSnapshot {
     pub firmware: Option<Firmware>,
     /// The file with what an emulated TPM remembers.
     pub tpm: Option<PathBuf>,
+    /// Those that were taken.
     pub disks: Vec<DiskSnapshot>,
     /// Drives that were left out, and why.
     pub skipped: Vec<(String, String)>,
     /// A sentence each: what the user should know.
     pub warnings: Vec<String>,
+    /// How long the machine felt it.
     pub timings: Timings,
     /// What the extension in the guest did. `None`: there was none.
     pub guest: Option<GuestReport>,

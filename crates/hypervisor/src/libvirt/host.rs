@@ -34,6 +34,7 @@ pub struct Libvirt {
 }
 
 impl Libvirt {
+    /// Connects with each call, not here.
     pub fn new(options: LibvirtOptions) -> Self {
         Self { options }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 /// Where libvirt is, and where this crate keeps what lives as long as a snapshot.
 #[derive(Debug, Clone)]
 pub struct LibvirtOptions {
+    /// libvirt's own name of where it is.
     pub uri: String,
     /// Locks and sockets. Made when missing; root's alone.
     pub run_dir: PathBuf,
