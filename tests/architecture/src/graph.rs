@@ -58,7 +58,10 @@ impl Krate {
             .iter()
             .flat_map(|(file, facts)| {
                 let parent = module_of(file);
-                facts.test_modules.iter().map(move |name| [parent.as_slice(), &[name.clone()]].concat())
+                facts
+                    .test_modules
+                    .iter()
+                    .map(move |name| [parent.as_slice(), std::slice::from_ref(name)].concat())
             })
             .collect();
         files.retain(|file, _| {
@@ -112,7 +115,7 @@ impl Krate {
     fn file_of(&self, scope: &[String], path: &[String], steps: usize) -> Option<&str> {
         let (mut module, rest) = self.begin(scope, path, steps)?;
         for (at, word) in rest.iter().enumerate() {
-            let deeper = [module.as_slice(), &[word.clone()]].concat();
+            let deeper = [module.as_slice(), std::slice::from_ref(word)].concat();
             if self.modules.contains_key(&deeper) {
                 module = deeper;
             } else if let Some(passed_on) = self.passed_on_module(&module, word, steps) {
@@ -129,7 +132,7 @@ impl Krate {
     fn module_at(&self, scope: &[String], path: &[String], steps: usize) -> Option<Module> {
         let (mut module, rest) = self.begin(scope, path, steps)?;
         for word in rest {
-            let deeper = [module.as_slice(), &[word.clone()]].concat();
+            let deeper = [module.as_slice(), std::slice::from_ref(word)].concat();
             module = match self.modules.contains_key(&deeper) {
                 true => deeper,
                 false => self.passed_on_module(&module, word, steps)?,
