@@ -1,0 +1,379 @@
+//! Jobs, and operations as clients follow them.
+
+use crate::arm::shared::{
+    Answer, App, check_subscription, format, item_path, kinds, page, resource, sees_drills, vault_id,
+    vault_of, vault_path,
+};
+use crate::route::LIST;
+use crate::{ArmError, Params, Request, Response, Route};
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use strongroom_catalog::service::{Job, Vault};
+use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
+use strongroom_engine::ErrorKind;
+use strongroom_engine::service::drill::OUTPUT_PROPERTIES;
+use strongroom_engine::service::jobs::{self, JobFilter};
+use strongroom_engine::service::operations::{self, OperationState};
+use uuid::Uuid;
+
+/// What Azure's jobs do beside what ours do.
+const OTHER_OPERATIONS: &[&str] = &[
+    "UnRegister",
+    "CrossRegionRestore",
+    "DiscoverProtectableItems",
+    "ReconfigureBackup",
+    "UpdateCustomerManagedKey",
+];
+
+/// Jobs of one page, unless asked for fewer.
+const PAGE: usize = 200;
+
+pub fn routes() -> Vec<Route<App>> {
+    const TAG: &str = "Jobs";
+    const FOLLOW: &str = "Operations";
+    const READ_OPERATION: &str = "Microsoft.RecoveryServices/Vaults/backupOperations/read";
+    const READ_RESULT: &str = "Microsoft.RecoveryServices/Vaults/backupOperationResults/read";
+    vec![
+        Route::get(vault_path!("/backupJobs"), "BackupJobs_List", list)
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/read")
+            .query(LIST)
+            .summary("The vault's jobs, the newest first.")
+            .tag(TAG),
+        Route::get(vault_path!("/backupJobs/{job}"), "JobDetails_Get", get).answers("Resource")
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/read")
+            .summary("A job with its tasks and progress.")
+            .tag(TAG),
+        Route::post(vault_path!("/backupJobs/{job}/cancel"), "JobCancellations_Trigger", cancel)
+            .action("Microsoft.RecoveryServices/Vaults/backupJobs/cancel/action")
+            .success(&[202])
+            .summary("Asks a backup or restore to stop.")
+            .tag(TAG),
+        Route::get(
+            vault_path!("/backupJobs/{job}/operationsStatus/{operation}"),
+            "JobOperationStatuses_Get",
+            status,
+        ).answers("OperationStatus")
+        .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationsStatus/read")
+        .summary("How cancelling a job stands.")
+        .tag(TAG),
+        Route::get(
+            vault_path!("/backupJobs/{job}/operationResults/{operation}"),
+            "JobOperationResults_Get",
+            result,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationResults/read")
+        .success(&[204, 202])
+        .summary("Whether cancelling a job is over.")
+        .tag(TAG),
+        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status).answers("OperationStatus")
+            .action(READ_OPERATION)
+            .summary("How an operation stands.")
+            .tag(FOLLOW),
+        Route::get(vault_path!("/backupOperationResults/{operation}"), "BackupOperationResults_Get", result)
+            .action(READ_RESULT)
+            .success(&[204, 202])
+            .summary("Whether an operation is over.")
+            .tag(FOLLOW),
+        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status).answers("OperationStatus")
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationsStatus/read")
+            .summary("How an operation on an item stands.")
+            .tag(FOLLOW),
+        Route::get(item_path!("/operationResults/{operation}"), "ProtectedItemOperationResults_Get", result)
+            .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationResults/read")
+            .success(&[204, 202])
+            .summary("Whether an operation on an item is over.")
+            .tag(FOLLOW),
+        Route::get(
+            vault_path!("/backupPolicies/{policy}/operations/{operation}"),
+            "ProtectionPolicyOperationStatuses_Get",
+            status,
+        ).answers("OperationStatus")
+        .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operations/read")
+        .summary("How an operation on a policy stands.")
+        .tag(FOLLOW),
+        Route::get(
+            vault_path!("/backupPolicies/{policy}/operationResults/{operation}"),
+            "ProtectionPolicyOperationResults_Get",
+            result,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operationResults/read")
+        .success(&[204, 202])
+        .summary("Whether an operation on a policy is over.")
+        .tag(FOLLOW),
+    ]
+}
+
+/// What cannot be an id names nothing: the same as what is not there.
+fn parse_id(text: &str, code: &'static str, what: &str) -> Result<Uuid, ArmError> {
+    Uuid::try_parse(text).map_err(|_| {
+        ArmError::not_found(code, format!("There is no {what} '{}'.", crate::error::shorten(text)))
+    })
+}
+
+fn parse_job(params: &Params) -> Result<Uuid, ArmError> {
+    parse_id(&params["job"], "JobNotFound", "job")
+}
+
+pub(crate) fn parse_operation(text: &str) -> Result<Uuid, ArmError> {
+    parse_id(text, "OperationNotFound", "operation")
+}
+
+pub(crate) fn show_operation(state: &OperationState) -> Value {
+    let status = match (&state.error, state.ended_at) {
+        (Some(_), _) => "Failed",
+        (None, Some(_)) => "Succeeded",
+        (None, None) => "InProgress",
+    };
+    let mut shown = json!({
+        "id": state.id.to_string(),
+        "name": state.id.to_string(),
+        "status": status,
+        "startTime": format::time(state.started_at),
+        "endTime": state.ended_at.map_or_else(|| format::no_time().to_owned(), format::time),
+    });
+    match (&state.error, state.job) {
+        (Some((code, message)), _) => shown["error"] = json!({"code": code, "message": message}),
+        (None, Some(job)) if state.ended_at.is_some() => {
+            shown["properties"] =
+                json!({"objectType": "OperationStatusJobExtendedInfo", "jobId": job.to_string()});
+        }
+        _ => {}
+    }
+    shown
+}
+
+fn state(app: &App, params: &Params) -> Result<OperationState, ArmError> {
+    check_subscription(app, params)?;
+    let vault = vault_of(app, params)?;
+    operation_of(app, &vault, &params["operation"])
+}
+
+/// An operation of this vault. Another vault's are as if they were not there.
+pub(crate) fn operation_of(app: &App, vault: &Vault, id: &str) -> Result<OperationState, ArmError> {
+    let id = parse_operation(id)?;
+    let state = operations::state(&app.service, id)?;
+    match state.vault {
+        Some(of) if of != vault.id => Err(ArmError::not_found(
+            "OperationNotFound",
+            format!("Operation {id} was not found in vault '{}'.", vault.name),
+        )),
+        _ => Ok(state),
+    }
+}
+
+pub(crate) fn status(app: &App, _: &Request, params: &Params) -> Answer {
+    Ok(Response::ok(show_operation(&state(app, params)?))?.retry_after(1))
+}
+
+pub(crate) fn result(app: &App, request: &Request, params: &Params) -> Answer {
+    let state = state(app, params)?;
+    Ok(match state.ended_at {
+        Some(_) => Response::empty(StatusCode::NO_CONTENT),
+        None => Response::accepted(request, None, Some(&request.path_text()), 1),
+    })
+}
+
+fn show_task(task: &JobTask, now: Timestamp, with_times: bool) -> Value {
+    let mut shown = json!({
+        "taskId": task.id,
+        "status": task.status.arm_name(),
+        "taskType": "Normal",
+        "duration": format::duration(if with_times { task.duration(now) } else { SignedDuration::ZERO }),
+    });
+    if with_times {
+        let time = |at: Option<Timestamp>| at.map_or_else(|| format::no_time().to_owned(), format::time);
+        shown["startTime"] = time(task.started_at).into();
+        shown["endTime"] = time(task.ended_at).into();
+    }
+    shown
+}
+
+fn show(app: &App, vault: &Vault, job: &Job, now: Timestamp, with_details: bool) -> Value {
+    let mut p = Map::new();
+    let mut set = |name: &str, value: Value| {
+        p.insert(name.to_owned(), value);
+    };
+    set("jobType", "AzureIaaSVMJob".into());
+    if job.operation.is_cancellable() {
+        set("actionsInfo", json!(["Cancellable"]));
+    }
+    set("containerName", job.container.clone().into());
+    let until = job.ended_at.unwrap_or(now);
+    set("duration", format::duration(until.duration_since(job.started_at)).into());
+    set("virtualMachineVersion", "Compute".into());
+    if with_details {
+        set("extendedInfo", extended(job, now));
+    }
+    set("isUserTriggered", (!job.asked_by.is_empty()).into());
+    set("entityFriendlyName", job.entity.clone().into());
+    set("backupManagementType", "AzureIaasVM".into());
+    set("operation", job.operation.arm_name().into());
+    set("status", job.status.arm_name().into());
+    set("startTime", format::time(job.started_at).into());
+    if let Some(ended_at) = job.ended_at {
+        set("endTime", format::time(ended_at).into());
+    }
+    if !job.errors.is_empty() || !job.warnings.is_empty() {
+        let errors = job.errors.iter().map(|e| {
+            json!({
+                "errorCode": e.code, "errorTitle": e.name, "errorString": e.message,
+                "recommendations": if e.recommendation.is_empty() { json!([]) } else { json!([e.recommendation]) },
+            })
+        });
+        let warnings = job.warnings.iter().map(
+            |w| json!({"errorCode": 0, "errorTitle": "Warning", "errorString": w, "recommendations": []}),
+        );
+        set("errorDetails", errors.chain(warnings).collect());
+    }
+    set("activityId", job.activity_id.to_string().into());
+    resource(
+        format!("{}/backupJobs/{}", vault_id(app, vault), job.id),
+        job.id.to_string(),
+        "Microsoft.RecoveryServices/vaults/backupJobs",
+        p,
+    )
+}
+
+fn extended(job: &Job, now: Timestamp) -> Value {
+    let bag = |pairs: &[(String, String)]| -> Value {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), Value::from(value.clone())))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let with_times = job.operation != JobOperation::Restore;
+    let mut info = json!({
+        "tasksList": job.tasks.iter().map(|t| show_task(t, now, with_times)).collect::<Vec<_>>(),
+        "propertyBag": bag(&job.properties),
+    });
+    if !job.internal.is_empty() {
+        info["internalPropertyBag"] = bag(&job.internal);
+    }
+    // Of a restore from its first moment, as Azure does.
+    let at_least = (job.operation == JobOperation::Restore && !job.status.is_over()).then_some(1);
+    if let Some(percent) = job.progress.percent.max(at_least) {
+        info["progressPercentage"] = f64::from(percent).into();
+    }
+    if let Some(seconds) = job.progress.remaining_seconds {
+        let left = i64::try_from(seconds).unwrap_or(i64::MAX);
+        info["estimatedRemainingDuration"] = format::duration(SignedDuration::from_secs(left)).into();
+    }
+    if job.progress.total_bytes > 0 && !job.status.is_over() {
+        info["dynamicErrorMessage"] = "".into();
+        info["propertyBag"]["Transferred"] =
+            format!("{} of {} MB", job.progress.done_bytes >> 20, job.progress.total_bytes >> 20).into();
+    }
+    info
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut filter = JobFilter::default();
+    let mut nothing = false;
+    if let Some(given) = request.filter()? {
+        let refused = |e| ArmError::invalid_filter(given.source(), e);
+        let wanted = given
+            .equalities(&[
+                "status",
+                "operation",
+                "backupManagementType",
+                "jobId",
+                "startTime",
+                "endTime",
+                "startDate",
+                "endDate",
+            ])
+            .map_err(refused)?;
+        nothing = !kinds::is_for_machines(&wanted).map_err(refused)?;
+        let statuses = JobStatus::ALL.map(JobStatus::arm_name);
+        let status = wanted.one_of("status", &statuses).map_err(refused)?;
+        filter.status = status.and_then(JobStatus::from_arm);
+        let operations = [&JobOperation::ALL.map(JobOperation::arm_name), OTHER_OPERATIONS].concat();
+        if let Some(operation) = wanted.one_of("operation", &operations).map_err(refused)? {
+            filter.operation = JobOperation::from_arm(operation);
+            nothing |= filter.operation.is_none();
+        }
+        for name in ["startTime", "startDate"] {
+            if let Some(at) = wanted.time(name).map_err(refused)? {
+                filter.started_from = Some(at);
+            }
+        }
+        for name in ["endTime", "endDate"] {
+            if let Some(at) = wanted.time(name).map_err(refused)? {
+                filter.started_before = Some(at);
+            }
+        }
+        if let Some(id) = wanted.get("jobId") {
+            let id = Uuid::try_parse(id).map_err(|_| {
+                ArmError::invalid_filter(given.source(), "jobId is not the id of a job, a GUID")
+            })?;
+            let found = match jobs::get(&app.service, &vault, id) {
+                Ok(job) if !nothing && filter.passes(&job) => vec![job],
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),
+                Ok(_) | Err(_) => Vec::new(),
+            };
+            return page(
+                request,
+                found,
+                PAGE,
+                |j| j.id.to_string(),
+                |j| show(app, &vault, j, request.now, false),
+            );
+        }
+    }
+    let page = request.page(PAGE)?;
+    // What came before is told by its time and id, so that new jobs shift nothing.
+    if let Some(after) = &page.after {
+        let before = after
+            .parse::<i64>()
+            .ok()
+            .and_then(|us| Timestamp::from_microsecond(us).ok())
+            .ok_or_else(|| ArmError::invalid_parameter("$skipToken", "it is not one of this list's"))?;
+        filter.started_before = Some(filter.started_before.map_or(before, |b| b.min(before)));
+    }
+    let mut found = match nothing {
+        true => Vec::new(),
+        false => jobs::list(&app.service, &vault, &filter, 0, page.limit as u32 + 1)?,
+    };
+    let mut next = None;
+    if found.len() > page.limit {
+        found.truncate(page.limit);
+        if let Some(last) = found.last() {
+            let at = last.started_at.as_microsecond();
+            // Jobs of the same microsecond stay together on this page.
+            let same = JobFilter {
+                started_from: Some(last.started_at),
+                started_before: Timestamp::from_microsecond(at + 1).ok(),
+                ..filter.clone()
+            };
+            for other in jobs::list(&app.service, &vault, &same, 0, 10_000)? {
+                if found.iter().all(|j| j.id != other.id) {
+                    found.push(other);
+                }
+            }
+            next = Some(at.to_string());
+        }
+    }
+    request.list(found.iter().map(|j| show(app, &vault, j, request.now, false)), next.as_deref())
+}
+
+fn get(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let mut job = jobs::get(&app.service, &vault, parse_job(params)?)?;
+    if !sees_drills(app, request, &vault, &request.path_text())? {
+        job.properties.retain(|(name, _)| !OUTPUT_PROPERTIES.contains(&name.as_str()));
+    }
+    Response::ok(show(app, &vault, &job, request.now, true))
+}
+
+fn cancel(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let job = jobs::cancel(&app.service, &vault, parse_job(params)?)?;
+    let operation = operations::begun(&app.service, &job, false)?;
+    let base = format!("{}/backupJobs/{}", vault_id(app, &vault), job.id);
+    let status = format!("{base}/operationsStatus/{operation}");
+    let result = format!("{base}/operationResults/{operation}");
+    Ok(Response::accepted(request, Some(&status), Some(&result), 1))
+}

@@ -1,0 +1,11 @@
+//! What is made of recovery points: disks, machines, drills.
+
+pub(crate) mod drills;
+pub(crate) mod restores;
+
+use crate::Route;
+use crate::arm::shared::App;
+
+pub(crate) fn routes() -> Vec<Route<App>> {
+    [restores::routes(), drills::routes()].into_iter().flatten().collect()
+}
