@@ -24,8 +24,11 @@ pub use absent::unavailable::TAG as NOT_AVAILABLE;
 pub use schemas::schemas;
 pub use shared::App;
 
-use crate::Route;
 use crate::auth::{CatalogDirectory, Gate, SignIn, SignInConfig};
+use crate::{Access, Params, Request, Response, Route};
+use serde_json::json;
+use shared::Answer;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use strongroom_engine::service::Service;
 use strongroom_engine::{Error, ErrorKind};
@@ -65,6 +68,11 @@ pub fn routes() -> Vec<Route<App>> {
         restore::routes(),
         jobs::routes(),
         absent::routes(),
+        vec![
+            Route::get("/providers/Microsoft.RecoveryServices/operations", "Operations_List", operations)
+                .summary("What can be done with vaults: the actions that roles allow.")
+                .tag("Subscriptions"),
+        ],
     ]
     .into_iter()
     .flatten()
@@ -77,4 +85,29 @@ pub fn routes() -> Vec<Route<App>> {
         }
     }
     routes
+}
+
+/// By the actions that routes need, of whichever room: what there is to be allowed.
+fn operations(_: &App, _: &Request, _: &Params) -> Answer {
+    const PROVIDER: &str = "Microsoft.RecoveryServices/";
+    let mut found: BTreeMap<&str, &str> = BTreeMap::new();
+    for route in routes() {
+        if let Access::Action(action) = route.access
+            && action.starts_with(PROVIDER)
+        {
+            found.entry(action).or_insert(route.summary);
+        }
+    }
+    let shown = found.into_iter().map(|(action, summary)| {
+        let rest = action.strip_prefix(PROVIDER).unwrap_or(action);
+        let resource = rest.rsplit_once('/').map_or(rest, |(resource, _)| resource);
+        json!({
+            "name": action,
+            "display": {
+                "provider": "Microsoft.RecoveryServices", "resource": resource, "operation": rest, "description": summary,
+            },
+            "origin": "user",
+        })
+    });
+    Response::ok(json!({"value": shown.collect::<Vec<_>>()}))
 }

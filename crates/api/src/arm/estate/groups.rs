@@ -1,7 +1,7 @@
 //! Resource groups and generic resources.
 
 use crate::arm::estate::places::{account_id, account_tags, network_id, network_tags};
-use crate::arm::jobs::job;
+use crate::arm::jobs::following;
 use crate::arm::shared::{
     Answer, App, by_name, by_shown_name, check_subscription, group_id, id_of_machine, page, subscription_id,
     vault_id,
@@ -157,7 +157,7 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn result(app: &App, _: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let id = job::parse_operation(&params["operation"])?;
+    let id = following::parse_operation(&params["operation"])?;
     operations::state(&app.service, id)?;
     Ok(Response::empty(StatusCode::OK))
 }

@@ -1,6 +1,6 @@
 //! Virtual machines, as discovered, and their disks.
 
-use crate::arm::jobs::job;
+use crate::arm::jobs::following;
 use crate::arm::shared::{
     Answer, App, by_name, by_shown_name, check_subscription, format, group_id, id_of_machine, page,
     subscription_id,
@@ -289,8 +289,8 @@ fn change_power(app: &App, request: &Request, params: &Params, wanted: Power) ->
 
 fn operation(app: &App, _: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let state = operations::state(&app.service, job::parse_operation(&params["operation"])?)?;
-    Response::ok(job::show_operation(&state))
+    let state = operations::state(&app.service, following::parse_operation(&params["operation"])?)?;
+    Response::ok(following::show_operation(&state))
 }
 
 fn show_disk(app: &App, machine: &Machine, disk: &MachineDisk) -> Value {

@@ -1,10 +1,11 @@
 //! Jobs, and operations as clients follow them.
 
+pub(crate) mod following;
 pub(crate) mod job;
 
 use crate::Route;
 use crate::arm::shared::App;
 
 pub(crate) fn routes() -> Vec<Route<App>> {
-    [job::routes()].into_iter().flatten().collect()
+    [job::routes(), following::routes()].into_iter().flatten().collect()
 }

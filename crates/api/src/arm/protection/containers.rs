@@ -1,6 +1,6 @@
 //! Containers and protectable items: machines, as a vault's backup plane names them.
 
-use crate::arm::jobs::job;
+use crate::arm::jobs::following;
 use crate::arm::shared::kinds::{is_for_machines, nothing};
 use crate::arm::shared::{
     Answer, App, by_name, check_container, check_fabric, container_id, id_of_machine, machine_id,
@@ -99,6 +99,31 @@ pub fn routes() -> Vec<Route<App>> {
         .success(&[202, 204])
         .summary("Forgets the registration of a machine without an item.")
         .tag(TAG),
+        Route::get(
+            vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}/items"),
+            "BackupWorkloadItems_List",
+            workload_items,
+        )
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/items/read")
+        .query(LIST)
+        .summary("Databases within a machine: none are looked for.")
+        .tag(TAG),
+        Route::get(CONTAINER, "ProtectionContainerOperationResults_Get", following::result)
+            .action(
+                "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/operationResults/read",
+            )
+            .success(&[204, 202])
+            .summary("Whether an operation on a container is over.")
+            .tag("Operations"),
+        Route::get(
+            vault_path!("/backupFabrics/{fabric}/operationsStatus/{operation}"),
+            "ProtectionContainerRefreshOperationStatus_Get",
+            following::status,
+        )
+        .answers("OperationStatus")
+        .action("Microsoft.RecoveryServices/Vaults/backupFabrics/operationsStatus/read")
+        .summary("How looking for machines stands.")
+        .tag("Operations"),
     ]
 }
 
@@ -125,7 +150,7 @@ fn refresh_path(app: &App, vault: &Vault, operation: uuid::Uuid) -> String {
 fn refreshed(app: &App, request: &Request, params: &Params) -> Answer {
     check_fabric(params)?;
     let vault = vault_of(app, params)?;
-    let state = job::operation_of(app, &vault, &params["operation"])?;
+    let state = following::operation_of(app, &vault, &params["operation"])?;
     match (state.ended_at, state.error) {
         (None, _) => Ok(Response::accepted(
             request,
@@ -332,4 +357,15 @@ fn unregister(app: &App, _: &Request, params: &Params) -> Answer {
         }
         Err(error) => Err(error),
     }
+}
+
+const CONTAINER: &str =
+    vault_path!("/backupFabrics/{fabric}/protectionContainers/{container}/operationResults/{operation}");
+
+fn workload_items(app: &App, request: &Request, params: &Params) -> Answer {
+    found(app, params)?;
+    nothing(
+        request,
+        &["backupManagementType", "workloadType", "workloadItemType", "itemType", "protectionStatus"],
+    )
 }

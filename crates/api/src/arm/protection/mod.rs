@@ -1,6 +1,8 @@
 //! What is protected: items, containers, policies, recovery points.
 
 pub(crate) mod containers;
+pub(crate) mod drilled;
+pub(crate) mod graph_query;
 pub(crate) mod items;
 pub(crate) mod points;
 pub(crate) mod policies;

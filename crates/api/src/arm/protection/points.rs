@@ -1,6 +1,6 @@
 //! Recovery points. Restoring them is in [`crate::arm::restore`].
 
-use crate::arm::restore::drills;
+use super::drilled;
 use crate::arm::shared::{
     Answer, App, by_shown_name, check_region, format, item_id, item_of, item_path, page, sees_drills,
 };
@@ -225,7 +225,7 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
         });
     }
     if let Some(drill) = &point.drill {
-        p["drill"] = drills::show(drill);
+        p["drill"] = drilled::show(drill);
     }
     p["strongroomDisks"] = disks(point);
     let missed: Vec<&PointDisk> = point.excluded.iter().filter(|d| !d.reason.is_empty()).collect();
@@ -252,7 +252,7 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
 /// A point as it is shown, without what its drill saw inside for who may not see that.
 fn for_caller(mut shown: Value, sees_drills: bool) -> Value {
     if !sees_drills {
-        drills::withhold_output(&mut shown["properties"]["drill"]);
+        drilled::withhold_output(&mut shown["properties"]["drill"]);
         // Looking for it has put it there.
         if let Some(properties) = shown["properties"].as_object_mut() {
             properties.retain(|_, value| !value.is_null());

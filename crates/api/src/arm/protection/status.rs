@@ -1,6 +1,6 @@
 //! What clients ask before they begin: status, features, usage, guards.
 
-use crate::arm::shared::kinds::{is_for_machines, nothing};
+use crate::arm::shared::kinds::is_for_machines;
 use crate::arm::shared::{
     Answer, App, check_subscription, ids, not_available, vault_id, vault_of, vault_path,
 };
@@ -57,20 +57,6 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get(vault_path!("/usages"), "Usages_ListByVaults", usages)
             .action("Microsoft.RecoveryServices/Vaults/usages/read")
             .summary("How many items the vault has.")
-            .tag(TAG),
-        Route::get(vault_path!("/backupResourceGuardProxies"), "ResourceGuardProxies_Get", guards)
-            .action("Microsoft.RecoveryServices/Vaults/backupResourceGuardProxies/read")
-            .summary("The vault's resource guards: there are none.")
-            .tag(TAG),
-        Route::get(vault_path!("/backupProtectionIntents"), "BackupProtectionIntent_List", intents)
-            .action("Microsoft.RecoveryServices/Vaults/backupProtectionIntents/read")
-            .query(LIST)
-            .summary("Intents to protect: there are none.")
-            .tag(TAG),
-        Route::get(vault_path!("/backupEngines"), "BackupEngines_List", engines)
-            .action("Microsoft.RecoveryServices/Vaults/backupEngines/read")
-            .query(LIST)
-            .summary("Backup servers: there are none.")
             .tag(TAG),
     ]
 }
@@ -232,19 +218,4 @@ fn usages(app: &App, _: &Request, params: &Params) -> Answer {
         "unit": "Count", "quotaPeriod": "P1D", "currentValue": count, "limit": -1,
         "name": {"value": "ProtectedItemsCount", "localizedValue": "Protected items"},
     }]}))
-}
-
-fn intents(app: &App, request: &Request, params: &Params) -> Answer {
-    vault_of(app, params)?;
-    nothing(request, &["backupManagementType", "itemType", "itemName", "parentName"])
-}
-
-fn engines(app: &App, request: &Request, params: &Params) -> Answer {
-    vault_of(app, params)?;
-    nothing(request, &["backupManagementType", "friendlyName", "backupEngineName"])
-}
-
-fn guards(app: &App, _: &Request, params: &Params) -> Answer {
-    vault_of(app, params)?;
-    Response::ok(json!({"value": []}))
 }

@@ -1,22 +1,19 @@
 //! Machines that run from the vault at once, and drills: points that prove that they can be restored. Azure has no calls for
 //! these; they are under our own namespace.
 
+use super::request::{accepted, check_item};
+use crate::arm::protection::drilled::{show, withhold_output};
 use crate::arm::protection::points::point_of;
-use crate::arm::restore::restores::{self, Body, accepted, check_item, invalid};
 use crate::arm::shared::{
-    Answer, App, caller, check_data_access, format, item_machine_links, item_path, sees_drills,
+    Answer, App, caller, check_data_access, item_machine_links, item_path, sees_drills,
 };
 use crate::route::{Link, QueryParameter};
 use crate::{ArmError, Params, Request, Response, Route};
 use base64::Engine as _;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use std::time::Duration;
-use strongroom_catalog::service::Drill;
 use strongroom_domain::access::{DRILL_OUTPUT, linked};
 use strongroom_engine::service::drill::{self, DrillOptions};
-use strongroom_engine::service::instant::{self, NewMachine};
-use strongroom_engine::service::restore::Target;
 
 const EXPAND: &[QueryParameter] =
     &[QueryParameter::optional("$expand", "`screenshot`: with the picture, base64.")];
@@ -26,21 +23,6 @@ pub fn routes() -> Vec<Route<App>> {
     const READ: &str = "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/read";
     const RESTORE: &str = "Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/restore/action";
     vec![
-        Route::post(
-            item_path!("/recoveryPoints/{point}/providers/Strongroom.Backup/instantRestore"),
-            "RecoveryPoints_InstantRestore",
-            instant_restore,
-        )
-        .action(RESTORE)
-        .takes("InstantRestoreRequest")
-        .names(restores::NAMES)
-        .also_needs(restores::USES_SOURCE, |app, request, params| {
-            let (_, item, _) = point_of(app, params)?;
-            request.json::<Body>()?.properties.used_source(app, &item, true)
-        })
-        .success(&[202])
-        .summary("Starts a new machine from the vault at once; its data is moved in behind it.")
-        .tag(TAG),
         Route::post(
             item_path!("/recoveryPoints/{point}/providers/Strongroom.Backup/drill"),
             "RecoveryPoints_Drill",
@@ -83,46 +65,6 @@ fn commanded_machine(app: &App, request: &Request, params: &Params) -> Result<Ve
     }
     let (_, item, _) = point_of(app, params)?;
     item_machine_links(app, linked::COMMANDED_MACHINE, &item)
-}
-
-/// Takes out of a drill as it is shown what the machine said.
-pub(crate) fn withhold_output(drill: &mut Value) {
-    if let Some(check) = drill.get_mut("check").and_then(Value::as_object_mut) {
-        check.remove("stdout");
-        check.remove("stderr");
-    }
-}
-
-pub(crate) fn show(drill: &Drill) -> Value {
-    json!({
-        "passed": drill.passed,
-        "time": format::time(drill.at),
-        "jobId": drill.job.to_string(),
-        "answeredBy": drill.answered,
-        "seconds": drill.seconds,
-        "message": drill.message,
-        "check": drill.check.as_ref().map(|c| json!({
-            "command": c.command, "exitCode": c.exit_code, "stdout": c.stdout, "stderr": c.stderr,
-        })),
-        "hasScreenshot": drill.screenshot,
-    })
-}
-
-fn instant_restore(app: &App, request: &Request, params: &Params) -> Answer {
-    let (vault, item, point) = point_of(app, params)?;
-    check_item(&item)?;
-    let p = request.json::<Body>()?.properties;
-    p.check_source(app, request, &item)?;
-    let place = p.place(app, request)?;
-    let target_group = p.group(app, request, &item)?;
-    let Target::Machine { name, group, host, directory, network } =
-        p.new_machine(app, request, &item, place, &target_group)?
-    else {
-        return Err(invalid("targetVirtualMachineId is missing."));
-    };
-    let target = NewMachine { name, group, host, directory, network, unencrypted: p.unencrypted };
-    let job = instant::begin(&app.service, &vault, &item, &point, target, p.luns(), &caller(request))?;
-    accepted(app, request, &vault, &item, &job)
 }
 
 #[derive(Default, Deserialize)]

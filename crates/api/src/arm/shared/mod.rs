@@ -13,8 +13,7 @@ mod paths;
 mod refused;
 
 pub(crate) use access::{
-    READ_MACHINES, caller, check_data_access, item_machine_links, machine_link, of_readable_machines,
-    sees_drills,
+    caller, check_data_access, item_machine_links, machine_link, of_readable_machines, sees_drills,
 };
 pub(crate) use answer::Answer;
 pub use app::App;

@@ -1,6 +1,5 @@
 //! Deleted vaults: listed, looked at, brought back; and as the resource graph shows them.
 
-use crate::arm::protection::items;
 use crate::arm::shared::{Answer, App, by_name, check_subscription, format, page, subscription_id, vault_id};
 use crate::arm::vaults::vault::{WRITE, status};
 use crate::route::{Link, Named, Needs, PAGED};
@@ -58,7 +57,7 @@ fn deleted_name(vault: &Vault) -> String {
     format!("{}_{}", vault.group, vault.id)
 }
 
-fn show_deleted(app: &App, vault: &Vault) -> Value {
+pub(crate) fn show_deleted(app: &App, vault: &Vault) -> Value {
     let name = deleted_name(vault);
     let mut properties = json!({"vaultId": vault_id(app, vault)});
     for (field, time) in [("vaultDeletionTime", vault.deleted_at), ("purgeAt", vault.purge_at)] {
@@ -89,33 +88,6 @@ pub(crate) fn all_deleted(app: &App) -> Result<Vec<(String, Value)>, ArmError> {
         (vault_id(app, vault), row)
     };
     Ok(vaults::list_all_deleted(&app.service)?.iter().map(shown).collect())
-}
-
-/// The items in all deleted vaults, each with the id that its vault had.
-pub(crate) fn items_of_deleted(app: &App, request: &Request) -> Result<Vec<(String, Value)>, ArmError> {
-    let mut found = Vec::new();
-    for vault in vaults::list_all_deleted(&app.service)? {
-        let base = show_deleted(app, &vault)["id"].as_str().unwrap_or_default().to_owned();
-        for item in strongroom_engine::service::items::list(&app.service, &vault)? {
-            let shown = items::show(app, request, &vault, &item, None);
-            let row = json!({
-                "id": format!(
-                    "{base}/backupFabrics/Azure/protectionContainers/{}/protectedItems/{}",
-                    item.container(),
-                    item.name()
-                ),
-                "type": "microsoft.recoveryservices/locations/deletedvaults/backupfabrics/protectioncontainers/protecteditems",
-                "name": item.name(),
-                "location": vault.location,
-                "resourceGroup": vault.group,
-                "subscriptionId": app.service.subscription().to_string(),
-                "properties": shown["properties"],
-                "tags": null,
-            });
-            found.push((vault_id(app, &vault), row));
-        }
-    }
-    Ok(found)
 }
 
 fn deleted(app: &App, request: &Request, params: &Params) -> Answer {

@@ -1,6 +1,6 @@
 //! Recovery Services vaults.
 
-use crate::arm::jobs::job;
+use crate::arm::jobs::following;
 use crate::arm::shared::{
     Answer, App, by_shown_name, check_subscription, format, not_available, page, vault_id, vault_of,
     vault_path,
@@ -451,7 +451,7 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
 /// vault's is as if it were not there.
 fn operation_of(app: &App, params: &Params) -> Result<operations::OperationState, ArmError> {
     check_subscription(app, params)?;
-    let state = operations::state(&app.service, job::parse_operation(&params["operation"])?)?;
+    let state = operations::state(&app.service, following::parse_operation(&params["operation"])?)?;
     if let (Some(of), Some(group), Some(name)) = (state.vault, params.get("group"), params.get("vault"))
         && vaults::find(&app.service, group, name)?.is_none_or(|vault| vault.id != of)
     {
@@ -465,7 +465,7 @@ fn operation_of(app: &App, params: &Params) -> Result<operations::OperationState
 
 pub(crate) fn status(app: &App, _: &Request, params: &Params) -> Answer {
     let state = operation_of(app, params)?;
-    Response::ok(job::show_operation(&state))
+    Response::ok(following::show_operation(&state))
 }
 
 fn result(app: &App, _: &Request, params: &Params) -> Answer {
