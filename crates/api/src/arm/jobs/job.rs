@@ -147,13 +147,21 @@ fn extended(job: &Job, now: Timestamp) -> Value {
     info
 }
 
-fn list(app: &App, request: &Request, params: &Params) -> Answer {
-    let vault = vault_of(app, params)?;
-    let mut filter = JobFilter::default();
-    let mut nothing = false;
-    if let Some(given) = request.filter()? {
+/// Which jobs are asked for.
+#[derive(Default)]
+struct Wanted {
+    filter: JobFilter,
+    /// None is of it, whatever there is.
+    nothing: bool,
+    id: Option<Uuid>,
+}
+
+impl Wanted {
+    fn of(request: &Request) -> Result<Self, ArmError> {
+        let mut wanted = Self::default();
+        let Some(given) = request.filter()? else { return Ok(wanted) };
         let refused = |e| ArmError::invalid_filter(given.source(), e);
-        let wanted = given
+        let by = given
             .equalities(&[
                 "status",
                 "operation",
@@ -165,43 +173,58 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
                 "endDate",
             ])
             .map_err(refused)?;
-        nothing = !kinds::is_for_machines(&wanted).map_err(refused)?;
+        wanted.nothing = !kinds::is_for_machines(&by).map_err(refused)?;
         let statuses = JobStatus::ALL.map(JobStatus::arm_name);
-        let status = wanted.one_of("status", &statuses).map_err(refused)?;
-        filter.status = status.and_then(JobStatus::from_arm);
+        let status = by.one_of("status", &statuses).map_err(refused)?;
+        wanted.filter.status = status.and_then(JobStatus::from_arm);
         let operations = [&JobOperation::ALL.map(JobOperation::arm_name), OTHER_OPERATIONS].concat();
-        if let Some(operation) = wanted.one_of("operation", &operations).map_err(refused)? {
-            filter.operation = JobOperation::from_arm(operation);
-            nothing |= filter.operation.is_none();
+        if let Some(operation) = by.one_of("operation", &operations).map_err(refused)? {
+            wanted.filter.operation = JobOperation::from_arm(operation);
+            wanted.nothing |= wanted.filter.operation.is_none();
         }
         for name in ["startTime", "startDate"] {
-            if let Some(at) = wanted.time(name).map_err(refused)? {
-                filter.started_from = Some(at);
+            if let Some(at) = by.time(name).map_err(refused)? {
+                wanted.filter.started_from = Some(at);
             }
         }
         for name in ["endTime", "endDate"] {
-            if let Some(at) = wanted.time(name).map_err(refused)? {
-                filter.started_before = Some(at);
+            if let Some(at) = by.time(name).map_err(refused)? {
+                wanted.filter.started_before = Some(at);
             }
         }
-        if let Some(id) = wanted.get("jobId") {
-            let id = Uuid::try_parse(id).map_err(|_| {
+        if let Some(id) = by.get("jobId") {
+            wanted.id = Some(Uuid::try_parse(id).map_err(|_| {
                 ArmError::invalid_filter(given.source(), "jobId is not the id of a job, a GUID")
-            })?;
-            let found = match jobs::get(&app.service, &vault, id) {
-                Ok(job) if !nothing && filter.passes(&job) => vec![job],
-                Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),
-                Ok(_) | Err(_) => Vec::new(),
-            };
-            return page(
-                request,
-                found,
-                PAGE,
-                |j| j.id.to_string(),
-                |j| show(app, &vault, j, request.now, false),
-            );
+            })?);
         }
+        Ok(wanted)
     }
+}
+
+fn list(app: &App, request: &Request, params: &Params) -> Answer {
+    let vault = vault_of(app, params)?;
+    let wanted = Wanted::of(request)?;
+    match wanted.id {
+        Some(id) => {
+            let found = the_one(app, &vault, &wanted, id)?;
+            let shown = |j: &Job| show(app, &vault, j, request.now, false);
+            page(request, found, PAGE, |j| j.id.to_string(), shown)
+        }
+        None => list_page(app, request, &vault, wanted),
+    }
+}
+
+/// The job of this id, if it is one of those that are wanted.
+fn the_one(app: &App, vault: &Vault, wanted: &Wanted, id: Uuid) -> Result<Vec<Job>, ArmError> {
+    match jobs::get(&app.service, vault, id) {
+        Ok(job) if !wanted.nothing && wanted.filter.passes(&job) => Ok(vec![job]),
+        Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
+        Ok(_) | Err(_) => Ok(Vec::new()),
+    }
+}
+
+fn list_page(app: &App, request: &Request, vault: &Vault, wanted: Wanted) -> Answer {
+    let Wanted { mut filter, nothing, .. } = wanted;
     let page = request.page(PAGE)?;
     // What came before is told by its time and id, so that new jobs shift nothing.
     if let Some(after) = &page.after {
@@ -214,28 +237,38 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
     }
     let mut found = match nothing {
         true => Vec::new(),
-        false => jobs::list(&app.service, &vault, &filter, 0, page.limit as u32 + 1)?,
+        false => jobs::list(&app.service, vault, &filter, 0, page.limit as u32 + 1)?,
     };
     let mut next = None;
     if found.len() > page.limit {
         found.truncate(page.limit);
-        if let Some(last) = found.last() {
-            let at = last.started_at.as_microsecond();
-            // Jobs of the same microsecond stay together on this page.
-            let same = JobFilter {
-                started_from: Some(last.started_at),
-                started_before: Timestamp::from_microsecond(at + 1).ok(),
-                ..filter.clone()
-            };
-            for other in jobs::list(&app.service, &vault, &same, 0, 10_000)? {
-                if found.iter().all(|j| j.id != other.id) {
-                    found.push(other);
-                }
-            }
-            next = Some(at.to_string());
+        if let Some(at) = found.last().map(|last| last.started_at) {
+            add_same_moment(app, vault, &filter, at, &mut found)?;
+            next = Some(at.as_microsecond().to_string());
         }
     }
-    request.list(found.iter().map(|j| show(app, &vault, j, request.now, false)), next.as_deref())
+    request.list(found.iter().map(|j| show(app, vault, j, request.now, false)), next.as_deref())
+}
+
+/// Jobs of the same microsecond stay together on a page.
+fn add_same_moment(
+    app: &App,
+    vault: &Vault,
+    filter: &JobFilter,
+    at: Timestamp,
+    found: &mut Vec<Job>,
+) -> Result<(), ArmError> {
+    let same = JobFilter {
+        started_from: Some(at),
+        started_before: Timestamp::from_microsecond(at.as_microsecond() + 1).ok(),
+        ..filter.clone()
+    };
+    for other in jobs::list(&app.service, vault, &same, 0, 10_000)? {
+        if found.iter().all(|j| j.id != other.id) {
+            found.push(other);
+        }
+    }
+    Ok(())
 }
 
 fn get(app: &App, request: &Request, params: &Params) -> Answer {

@@ -11,7 +11,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use strongroom_catalog::service::{DiskChoice, Item, MissedDisk, Policy, Vault, key};
+use strongroom_catalog::service::{DiskChoice, Item, LastBackup, MissedDisk, Policy, Vault, key};
 use strongroom_domain::access::{ItemWrite, linked};
 use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;
@@ -105,33 +105,14 @@ pub(crate) fn show(
     };
     set("friendlyName", item.machine_name.clone().into());
     set("virtualMachineId", machine.clone().into());
-    let failed = has_failed(item);
-    set("protectionStatus", if failed { "Unhealthy" } else { "Healthy" }.into());
+    set("protectionStatus", if has_failed(item) { "Unhealthy" } else { "Healthy" }.into());
     set("protectionState", item.state.arm_state().into());
-    if let Some(last) = &item.last_backup {
-        set("healthStatus", health(item).into());
-        let detail = match &last.error {
-            Some(error) if failed => json!({
-                "code": error.code, "title": error.name, "message": error.message,
-                "recommendations": [error.recommendation],
-            }),
-            _ if !last.missed.is_empty() => {
-                let missed = |d: &MissedDisk| format!("disk {}: {}", d.target, d.reason);
-                let missed: Vec<String> = last.missed.iter().map(missed).collect();
-                json!({
-                    "code": 400345, "title": "UserErrorDisksNotBackedUp",
-                    "message": format!("The last backup lacks disks: {}.", missed.join("; ")),
-                    "recommendations": ["Exclude them from the machine's backups if that is as it should be; else back their data up in another way."],
-                })
-            }
-            _ => json!({
-                "code": 400239, "title": "IaasVmHealthGreenDefault",
-                "message": "Backup pre-check status of this virtual machine is OK.", "recommendations": [],
-            }),
-        };
-        set("healthDetails", Value::Array(vec![detail]));
-    } else {
-        set("healthStatus", "Passed".into());
+    match &item.last_backup {
+        Some(last) => {
+            set("healthStatus", health(item).into());
+            set("healthDetails", json!([health_detail(last)]));
+        }
+        None => set("healthStatus", "Passed".into()),
     }
     let last = item.last_backup.as_ref();
     set("lastBackupStatus", last.map_or("", |l| status_name(l.status)).into());
@@ -177,6 +158,29 @@ pub(crate) fn show(
 
 fn has_failed(item: &Item) -> bool {
     item.last_backup.as_ref().is_some_and(|last| last.status == JobStatus::Failed)
+}
+
+/// What is told of the last backup.
+fn health_detail(last: &LastBackup) -> Value {
+    match &last.error {
+        Some(error) if last.status == JobStatus::Failed => json!({
+            "code": error.code, "title": error.name, "message": error.message,
+            "recommendations": [error.recommendation],
+        }),
+        _ if !last.missed.is_empty() => {
+            let missed = |d: &MissedDisk| format!("disk {}: {}", d.target, d.reason);
+            let missed: Vec<String> = last.missed.iter().map(missed).collect();
+            json!({
+                "code": 400345, "title": "UserErrorDisksNotBackedUp",
+                "message": format!("The last backup lacks disks: {}.", missed.join("; ")),
+                "recommendations": ["Exclude them from the machine's backups if that is as it should be; else back their data up in another way."],
+            })
+        }
+        _ => json!({
+            "code": 400239, "title": "IaasVmHealthGreenDefault",
+            "message": "Backup pre-check status of this virtual machine is OK.", "recommendations": [],
+        }),
+    }
 }
 
 const HEALTH: [&str; 9] = [
