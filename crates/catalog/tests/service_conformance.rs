@@ -576,16 +576,17 @@ fn killed_between() {
             .spawn()
             .unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let reader = std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .filter_map(|line| line.split("durable ").nth(1)?.trim().parse::<i64>().ok())
-                .last()
-        });
-        std::thread::sleep(Duration::from_millis(120 + round * 37));
+        let mut durable = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.split("durable ").nth(1)?.trim().parse::<i64>().ok());
+        // Once it is at it, however long that takes; then in the midst of what comes.
+        let first = durable.next().expect("it writes");
+        assert!(first > known, "{first} after {known}");
+        let reader = std::thread::spawn(move || durable.last());
+        std::thread::sleep(Duration::from_millis(round * 37));
         child.kill().unwrap();
         child.wait().unwrap();
-        known = reader.join().unwrap().unwrap_or(known);
+        known = reader.join().unwrap().unwrap_or(first);
 
         let catalog = sqlite.open();
         catalog.check().unwrap();
@@ -598,7 +599,7 @@ fn killed_between() {
         // It may have been killed between the commit and its word of it, once.
         assert!(pairs <= known + 2, "{pairs} there, {known} known");
     }
-    assert!(known > 8, "nothing was written in all the rounds");
+    assert!(known >= 7, "each round has written something");
 }
 
 #[test]
@@ -672,9 +673,11 @@ fn a_writer_elsewhere_is_waited_for_and_then_named() {
     let sqlite = Sqlite::new();
     let catalog = sqlite.open();
     let path = sqlite.path();
+    // Until it is told to let go, or for a time.
     let hold = |time: Duration| {
         let path = path.clone();
         let (ready, began) = std::sync::mpsc::channel();
+        let (let_go, told) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
                 use sqlx::Connection as _;
@@ -682,22 +685,23 @@ fn a_writer_elsewhere_is_waited_for_and_then_named() {
                 let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
                 let transaction = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
                 ready.send(()).unwrap();
-                tokio::time::sleep(time).await;
+                let _ = told.recv_timeout(time);
                 transaction.rollback().await.unwrap();
             });
         });
         began.recv().unwrap();
-        thread
+        (thread, let_go)
     };
-    let held = hold(Duration::from_millis(700));
+    let (held, _let_go) = hold(Duration::from_millis(700));
     catalog.apply(&[Change::put(&setting("a", 1))]).unwrap();
     held.join().unwrap();
 
-    let held = hold(strongroom_catalog::limits::BUSY_TIMEOUT + Duration::from_secs(2));
+    let (held, let_go) = hold(Duration::from_secs(600));
     // Reading goes on meanwhile.
     assert_eq!(number(&catalog, "a"), Some(1));
     let busy = catalog.apply(&[Change::put(&setting("b", 1))]);
     assert!(matches!(busy, Err(ServiceError::Busy { .. })), "{busy:?}");
+    let_go.send(()).unwrap();
     held.join().unwrap();
     // What was refused did not happen, and the connection is good again.
     assert_eq!(number(&catalog, "b"), None);
