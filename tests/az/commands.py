@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Every `az backup` command that concerns machines or vaults, in each output format: it works, or says that it comes later.
+"""Every `az backup` command that concerns machines or vaults: it works, or says that it comes later.
 
     commands.py --strongroom BINARY --az DIR [--transcript FILE]
 
-Which commands there are is asked of az itself. Three machines go through the commands side by side, one for each format.
+Which commands there are is asked of az itself. In `make test` they are run in one output format, another each day
+(STRONGROOM_TEST_SEED); in `make soak` in each, with a machine for each side by side.
 """
-import json, threading
+import json, os, threading, time
 from harness import GROUP as G, LOCATION, Failed, Machine, check, equal, main, run, say, until
 
-FORMS = ("json", "table", "tsv")
+ALL_FORMS = ("json", "table", "tsv")
+SEED = int(os.environ.get("STRONGROOM_TEST_SEED", time.time() // 86400))
+FORMS = ALL_FORMS if os.environ.get("STRONGROOM_SOAK") == "1" else (ALL_FORMS[SEED % len(ALL_FORMS)],)
 LATER = "is not available on this server"
 LATER_CODE = "UserErrorFeatureNotSupportedOnThisServer"
 VM = "--backup-management-type AzureIaasVM --workload-type VM"
@@ -40,6 +43,7 @@ print("\\n".join(sorted(name for name in table if name.startswith("backup "))))
 
 def body(bench):
     bench.use_az()
+    bench.keep_az_warm()
     bench.login()
     foreign = {line.strip() for line in FOREIGN.split("\n") if line.strip()}
     known = set(run(bench.given.home / "az/bin/python", "-c", LIST).split("\n")) - {""}
@@ -73,7 +77,7 @@ class Seen:
             late += not works
             word = "works" if works else "comes later"
             say(f"{'az ' + command:52} {word}{' in part' if len(all_outcomes) > 1 else ''}")
-        return f"{len(wanted)} commands in {len(FORMS)} formats: {len(wanted) - late} work, {late} come later"
+        return f"{len(wanted)} commands in {', '.join(FORMS)}: {len(wanted) - late} work, {late} come later"
 
 
 class Cycle:

@@ -30,6 +30,7 @@ class Disks:
         self.define()
         self.container()
         bench.use_az()
+        bench.keep_az_warm()
         bench.login()
         self.az(f"backup vault create -g {G} -n {V} -l {LOCATION}")
         self.item = f"-g {G} -v {V} -c {self.m} -i {self.m}"

@@ -17,6 +17,9 @@ def body(bench):
                  flow.restore_disks, flow.restore_machine, flow.replace, flow.stop_and_resume, flow.delete,
                  flow.end):
         say(f"{step.__name__.replace('_', ' ')}: {step.__doc__}")
+        # Up to here as a user's shell would do it, a process of its own for each command.
+        if step == flow.one_at_a_time:
+            bench.keep_az_warm()
         step()
     return "the whole flow passed"
 

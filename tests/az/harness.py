@@ -3,7 +3,7 @@
 Everything has a name of its own and is taken away at the end, also after a failure or a signal. Needs root, libvirt
 and what scripts/install-deps --test installs.
 """
-import argparse, contextlib, hashlib, json, os, shlex, shutil, signal, subprocess, sys, tempfile, time
+import argparse, contextlib, hashlib, json, os, shlex, shutil, signal, socket, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,14 +82,21 @@ class Machine:
         self.name = name
         self.bench = bench
         self.disk = bench.machines / f"{name}-vda.qcow2"
-        xml = run(TREE / "tests/guests/define-tiny", name, "--dir", bench.machines, "--disk", "vda:qcow2:64M")
+        self.options = ("--dir", bench.machines, "--disk", "vda:qcow2:64M", "--tiny", bench.tiny)
+        self.has_run = False
+        xml = run(TREE / "tests/guests/define-tiny", name, *self.options)
         path = bench.directory / f"{name}.xml"
         path.write_text(xml)
         virsh("define", path)
         bench.last.callback(remove_machine, name)
 
     def start(self):
-        virsh("start", self.name)
+        """The first time it goes on from where one like it had booted."""
+        if self.has_run:
+            virsh("start", self.name)
+        else:
+            self.has_run = True
+            run(TREE / "tests/guests/start", "tiny", self.name, *self.options, wait_seconds=900)
 
     def ready(self):
         agent_wait(self.name)
@@ -141,6 +148,7 @@ class Bench:
         self.last = contextlib.ExitStack()
         self.transcript = open(given.transcript, "w") if given.transcript else None
         self.env = None
+        self.warm = None
         # What transcripts and logs do not show.
         self.secrets = []
 
@@ -165,7 +173,7 @@ class Bench:
         self.last.close()
 
     def up(self):
-        run(TREE / "tests/guests/make-tiny", wait_seconds=900)
+        self.tiny = os.environ.get("STRONGROOM_TEST_TINY") or run(TREE / "tests/guests/make-tiny", wait_seconds=900).strip()
         run(TREE / "tests/lib/libvirt-up", "--for", os.getpid())
         self.last.callback(run, TREE / "tests/lib/libvirt-down", "--for", os.getpid(), quiet=True)
         self.directory = Path(tempfile.mkdtemp(prefix="srtest-az-", dir="/var/tmp"))
@@ -239,6 +247,32 @@ class Bench:
                 self.env[name] = value
         check("REQUESTS_CA_BUNDLE" in self.env, f"az env set no certificate: {done.stdout[-300:]}")
 
+    def keep_az_warm(self):
+        """Commands from here on do not wait for az to be read: see warm.py."""
+        self.warm = self.directory / "az.sock"
+        server = subprocess.Popen([self.given.home / "az/bin/python", Path(__file__).with_name("warm.py"), self.warm], env=self.env)
+        self.last.callback(server.kill)
+
+        def listens():
+            check(server.poll() is None, "warm.py ended")
+            return self.warm.exists()
+        until("az to be read", 120, listens, 0.05)
+
+    def run_az(self, words):
+        if self.warm is None:
+            return subprocess.run([self.given.home / "az/bin/az", *words], env=self.env,
+                                  capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=AZ_SECONDS)
+        with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err, \
+                socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(AZ_SECONDS)
+            connection.connect(str(self.warm))
+            request = {"words": words, "env": self.env, "out": out.name, "err": err.name}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            status = connection.makefile().readline().strip()
+            said, complained = out.read(), err.read()
+            check(status, f"az {words[0]} ended without an exit status: {complained}")
+            return subprocess.CompletedProcess(words, int(status), said, complained)
+
     def login(self):
         self.az("login", "--service-principal", "-u", self.about["app_id"], "-p", self.secret,
                 "--tenant", self.about["tenant"])
@@ -252,8 +286,7 @@ class Bench:
         """Runs az: exit status, stdout, stderr."""
         words = shlex.split(command) if isinstance(command, str) else [str(c) for c in command]
         began = time.monotonic()
-        done = subprocess.run([self.given.home / "az/bin/az", *words, "-o", output], env=self.env,
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=AZ_SECONDS)
+        done = self.run_az([*words, "-o", output])
         shown = shlex.join(words)
         for secret in self.secrets:
             shown = shown.replace(secret, "SECRET")

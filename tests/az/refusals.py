@@ -80,10 +80,11 @@ class Refusals:
             until("the backup", 120, lambda: set(points()) - before)
             if seconds == 2:
                 self.expired = points()[0]
-                time.sleep(3)
+                time.sleep(seconds + 0.5)
         until("the expired point to go", 60, lambda: self.expired not in points())
         self.point = points()[0]
         bench.use_az()
+        bench.keep_az_warm()
         bench.login()
 
     def vaults(self):

@@ -245,6 +245,7 @@ class Sdk:
         """az vm, group, network vnet, storage account"""
         bench, az = self.bench, self.bench.az
         bench.use_az()
+        bench.keep_az_warm()
         bench.login()
         vms, shown, networks, accounts, account = bench.together(
             lambda: az("vm list"),

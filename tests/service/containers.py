@@ -26,12 +26,12 @@ import urllib.parse
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab import ROOT, Failure, Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
+from lab import ROOT, Failure, Machines, Service, Vault, binary, check, local_host, main, number, run, say, seeded, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
-KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", "5"))
-CANCELS = int(os.environ.get("STRONGROOM_RESTORE_CANCELS", "4"))
+KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", number(2, 20)))
+CANCELS = int(os.environ.get("STRONGROOM_RESTORE_CANCELS", number(2, 10)))
 MIB = 1 << 20
 # The account that Azurite has, with a key of our own.
 ACCOUNT = "devstoreaccount1"
@@ -436,8 +436,7 @@ def kills(lab, server, account, name, point):
 
 
 def body(directory):
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
-    say(f"seed {seed}")
+    seed = seeded(2)
     lab = Lab(directory, random.Random(seed))
     name = lab.machine()
     point = lab.point(name)

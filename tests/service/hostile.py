@@ -11,15 +11,14 @@ import http.client
 import json
 import random
 import socket
-import sys
 import time
 import urllib.parse
 
-from lab import Service, Vault, binary, check, main, say
+from lab import Service, Vault, binary, check, main, number, say, seeded
 
 GROUP = "srtest"
 METHODS = ("GET", "PUT", "POST", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW")
-ROUNDS = 12
+ROUNDS = number(4, 40)
 
 NAMES = ["a;b", "a%b", "a%2fb", "..", ".", "%2e%2e", "a\\b", "%00", "ä", "日本語", "🙂", "a b", "a'b", "''", '"', "$filter",
          "x" * 300, "x" * 7000, "%", "%zz", "%f0%28%8c%28", "-", "'; DROP TABLE jobs --", "{group}", "null", "\u202ecba"]
@@ -229,8 +228,7 @@ def names(attack, service, vault):
 
 
 def body(directory):
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
-    say(f"seed {seed}")
+    seed = seeded(2)
     service = Service(binary(), directory / "data", "hosts = []\n").start()
     vault = prepare(service)
     attack = Attack(service, random.Random(seed))

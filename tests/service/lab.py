@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 API_VERSION = "2026-01-01"
 
 
+# What proves by numbers does a few of them in `make test`, others each day, and all in `make soak`.
+IS_SOAK = os.environ.get("STRONGROOM_SOAK") == "1"
+
+
 class Failure(Exception):
     """Something is not as it must be."""
 
@@ -39,6 +43,20 @@ def say(*words):
 
 
 _BEGAN = time.monotonic()
+
+
+def number(few, all_of_them):
+    """How many: in `make test`, and in `make soak`."""
+    return all_of_them if IS_SOAK else few
+
+
+def seeded(position):
+    """What decides of everything random: the argument at this position, STRONGROOM_TEST_SEED, or the day (in a soak: chance)."""
+    given = sys.argv[position] if len(sys.argv) > position else os.environ.get("STRONGROOM_TEST_SEED")
+    of_today = random.SystemRandom().randrange(1 << 32) if IS_SOAK else int(time.time() // 86400)
+    seed = int(given) if given else of_today
+    say(f"seed {seed} (STRONGROOM_TEST_SEED={seed} repeats it)")
+    return seed
 
 
 def wait_until(what, truth, seconds=60.0, interval=0.05):

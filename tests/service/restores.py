@@ -19,12 +19,12 @@ import threading
 import time
 from pathlib import Path
 
-from lab import Failure, Machines, Service, Vault, binary, check, local_host, main, run, say, wait_until
+from lab import Failure, Machines, Service, Vault, binary, check, local_host, main, number, run, say, seeded, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
-KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", "5"))
-CANCELS = int(os.environ.get("STRONGROOM_RESTORE_CANCELS", "4"))
+KILLS = int(os.environ.get("STRONGROOM_RESTORE_KILLS", number(2, 20)))
+CANCELS = int(os.environ.get("STRONGROOM_RESTORE_CANCELS", number(2, 10)))
 MIB = 1 << 20
 
 
@@ -630,8 +630,7 @@ def under_its_own_name(lab, name, point, disks):
 
 
 def body(directory):
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
-    say(f"seed {seed}")
+    seed = seeded(2)
     lab = Lab(directory, random.Random(seed))
     phases = os.environ.get("STRONGROOM_RESTORE_PHASES", "measured names xfs ext4 snapshots uefi places machines own").split()
     if "measured" in phases:

@@ -8,15 +8,14 @@ Bounded in time. What hostile.py sends beside this is worse than what a document
 """
 
 import json
-import random
 import subprocess
 import sys
 import time
 
-from lab import Service, Vault, binary, check, main, say
+from lab import Service, Vault, binary, check, main, number, say, seeded
 
 GROUP = "srtest"
-SECONDS = (35, 20)
+SECONDS = number((30, 10), (300, 180))
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -46,8 +45,7 @@ def drive(program, service, directory, what, seconds, seed, parameters, *options
 
 def body(directory):
     program = sys.argv[2]
-    seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.SystemRandom().randrange(1 << 32)
-    say(f"seed {seed}")
+    seed = seeded(3)
     service = Service(binary(), directory / "data", "hosts = []\n").start()
     service.call("PUT", f"/subscriptions/{service.subscription}/resourceGroups/{GROUP}", {"location": "local"})
     Vault(service, GROUP, "target").create(soft_delete=True)

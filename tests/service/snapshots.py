@@ -19,7 +19,7 @@ import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from lab import Machines, Service, Vault, atexit, binary, check, local_host, main, run, say, wait_until
+from lab import Machines, Service, Vault, atexit, binary, check, local_host, main, number, run, say, seeded, wait_until
 
 GROUP = "srtest"
 DONE = {"Completed", "CompletedWithWarnings"}
@@ -374,7 +374,7 @@ def elsewhere(lab):
     check("cannot clone files" in why, why)
 
 
-def interrupted(lab, rounds):
+def interrupted(lab, rounds, source):
     """The transfer is interrupted again and again, and the machine is pushed around meanwhile."""
     lab.vault_away()
     lab.write()
@@ -385,7 +385,6 @@ def interrupted(lab, rounds):
     check(tasks["Take Snapshot"] == "completed" and tasks["Transfer data to vault"] == "in_progress", tasks)
     lab.write()
     lab.restore(name, model, "the snapshot")
-    source = random.Random(7)
     for n in range(rounds):
         if n % 3 == 0:
             # The vault is there for a moment, and its storage is full.
@@ -571,6 +570,7 @@ def orphans(lab):
 def body(directory):
     kind = sys.argv[2] if len(sys.argv) > 2 else "xfs"
     wanted = sys.argv[3:]
+    seed = seeded(len(sys.argv))
     lab = Lab(directory, kind)
     failed = None
     for phase in (usual, elsewhere, new_machine, interrupted, cancelled, failed_for_good, expired, reserve, orphans, replaced):
@@ -578,7 +578,7 @@ def body(directory):
             continue
         say(phase.__name__)
         if phase is interrupted:
-            phase(lab, 20 if kind == "xfs" else 6)
+            phase(lab, number(8 if kind == "xfs" else 6, 20), random.Random(seed))
         elif phase is expired:
             phase(lab, failed)
         else:

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom_api::arm::App;
 use strongroom_api::{Access, Api, Request};
 use strongroom_catalog::{AuditEntry, Query};
-use strongroom_engine::service::{Service, ServiceConfig, SystemClock};
+use strongroom_service::{Service, ServiceConfig, SystemClock};
 
 fn api() -> (tempfile::TempDir, Api<App>) {
     let directory = tempfile::tempdir().unwrap();

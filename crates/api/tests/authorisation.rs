@@ -17,8 +17,8 @@ use strongroom_api::{Access, Api, ArmError, Client, Request, Response, Route};
 use strongroom_catalog::{Change, Item, Job, Machine, Point, Query};
 use strongroom_domain::access::{Assignment, Role, Scope, is_allowed};
 use strongroom_domain::{Consistency, ConsistencyLevel};
-use strongroom_engine::service::config::RestoreDirectory;
-use strongroom_engine::service::{Service, ServiceConfig, SystemClock, vaults};
+use strongroom_service::config::RestoreDirectory;
+use strongroom_service::{Service, ServiceConfig, SystemClock, vaults};
 use uuid::Uuid;
 
 const LINKED: &str = "LinkedAuthorizationFailed";
@@ -486,9 +486,9 @@ fn what_a_drill_saw_inside_is_not_for_readers() {
     // As the end of a drill notes it.
     let drilled = |row: &mut Job| {
         row.properties.push(("Check ended with".into(), "0".into()));
-        row.properties.push(("Check output".into(), "the guest's secret".into()));
+        row.properties.push(("check_output".into(), "the guest's secret".into()));
         row.properties.push(("Check errors".into(), "its other secret".into()));
-        Ok::<_, strongroom_engine::Error>(Vec::new())
+        Ok::<_, strongroom_service::Error>(Vec::new())
     };
     world.api.state().service.catalog().update(id, drilled).unwrap();
     for role in Role::ALL {

@@ -1,11 +1,14 @@
 //! Anything at all as a target, a body, a token or a form: an answer of the right kind, never a 500.
 
 mod common;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use common::people::World;
 use common::vault;
 use http::{HeaderMap, HeaderValue, Method, header};
 use proptest::prelude::*;
+use soak::number;
 use strongroom_api::{Client, Request};
 
 /// Pieces that mean something to some parser.
@@ -53,7 +56,7 @@ fn piece() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(number(3000, 30_000)))]
 
     #[test]
     fn targets(
@@ -86,7 +89,7 @@ proptest! {
 fn tokens_and_forms() {
     let world = World::new();
     let good = world.robot();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(1500));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(number(1500, 15_000)));
     let token = prop_oneof![
         "[ -~]{0,200}",
         "[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}",

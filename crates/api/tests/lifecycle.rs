@@ -7,7 +7,7 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use strongroom_catalog::Vault;
-use strongroom_engine::service::housekeeping;
+use strongroom_service::housekeeping;
 
 fn immutability(state: &str) -> Value {
     json!({"location": "local", "properties": {"securitySettings": {"immutabilitySettings": {"state": state}}}})

@@ -1,6 +1,10 @@
 //! `$filter`: what az and the SDKs send, what is refused, and that nothing makes the parser panic.
 
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
+
 use proptest::prelude::*;
+use soak::number;
 use strongroom_api::limits;
 use strongroom_api::odata::{Expression, Filter, FilterError, Operator, Value};
 
@@ -122,7 +126,7 @@ fn expression() -> impl Strategy<Value = Expression> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(number(2000, 20_000)))]
 
     #[test]
     fn what_is_printed_parses_to_itself(expression in expression()) {

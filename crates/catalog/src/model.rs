@@ -51,7 +51,7 @@ rows! {
     Machine => Machines, |s| [s.host.as_str(), s.host_uuid.as_str(), key(&s.group), key(&s.name), s.gone_at.is_some()];
     Item => Items, |s| [s.vault, s.machine, s.policy, state_key(s.state), key(&s.name())];
     Point => RecoveryPoints, |s| [s.vault, s.item, s.name.as_str(), s.taken_at];
-    Job => Jobs, |s| [s.vault, s.item, s.operation.arm_name(), s.status.arm_name(), !s.status.is_over(), s.started_at];
+    Job => Jobs, |s| [s.vault, s.item, s.operation.arm_name(), s.kind.as_str(), s.status.arm_name(), !s.status.is_over(), s.started_at];
     Operation => Operations, |s| [s.vault, s.ended_at.is_none(), s.started_at];
     AuditEntry => Audit, |s| [s.at];
 }
@@ -624,6 +624,9 @@ pub struct Job {
     pub vault: Uuid,
     pub item: Option<Uuid>,
     pub operation: JobOperation,
+    /// Which part of the service does it, by name; empty: it was over when it was written.
+    #[serde(default)]
+    pub kind: String,
     pub status: JobStatus,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
@@ -646,6 +649,9 @@ pub struct Job {
     /// None: it waits for a runner.
     #[serde(default)]
     pub lease: Option<Lease>,
+    /// How often it was leased: who had it before writes to it no more.
+    #[serde(default)]
+    pub fence: u64,
     #[serde(default)]
     pub cancel_requested: bool,
     /// Times it was begun.

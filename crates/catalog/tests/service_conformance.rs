@@ -62,8 +62,9 @@ fn raw_point(id: &str, vault: &str, item: &str, name: &str, taken_us: i64) -> Ch
 
 fn raw_job(id: &str, vault: &str, item: Option<&str>, status: &str, started_us: i64) -> Change {
     let open = status == "InProgress";
+    let kind = "backup".into();
     let values =
-        vec![vault.into(), item.into(), "Backup".into(), status.into(), open.into(), started_us.into()];
+        vec![vault.into(), item.into(), "Backup".into(), kind, status.into(), open.into(), started_us.into()];
     raw(Table::Jobs, id, values)
 }
 
@@ -576,16 +577,17 @@ fn killed_between() {
             .spawn()
             .unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let reader = std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .filter_map(|line| line.split("durable ").nth(1)?.trim().parse::<i64>().ok())
-                .last()
-        });
-        std::thread::sleep(Duration::from_millis(120 + round * 37));
+        let mut durable = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.split("durable ").nth(1)?.trim().parse::<i64>().ok());
+        // Once it is at it, however long that takes; then in the midst of what comes.
+        let first = durable.next().expect("it writes");
+        assert!(first > known, "{first} after {known}");
+        let reader = std::thread::spawn(move || durable.last());
+        std::thread::sleep(Duration::from_millis(round * 37));
         child.kill().unwrap();
         child.wait().unwrap();
-        known = reader.join().unwrap().unwrap_or(known);
+        known = reader.join().unwrap().unwrap_or(first);
 
         let catalog = sqlite.open();
         catalog.check().unwrap();
@@ -598,7 +600,7 @@ fn killed_between() {
         // It may have been killed between the commit and its word of it, once.
         assert!(pairs <= known + 2, "{pairs} there, {known} known");
     }
-    assert!(known > 8, "nothing was written in all the rounds");
+    assert!(known >= 7, "each round has written something");
 }
 
 #[test]
@@ -672,9 +674,11 @@ fn a_writer_elsewhere_is_waited_for_and_then_named() {
     let sqlite = Sqlite::new();
     let catalog = sqlite.open();
     let path = sqlite.path();
+    // Until it is told to let go, or for a time.
     let hold = |time: Duration| {
         let path = path.clone();
         let (ready, began) = std::sync::mpsc::channel();
+        let (let_go, told) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
                 use sqlx::Connection as _;
@@ -682,25 +686,75 @@ fn a_writer_elsewhere_is_waited_for_and_then_named() {
                 let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
                 let transaction = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
                 ready.send(()).unwrap();
-                tokio::time::sleep(time).await;
+                let _ = told.recv_timeout(time);
                 transaction.rollback().await.unwrap();
             });
         });
         began.recv().unwrap();
-        thread
+        (thread, let_go)
     };
-    let held = hold(Duration::from_millis(700));
+    let (held, _let_go) = hold(Duration::from_millis(700));
     catalog.apply(&[Change::put(&setting("a", 1))]).unwrap();
     held.join().unwrap();
 
-    let held = hold(strongroom_catalog::limits::BUSY_TIMEOUT + Duration::from_secs(2));
+    let (held, let_go) = hold(Duration::from_secs(600));
     // Reading goes on meanwhile.
     assert_eq!(number(&catalog, "a"), Some(1));
     let busy = catalog.apply(&[Change::put(&setting("b", 1))]);
     assert!(matches!(busy, Err(ServiceError::Busy { .. })), "{busy:?}");
+    let_go.send(()).unwrap();
     held.join().unwrap();
     // What was refused did not happen, and the connection is good again.
     assert_eq!(number(&catalog, "b"), None);
     catalog.apply(&[Change::put(&setting("b", 2))]).unwrap();
     assert_eq!(number(&catalog, "b"), Some(2));
+}
+
+/// The catalog of the release before kinds of jobs had names.
+async fn write_first_version(path: &Path, rows: &[(&str, &str)]) {
+    use sqlx::Connection as _;
+    let mut migrations = sqlx::migrate!("./service-migrations");
+    migrations.migrations = vec![migrations.migrations[0].clone()].into();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    migrations.run(&mut connection).await.unwrap();
+    let vault = "INSERT INTO vaults (id, version, doc, group_key, name_key, deleted) VALUES ('v', 1, '{}', 'g', 'v', 0)";
+    sqlx::query(vault).execute(&mut connection).await.unwrap();
+    for (id, doc) in rows {
+        let job = "INSERT INTO jobs (id, version, doc, vault, item, operation, status, open, started_us)
+            VALUES (?1, 1, ?2, 'v', NULL, json_extract(?2, '$.operation'), 'InProgress', 1, 0)";
+        sqlx::query(job).bind(id).bind(doc).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+#[test]
+fn jobs_of_the_first_release_are_given_their_kinds() {
+    let place = Sqlite::new();
+    let rows = [
+        ("a", r#"{"operation":"Backup","request":{"scheduled_for":null}}"#),
+        ("b", r#"{"operation":"Restore","request":{"instant":true,"point":"p"}}"#),
+        ("c", r#"{"operation":"Restore","request":{"point":"p","target":{"kind":"replace"}}}"#),
+        ("d", r#"{"operation":"Drill","request":{"point":"p"}}"#),
+        ("e", r#"{"operation":"ConfigureBackup","request":null}"#),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(write_first_version(&place.path(), &rows));
+    let catalog = place.open();
+    let found = catalog.fetch(Table::Jobs, &Query::all().ascending("id")).unwrap();
+    let kinds: Vec<(String, String, serde_json::Value)> = found
+        .iter()
+        .map(|row| {
+            let doc: serde_json::Value = serde_json::from_str(&row.doc).unwrap();
+            (row.id.clone(), doc["kind"].as_str().unwrap().to_owned(), doc["request"].clone())
+        })
+        .collect();
+    let request =
+        |row: usize| serde_json::from_str::<serde_json::Value>(rows[row].1).unwrap()["request"].clone();
+    let expected = ["backup", "instant_restore", "restore", "drill", ""];
+    for (row, (kind, (id, _))) in expected.iter().zip(rows).enumerate() {
+        assert_eq!(kinds[row], (id.to_owned(), (*kind).to_owned(), request(row)));
+        let by_kind = Query::all().eq("kind", *kind).eq("id", id);
+        assert_eq!(catalog.count(Table::Jobs, &by_kind).unwrap(), 1, "{id} is found by its kind");
+    }
 }

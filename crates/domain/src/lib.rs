@@ -14,6 +14,7 @@ pub mod clock;
 pub mod consistency;
 pub mod decide;
 pub mod extent;
+pub mod fact;
 pub mod item;
 pub mod job;
 pub mod limits;

@@ -1,6 +1,8 @@
 //! Retention against a model that keeps no set of rules but walks the calendar: written differently, with plain integers.
 
 mod model;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use jiff::Timestamp;
 use jiff::civil::Time;
@@ -219,8 +221,13 @@ fn clocks(zone: usize) -> &'static Clocks {
     WATCHED[zone].get_or_init(|| watched(ZONES[zone]).1)
 }
 
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+/// Ten times as many in a soak.
+fn cases(few: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: soak::number(few, 10 * few),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 /// The same rules, each for longer.

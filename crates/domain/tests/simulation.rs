@@ -2,11 +2,14 @@
 //! scheduler decided is held against the schedule's civil times, worked out by plain arithmetic.
 
 mod model;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use jiff::Timestamp;
 use jiff::civil::Time;
 use model::{Clocks, DAY, HOUR, days_of, instant};
 use proptest::prelude::*;
+use soak::number;
 use std::time::Duration;
 use strongroom_domain::calendar::Weekday;
 use strongroom_domain::clock::{ClockGuard, ClockRecord};
@@ -425,7 +428,7 @@ fn play(host: &mut Host, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: number(120, 1200), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// On a clock that is right: each run of each stretch under one schedule happens, is skipped beside another, or is missed
     /// with the host off and made up for once.

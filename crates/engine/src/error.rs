@@ -96,18 +96,18 @@ impl Error {
     }
 
     /// What it was about may be committed: it must not be told as a failure before somebody has looked.
-    pub(crate) fn unsettled(mut self) -> Self {
+    pub fn unsettled(mut self) -> Self {
         self.is_unsettled = true;
         self
     }
 
     /// Something else writes to the vault, which may take one writer at a time: it is over by and by.
-    pub(crate) fn is_vault_busy(&self) -> bool {
+    pub fn is_vault_busy(&self) -> bool {
         matches!(self.cause::<StoreError>(), Some(StoreError::Busy { .. }))
     }
 
     /// What it came of, if there is one of this kind among its causes.
-    pub(crate) fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+    pub fn cause<T: StdError + 'static>(&self) -> Option<&T> {
         let mut next = self.source();
         while let Some(cause) = next {
             if let Some(found) = cause.downcast_ref::<T>() {
@@ -118,7 +118,7 @@ impl Error {
         None
     }
 
-    pub(crate) fn is_unsettled(&self) -> bool {
+    pub fn is_unsettled(&self) -> bool {
         self.is_unsettled
     }
 

@@ -8,7 +8,6 @@
 //! - [`source`]: reading a point, from the vault or from its snapshot.
 //! - [`serve`]: exporting a point over NBD.
 //! - [`machine`]: machines under libvirt.
-//! - [`service`]: what a server does with all of these: vaults with policies, protected items, jobs, schedules.
 //!
 //! Everything here blocks: call it from threads. Cancelling goes through [`Progress`](strongroom_store::Progress).
 
@@ -17,13 +16,12 @@ pub mod image;
 pub mod limits;
 pub mod machine;
 pub mod points;
-mod present;
+pub mod present;
 mod qemu_nbd;
 pub mod restore;
 pub mod serve;
-pub mod service;
 pub mod source;
-mod stream;
+pub mod stream;
 pub mod target;
 pub mod vaults;
 mod vhd;

@@ -208,7 +208,7 @@ pub fn cache_directory() -> Option<PathBuf> {
 /// Refuses for a vault that says of itself that its points are not to go before their time. Whoever has its key and may write to
 /// its store is above that, and says that it is meant.
 pub fn refuse_immutable(vault: &Vault, is_meant: bool) -> Result<()> {
-    if is_meant || !crate::service::notes::says_immutable(vault)? {
+    if is_meant || !says_immutable(vault)? {
         return Ok(());
     }
     Err(Error::new(
@@ -218,4 +218,18 @@ pub fn refuse_immutable(vault: &Vault, is_meant: bool) -> Result<()> {
             vault.location()
         ),
     ))
+}
+
+/// Whether a vault says of itself that its points are not to go before their time (`docs/vault-format.md`, section 8). One that says
+/// it in words that cannot be read does.
+fn says_immutable(vault: &Vault) -> Result<bool> {
+    match vault.read_note("settings") {
+        Ok(None) => Ok(false),
+        Ok(Some(serde_json::Value::Object(settings))) => {
+            Ok(settings.get("immutability").is_some_and(|state| state != "disabled"))
+        }
+        Ok(Some(_)) => Ok(true),
+        Err(error) if error.is_damage() => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }

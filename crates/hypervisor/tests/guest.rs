@@ -5,7 +5,6 @@ mod common;
 use common::tiny::*;
 use common::*;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use strongroom_domain::ConsistencyLevel;
 use strongroom_hypervisor::*;
@@ -107,7 +106,6 @@ fn one_instant(kind: Kind) {
     let storage = Storage::new(kind);
     let mut guest = Guest::start(&storage, &["vda:qcow2:16M", "vdb:raw:16M", "vdc:qcow2:16M"], "none");
     guest.sh("stamp /dev/vda /dev/vdb /dev/vdc >/dev/null 2>&1 </dev/null &");
-    let check = run(guests().join("make-tiny").to_str().unwrap(), &[]);
     let restored = tempfile::tempdir().unwrap();
     for round in 0..4 {
         std::thread::sleep(Duration::from_millis(700));
@@ -118,7 +116,7 @@ fn one_instant(kind: Kind) {
         assert_eq!(snapshot.consistency.level, ConsistencyLevel::Crash);
         let files = materialize(&snapshot, restored.path());
         let paths: Vec<_> = files.values().map(|p| p.to_str().unwrap()).collect();
-        let program = Path::new(check.trim()).join("stampcheck");
+        let program = tiny().join("stampcheck");
         let verdict = run(program.to_str().unwrap(), &paths);
         eprintln!("{kind:?}: {} {:?}", verdict.trim(), snapshot.timings);
         commit(&mut guest, snapshot);

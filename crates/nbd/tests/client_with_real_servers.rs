@@ -306,7 +306,7 @@ fn a_silent_server_times_out() {
     let started = Instant::now();
     let error = client.read_at(0, &mut [0; 512]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
 
     // Another caller can give up for all.
     let client = connect(&peer.endpoint(), &[]);

@@ -12,13 +12,21 @@ use common::*;
 use strongroom_nbd::wire::{self, Request, cmd, opt};
 use strongroom_nbd::*;
 
+/// More than a busy host needs: who is let go is let go for what was said.
 fn limits() -> ServerLimits {
     ServerLimits {
         max_connections: 4,
-        negotiation_timeout: Duration::from_secs(1),
-        io_timeout: Duration::from_secs(1),
+        negotiation_timeout: Duration::from_secs(20),
+        io_timeout: Duration::from_secs(20),
         ..ServerLimits::default()
     }
+}
+
+/// Where the time is to run out.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn hasty() -> ServerLimits {
+    ServerLimits { negotiation_timeout: PATIENCE, io_timeout: PATIENCE, ..limits() }
 }
 
 struct Here {
@@ -98,7 +106,7 @@ fn request(command: u16, offset_bytes: u64, length_bytes: u32) -> Request {
 #[test]
 fn nonsense_in_the_negotiation_ends_it() {
     // Ended for what was said, long before the time is up.
-    let here = Here::new(ServerLimits { negotiation_timeout: Duration::from_secs(20), ..limits() });
+    let here = Here::new(limits());
     let mut magic = wire::encode_option(opt::LIST, &[]);
     magic[3] ^= 1;
     let mut oversize = wire::encode_option(opt::GO, &[]);
@@ -116,7 +124,7 @@ fn nonsense_in_the_negotiation_ends_it() {
         let mut stream = here.greeted();
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         let _ = stream.write_all(bytes);
-        assert!(until_closed(stream) < Duration::from_secs(5), "{what}");
+        assert!(until_closed(stream) < Duration::from_secs(15), "{what}");
         here.still_serves();
     }
     // Refused, yet the client may go on.
@@ -152,9 +160,9 @@ fn nonsense_in_the_negotiation_ends_it() {
 
 #[test]
 fn silence_and_dripping_are_bounded() {
-    let here = Here::new(limits());
+    let here = Here::new(hasty());
     // Says nothing at all.
-    assert!(until_closed(here.raw()) < Duration::from_secs(5));
+    assert!(until_closed(here.raw()) < 8 * PATIENCE);
     // Drips through the negotiation.
     let mut stream = here.raw();
     let started = Instant::now();
@@ -164,7 +172,7 @@ fn silence_and_dripping_are_bounded() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
-        assert!(started.elapsed() < Duration::from_secs(10), "dripping is endured for ever");
+        assert!(started.elapsed() < 8 * PATIENCE, "dripping is endured for ever");
     }
     here.still_serves();
     // Half a request, then half a payload.
@@ -175,19 +183,19 @@ fn silence_and_dripping_are_bounded() {
         let mut stream = here.chosen();
         stream.write_all(&bytes).unwrap();
         let took = until_closed(stream);
-        assert!(took > Duration::from_millis(800) && took < Duration::from_secs(5), "{took:?}");
+        assert!(took > PATIENCE.mul_f32(0.8) && took < 8 * PATIENCE, "{took:?}");
         here.still_serves();
     }
     // Between requests there is no hurry.
     let client = connect(here.server.endpoint(), &[]);
     client.read_at(0, &mut [0; 512]).unwrap();
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(PATIENCE.mul_f32(1.5));
     client.read_at(0, &mut [0; 512]).unwrap();
 }
 
 #[test]
 fn crowds_are_turned_away_and_room_comes_back() {
-    let here = Here::new(ServerLimits { negotiation_timeout: Duration::from_secs(10), ..limits() });
+    let here = Here::new(limits());
     let clients: Vec<Client> = (0..4).map(|_| connect(here.server.endpoint(), &[])).collect();
     let error = Client::connect(here.server.endpoint(), &options(&[])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
@@ -264,7 +272,7 @@ fn bad_requests_are_refused_with_the_right_numbers() {
 
 #[test]
 fn who_takes_no_replies_holds_up_only_himself() {
-    let here = Here::new(limits());
+    let here = Here::new(ServerLimits { io_timeout: PATIENCE, ..limits() });
     let mut greedy = here.chosen();
     greedy.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let asked =

@@ -148,7 +148,7 @@ fn a_server_that_stalls_anywhere_is_given_up() {
                     let started = Instant::now();
                     let error = converse(&player.endpoint, Duration::from_millis(150)).unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::TimedOut, "stalled at {cut}: {error}");
-                    assert!(started.elapsed() < Duration::from_secs(10));
+                    assert!(started.elapsed() < Duration::from_secs(30));
                 }
             });
         }
@@ -174,7 +174,7 @@ fn a_server_that_drips_through_the_negotiation_is_given_up() {
     let error =
         Client::connect(&Endpoint::Unix(path), &options_for_test(Duration::from_millis(400))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     dripping.join().unwrap();
 }
 
@@ -389,7 +389,7 @@ fn a_reply_that_drips_is_given_up() {
         let started = Instant::now();
         let error = client.read_at(8192, &mut [0; 4096]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
     // Slow, but soon enough.
     drip(Duration::from_secs(20), chunk(0, 1, 1, &data(8192, 8)), 1).read_at(8192, &mut [0; 8]).unwrap();
@@ -399,7 +399,9 @@ fn a_reply_that_drips_is_given_up() {
 fn a_request_forgotten_among_others_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let (asked, first_asked) = mpsc::channel();
-    let client = acting_server(dir.path(), Duration::from_millis(100), move |cookie, client| match cookie {
+    // So long that no other reply is ever late, on however busy a host.
+    let silence = Duration::from_millis(500);
+    let client = acting_server(dir.path(), silence, move |cookie, client| match cookie {
         1 => {
             asked.send(()).unwrap();
             Ok(())
@@ -412,11 +414,11 @@ fn a_request_forgotten_among_others_is_given_up() {
         first_asked.recv().unwrap();
         while client.read_at(8192, &mut [0; 512]).is_ok() {
             std::thread::sleep(Duration::from_millis(2));
-            assert!(started.elapsed() < Duration::from_secs(20), "waits for ever");
+            assert!(started.elapsed() < Duration::from_secs(60), "waits for ever");
         }
         assert_eq!(forgotten.join().unwrap().kind(), ErrorKind::TimedOut);
     });
-    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= 9 * silence, "{:?}", started.elapsed());
 }
 
 /// Many threads on one connection, replies to all of them in every order and in interleaved chunks.

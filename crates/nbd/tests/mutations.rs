@@ -2,6 +2,8 @@
 //! bounded number of runs.
 
 mod common;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use std::path::PathBuf;
 
@@ -9,7 +11,9 @@ use common::Random;
 use strongroom_nbd::fuzzing;
 use strongroom_nbd::wire::{self, Request, cflag, cmd, opt};
 
-const RUNS: usize = 60_000;
+fn runs() -> usize {
+    soak::number(60_000, 600_000)
+}
 
 fn request(flags: u16, command: u16, cookie: u64, offset_bytes: u64, length_bytes: u32) -> Vec<u8> {
     Request { flags, command, cookie, offset_bytes, length_bytes }.encode().to_vec()
@@ -146,22 +150,22 @@ fn run(target: &str, seeds: Vec<Vec<u8>>, runs: usize, each: impl Fn(&[u8])) {
 
 #[test]
 fn client_negotiation() {
-    run("nbd_client_negotiation", server_scripts(), RUNS, fuzzing::client_negotiation);
+    run("nbd_client_negotiation", server_scripts(), runs(), fuzzing::client_negotiation);
 }
 
 #[test]
 fn client_replies() {
-    run("nbd_client_replies", reply_scripts(), RUNS, fuzzing::client_replies);
+    run("nbd_client_replies", reply_scripts(), runs(), fuzzing::client_replies);
 }
 
 #[test]
 fn server() {
-    run("nbd_server", client_scripts(), RUNS / 2, |says| drop(fuzzing::server_conversation(says)));
+    run("nbd_server", client_scripts(), runs() / 2, |says| drop(fuzzing::server_conversation(says)));
 }
 
 #[test]
 fn uri() {
-    run("nbd_uri", uris(), RUNS, fuzzing::uri);
+    run("nbd_uri", uris(), runs(), fuzzing::uri);
 }
 
 /// The scripts are what they are meant to be: the well-behaved go all the way.

@@ -432,7 +432,7 @@ fn stopping_does_not_wait_for_ever() {
         }
         let started = Instant::now();
         server.stop();
-        assert!(started.elapsed() < Duration::from_secs(3));
+        assert!(started.elapsed() < Duration::from_secs(30));
         assert_eq!(reading.join().unwrap().kind(), ErrorKind::Disconnected);
         go.store(true, Ordering::SeqCst);
     });

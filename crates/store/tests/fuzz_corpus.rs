@@ -1,6 +1,9 @@
 //! A bounded run of the fuzz targets on what a vault holds: sound objects, and many mutations of them, always the
 //! same ones. `fuzz/` runs the same functions under a fuzzer for as long as one likes.
 
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
+
 use strongroom_store::fuzzing;
 
 fn random(state: &mut u64) -> u64 {
@@ -50,7 +53,7 @@ fn no_bytes_make_a_reader_panic() {
         let mut state = 0x5eed_0001;
         for seed in &seeds {
             target(seed);
-            for _ in 0..4000 {
+            for _ in 0..soak::number(4000, 40_000) {
                 let mut bytes = seed.clone();
                 mutate(&mut bytes, &mut state);
                 target(&bytes);

@@ -93,7 +93,7 @@ fn the_total_time_bounds_the_attempts() {
         attempts: 1000,
         first_delay: Duration::from_millis(200),
         max_delay: Duration::from_millis(200),
-        total: Duration::from_millis(1000),
+        total: Duration::from_millis(3000),
     };
     let store = BlobStore::from_object_store(
         Arc::new(faults.clone()),
@@ -104,7 +104,7 @@ fn the_total_time_bounds_the_attempts() {
     assert_eq!(store.unwrap().get("a").unwrap_err().kind, Kind::Transient);
     // A delay is half of what is said, at least; and a busy host makes it longer. Far from the thousand attempts in any case.
     assert!(start.elapsed() < Duration::from_secs(50));
-    assert!((2..=11).contains(&faults.operations()), "{} attempts", faults.operations());
+    assert!((2..=31).contains(&faults.operations()), "{} attempts", faults.operations());
 }
 
 /// The create happened, the answer was lost: the second attempt finds its own object.

@@ -1,9 +1,12 @@
 //! Making a disk that is there equal to a point's: always right, whatever was there, and no more written than differs.
 
 mod common;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use common::*;
 use proptest::prelude::*;
+use soak::number;
 use std::sync::atomic::{AtomicU64, Ordering};
 use strongroom_domain::{Extent, TypedExtent};
 use strongroom_store::*;
@@ -102,7 +105,7 @@ fn differing(a: &[u8], b: &[u8]) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: number(40, 400), ..ProptestConfig::default() })]
 
     #[test]
     fn a_disk_becomes_the_points(before in disk(), wanted in disk(), units in 1usize..6000) {

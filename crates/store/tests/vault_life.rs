@@ -2,9 +2,12 @@
 //! leaves every remaining point equal to what was backed up.
 
 mod common;
+#[path = "../../../tests/lib/soak.rs"]
+mod soak;
 
 use common::*;
 use proptest::prelude::*;
+use soak::number;
 use strongroom_domain::{Extent, TypedExtent, extent::normalize};
 use strongroom_store::*;
 
@@ -55,7 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: number(60, 600), ..ProptestConfig::default() })]
 
     #[test]
     fn points_equal_the_model(steps in steps()) {

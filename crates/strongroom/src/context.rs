@@ -1,6 +1,6 @@
 //! What every command works with: how it prints, how it shows progress, and how it is stopped.
 
-use crate::cli::{GlobalArgs, KeyArgs, ReachArgs, VaultArgs};
+use crate::options::{GlobalArgs, KeyArgs, ReachArgs, VaultArgs};
 use crate::progress::Watch;
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};

@@ -76,6 +76,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<strongroom_service::Error> for Failure {
+    fn from(error: strongroom_service::Error) -> Self {
+        Self::Here(error.into())
+    }
+}
+
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         Self::Api(error)

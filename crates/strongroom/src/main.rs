@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod context;
 mod failure;
+mod options;
 mod progress;
 mod report;
 mod serve;
@@ -13,7 +14,7 @@ mod signals;
 mod text;
 mod when;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use context::{Context, Outcome, to_stderr};
 use failure::Result;
@@ -78,7 +79,7 @@ fn run(command: Command, context: &Context, interrupt: &Interrupt) -> Result<Out
         Command::Access(command) => access::run(command, context),
         Command::Image(command) => Ok(image::run(command, context)?),
         Command::Rescue(command) => Ok(rescue::run(command, context, interrupt)?),
-        Command::Completions(arguments) => Ok(completions::run(&arguments)?),
+        Command::Completions(arguments) => Ok(completions::run(&arguments, Cli::command())?),
     }
 }
 
@@ -93,7 +94,7 @@ fn log_to_stderr(verbose: u8, is_service: bool) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("STRONGROOM_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,{}={answers},strongroom={level},strongroom_engine={level},strongroom_store={level},strongroom_nbd={level},strongroom_hypervisor={level}", strongroom_api::ANSWERS)));
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,{}={answers},strongroom={level},strongroom_engine={level},strongroom_service={level},strongroom_store={level},strongroom_nbd={level},strongroom_hypervisor={level}", strongroom_api::ANSWERS)));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

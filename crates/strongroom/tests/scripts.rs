@@ -130,4 +130,76 @@ fn a_green_run_is_noted_of_an_unchanged_commit_alone() {
     assert_eq!(commit, second);
     assert!(at.parse::<jiff::Timestamp>().is_ok(), "{at}");
     assert_eq!(noted(&["show"]), format!("test: {}", text.trim_end()));
+    let status = noted(&["status"]);
+    let line = |name: &str| status.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+    assert!(line("test ").contains(&second[..12]) && line("test ").ends_with("unchanged since"), "{status}");
+    assert!(line("soak ").ends_with("never passed whole here"), "{status}");
+
+    // What a run itself writes is no change; and a whole that has parts has passed when all of them have, on one commit.
+    std::fs::write(home.path().join("figures"), "").unwrap();
+    noted(&["end", "soak-one", &second]);
+    noted(&["end", "soak-one", &second, "figures"]);
+    assert!(home.path().join(".git/last-green-soak-one").exists());
+    noted(&["all", "soak", "soak-one", "soak-two"]);
+    assert!(!home.path().join(".git/last-green-soak").exists());
+    noted(&["end", "soak-two", &second, "figures"]);
+    noted(&["all", "soak", "soak-one", "soak-two"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "three"]);
+    let status = noted(&["status"]);
+    let line = status.lines().find(|l| l.starts_with("soak ")).unwrap();
+    assert!(
+        line.contains(&second[..12]) && line.ends_with("since then 1 commits, 1 files that differ"),
+        "{status}"
+    );
+    noted(&["end", "soak-two", &git(&["rev-parse", "HEAD"])]);
+    std::fs::remove_file(home.path().join(".git/last-green-soak")).unwrap();
+    noted(&["all", "soak", "soak-one", "soak-two"]);
+    assert!(!home.path().join(".git/last-green-soak").exists(), "of two commits");
+}
+
+#[test]
+fn the_soak_names_its_parts() {
+    let soak = |arguments: &[&str]| {
+        said(&Command::new(tree().join("scripts/soak")).args(arguments).output().unwrap())
+    };
+    let (passed, parts, _) = soak(&["list"]);
+    assert!(passed);
+    for part in ["kills", "restores", "load", "az", "rules"] {
+        assert!(
+            parts.lines().any(|line| line.contains(&format!("make soak PART={part} "))),
+            "{part}: {parts}"
+        );
+    }
+    let (passed, _, error) = soak(&["no-such-part"]);
+    assert!(!passed && error.contains("there is no part no-such-part; there are: kills"), "{error}");
+}
+
+/// As cargo-nextest writes it.
+#[test]
+fn a_run_tells_its_slow_tests_and_its_second_tries() {
+    let home = tempfile::tempdir().unwrap();
+    let report = home.path().join("junit.xml");
+    let cases: String = (0..12)
+        .map(|n| format!(r#"<testcase name="n{n}" classname="crate::binary" time="{n}.25"></testcase>"#))
+        .collect();
+    std::fs::write(
+        &report,
+        format!(
+            r#"<?xml version="1.0" encoding="UTF-8"?>
+            <testsuites name="nextest-run" tests="13"><testsuite name="crate::binary" tests="13">{cases}
+            <testcase name="shaky" classname="crate::binary" time="0.75"><flakyFailure timestamp="x" time="9.0"
+                message="thread panicked" type="test failure with exit code 101">more</flakyFailure></testcase>
+            </testsuite></testsuites>"#
+        ),
+    )
+    .unwrap();
+    let (passed, out, error) =
+        said(&Command::new(tree().join("scripts/slow-and-flaky")).arg(&report).output().unwrap());
+    assert!(passed, "{error}");
+    assert!(out.contains("The longest of 13 tests, which took 70 s one after the other"), "{out}");
+    let of_binary =
+        |name: &str| out.lines().filter(|l| l.ends_with(&format!("crate::binary {name}"))).count();
+    assert_eq!((of_binary("n11"), of_binary("n2"), of_binary("n1")), (1, 1, 0), "{out}");
+    assert!(out.contains("second try only") && out.contains("crate::binary shaky: thread panicked"), "{out}");
 }

@@ -1,5 +1,6 @@
 //! What the service must stand, by the scripts of tests/service, each against the program that was just built: kills, load,
-//! hostile input, who may do what, and snapshots beside a vault that comes and goes.
+//! hostile input, who may do what, and snapshots beside a vault that comes and goes. What is random follows from a seed,
+//! that of the day: STRONGROOM_TEST_SEED repeats another. `make soak` does more of each (docs/testing.md).
 
 use std::path::Path;
 use std::process::Command;
@@ -18,25 +19,22 @@ fn stands(script: &str, arguments: &[&str]) {
     assert!(status.success(), "{script}: {status}");
 }
 
-/// SIGKILL in 50 random moments; STRONGROOM_KILL_SEED repeats those of a run before.
+/// SIGKILL in random moments.
 #[test]
 fn libvirt_service_kill() {
-    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
-    stands("kill.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+    stands("kill.py", &[]);
 }
 
-/// SIGKILL and cancelling in random moments of every kind of restore; STRONGROOM_KILL_SEED repeats those of a run before.
+/// SIGKILL and cancelling in random moments of every kind of restore.
 #[test]
 fn libvirt_service_restores() {
-    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
-    stands("restores.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+    stands("restores.py", &[]);
 }
 
-/// Restores into containers of Azure Blob Storage (Azurite) and S3; STRONGROOM_KILL_SEED repeats a run.
+/// Restores into containers of Azure Blob Storage (Azurite) and S3.
 #[test]
 fn libvirt_service_containers() {
-    let seed = std::env::var("STRONGROOM_KILL_SEED").ok();
-    stands("containers.py", &seed.iter().map(String::as_str).collect::<Vec<_>>());
+    stands("containers.py", &[]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bodies;
 mod connections;
 mod exchange;
 mod io;
+mod paging;
 mod pool;
 pub mod request;
 pub mod response;

@@ -3,12 +3,11 @@
 //! The server makes them from what comes over HTTP; the command line makes them itself where no server runs
 //! ([`Request::in_process`]). Both take the same way through [`crate::Api::dispatch`].
 
-use super::response::Response;
 use super::target::{self, Query};
 use crate::ArmError;
 use crate::auth::{Caller, Credentials, Gate};
 use crate::limits;
-use crate::odata::{Filter, Page, Pager};
+use crate::odata::{Filter, Pager};
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use jiff::Timestamp;
@@ -219,26 +218,5 @@ impl Request {
             None | Some("") => Ok(None),
             Some(text) => Filter::parse(text).map(Some).map_err(|e| ArmError::invalid_filter(text, e)),
         }
-    }
-
-    /// Which page is asked for: `$top` (at most `max`, which is also the default) and `$skipToken`.
-    pub fn page(&self, max: usize) -> Result<Page, ArmError> {
-        Page::of(self, max)
-    }
-
-    /// A list's answer: `{"value":[…]}`, with `nextLink` if there is more after `next`, the last item's cursor (any text that the
-    /// handler gets back in [`Page::after`]).
-    pub fn list(
-        &self,
-        values: impl IntoIterator<Item = Value>,
-        next: Option<&str>,
-    ) -> Result<Response, ArmError> {
-        let next_link = next.map(|cursor| self.next_link(cursor)).transpose()?;
-        Ok(Response::list(values, next_link.as_deref()))
-    }
-
-    /// The URL of the page after `cursor`: this request's own, with `$skipToken`.
-    pub fn next_link(&self, cursor: &str) -> Result<String, ArmError> {
-        crate::odata::next_link(self, cursor)
     }
 }

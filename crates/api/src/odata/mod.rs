@@ -7,5 +7,3 @@ mod time;
 pub use filter::{Equalities, Expression, Filter, FilterError, Operator, Value};
 pub use page::{Page, Pager};
 pub use time::parse_time;
-
-pub(crate) use page::next_link;

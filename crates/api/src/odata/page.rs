@@ -3,9 +3,7 @@
 //! A token holds the cursor that the handler named, bound by a MAC to the path and the filter that it was made for:
 //! what comes back is either what we gave out, for this list, or refused. It does not expire and names no secret.
 
-use crate::http::Request;
-use crate::http::target::encode_query;
-use crate::{ArmError, limits};
+use crate::limits;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::hmac;
@@ -35,13 +33,13 @@ impl Pager {
         out
     }
 
-    fn seal(&self, list: &str, cursor: &str) -> String {
+    pub(crate) fn seal(&self, list: &str, cursor: &str) -> String {
         let mut bytes = self.mac(list, cursor.as_bytes()).to_vec();
         bytes.extend_from_slice(cursor.as_bytes());
         BASE64.encode(bytes)
     }
 
-    fn open(&self, list: &str, token: &str) -> Option<String> {
+    pub(crate) fn open(&self, list: &str, token: &str) -> Option<String> {
         let bytes = BASE64.decode(token.trim_end_matches('=')).ok()?;
         let (mac, cursor) = bytes.split_at_checked(MAC_BYTES)?;
         // Not secret, so an early exit of this comparison tells nothing worth knowing; still, none is taken.
@@ -63,30 +61,6 @@ pub struct Page {
 }
 
 impl Page {
-    pub(crate) fn of(request: &Request, max: usize) -> Result<Self, ArmError> {
-        let max = max.clamp(1, limits::PAGE_MAX_ITEMS);
-        let limit = match request.query.get("$top").map(str::trim).filter(|t| !t.is_empty()) {
-            None => max,
-            Some(text) => match text.parse::<u64>() {
-                Ok(top) if top > 0 => usize::try_from(top).unwrap_or(max).min(max),
-                _ => {
-                    return Err(ArmError::invalid_parameter("$top", "it must be a whole number above zero."));
-                }
-            },
-        };
-        let invalid = || {
-            ArmError::invalid_parameter("$skipToken", "it is not one that this server gave for this list.")
-        };
-        let after = match request.query.get("$skipToken").filter(|t| !t.is_empty()) {
-            None => None,
-            Some(token) => {
-                let pager = request.pager.as_ref().ok_or_else(invalid)?;
-                Some(pager.open(&list_of(request), token).ok_or_else(invalid)?)
-            }
-        };
-        Ok(Self { limit, after })
-    }
-
     /// Cuts a whole list that is in order down to this page: the items, and the cursor of the next page if there is
     /// one. `key` names an item uniquely; items come in ascending order of it.
     pub fn cut<T, K: Ord + AsRef<str>>(
@@ -101,30 +75,4 @@ impl Page {
         let next = page.last().filter(|_| more).map(|last| key(last).as_ref().to_owned());
         (page, next)
     }
-}
-
-/// What a token is bound to.
-fn list_of(request: &Request) -> String {
-    let path = request.path_text().to_lowercase();
-    format!("{path}?{}", request.query.get("$filter").unwrap_or_default().trim())
-}
-
-pub(crate) fn next_link(request: &Request, cursor: &str) -> Result<String, ArmError> {
-    let internal = |why: &str| {
-        tracing::error!(why, "no nextLink could be made");
-        ArmError::internal(request.request_id)
-    };
-    let pager = request.pager.as_ref().ok_or_else(|| internal("the request was not dispatched"))?;
-    if cursor.len() > limits::CURSOR_MAX_BYTES {
-        return Err(internal("the cursor is too long"));
-    }
-    let mut out = format!("{}{}?", request.base_url, request.path_text());
-    for (name, value) in request.query.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("$skipToken")) {
-        // `$` needs no encoding in a query, and clients look for `$filter` by that spelling.
-        let name = encode_query(name).replace("%24", "$");
-        out.push_str(&format!("{name}={}&", encode_query(value)));
-    }
-    out.push_str("$skipToken=");
-    out.push_str(&pager.seal(&list_of(request), cursor));
-    Ok(out)
 }

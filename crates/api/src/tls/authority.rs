@@ -5,7 +5,9 @@
 //! When the authority grows old its certificate is made anew for the same key and name, so that what trusts the old one
 //! trusts what it signs until the old one's end.
 
-use super::{TlsError, authority_path, files, provider, read_pair};
+use super::error::TlsError;
+use super::files::{self, authority_path};
+use super::pair::{provider, read_pair};
 use crate::limits;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{

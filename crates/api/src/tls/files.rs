@@ -1,11 +1,11 @@
 //! PEM files: read with a bound, written whole or not at all.
 
-use super::TlsError;
+use super::error::TlsError;
 use crate::limits;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |cause| TlsError::Io { doing: "reading", path: path.to_owned(), cause };
@@ -29,4 +29,9 @@ pub(super) fn write(path: &Path, content: &str, mode: u32) -> Result<(), TlsErro
         let _ = fs::remove_file(&temporary);
         failed(cause)
     })
+}
+
+/// Where an authority of our own in `directory` has its certificate.
+pub fn authority_path(directory: &Path) -> PathBuf {
+    directory.join("authority.pem")
 }

@@ -4,21 +4,21 @@
 //! A certificate that is renewed takes effect for the next connection; nothing restarts.
 
 mod authority;
+mod error;
 mod files;
+mod pair;
 
 use authority::Authority;
+pub use error::TlsError;
+pub use files::authority_path;
 use jiff::Timestamp;
+use pair::{provider, read_pair};
 use parking_lot::RwLock;
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use thiserror::Error;
 
 /// Where the certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +28,6 @@ pub enum TlsSource {
     Own { directory: PathBuf, names: Vec<String> },
     /// Files in PEM: the certificate with its chain, and its key. Read again when they change.
     Files { certificate: PathBuf, key: PathBuf },
-}
-
-/// Why there is no certificate.
-#[derive(Debug, Error)]
-pub enum TlsError {
-    #[error("{doing} {}: {cause}", path.display())]
-    Io { doing: &'static str, path: PathBuf, cause: io::Error },
-    /// Replace the file, or move it away.
-    #[error("{} cannot be used: {detail}", path.display())]
-    Unusable { path: PathBuf, detail: String },
-    /// Give names that certificates can hold.
-    #[error("no certificate can be made: {0}")]
-    Make(String),
 }
 
 /// The names that the server's own host goes by: `localhost`, its addresses, and the host's name.
@@ -108,15 +95,6 @@ impl Certificates {
     }
 }
 
-/// Where an authority of our own in `directory` has its certificate.
-pub fn authority_path(directory: &Path) -> PathBuf {
-    directory.join("authority.pem")
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
 fn obtain(source: &TlsSource, now: Timestamp) -> Result<CertifiedKey, TlsError> {
     match source {
         TlsSource::Own { directory, names } => {
@@ -126,19 +104,4 @@ fn obtain(source: &TlsSource, now: Timestamp) -> Result<CertifiedKey, TlsError> 
         }
         TlsSource::Files { certificate, key } => read_pair(certificate, key),
     }
-}
-
-/// A certificate with its chain and the key that belongs to it.
-fn read_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let unusable = |path: &Path, detail: String| TlsError::Unusable { path: path.to_owned(), detail };
-    let pem = files::read(certificate)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| unusable(certificate, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(unusable(certificate, String::from("there is no certificate in it")));
-    }
-    let pem = files::read(key)?;
-    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| unusable(key, e.to_string()))?;
-    CertifiedKey::from_der(chain, der, &provider()).map_err(|e| unusable(key, e.to_string()))
 }

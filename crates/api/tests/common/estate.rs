@@ -9,8 +9,8 @@ use strongroom_api::arm::App;
 use strongroom_api::{Api, Request, Response};
 use strongroom_catalog::{Change, Item, Machine, Point, Query, Row};
 use strongroom_domain::{Consistency, ConsistencyLevel};
-use strongroom_engine::service::config::RestoreDirectory;
-use strongroom_engine::service::{Service, ServiceConfig, SystemClock};
+use strongroom_service::config::RestoreDirectory;
+use strongroom_service::{Service, ServiceConfig, SystemClock};
 use uuid::Uuid;
 
 pub const POINT: &str = "4711";

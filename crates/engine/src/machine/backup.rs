@@ -314,7 +314,7 @@ pub fn transfer_kept(
 }
 
 /// A point is complete, and what was left at its machine is not.
-pub(crate) fn not_tidied(error: &dyn std::fmt::Display) -> String {
+pub fn not_tidied(error: &dyn std::fmt::Display) -> String {
     format!(
         "the point is complete, but the machine could not be tidied up after it; the next backup tries again: {error}"
     )

@@ -9,10 +9,10 @@
 //! is needed is in its manifest ([`record`]).
 
 mod backup;
-pub(crate) mod definition;
+pub mod definition;
 pub mod encryption;
 mod exports;
-pub(crate) mod instant;
+pub mod instant;
 mod kept;
 mod list;
 mod parent;
@@ -20,7 +20,7 @@ pub mod record;
 mod restore;
 mod storage;
 
-pub(crate) use backup::not_tidied;
+pub use backup::not_tidied;
 pub use backup::{
     BackupOptions, DiskBackup, Facts, MachineBackup, SPOILED, SnapshotTaken, TakenMachine, backup, take,
     transfer_kept,
@@ -31,7 +31,7 @@ pub use restore::{
     DiskRestore, MachineRestore, Planned, PlannedFile, RestoreOptions, RestorePlan, remove_unfinished,
     restore, restore_from,
 };
-pub(crate) use restore::{firmware_of, missed_disks, nvram_of};
+pub use restore::{firmware_of, missed_disks, nvram_of};
 pub use storage::check_machine_name as check_name;
 
 use crate::error::{Error, ErrorKind};

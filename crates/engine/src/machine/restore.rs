@@ -426,25 +426,25 @@ pub(super) fn check_networks(
 }
 
 /// Disks that the machine had, and that the point lacks though nobody excluded them.
-pub(crate) fn missed_disks(point: &Manifest) -> Vec<String> {
+pub fn missed_disks(point: &Manifest) -> Vec<String> {
     let skipped = MachineRecord::of(point).skipped.into_iter();
     let missed = skipped.filter(|s| strongroom_hypervisor::is_missed(&s.reason));
     missed.map(|s| format!("disk `{}` of the machine is not in the point: {}", s.disk, s.reason)).collect()
 }
 
-pub(crate) fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+pub fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     state_of(MachineRecord::of(point).nvram, "UEFI variables are", "with fresh ones", warnings)
 }
 
 /// What a machine's UEFI variables, if it gets any, are for.
-pub(crate) fn firmware_of(point: &Manifest, nvram: Option<&Path>) -> Option<Firmware> {
+pub fn firmware_of(point: &Manifest, nvram: Option<&Path>) -> Option<Firmware> {
     let record = MachineRecord::of(point);
     // Variables that were there and could not be read are not none at all.
     record.firmware.filter(|_| nvram.is_some() == record.nvram.is_some())
 }
 
 /// What the point's TPM remembers.
-pub(crate) fn tpm_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
+pub fn tpm_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     state_of(MachineRecord::of(point).tpm, "TPM state is", "with an empty TPM", warnings)
 }
 

@@ -11,6 +11,14 @@ pub fn guests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests")
 }
 
+/// Where the guest's kernel and programs are.
+pub fn tiny() -> PathBuf {
+    match std::env::var_os("STRONGROOM_TEST_TINY") {
+        Some(path) => path.into(),
+        None => run(guests().join("make-tiny").to_str().unwrap(), &[]).trim().into(),
+    }
+}
+
 /// A tiny Linux with its disks formatted and mounted at `/mnt/<target>`, or left blank.
 pub struct Guest<'s> {
     pub name: String,
@@ -21,30 +29,27 @@ pub struct Guest<'s> {
 }
 
 impl<'s> Guest<'s> {
+    /// Its agent answers; it has booted, or goes on from where one like it had.
     pub fn start(storage: &'s Storage, disks: &[&str], format: &str) -> Self {
         let hypervisor = libvirt();
-        let tiny = run(guests().join("make-tiny").to_str().unwrap(), &[]);
         let name =
             format!("srguest-{}-{}", std::process::id(), storage.path().to_str().unwrap().replace('/', "-"));
-        let directory = storage.path();
+        let guest = Self { name, storage, hypervisor, parents: BTreeMap::new(), count: 0 };
+        let (tiny, directory) = (tiny(), storage.path());
         let mut arguments = vec![
-            name.as_str(),
+            "tiny",
+            &guest.name,
             "--dir",
             directory.to_str().unwrap(),
             "--format",
             format,
             "--tiny",
-            tiny.trim(),
+            tiny.to_str().unwrap(),
         ];
         for disk in disks {
             arguments.extend(["--disk", disk]);
         }
-        let xml = run(guests().join("define-tiny").to_str().unwrap(), &arguments);
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), xml).unwrap();
-        virsh(&["define", file.path().to_str().unwrap()]);
-        let guest = Self { name, storage, hypervisor, parents: BTreeMap::new(), count: 0 };
-        guest.boot();
+        eprint!("{}", run(guests().join("start").to_str().unwrap(), &arguments));
         guest
     }
 

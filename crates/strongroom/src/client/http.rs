@@ -3,36 +3,35 @@
 use super::address;
 use super::limits::{ANSWER_MAX_BYTES, CONNECT_TIMEOUT, EXCHANGE_TIMEOUT, PEM_MAX_BYTES};
 use crate::failure::{ApiError, Failure, Result};
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response, StatusCode, header};
 use parking_lot::Mutex;
+use reqwest::{Client, ClientBuilder, RequestBuilder, Url, redirect};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use std::future::Future;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use strongroom_api as api;
 use strongroom_engine::{Error, ErrorKind};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
-use tokio_rustls::TlsConnector;
 
-/// Where the server is.
-enum Place {
-    Socket(PathBuf),
-    Server(Server),
+pub struct Http {
+    client: Client,
+    runtime: Runtime,
+    /// What every target stands behind: `https://host:port`.
+    base: String,
+    /// For people: "the server host:port".
+    what: String,
+    /// None of a service's socket: the kernel tells it who asks.
+    sign_in: Option<SignIn>,
 }
 
-struct Server {
+struct SignIn {
     /// `host:port`, as it was given.
     authority: String,
-    name: ServerName<'static>,
-    tls: TlsConnector,
     credentials: Credentials,
     token: Mutex<Option<String>>,
 }
@@ -43,15 +42,18 @@ pub struct Credentials {
     pub secret: String,
 }
 
-pub struct Http {
-    place: Place,
-    runtime: Runtime,
-}
-
 impl Http {
     /// Through the Unix socket of a running service; the kernel tells it who asks.
     pub fn socket(path: &Path) -> Result<Self> {
-        Ok(Self { place: Place::Socket(path.to_owned()), runtime: runtime()? })
+        // Nothing goes over TLS there: it trusts nobody.
+        let client = builder(RootCertStore::empty())?.unix_socket(path);
+        Ok(Self {
+            client: built(client)?,
+            runtime: runtime()?,
+            base: "http://localhost".into(),
+            what: format!("the service at {}", path.display()),
+            sign_in: None,
+        })
     }
 
     /// To a server, `https://host[:port]`. `authorities`: certificates in PEM to trust, else those of the system.
@@ -64,86 +66,135 @@ impl Http {
             return Err(wrong("it has more than a host and a port").into());
         }
         let (host, authority) = host_and_port(rest).ok_or_else(|| wrong("its port is not a number"))?;
-        let name =
-            ServerName::try_from(host.to_owned()).map_err(|_| wrong("its host is not a name or address"))?;
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| Error::new(ErrorKind::Failed, format!("TLS cannot be used: {e}")))?
-                .with_root_certificates(roots(authorities)?)
-                .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tls = TlsConnector::from(Arc::new(config));
-        let server = Server { authority, name, tls, credentials, token: Mutex::new(None) };
-        Ok(Self { place: Place::Server(server), runtime: runtime()? })
+        let base = format!("https://{authority}");
+        if ServerName::try_from(host).is_err() || Url::parse(&base).is_err() {
+            return Err(wrong("its host is not a name or address").into());
+        }
+        Ok(Self {
+            client: built(builder(roots(authorities)?)?)?,
+            runtime: runtime()?,
+            base,
+            what: format!("the server {authority}"),
+            sign_in: Some(SignIn { authority, credentials, token: Mutex::new(None) }),
+        })
     }
 
     /// Sends a request and takes the answer, whatever its status.
     pub fn send(&self, method: &Method, target: &str, body: Option<&Value>) -> Result<Response<Bytes>> {
-        let build = |authority: &str, token: Option<&str>| {
-            let mut request = Request::builder()
-                .method(method.clone())
-                .uri(target)
-                .header(header::HOST, authority)
-                .header(header::ACCEPT, "application/json");
+        let url = self.url(target)?;
+        let send = |token: Option<&str>| {
+            let mut request =
+                self.client.request(method.clone(), url.clone()).header(header::ACCEPT, "application/json");
             if let Some(token) = token {
-                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+                request = request.bearer_auth(token);
             }
-            if body.is_some() {
-                request = request.header(header::CONTENT_TYPE, "application/json");
+            if let Some(body) = body {
+                request = request.header(header::CONTENT_TYPE, "application/json").body(body.to_string());
             }
-            request
-                .body(Full::new(body.map_or_else(Bytes::new, |b| Bytes::from(b.to_string()))))
-                .map_err(|e| Error::invalid(format!("the request cannot be sent: {e}")))
+            self.exchange(request)
         };
-        match &self.place {
-            Place::Socket(path) => {
-                let request = build("localhost", None)?;
-                self.runtime.block_on(over_socket(path, request))
-            }
-            Place::Server(server) => {
-                let known = server.token.lock().clone();
-                let token = match known.clone() {
-                    Some(token) => token,
-                    None => self.sign_in(server)?,
-                };
-                let answer =
-                    self.runtime.block_on(over_tls(server, build(&server.authority, Some(&token))?))?;
-                // A token is good for an hour: jobs may take longer.
-                if answer.status() == StatusCode::UNAUTHORIZED && known.is_some() {
-                    let token = self.sign_in(server)?;
-                    return self.runtime.block_on(over_tls(server, build(&server.authority, Some(&token))?));
-                }
-                Ok(answer)
-            }
+        let Some(sign_in) = &self.sign_in else { return send(None) };
+        let known = sign_in.token.lock().clone();
+        let token = match known.clone() {
+            Some(token) => token,
+            None => self.sign_in(sign_in)?,
+        };
+        let answer = send(Some(&token))?;
+        // A token is good for an hour: jobs may take longer.
+        if answer.status() == StatusCode::UNAUTHORIZED && known.is_some() {
+            return send(Some(&self.sign_in(sign_in)?));
         }
+        Ok(answer)
     }
 
     /// Gets a token for the client's id and secret.
-    fn sign_in(&self, server: &Server) -> Result<String> {
+    fn sign_in(&self, with: &SignIn) -> Result<String> {
         let form = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}",
-            address::query(&server.credentials.client_id),
-            address::query(&server.credentials.secret)
+            address::query(&with.credentials.client_id),
+            address::query(&with.credentials.secret)
         );
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/adfs/oauth2/token")
-            .header(header::HOST, &server.authority)
+        let request = self
+            .client
+            .post(self.url("/adfs/oauth2/token")?)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Full::new(Bytes::from(form)))
-            .map_err(|e| Error::invalid(format!("signing in cannot be sent: {e}")))?;
-        let answer = self.runtime.block_on(over_tls(server, request))?;
+            .body(form);
+        let answer = self.exchange(request)?;
         let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
         if let Some(token) = document["access_token"].as_str().filter(|_| answer.status().is_success()) {
-            *server.token.lock() = Some(token.to_owned());
+            *with.token.lock() = Some(token.to_owned());
             return Ok(token.to_owned());
         }
         let status = answer.status().as_u16();
         let code = document["error"].as_str().unwrap_or("SignInFailed");
         let words = document["error_description"].as_str().unwrap_or("the server gave no token");
-        Err(ApiError::new(status, code, format!("signing in at {}: {words}", server.authority)).into())
+        Err(ApiError::new(status, code, format!("signing in at {}: {words}", with.authority)).into())
     }
+
+    /// A URL has no dot segments and no backslashes: what the service would refuse as it is must not become another path.
+    fn url(&self, target: &str) -> Result<Url> {
+        api::Request::new(Method::GET, target, api::Client::Process)
+            .map_err(|e| ApiError::new(e.status.as_u16(), e.code, e.message))?;
+        Url::parse(&format!("{}{target}", self.base))
+            .map_err(|e| Error::invalid(format!("the request cannot be sent: {e}")).into())
+    }
+
+    fn exchange(&self, request: RequestBuilder) -> Result<Response<Bytes>> {
+        self.runtime.block_on(exchange(request)).map_err(|cause| unreachable(&self.what, &cause))
+    }
+}
+
+/// The whole answer, if it is no longer than it may be.
+async fn exchange(request: RequestBuilder) -> io::Result<Response<Bytes>> {
+    let mut answer = request.send().await.map_err(cause)?;
+    let mut body = BytesMut::new();
+    while let Some(part) = answer.chunk().await.map_err(cause)? {
+        if body.len() + part.len() > ANSWER_MAX_BYTES {
+            return Err(io::Error::other("length limit exceeded"));
+        }
+        body.extend_from_slice(&part);
+    }
+    let mut whole = Response::new(body.freeze());
+    *whole.status_mut() = answer.status();
+    *whole.headers_mut() = std::mem::take(answer.headers_mut());
+    Ok(whole)
+}
+
+/// What really happened, without the words of the layers above it.
+fn cause(error: reqwest::Error) -> io::Error {
+    if error.is_timeout() {
+        return io::ErrorKind::TimedOut.into();
+    }
+    let mut deepest: &(dyn std::error::Error + 'static) = &error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    let kind = deepest.downcast_ref::<io::Error>().map_or(io::ErrorKind::Other, io::Error::kind);
+    io::Error::new(kind, deepest.to_string())
+}
+
+fn builder(roots: RootCertStore) -> Result<ClientBuilder> {
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::new(ErrorKind::Failed, format!("TLS cannot be used: {e}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        // Nobody stands between us and the service whom nobody named to us: tokens go this way.
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        // Between two requests nobody sees to a connection, and the server may have closed it.
+        .pool_max_idle_per_host(0)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CONNECT_TIMEOUT + EXCHANGE_TIMEOUT))
+}
+
+fn built(builder: ClientBuilder) -> Result<Client> {
+    builder.build().map_err(|e| Error::io("starting the client", cause(e)).into())
 }
 
 fn runtime() -> Result<Runtime> {
@@ -203,19 +254,14 @@ fn roots(authorities: Option<&Path>) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-async fn timely<T>(
-    what: &str,
-    time: std::time::Duration,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T> {
-    match tokio::time::timeout(time, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(e)) => Err(unreachable(what, &e)),
-        Err(_) => Err(unreachable(what, &io::Error::from(io::ErrorKind::TimedOut))),
-    }
-}
-
 fn unreachable(what: &str, cause: &io::Error) -> Failure {
+    if cause.to_string().contains("UnknownIssuer") {
+        let message = format!(
+            "the certificate of {} is of an authority that is not trusted here: name it with --ca (the service's own is DATA/tls/authority.pem)",
+            what.strip_prefix("the server ").unwrap_or(what)
+        );
+        return Error::new(ErrorKind::Denied, message).into();
+    }
     match cause.kind() {
         io::ErrorKind::PermissionDenied => Error::new(
             ErrorKind::Denied,
@@ -224,49 +270,6 @@ fn unreachable(what: &str, cause: &io::Error) -> Failure {
         .into(),
         _ => Error::new(ErrorKind::Unavailable, format!("{what} cannot be reached: {cause}")).into(),
     }
-}
-
-async fn over_socket(path: &Path, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
-    let what = format!("the service at {}", path.display());
-    let stream = timely(&what, CONNECT_TIMEOUT, UnixStream::connect(path)).await?;
-    exchange(&what, stream, request).await
-}
-
-async fn over_tls(server: &Server, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
-    let what = format!("the server {}", server.authority);
-    let connect = async {
-        let stream = TcpStream::connect(&server.authority).await?;
-        stream.set_nodelay(true)?;
-        server.tls.connect(server.name.clone(), stream).await
-    };
-    let stream = match timely(&what, CONNECT_TIMEOUT, connect).await {
-        Err(Failure::Here(error)) if error.to_string().contains("UnknownIssuer") => {
-            let message = format!(
-                "the certificate of {} is of an authority that is not trusted here: name it with --ca (the service's own is DATA/tls/authority.pem)",
-                server.authority
-            );
-            return Err(Error::new(ErrorKind::Denied, message).into());
-        }
-        other => other?,
-    };
-    exchange(&what, stream, request).await
-}
-
-async fn exchange<S>(what: &str, stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let failed = |e: hyper::Error| io::Error::other(e);
-    let work = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let driver = tokio::spawn(connection);
-        let (parts, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await.map_err(io::Error::other)?.to_bytes();
-        driver.abort();
-        Ok(Response::from_parts(parts, body))
-    };
-    timely(what, EXCHANGE_TIMEOUT, work).await
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use strongroom_api::tls::authority_path;
-use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_service::{Error, ErrorKind, Result};
 
 #[derive(Debug, Subcommand)]
 pub enum AzCommand {

@@ -8,8 +8,8 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use strongroom_domain::arm_names;
-use strongroom_engine::service::config::{default_group, default_location};
 use strongroom_engine::{Error, ErrorKind};
+use strongroom_service::config::{default_group, default_location};
 
 /// Which vault.
 #[derive(Debug, Clone, Args)]

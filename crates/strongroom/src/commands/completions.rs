@@ -1,8 +1,7 @@
 //! `strongroom completions`.
 
-use crate::cli::Cli;
 use crate::context::Outcome;
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use std::io::{self, Write as _};
 use strongroom_engine::Result;
@@ -17,9 +16,10 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-pub fn run(arguments: &CompletionsArgs) -> Result<Outcome> {
+/// For the whole command line, which knows this command.
+pub fn run(arguments: &CompletionsArgs, mut whole: Command) -> Result<Outcome> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "strongroom", &mut script);
+    clap_complete::generate(arguments.shell, &mut whole, "strongroom", &mut script);
     // A reader that has gone away is none of our business.
     let _ = io::stdout().write_all(&script);
     Ok(Outcome::Done)

@@ -1,7 +1,7 @@
 //! `strongroom image`: disk images and block devices.
 
-use crate::cli::{VaultArgs, local_path};
 use crate::context::{Context, Outcome};
+use crate::options::{VaultArgs, local_path};
 use crate::text::{duration, list, rate, size};
 use crate::when;
 use clap::{Args, Subcommand, ValueEnum};

@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
-use strongroom_engine::service::instant::STARTED;
 
 /// A job over which nobody needs to know more is shown so late.
 const BAR_AFTER: Duration = Duration::from_millis(300);
@@ -273,7 +272,7 @@ fn leave(client: &Client, context: &Context, open: &[&JobRef]) {
         return;
     }
     // Nobody else would do them: they end here, and leave nothing behind. Only a machine that runs already is somebody's.
-    let is_running = |job: &&JobRef| job.look(client).is_ok_and(|j| j.details.contains_key(STARTED));
+    let is_running = |job: &&JobRef| job.look(client).is_ok_and(|j| j.details.contains_key("Started VM"));
     let (running, open): (Vec<&JobRef>, Vec<&JobRef>) = open.iter().copied().partition(is_running);
     for job in running {
         context.note(format_args!(

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strongroom_api::http::{Server, ServerBounds, ServerConfig, ServerError, Stop};
 use strongroom_api::tls::{Certificates, TlsSource};
-use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_service::{Error, ErrorKind, Result};
 
 /// How long requests that came before the end may wait for a vault's store.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use strongroom_engine::service::config::{Network, RestoreDirectory, StorageAccount};
-use strongroom_engine::service::drill::DrillSchedule;
-use strongroom_engine::service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
-use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_service::config::{Network, RestoreDirectory, StorageAccount};
+use strongroom_service::drill::DrillSchedule;
+use strongroom_service::{AuditConfig, HostConfig, Limits, ServiceConfig, SnapshotConfig};
+use strongroom_service::{Error, ErrorKind, Result};
 use strongroom_store::objects::{Location, Reach, check_local};
 
 /// Where the file is looked for.

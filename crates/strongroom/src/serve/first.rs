@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use strongroom_api::auth::{Unavailable, generate_secret, hash_secret};
 use strongroom_catalog::{Change, Principal, PrincipalKind, Query, RoleAssignment};
 use strongroom_domain::access::Role;
-use strongroom_engine::service::Service;
-use strongroom_engine::{Error, ErrorKind, Result};
+use strongroom_service::Service;
+use strongroom_service::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
 /// The principal that the first start makes: Owner of everything.
@@ -22,7 +22,7 @@ pub struct Administrator {
 pub const NAME: &str = "administrator";
 
 /// The file with the administrator's secret.
-pub fn secret_file(service_data: &strongroom_engine::service::DataDirectory) -> PathBuf {
+pub fn secret_file(service_data: &strongroom_service::DataDirectory) -> PathBuf {
     service_data.0.join("administrator.secret")
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use strongroom_api::Api;
 use strongroom_api::arm::App;
 use strongroom_catalog::actor;
-use strongroom_engine::Result;
-use strongroom_engine::service::{DataDirectory, Service, audit};
+use strongroom_service::Result;
+use strongroom_service::{DataDirectory, Service, audit};
 
 /// A data directory in use by this process.
 pub struct Opened {

@@ -43,42 +43,29 @@ impl Guest {
 
     /// With more options of `define-tiny`.
     pub fn start_with(what: &str, directory: &Path, disks: &[&str], format: &str, options: &[&str]) -> Self {
-        start_libvirt();
-        let name = unique(what);
         let tiny = tiny();
-        let mut arguments = vec![
-            name.as_str(),
-            "--dir",
-            text(directory),
-            "--format",
-            format,
-            "--memory",
-            "128",
-            "--tiny",
-            text(&tiny),
-        ];
+        let mut all =
+            vec!["--dir", text(directory), "--format", format, "--memory", "128", "--tiny", text(&tiny)];
         for disk in disks {
-            arguments.extend(["--disk", disk]);
+            all.extend(["--disk", disk]);
         }
-        arguments.extend(options);
-        let xml = run(text(&repository().join("tests/guests/define-tiny")), &arguments);
-        Self::defined(name, &xml)
+        all.extend(options);
+        Self::started("tiny", unique(what), &all)
     }
 
     /// A Debian that boots from its own disk, with PostgreSQL, a second disk at `/data`, and a port for the extension.
     pub fn debian(what: &str, directory: &Path) -> Self {
-        start_libvirt();
-        let name = unique(what);
         let debian = debian();
-        let arguments = [&name, "--dir", text(directory), "--debian", text(&debian), "--extension-port"];
-        let xml = run(text(&repository().join("tests/guests/define-debian")), &arguments);
-        Self::defined(name, &xml)
+        let options = ["--dir", text(directory), "--debian", text(&debian), "--extension-port"];
+        Self::started("debian", unique(what), &options)
     }
 
-    fn defined(name: String, xml: &str) -> Self {
-        bare::define(xml);
+    /// Its agent answers; it has booted, or goes on from where one like it had.
+    fn started(kind: &str, name: String, options: &[&str]) -> Self {
+        start_libvirt();
         let guest = Self { name, libvirt: Libvirt::default(), is_ours_to_remove: true };
-        guest.boot();
+        let script = repository().join("tests/guests/start");
+        eprint!("{}", run(text(&script), &[&[kind, &guest.name], options].concat()));
         guest
     }
 

@@ -3,9 +3,9 @@
 //! The note is best effort: what was asked for is done whether or not it can be written. Of two commands at the same moment one
 //! may overwrite the other's entry.
 
-use super::vault::LocationArg;
-use crate::cli::KeyArgs;
+use super::location::LocationArg;
 use crate::context::{Context, Outcome};
+use crate::options::KeyArgs;
 use crate::text::{table, time};
 use clap::Args;
 use jiff::Timestamp;

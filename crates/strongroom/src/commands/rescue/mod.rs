@@ -1,5 +1,6 @@
 //! `strongroom rescue`: what works on a vault's location with its key alone, without the service and its catalog.
 
+mod location;
 pub mod log;
 pub mod point;
 pub mod vault;

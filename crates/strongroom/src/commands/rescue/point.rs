@@ -1,7 +1,7 @@
 //! `strongroom rescue point`: recovery points of a vault at a location.
 
-use crate::cli::VaultArgs;
 use crate::context::{Context, Outcome};
+use crate::options::VaultArgs;
 use crate::signals::Interrupt;
 use crate::text::{list, shell_word, size, table, time};
 use clap::{ArgGroup, Args, Subcommand};

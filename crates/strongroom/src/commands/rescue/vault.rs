@@ -1,8 +1,9 @@
 //! `strongroom rescue vault`: making vaults, keys, figures, checking and giving space back.
 
+use super::location::LocationArg;
 use super::log;
-use crate::cli::{KeyArgs, ReachArgs, parse_location};
 use crate::context::{Context, Outcome};
+use crate::options::KeyArgs;
 use crate::text::{count, duration, list, size};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -14,9 +15,8 @@ use std::time::Duration;
 use strongroom_domain::PointId;
 use strongroom_engine::{Error, Result, vaults};
 use strongroom_store::check::{CheckOptions, CheckReport};
-use strongroom_store::objects::Location;
 use strongroom_store::reclaim::{ReclaimOptions, ReclaimReport};
-use strongroom_store::{KeyFile, Stats};
+use strongroom_store::{KeyFile, Stats, Vault};
 
 #[derive(Debug, Subcommand)]
 pub enum VaultCommand {
@@ -33,16 +33,6 @@ pub enum VaultCommand {
     /// Move a vault's key.
     #[command(subcommand)]
     Key(KeyCommand),
-}
-
-/// The vault a command is about.
-#[derive(Debug, Args)]
-pub struct LocationArg {
-    /// A directory or s3://bucket/prefix (credentials and endpoint come from AWS_* variables).
-    #[arg(value_name = "LOCATION", value_parser = parse_location)]
-    pub(super) location: Location,
-    #[command(flatten)]
-    pub(super) reach: ReachArgs,
 }
 
 #[derive(Debug, Args)]
@@ -441,6 +431,21 @@ struct ReclaimDocument {
     report: ReclaimReport,
 }
 
+/// How many points of each item the vault lists; said before they are taken for all there are.
+fn listed(vault: &Vault, context: &Context) -> Result<BTreeMap<String, u64>> {
+    let mut items: BTreeMap<String, u64> = BTreeMap::new();
+    for point in vault.points(None)?.points {
+        *items.entry(point.item.to_string()).or_default() += 1;
+    }
+    let shown: Vec<String> =
+        items.iter().map(|(item, points)| format!("{} of {item}", count(*points, "point"))).collect();
+    context.note(format_args!(
+        "listed, and taken for all that the vault has: {}",
+        if shown.is_empty() { "no points".to_owned() } else { shown.join(", ") }
+    ));
+    Ok(items)
+}
+
 fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open(&arguments.at.location, &arguments.key, &arguments.at.reach)?;
     if !arguments.accept_loss.is_empty() {
@@ -466,20 +471,7 @@ fn reclaim(arguments: &ReclaimArgs, context: &Context) -> Result<Outcome> {
         as_listed: arguments.as_listed,
         ..ReclaimOptions::default()
     };
-    let mut listed = None;
-    if arguments.as_listed {
-        let mut items: BTreeMap<String, u64> = BTreeMap::new();
-        for point in vault.points(None)?.points {
-            *items.entry(point.item.to_string()).or_default() += 1;
-        }
-        let shown: Vec<String> =
-            items.iter().map(|(item, points)| format!("{} of {item}", count(*points, "point"))).collect();
-        context.note(format_args!(
-            "listed, and taken for all that the vault has: {}",
-            if shown.is_empty() { "no points".to_owned() } else { shown.join(", ") }
-        ));
-        listed = Some(items);
-    }
+    let listed = arguments.as_listed.then(|| listed(&vault, context)).transpose()?;
     let report = context
         .watch("reclaiming", || strongroom_store::reclaim::reclaim(&vault, &options, &context.progress))?;
     let freed = format!("{} bytes freed, {} packs deleted", report.freed_bytes, report.packs_deleted);

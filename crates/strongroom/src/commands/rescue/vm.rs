@@ -1,8 +1,8 @@
 //! `strongroom rescue vm`: machines under libvirt and a vault's location, without the service.
 
-use crate::cli::{KeyArgs, ReachArgs, VaultArgs, local_path, parse_location};
 use crate::commands::vm::untrack::UntrackedDocument;
 use crate::context::{Context, Outcome};
+use crate::options::{KeyArgs, ReachArgs, VaultArgs, local_path, parse_location};
 use crate::text::{count, duration, list, rate, shell_word, size, table, time};
 use crate::when;
 use clap::{Args, Subcommand, ValueEnum};

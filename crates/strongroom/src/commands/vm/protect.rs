@@ -1,6 +1,6 @@
 //! Beginning, changing and ending the protection of machines.
 
-use super::ProtectionDocument;
+use super::protection::ProtectionDocument;
 use crate::client::Client;
 use crate::commands::common::{
     InVault, Item, Machine, Vault, choose_machine, each, find_item, find_vault, is_unknown, machines,

@@ -1,0 +1,395 @@
+//! The job that restores a recovery point: as disks in a place, or as a new machine.
+//!
+//! How disks come into a place is in [`super::restore_disks`] and [`super::restore_container`], how they replace a machine's in [`super::replace`]; a new machine
+//! is committed by its definition (see [`strongroom_engine::machine`]).
+
+use crate::core::committed;
+use crate::core::error::{Error, Result};
+use crate::core::service::Service;
+use crate::estate::{machines, places};
+use crate::jobs::kind::{Again, Cancel, Claims, Hold, JobKind, Recovery};
+use crate::jobs::{errors as job_errors, ledger as jobs};
+use crate::points::snapshots::OpenPoint;
+use crate::protection::items;
+use crate::restore::disks::Destination;
+use crate::restore::request::{
+    self, Allowed, CREATE, CREATE_REPLACE, RestoreRequest, Sent, TRANSFER, Target,
+};
+use crate::restore::swap_plan::{self, Swap};
+use crate::restore::{container as restore_container, disks as restore_disks, open, replace};
+use crate::vaults::exclusive;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use strongroom_catalog::{Change, Item, Job, Machine, Point, Vault};
+use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
+use strongroom_domain::{PointId, fact};
+use strongroom_engine::machine::{self, Planned, RestoreOptions as MachineRestoreOptions, RestorePlan};
+use strongroom_hypervisor::NetworkChoice;
+use strongroom_store::Progress;
+use uuid::Uuid;
+
+/// What whoever restored a machine is to do.
+fn after(definition: &str) -> Vec<String> {
+    let addresses =
+        "its MAC addresses are new: give it again what was bound to the old ones, such as a fixed address";
+    let notes = [
+        Some("it is not started"),
+        machine::definition::has_interfaces(definition).then_some(addresses),
+        Some(
+            "where cloud-init runs inside, it sees a new instance and may lock passwords: use an SSH key, or set a password again",
+        ),
+    ];
+    notes.into_iter().flatten().map(str::to_owned).collect()
+}
+
+/// Whether a restore could begin now; answers the names of the disks that it chooses (none: all). `luns`: these disks alone.
+pub fn check(
+    service: &Service,
+    item: &Item,
+    point: &Point,
+    target: &Target,
+    luns: Option<&[i32]>,
+    allowed: Allowed,
+) -> Result<Vec<String>> {
+    let disks = luns.map_or_else(|| Ok(Vec::new()), |luns| request::choose(point, luns))?;
+    match target {
+        Target::Disks { directory, .. } => check_directory(directory)?,
+        Target::Container { place, place_group, .. } => {
+            restore_container::account(service, place_group, place)?;
+        }
+        Target::Machine { name, group, host, .. } => {
+            if let Some(other) = machines::find(service, group, name)? {
+                return Err(request::exists(&other.name, group));
+            }
+            match service.host(host)?.hypervisor.name_is_free(name) {
+                Ok(()) => {}
+                Err(strongroom_hypervisor::Error::AlreadyExists { .. }) => {
+                    return Err(request::exists(name, group));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            strongroom_engine::machine::check_name(name)?;
+        }
+        Target::Replace => {
+            let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());
+            let machine = machine.ok_or_else(|| machines::not_found(&item.group, &item.machine_name))?;
+            request::check_replace(service, &machine, allowed)?;
+            if let Some(open) = jobs::open_of(service, item.id)? {
+                return Err(job_errors::in_progress(item, &open));
+            }
+        }
+    }
+    Ok(disks)
+}
+
+/// Checks a request and writes its job. `luns`: these disks alone.
+#[allow(clippy::too_many_arguments)]
+pub fn restore(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    point: &Point,
+    target: Target,
+    luns: Option<&[i32]>,
+    target_group: &str,
+    asked_by: &str,
+    allowed: Allowed,
+) -> Result<Job> {
+    let disks = check(service, item, point, &target, luns, allowed)?;
+    let mut job = jobs::draft(service, item, KIND, JobOperation::Restore, asked_by);
+    job.tasks = vec![JobTask::new(TRANSFER)];
+    let mut bag: Vec<(&str, String)> = Vec::new();
+    let time = point.taken_at.to_string();
+    match &target {
+        Target::Disks { place, .. } => {
+            bag.push((fact::RESTORE_AS, fact::RESTORED_DISKS.into()));
+            bag.push((fact::TARGET_PLACE, place.clone()));
+            bag.push((fact::POINT_TIME, time));
+            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
+        }
+        Target::Container { place, .. } => {
+            bag.push((fact::RESTORE_AS, fact::RESTORED_DISKS.into()));
+            bag.push((fact::TARGET_PLACE, place.clone()));
+            bag.push((fact::POINT_TIME, time));
+            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
+        }
+        Target::Machine { name, network, .. } => {
+            job.tasks.push(JobTask::new(CREATE));
+            bag.push((fact::RESTORE_AS, fact::NEW_MACHINE.into()));
+            bag.push((fact::ORIGINAL_MACHINE, item.machine_name.clone()));
+            bag.push((fact::TARGET_MACHINE, name.clone()));
+            if let Some(network) = network {
+                bag.push((fact::TARGET_NETWORK, network.clone()));
+            }
+            bag.push((fact::POINT_TIME, time));
+            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
+        }
+        Target::Replace => {
+            job.tasks.push(JobTask::new(CREATE_REPLACE));
+            bag.push((fact::RESTORE_AS, fact::REPLACED_DISKS.into()));
+            bag.push((fact::TARGET_MACHINE, item.machine_name.clone()));
+            bag.push((fact::POINT_TIME, time));
+            bag.push((fact::TARGET_GROUP, item.group.to_lowercase()));
+        }
+    }
+    bag.push((fact::SUBSCRIPTION, service.subscription.to_string()));
+    job.properties = bag.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let request = RestoreRequest {
+        point: Uuid::from_bytes(*point.id.as_bytes()),
+        target,
+        disks,
+        allowed,
+        swap: Swap::default(),
+        plan: RestorePlan::default(),
+        sent: Sent::default(),
+    };
+    job.request = serde_json::to_value(&request).unwrap_or_default();
+    job.vault = vault.id;
+    jobs::put_reading(service, &job, point)?;
+    service.life.wake();
+    Ok(job)
+}
+
+fn check_directory(directory: &Path) -> Result<()> {
+    match fs::metadata(directory) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Error::invalid(format!("{} is not a directory", directory.display()))),
+        Err(e) => Err(Error::io(format!("looking at {}", directory.display()), e)),
+    }
+    .map_err(|e| e.coded("UserErrorStorageAccountNotReachable"))
+}
+
+/// The job that restores a point as disks, as a new machine, or in place of a machine's disks.
+pub(crate) struct Restore;
+
+impl JobKind for Restore {
+    fn name(&self) -> &'static str {
+        KIND
+    }
+
+    fn run(&self, service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+        run(service, job, progress)
+    }
+
+    fn recover(&self, service: &Service, job: &Job) -> Result<Recovery> {
+        Ok(if recover(service, job)? { Recovery::Committed } else { Recovery::Nothing(Again::Never) })
+    }
+
+    fn claims(&self, service: &Service, job: &Job) -> Result<Claims> {
+        let claims = Claims::of_machine(service, job)?;
+        // One that replaces disks makes a point of those before.
+        let writes = job.request["target"]["kind"] == "replace";
+        let alone = writes && exclusive::takes_one_writer(service, job.vault);
+        Ok(Claims { vault: if alone { Hold::Alone } else { Hold::Shared }, ..claims })
+    }
+
+    fn reads(&self, job: &Job) -> Vec<PointId> {
+        request::reads(job)
+    }
+
+    fn cancel(&self, _service: &Service, job: &Job) -> Result<Cancel> {
+        let has_begun = request::has_sent(job) || swap_plan::has_begun(job);
+        Ok(if has_begun { Cancel::NeedsRun } else { Cancel::AtOnce })
+    }
+}
+
+/// What rows name this kind of job by.
+const KIND: &str = "restore";
+
+struct Parts {
+    vault: Vault,
+    item: Item,
+    request: RestoreRequest,
+}
+
+fn parts(service: &Service, job: &Job) -> Result<Parts> {
+    let (vault, item, request) = jobs::parts(service, job)?;
+    Ok(Parts { vault, item, request })
+}
+
+pub(crate) fn run(service: &Service, job: &Job, progress: &Arc<Progress>) -> Result<()> {
+    let parts = parts(service, job)?;
+    jobs::task(service, job, TRANSFER)?;
+    match &parts.request.target {
+        Target::Replace => {
+            let done = replace::run(service, job, &parts.vault, &parts.item, &parts.request, progress)?;
+            complete(service, job, done.details, done.warnings)
+        }
+        Target::Disks { directory, pool, format, .. } => {
+            let mut open = open(service, job, &parts)?;
+            open.warnings.extend(request::check_encryption(&open, &parts.request)?);
+            let to = Destination { directory, pool: pool.as_ref(), format: *format };
+            let more = restore_disks::run(
+                service,
+                job,
+                &parts.request,
+                &open.source,
+                &open.manifest,
+                &to,
+                progress,
+            )?;
+            complete(service, job, Vec::new(), [open.warnings, more].concat())
+        }
+        Target::Container { .. } => {
+            let warnings = restore_container::run(
+                service,
+                job,
+                &parts.request,
+                &|| open(service, job, &parts),
+                progress,
+            )?;
+            complete(service, job, Vec::new(), warnings)
+        }
+        Target::Machine { name, host, directory, network, .. } => {
+            let hypervisor = service.host(host)?.hypervisor.clone();
+            let options = MachineRestoreOptions {
+                new_name: name.clone(),
+                storage: directory.clone(),
+                network: match network {
+                    Some(network) => NetworkChoice::Network(network.clone()),
+                    None => NetworkChoice::Keep,
+                },
+                disks: parts.request.disks.clone(),
+                format: None,
+                unencrypted: parts.request.allowed.unencrypted,
+                planned: Some(planned(service, job, &parts.request)),
+            };
+            let open = open(service, job, &parts)?;
+            let restored =
+                machine::restore_from(&*hypervisor, &open.source, open.manifest, &options, progress)?;
+            // It is defined: from here on nothing fails.
+            if let Err(error) = jobs::task(service, job, CREATE) {
+                tracing::warn!(%error, "the job's progress could not be written");
+            }
+            places::refresh_pools(service, host, &restored.storage);
+            if let Err(error) = note_machine(service, &parts.request.target, &restored.uuid) {
+                tracing::warn!(%error, "the restored machine will be discovered later");
+            }
+            let mut warnings = [open.warnings, restored.warnings].concat();
+            warnings.retain(|w| !restored.notes.contains(w));
+            let mut notes = restored.notes;
+            notes.extend(after(restored.point.definition.as_ref().map_or("", |d| &d.text)));
+            complete(service, job, vec![(fact::NOTES.to_owned(), notes.join("; "))], warnings)
+        }
+    }
+}
+
+fn open(service: &Service, job: &Job, parts: &Parts) -> Result<OpenPoint> {
+    open::open_of(service, job, &parts.vault, &parts.item, &parts.request)
+}
+
+/// Keeps in the job's row which files a new machine will have.
+fn planned(service: &Service, job: &Job, request: &RestoreRequest) -> Planned {
+    let (service, job, request) = (service.clone(), job.clone(), request.clone());
+    let tag = job.id.simple().to_string()[..8].to_owned();
+    let keep = move |plan: &RestorePlan| {
+        let request = RestoreRequest { plan: plan.clone(), ..request.clone() };
+        jobs::save_params(&service, &job, &request).map_err(Into::into)
+    };
+    Planned { tag, keep: Arc::new(keep) }
+}
+
+/// The restored machine is known at once, in the group that was asked for.
+pub(crate) fn note_machine(service: &Service, target: &Target, uuid: &str) -> Result<()> {
+    let Target::Machine { name, group, host, .. } = target else { return Ok(()) };
+    machines::discover(service)?;
+    let query = strongroom_catalog::Query::all().eq("host", host.as_str()).eq("host_uuid", uuid);
+    let Some(machine) = service.catalog.first::<Machine>(query)? else { return Ok(()) };
+    if machine.group.eq_ignore_ascii_case(group) {
+        return Ok(());
+    }
+    tracing::info!(machine = name, group, "placing the restored machine");
+    let placed = machines::place(service, &machine, group, &machine.location)?;
+    items::adopt(service, &placed)
+}
+
+/// Tells of a restore that is committed, until the catalog knows.
+pub(crate) fn complete(
+    service: &Service,
+    job: &Job,
+    made: Vec<(String, String)>,
+    warnings: Vec<String>,
+) -> Result<()> {
+    let told = || {
+        jobs::update(service, job, |job| {
+            // By a try whose answer was lost.
+            if job.status.is_over() {
+                return Ok(Vec::new());
+            }
+            let last = job.properties.pop();
+            job.properties.extend(made.clone());
+            job.properties.extend(last);
+            job.warnings.extend(warnings.clone());
+            job.progress.percent = Some(100);
+            job.progress.remaining_seconds = Some(0);
+            let status =
+                if job.warnings.is_empty() { JobStatus::Completed } else { JobStatus::CompletedWithWarnings };
+            jobs::end(job, status, service.now());
+            Ok(Vec::<Change>::new())
+        })
+    };
+    committed::record(service, "a restore that is done", told)?;
+    Ok(())
+}
+
+/// After a crash: what was committed is told, and what was not leaves nothing.
+pub(crate) fn recover(service: &Service, job: &Job) -> Result<bool> {
+    if job.attempts == 0 {
+        return Ok(false);
+    }
+    let parts = parts(service, job)?;
+    match &parts.request.target {
+        // What was sent is looked at by the job itself: the container may not answer now.
+        Target::Container { .. } if !parts.request.sent.is_empty() => {
+            return Ok(true);
+        }
+        Target::Container { .. } => {}
+        Target::Replace if parts.request.swap.is_empty() => {
+            replace::remove_leftovers(service, job, &parts.item);
+        }
+        Target::Replace => {
+            // It goes on, as a job that was never begun: however often that takes.
+            jobs::update(service, job, |job| {
+                job.attempts = job.attempts.saturating_sub(1);
+                Ok(Vec::new())
+            })?;
+            return Ok(true);
+        }
+        Target::Disks { directory, pool, .. } => {
+            restore_disks::remove_leftovers(job, directory);
+            if directory.join(restore_disks::container(job)).is_dir() {
+                let warnings = restore_disks::publish(service, job, directory, pool.as_ref());
+                complete(service, job, Vec::new(), warnings)?;
+                return Ok(true);
+            }
+        }
+        Target::Machine { name, host, .. } => {
+            // The name was free when the job began, and nobody else makes a machine of files named like this.
+            let found = match service.host(host)?.hypervisor.inspect(name) {
+                Ok(machine) => {
+                    Some(machine).filter(|m| m.disks.iter().any(|d| is_restored_file(d.source.path(), name)))
+                }
+                Err(strongroom_hypervisor::Error::NotFound { .. }) => None,
+                // Its files stay until that is known.
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(machine) = found {
+                if let Err(error) = note_machine(service, &parts.request.target, &machine.summary.uuid) {
+                    tracing::warn!(%error, "the restored machine will be discovered later");
+                }
+                let notes = after(&machine.definition_xml).join("; ");
+                complete(service, job, vec![(fact::NOTES.to_owned(), notes)], Vec::new())?;
+                return Ok(true);
+            }
+            machine::remove_unfinished(&parts.request.plan);
+        }
+    }
+    Ok(false)
+}
+
+fn is_restored_file(path: Option<&Path>, machine: &str) -> bool {
+    path.and_then(|p| p.file_name())
+        .and_then(|n| n.to_str())
+        .is_some_and(|file| file.starts_with(&format!("{machine}-")))
+}
