@@ -160,7 +160,7 @@ reserve_percent = 20
     def restore(self, point, model, source):
         job = self.restored(self.vault.restore_disks(self.machine, point, "restores"))
         told = dict(job["properties"])
-        check(told["Restored from"] == source, told)
+        check(told["restored_from"] == source, told)
         directory = next(p for p in self.restores.iterdir() if job["id"].replace("-", "") in p.name)
         disk = next(directory.glob("*-vda.qcow2"))
         check("identical" in run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", disk, model), "restored bytes differ")
@@ -292,7 +292,7 @@ def new_machine(lab):
     lab.machines.names.append(new)
     done = lab.restored(lab.ask_restore(lab.machine, point, "AlternateLocation",
                                         targetVirtualMachineId=lab.vault.machine(new)))
-    check(dict(done["properties"])["Restored from"] == "the snapshot", done)
+    check(dict(done["properties"])["restored_from"] == "the snapshot", done)
     disk = lab.disk.with_name(f"{new}-vda.qcow2")
     lab.check_shared(disk)
     check("identical" in run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", disk, model), "restored bytes differ")
@@ -333,7 +333,7 @@ def replaced(lab):
     answer = lab.ask_restore(name, point, "OriginalLocation")
     job = lab.restored(answer)
     told = dict(job["properties"])
-    check(told["Restored from"] == "the snapshot" and told["Bytes Written"] == "0", told)
+    check(told["restored_from"] == "the snapshot" and told["written_bytes"] == "0", told)
     check(holds(1), "the disk is not the point's")
     lab.check_shared(disk)
     lab.check_shared(raw)
@@ -355,7 +355,7 @@ def replaced(lab):
     newest = lab.vault.points(name)[0]["name"]
     write(4)
     done = lab.restored(lab.ask_restore(name, newest, "OriginalLocation"))
-    check(dict(done["properties"])["Restored from"] == "the vault", done)
+    check(dict(done["properties"])["restored_from"] == "the vault", done)
     check(holds(3), "the disk is not the last point's")
     lab.vault.settle()
 
