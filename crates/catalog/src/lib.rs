@@ -71,7 +71,8 @@ impl dyn ServiceCatalog + '_ {
     }
 
     /// Reads a row, changes it and writes it, again when somebody else was faster. `change` answers what else is to be
-    /// applied together with it; an error of its own ends it.
+    /// applied together with it; an error of its own ends it. Where nothing is changed nothing is written, and the row keeps its
+    /// version.
     pub fn update<R: Row, E: From<ServiceError>>(
         &self,
         id: impl std::fmt::Display,
@@ -85,9 +86,17 @@ impl dyn ServiceCatalog + '_ {
                     100 * u64::from(spread) * attempt.min(20) as u64,
                 ));
             }
-            let Some(mut row) = self.get::<R>(&id)? else { return Ok(None) };
+            let Some(stored) = self.fetch(R::TABLE, &Query::all().eq("id", id.to_string()).limit(1))?.pop()
+            else {
+                return Ok(None);
+            };
+            let mut row = stored.read::<R>()?;
             let mut changes = change(&mut row)?;
-            changes.insert(0, Change::put(&row));
+            let put = Change::put(&row);
+            if changes.is_empty() && matches!(&put, Change::Put { doc, .. } if *doc == stored.doc) {
+                return Ok(Some(row));
+            }
+            changes.insert(0, put);
             match self.apply(&changes) {
                 Ok(()) => {
                     row.set_version(row.version() + 1);
