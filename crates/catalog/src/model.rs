@@ -11,7 +11,7 @@ use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask};
 use strongroom_domain::policy::Policy as PolicyRules;
 use strongroom_domain::retention::PointReason;
-use strongroom_domain::{Consistency, ItemName, PointId, VaultId};
+use strongroom_domain::{Consistency, Datasource, ItemName, PointId, VaultId};
 use uuid::Uuid;
 
 macro_rules! rows {
@@ -51,7 +51,7 @@ rows! {
     Machine => Machines, |s| [s.host.as_str(), s.host_uuid.as_str(), key(&s.group), key(&s.name), s.gone_at.is_some()];
     Item => Items, |s| [s.vault, s.machine, s.policy, state_key(s.state), key(&s.name())];
     Point => RecoveryPoints, |s| [s.vault, s.item, s.name.as_str(), s.taken_at];
-    Job => Jobs, |s| [s.vault, s.item, s.operation.arm_name(), s.kind.as_str(), s.status.arm_name(), !s.status.is_over(), s.started_at];
+    Job => Jobs, |s| [s.vault, s.item, s.operation.arm_name(), s.kind.as_str(), s.datasource.name(), s.status.arm_name(), !s.status.is_over(), s.started_at];
     Operation => Operations, |s| [s.vault, s.ended_at.is_none(), s.started_at];
     AuditEntry => Audit, |s| [s.at];
 }
@@ -295,6 +295,9 @@ pub struct Policy {
     pub version: i64,
     pub vault: Uuid,
     pub name: String,
+    /// What it is for.
+    #[serde(default)]
+    pub datasource: Datasource,
     pub rules: PolicyRules,
     /// What clients sent and read beside the rules, as texts they want to see again.
     pub wire: serde_json::Value,
@@ -388,7 +391,10 @@ pub struct Item {
     #[serde(skip)]
     pub version: i64,
     pub vault: Uuid,
-    /// The machine as it is known here, and at the hypervisor.
+    /// What it is.
+    #[serde(default)]
+    pub datasource: Datasource,
+    /// The machine that it is, or is in, as it is known here, and at the hypervisor.
     pub machine: Uuid,
     pub machine_uuid: String,
     pub group: String,
@@ -623,6 +629,9 @@ pub struct Job {
     pub version: i64,
     pub vault: Uuid,
     pub item: Option<Uuid>,
+    /// What it is about, which is known when its item is gone.
+    #[serde(default)]
+    pub datasource: Datasource,
     pub operation: JobOperation,
     /// Which part of the service does it, by name; empty: it was over when it was written.
     #[serde(default)]

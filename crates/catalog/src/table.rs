@@ -50,7 +50,9 @@ impl Table {
             Self::Machines => &["host", "host_uuid", "group_key", "name_key", "gone"],
             Self::Items => &["vault", "machine", "policy", "state", "name_key"],
             Self::RecoveryPoints => &["vault", "item", "name", "taken_us"],
-            Self::Jobs => &["vault", "item", "operation", "kind", "status", "open", "started_us"],
+            Self::Jobs => {
+                &["vault", "item", "operation", "kind", "datasource", "status", "open", "started_us"]
+            }
             Self::Operations => &["vault", "open", "started_us"],
             Self::Audit => &["at_us"],
         }

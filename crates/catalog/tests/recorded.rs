@@ -112,6 +112,7 @@ fn policy(vault: &Vault, name: &str) -> Policy {
         id: Uuid::new_v4(),
         version: 0,
         vault: vault.id,
+        datasource: Default::default(),
         name: name.into(),
         rules,
         wire,

@@ -63,8 +63,16 @@ fn raw_point(id: &str, vault: &str, item: &str, name: &str, taken_us: i64) -> Ch
 fn raw_job(id: &str, vault: &str, item: Option<&str>, status: &str, started_us: i64) -> Change {
     let open = status == "InProgress";
     let kind = "backup".into();
-    let values =
-        vec![vault.into(), item.into(), "Backup".into(), kind, status.into(), open.into(), started_us.into()];
+    let values = vec![
+        vault.into(),
+        item.into(),
+        "Backup".into(),
+        kind,
+        "machine".into(),
+        status.into(),
+        open.into(),
+        started_us.into(),
+    ];
     raw(Table::Jobs, id, values)
 }
 
@@ -454,9 +462,15 @@ mod suite {
             .unwrap()
             .unwrap();
         assert_eq!((row.value.as_i64(), row.version, number(catalog, "a")), (Some(22), 4, Some(22)));
+        // Nothing is changed: nothing is written. What comes with it is, and the row is touched with it.
+        let row = catalog.update::<Setting, ServiceError>("a", |_| Ok(Vec::new())).unwrap().unwrap();
+        assert_eq!((row.version, catalog.get::<Setting>("a").unwrap().unwrap().version), (4, 4));
+        let with = catalog.update::<Setting, ServiceError>("a", |_| Ok(vec![Change::put(&setting("b", 1))]));
+        assert_eq!((with.unwrap().unwrap().version, number(catalog, "b")), (5, Some(1)));
         // Somebody is always faster: an end, and not for ever.
         let result = catalog.update::<Setting, ServiceError>("a", |row| {
             catalog.apply(&[Change::put(&*row)])?;
+            row.value = (row.value.as_i64().unwrap() + 1).into();
             Ok(Vec::new())
         });
         assert!(matches!(result, Err(ServiceError::Conflict { table: Table::Settings, .. })));
@@ -729,7 +743,7 @@ async fn write_first_version(path: &Path, rows: &[(&str, &str)]) {
 }
 
 #[test]
-fn jobs_of_the_first_release_are_given_their_kinds() {
+fn jobs_of_the_first_release_are_given_their_kinds_and_are_about_machines() {
     let place = Sqlite::new();
     let rows = [
         ("a", r#"{"operation":"Backup","request":{"scheduled_for":null}}"#),
@@ -756,5 +770,10 @@ fn jobs_of_the_first_release_are_given_their_kinds() {
         assert_eq!(kinds[row], (id.to_owned(), (*kind).to_owned(), request(row)));
         let by_kind = Query::all().eq("kind", *kind).eq("id", id);
         assert_eq!(catalog.count(Table::Jobs, &by_kind).unwrap(), 1, "{id} is found by its kind");
+        let doc: serde_json::Value = serde_json::from_str(&found[row].doc).unwrap();
+        assert_eq!(doc["datasource"], "machine");
+        let about = |datasource: &str| Query::all().any_of("datasource", [datasource]).eq("id", id);
+        assert_eq!(catalog.count(Table::Jobs, &about("machine")).unwrap(), 1);
+        assert_eq!(catalog.count(Table::Jobs, &about("files")).unwrap(), 0);
     }
 }

@@ -12,6 +12,7 @@ pub mod arm_names;
 pub mod calendar;
 pub mod clock;
 pub mod consistency;
+pub mod datasource;
 pub mod decide;
 pub mod extent;
 pub mod fact;
@@ -26,6 +27,7 @@ pub mod selector;
 pub mod zone;
 
 pub use consistency::{Consistency, ConsistencyLevel};
+pub use datasource::Datasource;
 pub use extent::{Extent, ExtentError, ExtentKind, TypedExtent};
 pub use names::{InvalidName, ItemName, PointId, SessionId, VaultId};
 pub use selector::{PointSelector, SelectorError};

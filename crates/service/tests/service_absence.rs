@@ -12,11 +12,11 @@ use std::time::Duration;
 use strongroom_catalog::{
     Change, Immutability, Item, Job, Point, Query, ServiceCatalog, SoftDelete, SqliteServiceCatalog, Vault,
 };
+use strongroom_domain::PointId;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::JobStatus;
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
 use strongroom_domain::retention::PointReason;
-use strongroom_domain::{Consistency, ConsistencyLevel, PointId};
 use strongroom_engine::image;
 use strongroom_service::ErrorKind;
 use strongroom_service::vaults::VaultSettings;
@@ -26,7 +26,7 @@ use strongroom_service::{
 };
 use strongroom_store::objects::Location;
 use strongroom_store::reclaim::{ReclaimOptions, reclaim};
-use strongroom_store::{Disk, Kept, KeptPolicy, Manifest, PointDraft, PointKind, Progress, Promise, Session};
+use strongroom_store::{Kept, KeptPolicy, Manifest, PointDraft, PointKind, Progress, Promise, Session};
 use uuid::Uuid;
 
 const DAY: i64 = 24 * 3600;
@@ -136,30 +136,9 @@ impl Lab {
             attributes.insert("job".into(), job.to_string().into());
         }
         let store = self.store();
-        Session::begin(&store, "test")
-            .unwrap()
-            .commit(PointDraft {
-                item: item.parse().unwrap(),
-                kind,
-                taken_at: self.service.now(),
-                parent: None,
-                consistency: Consistency::new(ConsistencyLevel::Crash, "a test"),
-                disks: vec![Disk {
-                    name: "vda".into(),
-                    size_bytes: 1 << 20,
-                    root: None,
-                    read_bytes: 0,
-                    changed_bytes: 0,
-                    new_bytes: 0,
-                    full_reason: None,
-                    attributes: serde_json::Map::default(),
-                }],
-                definition: None,
-                warnings: Vec::new(),
-                kept,
-                attributes,
-            })
-            .unwrap()
+        let draft = common::point_draft(item.parse().unwrap(), self.service.now());
+        let draft = PointDraft { kind, kept, attributes, ..draft };
+        Session::begin(&store, "test").unwrap().commit(draft).unwrap()
     }
 
     /// A point in the vault and in the catalog, as a scheduled backup makes it.

@@ -18,18 +18,18 @@ use strongroom_catalog::{
     AuditEntry, Change, Item, Job, Lease, Machine, Operation, Point, Policy, Query, Row as _, SoftDelete,
     Table, Transfer, Vault, key,
 };
+use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_domain::policy::{DailyRetention, Policy as Rules, Retention};
-use strongroom_domain::{Consistency, ConsistencyLevel, arm_names};
 use strongroom_service::restore::Target;
 use strongroom_service::vaults::VaultSettings;
 use strongroom_service::{
     AuditConfig, Clock, DataDirectory, Service, ServiceConfig, audit, backup, drill, groups, housekeeping,
     instant, items, points, policies, restore, retention, schedule, vaults,
 };
+use strongroom_store::Session;
 use strongroom_store::objects::Location;
-use strongroom_store::{Disk, PointDraft, PointKind, Session};
 use uuid::Uuid;
 
 const HOUR: i64 = 3600;
@@ -189,30 +189,8 @@ impl Lab {
         let item = self.item();
         let run: Timestamp = scheduled_for.parse().unwrap();
         let store = self.store();
-        let manifest = Session::begin(&store, "test")
-            .unwrap()
-            .commit(PointDraft {
-                item: item.store_item.clone(),
-                kind: PointKind::Machine,
-                taken_at: run,
-                parent: None,
-                consistency: Consistency::new(ConsistencyLevel::Crash, "a test"),
-                disks: vec![Disk {
-                    name: "vda".into(),
-                    size_bytes: 1 << 20,
-                    root: None,
-                    read_bytes: 0,
-                    changed_bytes: 0,
-                    new_bytes: 0,
-                    full_reason: None,
-                    attributes: serde_json::Map::default(),
-                }],
-                definition: None,
-                kept: None,
-                warnings: Vec::new(),
-                attributes: Default::default(),
-            })
-            .unwrap();
+        let draft = common::point_draft(item.store_item.clone(), run);
+        let manifest = Session::begin(&store, "test").unwrap().commit(draft).unwrap();
         let point = Point {
             id: manifest.point,
             version: 0,

@@ -18,13 +18,13 @@ use strongroom_domain::policy::{
     DailyRetention, MonthlyRetention, Policy as Rules, Retention, WeeklyRetention,
 };
 use strongroom_domain::retention::PointReason;
-use strongroom_domain::{Consistency, ConsistencyLevel, PointId, arm_names};
+use strongroom_domain::{PointId, arm_names};
 use strongroom_service::import::{self, Imported};
 use strongroom_service::retention::{self, Hold, Keeping};
 use strongroom_service::vaults::VaultSettings;
 use strongroom_service::{Clock, Service, ServiceConfig, groups, housekeeping, items, policies, vaults};
 use strongroom_store::objects::Location;
-use strongroom_store::{Disk, Kept, KeptPolicy, PointDraft, PointKind, Promise, Session};
+use strongroom_store::{Kept, KeptPolicy, PointDraft, Promise, Session};
 use uuid::Uuid;
 
 const HOUR: i64 = 3600;
@@ -134,25 +134,8 @@ impl Lab {
         };
         let reason = (!is_old).then_some(kept.reason);
         let draft = PointDraft {
-            item: item.store_item.clone(),
-            kind: PointKind::Machine,
-            taken_at: now,
-            parent: None,
-            consistency: Consistency::new(ConsistencyLevel::Crash, "a test"),
-            disks: vec![Disk {
-                name: "vda".into(),
-                size_bytes: 1 << 20,
-                root: None,
-                read_bytes: 0,
-                changed_bytes: 0,
-                new_bytes: 0,
-                full_reason: None,
-                attributes: serde_json::Map::default(),
-            }],
-            definition: None,
             kept: (!is_old).then_some(Promise::Known(kept)),
-            warnings: Vec::new(),
-            attributes: serde_json::Map::default(),
+            ..common::point_draft(item.store_item.clone(), now)
         };
         let manifest = Session::begin(&store, "test").unwrap().commit(draft).unwrap();
         let point = Point {

@@ -14,10 +14,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use strongroom_catalog::{Change, Item, Job, Machine, Point, Query, Table, Vault};
+use strongroom_domain::Datasource;
 use strongroom_domain::job::JobStatus;
 use strongroom_domain::policy::{Policy as Rules, SnapshotConsistency};
 use strongroom_hypervisor::Quiesce;
 use strongroom_service::config::StorageAccount;
+use strongroom_service::jobs::{self, JobFilter};
 use strongroom_service::restore::{self, Target};
 use strongroom_service::vaults::VaultSettings;
 use strongroom_service::{
@@ -311,6 +313,29 @@ fn a_machine_that_nobody_has_seen_is_looked_for_before_its_backup() {
     let failed = lab.over(lab.back_up(&item).id);
     assert_eq!(failed.status, JobStatus::Failed, "{failed:#?}");
     assert!(failed.errors[0].message.contains("no longer known"), "{failed:#?}");
+}
+
+/// Points of databases and of files are no machines: nothing tries to start them.
+#[test]
+fn what_is_no_machine_is_not_started_as_one() {
+    let lab = Lab::new(&VaultSettings::default());
+    let item = lab.protect("web");
+    let job = lab.back_up(&item);
+    lab.over(job.id);
+    let point = &lab.points(&item)[0];
+    let begin = |item: &Item| {
+        let options = strongroom_service::drills::DrillOptions::default();
+        strongroom_service::drill::begin(&lab.service, &lab.vault(), item, point, &options, "test")
+    };
+    for datasource in [Datasource::Database, Datasource::Files] {
+        let refused = begin(&Item { datasource, ..item.clone() }).err().unwrap();
+        assert_eq!(refused.code, Some("UserErrorNotAMachine"), "{refused}");
+        let filter = JobFilter { datasources: Some(vec![datasource]), ..JobFilter::default() };
+        assert!(jobs::list(&lab.service, &lab.vault(), &filter, 0, 10).unwrap().is_empty());
+    }
+    begin(&item).unwrap();
+    let filter = JobFilter { datasources: Some(vec![Datasource::Machine]), ..JobFilter::default() };
+    assert_eq!(jobs::list(&lab.service, &lab.vault(), &filter, 0, 10).unwrap().len(), 3);
 }
 
 #[test]

@@ -79,10 +79,7 @@ pub(crate) fn keep(
     // The commit: from here on the point is there.
     let committed = service.catalog.update::<Item, Error>(parts.item.id, |item| {
         item.last_point_at = item.last_point_at.max(Some(point.taken_at));
-        // A job that nobody has seen yet is written with its point.
-        let mut row = service.catalog.get::<Job>(job.id)?.unwrap_or_else(|| job.clone());
-        go_on(&mut row);
-        Ok(vec![Change::put(&point), Change::put(&row)])
+        Ok(vec![Change::put(&point), jobs::change_of(service, job, go_on)?])
     });
     match committed {
         Ok(Some(_)) => {

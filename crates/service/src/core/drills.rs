@@ -76,3 +76,16 @@ pub(crate) fn check_options(options: &DrillOptions) -> Result<Duration> {
     }
     Ok(timeout)
 }
+
+/// Whether points of an item can be started as machines.
+pub(crate) fn check_boots(item: &Item) -> Result<()> {
+    if item.datasource.boots() {
+        return Ok(());
+    }
+    let what = item.datasource.name();
+    Err(Error::invalid(format!(
+        "'{}' is no machine (it is of the kind '{what}'): its points cannot be started as one. Restore them instead.",
+        item.store_item
+    ))
+    .coded("UserErrorNotAMachine"))
+}

@@ -89,6 +89,7 @@ pub fn begin(
     options: &DrillOptions,
     asked_by: &str,
 ) -> Result<Job> {
+    drills::check_boots(item)?;
     let timeout = drills::check_options(options)?;
     snapshots::check_vaulted(point)?;
     let known = service.catalog.get::<Machine>(item.machine)?.map(|m| m.host);

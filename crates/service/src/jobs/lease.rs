@@ -6,7 +6,7 @@
 
 use super::running::{self, Reason, Running};
 use super::{errors, ledger};
-use crate::core::error::{Error, Result};
+use crate::core::error::Result;
 use crate::core::service::Service;
 use crate::limits::{HEARTBEAT_INTERVAL, LEASE_DURATION, LEASE_RENEWAL};
 use jiff::Timestamp;
@@ -86,16 +86,13 @@ impl Heartbeat {
 }
 
 fn renew(service: &Service, id: Uuid, fence: u64, progress: JobProgress) -> Result<()> {
-    ledger::update_any(service, id, |row| {
-        if row.fence != fence {
-            return Err(errors::lease_lost(id));
-        }
+    ledger::update_under(service, id, fence, |row| {
         // Let go of meanwhile, by its own thread.
         if let Some(lease) = &mut row.lease {
             lease.until = until(service)?;
             row.progress = progress;
         }
-        Ok::<_, Error>(Vec::new())
+        Ok(Vec::new())
     })?;
     Ok(())
 }

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use strongroom_catalog::{Change, Item, Job, JobProgress, Point, Query, Vault};
-use strongroom_domain::fact;
 use strongroom_domain::job::{JobError, JobOperation, JobStatus, JobTask, TaskStatus};
+use strongroom_domain::{Datasource, fact};
 use uuid::Uuid;
 
 /// Which jobs.
@@ -23,6 +23,8 @@ pub struct JobFilter {
     pub started_from: Option<Timestamp>,
     pub started_before: Option<Timestamp>,
     pub item: Option<Uuid>,
+    /// About one of these. None: about anything.
+    pub datasources: Option<Vec<Datasource>>,
 }
 
 impl JobFilter {
@@ -33,6 +35,7 @@ impl JobFilter {
             && self.started_from.is_none_or(|from| job.started_at >= from)
             && self.started_before.is_none_or(|before| job.started_at < before)
             && self.item.is_none_or(|item| job.item == Some(item))
+            && self.datasources.as_ref().is_none_or(|any_of| any_of.contains(&job.datasource))
     }
 }
 
@@ -47,6 +50,9 @@ pub fn list(service: &Service, vault: &Vault, filter: &JobFilter, skip: u32, lim
     }
     if let Some(item) = filter.item {
         query = query.eq("item", item);
+    }
+    if let Some(datasources) = &filter.datasources {
+        query = query.any_of("datasource", datasources.iter().map(|d| d.name()));
     }
     if let Some(from) = filter.started_from {
         query = query.at_least("started_us", from);
@@ -99,19 +105,38 @@ pub(crate) fn draft(
     asked_by: &str,
 ) -> Job {
     Job {
+        item: Some(item.id),
+        datasource: item.datasource,
+        entity: item.machine_name.clone(),
+        container: strongroom_domain::arm_names::container_short_name(&item.group, &item.machine_name),
+        properties: vec![(fact::MACHINE.into(), item.machine_name.clone())],
+        ..draft_in(service, item.vault, kind, operation, asked_by)
+    }
+}
+
+/// A new job in a vault, about no item.
+pub(super) fn draft_in(
+    service: &Service,
+    vault: Uuid,
+    kind: &str,
+    operation: JobOperation,
+    asked_by: &str,
+) -> Job {
+    Job {
         id: Uuid::new_v4(),
         version: 0,
-        vault: item.vault,
-        item: Some(item.id),
+        vault,
+        item: None,
+        datasource: Datasource::default(),
         operation,
         kind: kind.to_owned(),
         status: JobStatus::InProgress,
         started_at: service.now(),
         ended_at: None,
-        entity: item.machine_name.clone(),
-        container: strongroom_domain::arm_names::container_short_name(&item.group, &item.machine_name),
+        entity: String::new(),
+        container: String::new(),
         tasks: Vec::new(),
-        properties: vec![(fact::MACHINE.into(), item.machine_name.clone())],
+        properties: Vec::new(),
         internal: Vec::new(),
         progress: JobProgress::default(),
         errors: Vec::new(),
@@ -150,14 +175,35 @@ pub(crate) fn put_reading(service: &Service, job: &Job, point: &Point) -> Result
 pub(crate) fn update(
     service: &Service,
     job: &Job,
+    change: impl FnMut(&mut Job) -> Result<Vec<Change>>,
+) -> Result<Option<Job>> {
+    update_under(service, job.id, job.fence, change)
+}
+
+/// The same, for whoever has but the number of the job's lease.
+pub(super) fn update_under(
+    service: &Service,
+    id: Uuid,
+    fence: u64,
     mut change: impl FnMut(&mut Job) -> Result<Vec<Change>>,
 ) -> Result<Option<Job>> {
-    service.catalog.update::<Job, Error>(job.id, |row| {
-        if row.fence != job.fence {
-            return Err(errors::lease_lost(job.id));
-        }
+    update_any(service, id, |row| {
+        is_under(row, fence)?;
         change(row)
     })
+}
+
+fn is_under(row: &Job, fence: u64) -> Result<()> {
+    if row.fence == fence { Ok(()) } else { Err(errors::lease_lost(row.id)) }
+}
+
+/// The change of the row of a job that is being run, to be applied together with that of another row. One that nobody has seen
+/// yet is written by it.
+pub(crate) fn change_of(service: &Service, job: &Job, change: impl FnOnce(&mut Job)) -> Result<Change> {
+    let mut row = service.catalog.get::<Job>(job.id)?.unwrap_or_else(|| job.clone());
+    is_under(&row, job.fence)?;
+    change(&mut row);
+    Ok(Change::put(&row))
 }
 
 /// The row of a job changes, whoever has its lease: what somebody asks of it, and what is found out about one that nobody runs.

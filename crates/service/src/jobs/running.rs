@@ -1,11 +1,13 @@
 //! The jobs that run in this process.
 
 use super::kind::Claims;
+use crate::core::error::Error;
 use crate::core::service::Service;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use strongroom_catalog::Job;
 use strongroom_store::Progress;
 use uuid::Uuid;
 
@@ -47,6 +49,8 @@ impl Running {
 #[derive(Default)]
 pub(crate) struct Runner {
     pub(super) running: Mutex<HashMap<Uuid, Running>>,
+    /// Those of which the log says already that they are left alone.
+    left_alone: Mutex<HashSet<Uuid>>,
 }
 
 /// The service's runner.
@@ -65,6 +69,13 @@ impl Runner {
     /// How many jobs run now.
     pub fn count(&self) -> usize {
         self.running.lock().len()
+    }
+
+    /// Says once of a job that nobody here can do that it waits for who can.
+    pub(super) fn leave_alone(&self, job: &Job, error: &Error) {
+        if self.left_alone.lock().insert(job.id) {
+            tracing::error!(job = %job.id, kind = job.kind, %error, "a job is left alone");
+        }
     }
 
     pub(super) fn has(&self, job: Uuid) -> bool {

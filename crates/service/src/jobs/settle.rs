@@ -1,7 +1,7 @@
 //! How jobs end that did not come to their commit, and what becomes of those of which that is not known.
 
 use super::kind::{self, Again, Cancel, Ended, Recovery};
-use super::running::Reason;
+use super::running::{self, Reason};
 use super::{errors, ledger, operations};
 use crate::core::committed;
 use crate::core::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(crate) fn recover(service: &Service) -> Result<()> {
             Ok(Recovery::Nothing(again)) => take_up_again(service, &job, again),
             // One of a kind that only a newer version knows waits for that.
             Err(error) if kind::known(service, &job).is_none() => {
-                tracing::error!(job = %job.id, kind = job.kind, %error, "a job is left alone");
+                running::of(service).leave_alone(&job, &error);
                 Ok(())
             }
             Err(error) if error.code == Some(errors::NOT_UNDERSTOOD) => Err(error),

@@ -146,35 +146,8 @@ impl World {
     }
 
     fn job(&self, kind: &str) -> Job {
-        let at = self.service.now();
-        Job {
-            id: Uuid::new_v4(),
-            version: 0,
-            vault: self.vault.id,
-            item: None,
-            operation: JobOperation::Backup,
-            kind: kind.into(),
-            status: JobStatus::InProgress,
-            started_at: at,
-            ended_at: None,
-            entity: "m".into(),
-            container: String::new(),
-            tasks: Vec::new(),
-            properties: Vec::new(),
-            internal: Vec::new(),
-            progress: Default::default(),
-            errors: Vec::new(),
-            warnings: Vec::new(),
-            request: serde_json::Value::Null,
-            lease: None,
-            fence: 0,
-            cancel_requested: false,
-            attempts: 0,
-            unsettled: false,
-            not_before: None,
-            activity_id: Uuid::new_v4(),
-            asked_by: String::new(),
-        }
+        let job = ledger::draft_in(&self.service, self.vault.id, kind, JobOperation::Backup, "");
+        Job { entity: "m".into(), ..job }
     }
 
     fn put(&self, job: &Job) {
@@ -193,6 +166,32 @@ impl World {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Counts the errors that are logged.
+#[derive(Clone, Default)]
+struct Log(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn new_span(&self, _span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn enter(&self, _span: &tracing::span::Id) {}
+
+    fn exit(&self, _span: &tracing::span::Id) {}
 }
 
 fn quick(state: Arc<State>) -> Script {
@@ -343,8 +342,15 @@ fn a_job_of_an_unknown_kind_is_left_alone() {
     let world = World::new(quick);
     let job = world.job("of-a-newer-version");
     world.put(&job);
-    runner::begin_waiting(&world.service).unwrap();
-    super::settle::recover(&world.service).unwrap();
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        for _ in 0..3 {
+            runner::begin_waiting(&world.service).unwrap();
+        }
+        super::settle::recover(&world.service).unwrap();
+    });
+    // It is looked at every other second: the log says so once.
+    assert_eq!(log.0.load(Ordering::SeqCst), 1);
     let row = world.row(&job);
     assert_eq!((row.status, row.version), (JobStatus::InProgress, 1), "{row:?}");
     // Nobody knows what it has made: it is not over because somebody wants it to be.
@@ -427,6 +433,23 @@ fn a_chore_has_its_turns_until_the_service_stops() {
     service.start().unwrap();
     service.life.join();
     assert_eq!(TURNS.load(Ordering::SeqCst), 3);
+}
+
+/// What a run writes together with another row is refused like all else that it writes.
+#[test]
+fn a_change_beside_another_rows_is_of_who_has_the_lease() {
+    let world = World::new(quick);
+    let job = Job { fence: 3, ..world.job("quick") };
+    let service = &world.service;
+    // Nobody has seen it yet.
+    let change = ledger::change_of(service, &job, |row| row.warnings.push("first".into())).unwrap();
+    service.catalog.apply(&[change]).unwrap();
+    let change = ledger::change_of(service, &job, |row| row.warnings.push("second".into())).unwrap();
+    service.catalog.apply(&[change]).unwrap();
+    assert_eq!(world.row(&job).warnings, ["first", "second"]);
+    let before = Job { fence: 2, ..job };
+    let refused = ledger::change_of(service, &before, |row| row.warnings.clear()).err().unwrap();
+    assert_eq!(refused.code, Some(errors::LEASE_LOST));
 }
 
 /// Nobody knows which points a job reads whose kind is not known: all of its item stay until it is over.

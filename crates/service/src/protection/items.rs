@@ -19,7 +19,7 @@ use strongroom_catalog::{
 use strongroom_domain::item::{ItemEvent, ItemState, purge_at};
 use strongroom_domain::job::{JobOperation, JobStatus};
 use strongroom_domain::retention::keeps_less;
-use strongroom_domain::{ItemName, arm_names, fact};
+use strongroom_domain::{Datasource, ItemName, arm_names, fact};
 use uuid::Uuid;
 
 /// A change that was made, and the job and operation that tell of it.
@@ -183,6 +183,7 @@ fn new_item(service: &Service, vault: &Vault, machine: &Machine) -> Result<Item>
         id,
         version: 0,
         vault: vault.id,
+        datasource: Datasource::Machine,
         machine: machine.id,
         machine_uuid: machine.host_uuid.clone(),
         group: machine.group.clone(),

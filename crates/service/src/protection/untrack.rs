@@ -49,7 +49,7 @@ pub(crate) fn keep(service: &Service) -> Result<()> {
 
 /// Answers whether it was noted that nothing is left to be done.
 fn of(service: &Service, item: &Item) -> Result<bool> {
-    if item.untracked || !is_over(item) {
+    if item.untracked || !is_over(item) || !item.datasource.is_tracked_in_machine() {
         return Ok(false);
     }
     let machine = service.catalog.get::<Machine>(item.machine)?.filter(|m| m.gone_at.is_none());

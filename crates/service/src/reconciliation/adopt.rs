@@ -9,7 +9,7 @@ use strongroom_catalog::{Change, Item, Job, Machine, Point, Query, Vault};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::retention::{PointReason, keeps_less};
-use strongroom_domain::{ItemName, arm_names};
+use strongroom_domain::{Datasource, ItemName, arm_names};
 use strongroom_engine::machine::record::MachineRecord;
 use strongroom_store::{Manifest, Promise};
 use uuid::Uuid;
@@ -33,6 +33,7 @@ pub(crate) fn item_of(
         id,
         version: 0,
         vault: vault.id,
+        datasource: Datasource::Machine,
         machine: machine.as_ref().map_or_else(Uuid::new_v4, |m| m.id),
         machine_uuid: uuid,
         group: machine.as_ref().map_or_else(|| vault.group.clone(), |m| m.group.clone()),

@@ -16,7 +16,7 @@ use std::path::Path;
 use strongroom_catalog::{Change, Item, Machine, Point, Policy, Query, Redundancy, Vault, key};
 use strongroom_domain::item::ItemState;
 use strongroom_domain::policy::Policy as Rules;
-use strongroom_domain::{ItemName, PointId, arm_names};
+use strongroom_domain::{Datasource, ItemName, PointId, arm_names};
 use strongroom_engine::machine::record::MachineRecord;
 use strongroom_store::objects::Location;
 use strongroom_store::{Manifest, PointKind, Promise};
@@ -207,6 +207,7 @@ fn policies_of(
             continue;
         }
         let mut policy = policy_rows::draft(service, vault, &noted.name, noted.rules);
+        policy.datasource = noted.datasource;
         policy.wire = noted.wire;
         policy.changed_at = noted.changed_at;
         drafts.entry(key(&noted.name)).or_insert(policy);
@@ -256,6 +257,7 @@ impl Found<'_> {
             id,
             version: 0,
             vault: vault.id,
+            datasource: note.as_ref().map_or(Datasource::Machine, |note| note.datasource),
             machine: machine.as_ref().map_or_else(Uuid::new_v4, |m| m.id),
             machine_uuid: uuid,
             group,

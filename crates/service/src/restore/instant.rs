@@ -5,9 +5,9 @@
 //! failures are waited out, a stop of the service lets go of the machine, and its next start takes it up again, under the
 //! same socket, before the machine's requests have waited too long; one that was paused meanwhile is resumed.
 
-use crate::core::committed;
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::service::Service;
+use crate::core::{committed, drills};
 use crate::estate::machines;
 use crate::jobs::kind::{Again, Cancel, Claims, Hold, JobKind, Recovery};
 use crate::jobs::ledger as jobs;
@@ -70,7 +70,7 @@ impl JobKind for InstantRestore {
     }
 
     fn recover(&self, service: &Service, job: &Job) -> Result<Recovery> {
-        Ok(if recover(service, job)? { Recovery::Committed } else { Recovery::Nothing(Again::Never) })
+        recover(service, job)
     }
 
     fn claims(&self, service: &Service, job: &Job) -> Result<Claims> {
@@ -92,12 +92,7 @@ impl JobKind for InstantRestore {
 }
 
 /// What rows name this kind of job by.
-pub const KIND: &str = "instant_restore";
-
-/// Whether a job starts a machine from the vault.
-pub fn is_one(job: &Job) -> bool {
-    job.kind == KIND
-}
+const KIND: &str = "instant_restore";
 
 /// Checks a request and writes its job. `luns`: these disks alone.
 pub fn begin(
@@ -109,6 +104,7 @@ pub fn begin(
     luns: Option<&[i32]>,
     asked_by: &str,
 ) -> Result<Job> {
+    drills::check_boots(item)?;
     let disks = match luns {
         None => Vec::new(),
         Some(luns) => request::choose(point, luns)?,
@@ -471,16 +467,16 @@ impl Work<'_> {
 
 const WARNINGS_MAX: usize = 20;
 
-/// After a crash or a stop: a machine that was started is taken up again; what was not leaves nothing. True: the job goes on.
-pub(crate) fn recover(service: &Service, job: &Job) -> Result<bool> {
+/// After a crash or a stop: a machine that was started is taken up again; what was not leaves nothing.
+fn recover(service: &Service, job: &Job) -> Result<Recovery> {
     let (_, _, request) = jobs::parts::<InstantRequest>(service, job)?;
-    let Some(plan) = &request.plan else { return Ok(false) };
+    let Some(plan) = &request.plan else { return Ok(Recovery::Nothing(Again::Never)) };
     let hypervisor = service.host(&request.target.host)?.hypervisor.clone();
     let is_there = instant::find(&*hypervisor, plan);
     let was_started = request.started || !matches!(is_there, Ok(None));
     if job.cancel_requested || !was_started {
         instant::abandon(&*hypervisor, plan)?;
-        return Ok(false);
+        return Ok(Recovery::Nothing(Again::Never));
     }
-    Ok(true)
+    Ok(Recovery::Committed)
 }

@@ -173,7 +173,7 @@ impl JobKind for Restore {
     }
 
     fn recover(&self, service: &Service, job: &Job) -> Result<Recovery> {
-        Ok(if recover(service, job)? { Recovery::Committed } else { Recovery::Nothing(Again::Never) })
+        recover(service, job)
     }
 
     fn claims(&self, service: &Service, job: &Job) -> Result<Claims> {
@@ -334,15 +334,15 @@ pub(crate) fn complete(
 }
 
 /// After a crash: what was committed is told, and what was not leaves nothing.
-pub(crate) fn recover(service: &Service, job: &Job) -> Result<bool> {
+fn recover(service: &Service, job: &Job) -> Result<Recovery> {
     if job.attempts == 0 {
-        return Ok(false);
+        return Ok(Recovery::Nothing(Again::Never));
     }
     let parts = parts(service, job)?;
     match &parts.request.target {
         // What was sent is looked at by the job itself: the container may not answer now.
         Target::Container { .. } if !parts.request.sent.is_empty() => {
-            return Ok(true);
+            return Ok(Recovery::Committed);
         }
         Target::Container { .. } => {}
         Target::Replace if parts.request.swap.is_empty() => {
@@ -354,14 +354,14 @@ pub(crate) fn recover(service: &Service, job: &Job) -> Result<bool> {
                 job.attempts = job.attempts.saturating_sub(1);
                 Ok(Vec::new())
             })?;
-            return Ok(true);
+            return Ok(Recovery::Committed);
         }
         Target::Disks { directory, pool, .. } => {
             restore_disks::remove_leftovers(job, directory);
             if directory.join(restore_disks::container(job)).is_dir() {
                 let warnings = restore_disks::publish(service, job, directory, pool.as_ref());
                 complete(service, job, Vec::new(), warnings)?;
-                return Ok(true);
+                return Ok(Recovery::Committed);
             }
         }
         Target::Machine { name, host, .. } => {
@@ -380,12 +380,12 @@ pub(crate) fn recover(service: &Service, job: &Job) -> Result<bool> {
                 }
                 let notes = after(&machine.definition_xml).join("; ");
                 complete(service, job, vec![(fact::NOTES.to_owned(), notes)], Vec::new())?;
-                return Ok(true);
+                return Ok(Recovery::Committed);
             }
             machine::remove_unfinished(&parts.request.plan);
         }
     }
-    Ok(false)
+    Ok(Recovery::Nothing(Again::Never))
 }
 
 fn is_restored_file(path: Option<&Path>, machine: &str) -> bool {

@@ -11,7 +11,7 @@ use strongroom_domain::item::ItemState;
 use strongroom_domain::limits::SOFT_DELETE_DAYS;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::retention::PointReason;
-use strongroom_domain::{ItemName, PointId};
+use strongroom_domain::{Datasource, ItemName, PointId};
 use strongroom_store::Vault as Store;
 
 /// The notes' names, and their forms: see `docs/vault-format.md`, section 8.
@@ -27,6 +27,8 @@ pub(super) const POINTS: &str = "points-";
 #[derive(Serialize, Deserialize)]
 pub(crate) struct NotedPolicy {
     pub name: String,
+    #[serde(default)]
+    pub datasource: Datasource,
     pub rules: Rules,
     #[serde(default)]
     pub wire: Value,
@@ -37,6 +39,8 @@ pub(crate) struct NotedPolicy {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct NotedItem {
     pub item: ItemName,
+    #[serde(default)]
+    pub datasource: Datasource,
     pub machine: String,
     pub group: String,
     pub machine_uuid: String,

@@ -114,6 +114,7 @@ fn wanted(service: &Service, vault: &Vault) -> Result<Vec<(String, Value)>> {
         .map(|p| {
             to_value(&NotedPolicy {
                 name: p.name.clone(),
+                datasource: p.datasource,
                 rules: p.rules.clone(),
                 wire: p.wire.clone(),
                 changed_at: p.changed_at,
@@ -157,6 +158,7 @@ fn settings(vault: &Vault) -> Result<Value> {
 fn noted_item(item: &Item, policies: &HashMap<Uuid, &str>) -> NotedItem {
     NotedItem {
         item: item.store_item.clone(),
+        datasource: item.datasource,
         machine: item.machine_name.clone(),
         group: item.group.clone(),
         machine_uuid: item.machine_uuid.clone(),

@@ -4,6 +4,7 @@ use crate::core::error::Result;
 use crate::core::service::Service;
 use serde_json::Value;
 use strongroom_catalog::{Policy, Query, Vault, key};
+use strongroom_domain::Datasource;
 use strongroom_domain::policy::Policy as Rules;
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ pub(crate) fn draft(service: &Service, vault: Uuid, name: &str, rules: Rules) ->
         version: 0,
         vault,
         name: name.into(),
+        datasource: Datasource::Machine,
         rules,
         wire: Value::Null,
         created_at: now,

@@ -10,6 +10,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use strongroom_catalog::{Job, Vault};
+use strongroom_domain::Datasource;
 use strongroom_domain::job::{JobOperation, JobStatus, JobTask};
 use strongroom_service::ErrorKind;
 use strongroom_service::jobs::{self, JobFilter};
@@ -73,7 +74,8 @@ fn show(app: &App, vault: &Vault, job: &Job, now: Timestamp, with_details: bool)
     let mut set = |name: &str, value: Value| {
         p.insert(name.to_owned(), value);
     };
-    set("jobType", "AzureIaaSVMJob".into());
+    let labels = kinds::labels(job.datasource);
+    set("jobType", labels.job.into());
     if job.operation.is_cancellable() {
         set("actionsInfo", json!(["Cancellable"]));
     }
@@ -86,7 +88,7 @@ fn show(app: &App, vault: &Vault, job: &Job, now: Timestamp, with_details: bool)
     }
     set("isUserTriggered", (!job.asked_by.is_empty()).into());
     set("entityFriendlyName", job.entity.clone().into());
-    set("backupManagementType", "AzureIaasVM".into());
+    set("backupManagementType", labels.management.into());
     set("operation", job.operation.arm_name().into());
     set("status", job.status.arm_name().into());
     set("startTime", format::time(job.started_at).into());
@@ -174,7 +176,10 @@ impl Wanted {
                 "endDate",
             ])
             .map_err(refused)?;
-        wanted.nothing = !kinds::is_for_machines(&by).map_err(refused)?;
+        let kinds = kinds::Kinds::wanted(&by).map_err(refused)?;
+        let datasources: Vec<Datasource> = Datasource::ALL.into_iter().filter(|d| kinds.take(*d)).collect();
+        wanted.nothing = datasources.is_empty();
+        wanted.filter.datasources = (datasources.len() < Datasource::ALL.len()).then_some(datasources);
         let statuses = JobStatus::ALL.map(JobStatus::arm_name);
         let status = by.one_of("status", &statuses).map_err(refused)?;
         wanted.filter.status = status.and_then(JobStatus::from_arm);

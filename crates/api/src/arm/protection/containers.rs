@@ -1,7 +1,7 @@
 //! Containers and protectable items: machines, as a vault's backup plane names them.
 
 use crate::arm::jobs::following;
-use crate::arm::shared::kinds::{is_for_machines, nothing};
+use crate::arm::shared::kinds::{Kinds, labels, nothing};
 use crate::arm::shared::{
     Answer, App, by_name, check_container, check_fabric, container_id, id_of_machine, machine_id,
     machine_link, not_available, of_readable_machines, page, vault_id, vault_of, vault_path,
@@ -11,6 +11,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
 use serde_json::{Value, json};
 use strongroom_catalog::{Item, Machine, Vault};
+use strongroom_domain::Datasource;
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
@@ -171,6 +172,7 @@ const REFRESH_RETRY_SECONDS: u32 = 1;
 fn show_protectable(app: &App, vault: &Vault, machine: &Machine) -> Value {
     let container = arm_names::container_name(&machine.group, &machine.name);
     let id = container_id(app, vault, &container);
+    let labels = labels(Datasource::Machine);
     json!({
         "id": format!("{id}/protectableItems/{}", arm_names::protectable_id_name(&machine.group, &machine.name)),
         "name": arm_names::container_short_name(&machine.group, &machine.name),
@@ -179,9 +181,9 @@ fn show_protectable(app: &App, vault: &Vault, machine: &Machine) -> Value {
             "virtualMachineId": id_of_machine(app, machine),
             "virtualMachineVersion": "Compute",
             "resourceGroup": machine.group,
-            "backupManagementType": "AzureIaasVM",
-            "workloadType": "VM",
-            "protectableItemType": "Microsoft.Compute/virtualMachines",
+            "backupManagementType": labels.management,
+            "workloadType": labels.workload,
+            "protectableItemType": labels.item,
             "friendlyName": machine.name,
             "protectionState": "NotProtected",
         },
@@ -199,7 +201,8 @@ fn protectable(app: &App, request: &Request, params: &Params) -> Answer {
             .map_err(refused)?;
         let states = ["NotProtected", "Protecting", "Protected", "ProtectionFailed"];
         let state = wanted.one_of("status", &states).map_err(refused)?;
-        if !is_for_machines(&wanted).map_err(refused)? || state.is_some_and(|state| state != states[0]) {
+        let kinds = Kinds::wanted(&wanted).map_err(refused)?;
+        if !kinds.take(Datasource::Machine) || state.is_some_and(|state| state != states[0]) {
             found.clear();
         }
         found.retain(|m| wanted.passes("friendlyName", &m.name));
@@ -239,7 +242,7 @@ fn show(app: &App, vault: &Vault, item: &Item) -> Value {
             "virtualMachineVersion": "Compute",
             "resourceGroup": item.group,
             "friendlyName": item.machine_name,
-            "backupManagementType": "AzureIaasVM",
+            "backupManagementType": labels(item.datasource).management,
             "registrationStatus": if item.state == ItemState::SoftDeleted { "SoftDeleted" } else { "Registered" },
             "healthStatus": HEALTHY,
             "containerType": "Microsoft.Compute/virtualMachines",
@@ -262,13 +265,13 @@ fn listed(app: &App, request: &Request, params: &Params, deleted_only: bool) -> 
         let status =
             wanted.one_of("status", &["Registered", "SoftDeleted", "NotRegistered"]).map_err(refused)?;
         let kind = wanted.one_of("containerType", &CONTAINER_TYPES).map_err(refused)?;
-        if !is_for_machines(&wanted).map_err(refused)?
-            || kind.is_some_and(|kind| !CONTAINER_TYPES[..2].contains(&kind))
-        {
+        if kind.is_some_and(|kind| !CONTAINER_TYPES[..2].contains(&kind)) {
             found.clear();
         }
+        let kinds = Kinds::wanted(&wanted).map_err(refused)?;
         found.retain(|i| {
-            wanted.passes("friendlyName", &i.machine_name)
+            kinds.take(i.datasource)
+                && wanted.passes("friendlyName", &i.machine_name)
                 && wanted.passes("healthStatus", HEALTHY)
                 // Azure lists the soft-deleted ones among the registered.
                 && match status {
@@ -335,7 +338,7 @@ fn register(app: &App, _: &Request, params: &Params) -> Answer {
             "virtualMachineId": id_of_machine(app, &machine),
             "resourceGroup": machine.group,
             "friendlyName": machine.name,
-            "backupManagementType": "AzureIaasVM",
+            "backupManagementType": labels(Datasource::Machine).management,
             "registrationStatus": "Registered",
             "healthStatus": "Healthy",
             "containerType": "Microsoft.Compute/virtualMachines",

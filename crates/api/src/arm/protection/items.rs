@@ -1,6 +1,6 @@
 //! Protected items.
 
-use crate::arm::shared::kinds::is_for_machines;
+use crate::arm::shared::kinds::{Kinds, labels};
 use crate::arm::shared::{
     Answer, App, by_name, caller, check_container, check_region, format, ids, item_id, item_id_in, item_of,
     item_path, machine_id, machine_link, not_available, page, resource, vault_id, vault_of, vault_path,
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use strongroom_catalog::{DiskChoice, Item, LastBackup, MissedDisk, Policy, Vault, key};
+use strongroom_domain::Datasource;
 use strongroom_domain::access::{ItemWrite, linked};
 use strongroom_domain::arm_names::{self, MachineKey, ResourceId};
 use strongroom_domain::item::ItemState;
@@ -128,9 +129,10 @@ pub(crate) fn show(
         );
     }
     set("policyType", tier.into());
-    set("protectedItemType", "Microsoft.Compute/virtualMachines".into());
-    set("backupManagementType", "AzureIaasVM".into());
-    set("workloadType", "VM".into());
+    let labels = labels(item.datasource);
+    set("protectedItemType", labels.item.into());
+    set("backupManagementType", labels.management.into());
+    set("workloadType", labels.workload.into());
     set("containerName", container.clone().into());
     set("sourceResourceId", machine.into());
     set("policyId", shown_policy.map(|p| policy_id_in(&vault_id, &p.name)).unwrap_or_default().into());
@@ -229,15 +231,17 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
         wanted.one_of("healthState", &HEALTH).map_err(refused)?;
         // Backup servers and sets have other items than machines.
         let of_a_server = wanted.get("backupEngineName").or(wanted.get("backupSetName")).is_some();
-        if of_a_server || !is_for_machines(&wanted).map_err(refused)? {
+        if of_a_server {
             found.clear();
         }
+        let kinds = Kinds::wanted(&wanted).map_err(refused)?;
         found.retain(|i| {
             // Clients name containers in either form.
             let container = i.container();
             let is_in = wanted.passes("containerName", &container)
                 || wanted.passes("containerName", container.split_once(';').map_or("", |(_, short)| short));
             is_in
+                && kinds.take(i.datasource)
                 && wanted.passes("fabricName", "Azure")
                 && wanted.passes("healthState", health(i))
                 && wanted.passes("friendlyName", &i.machine_name)
@@ -394,7 +398,7 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
     let p = body.properties;
     let who = caller(request);
     if p.protected_item_type.as_deref().is_some_and(|t| {
-        !t.eq_ignore_ascii_case("Microsoft.Compute/virtualMachines")
+        !t.eq_ignore_ascii_case(labels(Datasource::Machine).item)
             && !t.eq_ignore_ascii_case("AzureIaaSVMProtectedItem")
     }) {
         return Err(not_available("Protecting anything but virtual machines"));

@@ -1,7 +1,7 @@
 //! Backup policies.
 
 use crate::arm::protection::items::policy_id;
-use crate::arm::shared::kinds::is_for_machines;
+use crate::arm::shared::kinds::Kinds;
 use crate::arm::shared::{Answer, App, by_shown_name, page, vault_of, vault_path};
 use crate::route::{LIST, Named, Needs};
 use crate::wire::policy::{self, Texts};
@@ -68,12 +68,12 @@ fn list(app: &App, request: &Request, params: &Params) -> Answer {
             .equalities(&["backupManagementType", "workloadType", "policySubType", "name"])
             .map_err(refused)?;
         let tier = wanted.one_of("policySubType", &["Standard", "Enhanced"]).map_err(refused)?;
-        if !is_for_machines(&wanted).map_err(refused)? {
-            found.clear();
-        }
+        let kinds = Kinds::wanted(&wanted).map_err(refused)?;
         found.retain(|p| {
             let is_enhanced = p.rules.tier == PolicyTier::Enhanced;
-            wanted.passes("name", &p.name) && tier.is_none_or(|tier| (tier == "Enhanced") == is_enhanced)
+            kinds.take(p.datasource)
+                && wanted.passes("name", &p.name)
+                && tier.is_none_or(|tier| (tier == "Enhanced") == is_enhanced)
         });
     }
     let shown = found.iter().map(|p| show(app, &vault, p)).collect::<Result<Vec<_>, _>>()?;

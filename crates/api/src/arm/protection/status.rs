@@ -1,6 +1,6 @@
 //! What clients ask before they begin: status, features, usage, guards.
 
-use crate::arm::shared::kinds::is_for_machines;
+use crate::arm::shared::kinds::{Kinds, labels};
 use crate::arm::shared::{
     Answer, App, check_subscription, ids, not_available, vault_id, vault_of, vault_path,
 };
@@ -9,6 +9,7 @@ use crate::{ArmError, Params, Request, Response, Route};
 use serde::Deserialize;
 use serde_json::json;
 use strongroom_catalog::{Item, Vault};
+use strongroom_domain::Datasource;
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names;
 use strongroom_domain::item::ItemState;
@@ -72,7 +73,11 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: StatusBody = request.json()?;
     // What is not known of is not said to be unprotected.
-    if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
+    if body
+        .resource_type
+        .as_deref()
+        .is_some_and(|t| !t.eq_ignore_ascii_case(labels(Datasource::Machine).workload))
+    {
         return Err(not_available("Protecting anything but virtual machines"));
     }
     let not_protected = || Response::ok(json!({"protectionStatus": "NotProtected"}));
@@ -158,7 +163,11 @@ fn already_protected(message: String) -> ArmError {
 
 /// What protecting a machine in a vault would be refused with; or that it is protected there already.
 fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result<(), ArmError> {
-    if body.resource_type.as_deref().is_some_and(|t| !t.eq_ignore_ascii_case("VM")) {
+    if body
+        .resource_type
+        .as_deref()
+        .is_some_and(|t| !t.eq_ignore_ascii_case(labels(Datasource::Machine).workload))
+    {
         return Err(not_available("Protecting anything but virtual machines"));
     }
     let id = body.resource_id.as_deref().ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
@@ -191,24 +200,25 @@ fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result
 
 fn usage(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let found = items::list(&app.service, &vault)?;
-    let mut machines_only = true;
+    let mut found = items::list(&app.service, &vault)?;
+    found.retain(|i| i.datasource == Datasource::Machine);
     if let Some(filter) = request.filter()? {
         let refused = |e| ArmError::invalid_filter(filter.source(), e);
         let wanted = filter.equalities(&["type", "backupManagementType"]).map_err(refused)?;
         let kinds = ["BackupProtectedItemCountSummary", "BackupProtectionContainerCountSummary"];
         wanted.one_of("type", &kinds).map_err(refused)?;
-        machines_only = is_for_machines(&wanted).map_err(refused)?;
+        let kinds = Kinds::wanted(&wanted).map_err(refused)?;
+        found.retain(|i| kinds.take(i.datasource));
     }
-    let count = if machines_only { found.len() } else { 0 };
     let entry = |name: &str, shown: &str, value: usize| {
         json!({
             "unit": "Count", "currentValue": value, "limit": -1,
             "name": {"value": name, "localizedValue": shown},
         })
     };
+    let management = labels(Datasource::Machine).management;
     // An item is a container of its own, so that both are as many.
-    Response::ok(json!({"value": [entry("AzureIaasVM", "Azure Virtual Machine", count)]}))
+    Response::ok(json!({"value": [entry(management, "Azure Virtual Machine", found.len())]}))
 }
 
 fn usages(app: &App, _: &Request, params: &Params) -> Answer {
