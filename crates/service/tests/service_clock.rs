@@ -272,11 +272,7 @@ impl Lab {
             &self.vault(),
             &self.item(),
             point,
-            target,
-            None,
-            "group",
-            "test",
-            restore::Allowed::default(),
+            restore::Asked::of(target, "group", "test"),
         )
     }
 
@@ -657,18 +653,8 @@ fn each_kind_of_job_keeps_its_point() {
         }),
         ("replacement", &|| {
             let (item, target) = (lab.item(), Target::Replace);
-            restore::restore(
-                service,
-                &vault,
-                &item,
-                &first,
-                target,
-                None,
-                "group",
-                "test",
-                restore::Allowed::default(),
-            )
-            .unwrap()
+            restore::restore(service, &vault, &item, &first, restore::Asked::of(target, "group", "test"))
+                .unwrap()
         }),
     ];
     for (kind, begin) in kinds {
@@ -708,11 +694,7 @@ fn a_job_and_the_end_of_its_point_do_not_pass_each_other() {
                 &vault,
                 &item,
                 &point,
-                target,
-                None,
-                "group",
-                "test",
-                restore::Allowed::default(),
+                restore::Asked::of(target, "group", "test"),
             )
             .unwrap();
             *keeps.lock().unwrap() = Some(job);

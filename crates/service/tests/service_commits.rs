@@ -169,11 +169,7 @@ impl Lab {
             &self.vault(),
             &self.item(),
             &self.point(),
-            target,
-            None,
-            "group",
-            "test",
-            restore::Allowed::default(),
+            restore::Asked::of(target, "group", "test"),
         )
         .unwrap()
     }

@@ -349,17 +349,8 @@ fn what_was_not_found_is_named_with_what_to_do() {
         fs::create_dir(&directory).unwrap();
         let target = Target::Disks { place: "place".into(), directory, pool: None, format: None };
         let (service, vault) = (&lab.service, lab.vault());
-        let job = restore::restore(
-            service,
-            &vault,
-            &item,
-            &point,
-            target,
-            None,
-            "group",
-            "test",
-            restore::Allowed::default(),
-        );
+        let job =
+            restore::restore(service, &vault, &item, &point, restore::Asked::of(target, "group", "test"));
         let mut job = lab.over(job.unwrap().id);
         assert_eq!(job.status, JobStatus::Failed, "{job:#?}");
         job.errors.remove(0)
@@ -422,17 +413,8 @@ fn a_container_that_gives_up_midway_gets_no_half_restore() {
         });
         let target = Target::Container { place: "account".into(), place_group: "group".into(), format: None };
         let (service, vault) = (&lab.service, lab.vault());
-        let job = restore::restore(
-            service,
-            &vault,
-            &item,
-            &point,
-            target,
-            None,
-            "group",
-            "test",
-            restore::Allowed::default(),
-        );
+        let job =
+            restore::restore(service, &vault, &item, &point, restore::Asked::of(target, "group", "test"));
         let job = lab.over(job.unwrap().id);
         lab.faults.heal();
         job

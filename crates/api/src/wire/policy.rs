@@ -378,65 +378,6 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         format!("{day}T{:02}:{:02}:00Z", at.hour(), at.minute())
     });
     let times = json!([run_time]);
-    let days = |days: &BTreeSet<Weekday>| days.iter().map(|d| d.arm_name()).collect::<Vec<_>>();
-    let enhanced = policy.tier == PolicyTier::Enhanced;
-    let schedule = match (&policy.schedule, enhanced) {
-        (Schedule::Daily { .. }, false) => json!({
-            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Daily",
-            "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
-        }),
-        (Schedule::Weekly { days: on, .. }, false) => json!({
-            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Weekly",
-            "scheduleRunDays": days(on), "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
-        }),
-        (Schedule::Daily { .. }, true) => json!({
-            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Daily",
-            "dailySchedule": {"scheduleRunTimes": times},
-        }),
-        (Schedule::Weekly { days: on, .. }, true) => json!({
-            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Weekly",
-            "weeklySchedule": {"scheduleRunDays": days(on), "scheduleRunTimes": times},
-        }),
-        (Schedule::Hourly { every_hours, window_hours, .. }, _) => json!({
-            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Hourly",
-            "hourlySchedule": {
-                "interval": every_hours, "scheduleWindowStartTime": run_time,
-                "scheduleWindowDuration": window_hours,
-            },
-        }),
-    };
-    let mut retention = Map::new();
-    retention.insert("retentionPolicyType".into(), "LongTermRetentionPolicy".into());
-    let duration = |count: u32, unit: &str| json!({"count": count, "durationType": unit});
-    if let Some(daily) = &policy.retention.daily {
-        retention.insert(
-            "dailySchedule".into(),
-            json!({"retentionTimes": times, "retentionDuration": duration(daily.days, "Days")}),
-        );
-    }
-    if let Some(weekly) = &policy.retention.weekly {
-        retention.insert(
-            "weeklySchedule".into(),
-            json!({
-                "daysOfTheWeek": days(&weekly.days_of_week), "retentionTimes": times,
-                "retentionDuration": duration(weekly.weeks, "Weeks"),
-            }),
-        );
-    }
-    if let Some(monthly) = &policy.retention.monthly {
-        let mut shown = show_pick(&monthly.by);
-        shown.insert("retentionTimes".into(), times.clone());
-        shown.insert("retentionDuration".into(), duration(monthly.months, "Months"));
-        retention.insert("monthlySchedule".into(), shown.into());
-    }
-    if let Some(yearly) = &policy.retention.yearly {
-        let mut shown = show_pick(&yearly.by);
-        let months: Vec<&str> = yearly.months.iter().map(|m| m.arm_name()).collect();
-        shown.insert("monthsOfYear".into(), json!(months));
-        shown.insert("retentionTimes".into(), times.clone());
-        shown.insert("retentionDuration".into(), duration(yearly.years, "Years"));
-        retention.insert("yearlySchedule".into(), shown.into());
-    }
     let details = match &texts.snapshot_group {
         Some((prefix, suffix)) => {
             json!({"azureBackupRGNamePrefix": prefix, "azureBackupRGNameSuffix": suffix})
@@ -447,8 +388,8 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         "backupManagementType": "AzureIaasVM",
         "policyType": policy.tier.arm_name(),
         "instantRPDetails": details,
-        "schedulePolicy": schedule,
-        "retentionPolicy": retention,
+        "schedulePolicy": show_schedule(policy, &run_time, &times),
+        "retentionPolicy": show_retention(policy, &times),
         "instantRpRetentionRangeInDays": policy.snapshot_days,
         "timeZone": policy.zone.as_str(),
         "protectedItemsCount": items,
@@ -467,6 +408,75 @@ pub fn show(policy: &Policy, texts: &Texts, day: jiff::civil::Date, items: u64) 
         shown["strongroomRequireAllDisks"] = true.into();
     }
     shown
+}
+
+fn show_days(days: &BTreeSet<Weekday>) -> Vec<&'static str> {
+    days.iter().map(|d| d.arm_name()).collect()
+}
+
+fn show_schedule(policy: &Policy, run_time: &str, times: &Value) -> Value {
+    let enhanced = policy.tier == PolicyTier::Enhanced;
+    match (&policy.schedule, enhanced) {
+        (Schedule::Daily { .. }, false) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Daily",
+            "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
+        }),
+        (Schedule::Weekly { days: on, .. }, false) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicy", "scheduleRunFrequency": "Weekly",
+            "scheduleRunDays": show_days(on), "scheduleRunTimes": times, "scheduleWeeklyFrequency": 0,
+        }),
+        (Schedule::Daily { .. }, true) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Daily",
+            "dailySchedule": {"scheduleRunTimes": times},
+        }),
+        (Schedule::Weekly { days: on, .. }, true) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Weekly",
+            "weeklySchedule": {"scheduleRunDays": show_days(on), "scheduleRunTimes": times},
+        }),
+        (Schedule::Hourly { every_hours, window_hours, .. }, _) => json!({
+            "schedulePolicyType": "SimpleSchedulePolicyV2", "scheduleRunFrequency": "Hourly",
+            "hourlySchedule": {
+                "interval": every_hours, "scheduleWindowStartTime": run_time,
+                "scheduleWindowDuration": window_hours,
+            },
+        }),
+    }
+}
+
+fn show_retention(policy: &Policy, times: &Value) -> Map<String, Value> {
+    let mut retention = Map::new();
+    retention.insert("retentionPolicyType".into(), "LongTermRetentionPolicy".into());
+    let duration = |count: u32, unit: &str| json!({"count": count, "durationType": unit});
+    if let Some(daily) = &policy.retention.daily {
+        retention.insert(
+            "dailySchedule".into(),
+            json!({"retentionTimes": times, "retentionDuration": duration(daily.days, "Days")}),
+        );
+    }
+    if let Some(weekly) = &policy.retention.weekly {
+        retention.insert(
+            "weeklySchedule".into(),
+            json!({
+                "daysOfTheWeek": show_days(&weekly.days_of_week), "retentionTimes": times,
+                "retentionDuration": duration(weekly.weeks, "Weeks"),
+            }),
+        );
+    }
+    if let Some(monthly) = &policy.retention.monthly {
+        let mut shown = show_pick(&monthly.by);
+        shown.insert("retentionTimes".into(), times.clone());
+        shown.insert("retentionDuration".into(), duration(monthly.months, "Months"));
+        retention.insert("monthlySchedule".into(), shown.into());
+    }
+    if let Some(yearly) = &policy.retention.yearly {
+        let mut shown = show_pick(&yearly.by);
+        let months: Vec<&str> = yearly.months.iter().map(|m| m.arm_name()).collect();
+        shown.insert("monthsOfYear".into(), json!(months));
+        shown.insert("retentionTimes".into(), times.clone());
+        shown.insert("retentionDuration".into(), duration(yearly.years, "Years"));
+        retention.insert("yearlySchedule".into(), shown.into());
+    }
+    retention
 }
 
 fn show_pick(pick: &MonthPick) -> Map<String, Value> {

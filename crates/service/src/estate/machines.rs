@@ -133,7 +133,7 @@ fn find_or_look(service: &Service, group: &str, name: &str, rests: bool) -> Resu
         }
         // All who wait share the look of the one that comes first.
         drop(turn);
-        std::thread::sleep(left);
+        service.life.pause(left);
     }
     find(service, group, name)?.ok_or_else(|| not_found(group, name))
 }

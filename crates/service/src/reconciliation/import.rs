@@ -63,41 +63,13 @@ pub fn import(
     };
     let key_file = key_file.or(own_key.as_deref());
     let store = service.opener.open(&Location::parse(location)?, key_file)?;
-    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
-    if let Some(other) = known.iter().find(|v| v.store_id == store.id()) {
-        let advice = match other.deleted_at {
-            None => String::new(),
-            Some(_) => format!(
-                ", which was deleted and is not purged yet: bring it back with `strongroom vault undelete {}`",
-                other.name
-            ),
-        };
-        return Err(Error::already_exists(format!(
-            "this store is that of the vault '{}' already{advice}",
-            other.name
-        )));
-    }
+    check_new(service, &store)?;
     let mut vault = settings::draft(service, group, name, vault_location);
     let id = vault.id;
-    let key_file = match key_file {
-        Some(path) => Some(
-            std::path::absolute(path)
-                .map_err(|e| Error::io(format!("looking at {}", path.display()), e))?
-                .display()
-                .to_string(),
-        ),
-        // The user's keyring has it: a copy stays with the service.
-        None => {
-            let key = service.opener.export_key(&Location::parse(location)?, None)?;
-            let path = service.data().keys().join(format!("{id}.key"));
-            key.save_new(&path)?;
-            Some(path.display().to_string())
-        }
-    };
     vault.redundancy = Redundancy::Local;
     vault.store_location = location.into();
     vault.store_id = store.id();
-    vault.key_file = key_file;
+    vault.key_file = Some(keep_key(service, location, key_file, id)?);
     vault.is_as_listed = !store.knows_its_points()?;
     // Before the notes are read: what is written meanwhile is news.
     let generation = older_catalog::noted(&store)?;
@@ -111,20 +83,7 @@ pub fn import(
             PointKind::Image => passed_over.push(format!("{} of image {}", point.point, point.item)),
         }
     }
-    let out = store.out_of_sight()?;
-    if !out.is_nothing() {
-        passed_over.push(format!(
-            "what is not to be seen: {}. Mount or restore it; nothing of the vault is freed, and it is not deleted, until then",
-            out.told()
-        ));
-    }
-    if vault.is_as_listed {
-        passed_over.push(
-            "which points the vault had: its list of them is not there, or not confirmed, and what is to be seen cannot tell whether it is all. Nothing of \
-             the vault is freed until somebody looked at them (`strongroom point list`) and said so (`strongroom rescue vault reclaim --as-listed`)"
-                .into(),
-        );
-    }
+    tell_what_is_missing(&store, &vault, &mut passed_over)?;
     let noted = noted::items_in(&store, &mut passed_over)?;
     let has_noted_items = noted.is_some();
     let settings = noted::take_settings(&mut vault, &store, has_noted_items, &mut passed_over)?;
@@ -153,28 +112,7 @@ pub fn import(
         let item = found.item(service, &vault, named_policies, &mut taken, &mut passed_over)?;
         stopped += usize::from(item.state == ItemState::ProtectionStopped);
         changes.push(Change::put(&item));
-        let mut names = HashSet::new();
-        for manifest in manifests {
-            let mut point: Point = point_row(&vault, &item, manifest, &[]);
-            if manifest.kept.is_none()
-                && let Some(noted) = said.get(&manifest.point)
-            {
-                point.reason = noted.reason;
-                point.scheduled_for = noted.scheduled_for;
-                point.keep_until = noted.keep_until;
-            }
-            if let Some(Promise::NotUnderstood(_)) = manifest.kept {
-                passed_over.push(format!(
-                    "how long point {} of {store_item} is to be kept: it is kept until somebody deletes it",
-                    manifest.point
-                ));
-            }
-            point.name = free_name(service, &point)?;
-            let mut attempt = 0;
-            while !names.insert(point.name.clone()) {
-                attempt += 1;
-                point.name = arm_names::recovery_point_name(&point.id, attempt);
-            }
+        for point in points_of(service, &vault, &item, &manifests, &said, &mut passed_over)? {
             points += 1;
             changes.push(Change::put(&point));
         }
@@ -186,6 +124,95 @@ pub fn import(
     // What differs is shown from the start.
     reconcile::one(service, &vault)?;
     Ok(Imported { vault, items, points, policies: named, settings, stopped, passed_over })
+}
+
+/// Refused where the store is a vault's already.
+fn check_new(service: &Service, store: &strongroom_store::Vault) -> Result<()> {
+    let known: Vec<Vault> = service.catalog.find(&Query::all())?;
+    let Some(other) = known.iter().find(|v| v.store_id == store.id()) else { return Ok(()) };
+    let advice = match other.deleted_at {
+        None => String::new(),
+        Some(_) => format!(
+            ", which was deleted and is not purged yet: bring it back with `strongroom vault undelete {}`",
+            other.name
+        ),
+    };
+    Err(Error::already_exists(format!("this store is that of the vault '{}' already{advice}", other.name)))
+}
+
+/// Where the vault's key is from now on: where it was given, or, if the user's keyring has it, in a copy of the service's.
+fn keep_key(service: &Service, location: &str, key_file: Option<&Path>, id: Uuid) -> Result<String> {
+    let path = match key_file {
+        Some(path) => {
+            std::path::absolute(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))?
+        }
+        None => {
+            let key = service.opener.export_key(&Location::parse(location)?, None)?;
+            let path = service.data().keys().join(format!("{id}.key"));
+            key.save_new(&path)?;
+            path
+        }
+    };
+    Ok(path.display().to_string())
+}
+
+/// Says what of the store cannot be seen now, and where that cannot be known.
+fn tell_what_is_missing(
+    store: &strongroom_store::Vault,
+    vault: &Vault,
+    passed_over: &mut Vec<String>,
+) -> Result<()> {
+    let out = store.out_of_sight()?;
+    if !out.is_nothing() {
+        passed_over.push(format!(
+            "what is not to be seen: {}. Mount or restore it; nothing of the vault is freed, and it is not deleted, until then",
+            out.told()
+        ));
+    }
+    if vault.is_as_listed {
+        passed_over.push(
+            "which points the vault had: its list of them is not there, or not confirmed, and what is to be seen cannot tell whether it is all. Nothing of \
+             the vault is freed until somebody looked at them (`strongroom point list`) and said so (`strongroom rescue vault reclaim --as-listed`)"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// The rows of an item's points, with what manifests and notes promise of them.
+fn points_of(
+    service: &Service,
+    vault: &Vault,
+    item: &Item,
+    manifests: &[&Manifest],
+    said: &HashMap<PointId, NotedPoint>,
+    passed_over: &mut Vec<String>,
+) -> Result<Vec<Point>> {
+    let (mut names, mut points) = (HashSet::new(), Vec::new());
+    for manifest in manifests {
+        let mut point: Point = point_row(vault, item, manifest, &[]);
+        if manifest.kept.is_none()
+            && let Some(noted) = said.get(&manifest.point)
+        {
+            point.reason = noted.reason;
+            point.scheduled_for = noted.scheduled_for;
+            point.keep_until = noted.keep_until;
+        }
+        if let Some(Promise::NotUnderstood(_)) = manifest.kept {
+            passed_over.push(format!(
+                "how long point {} of {} is to be kept: it is kept until somebody deletes it",
+                manifest.point, item.store_item
+            ));
+        }
+        point.name = free_name(service, &point)?;
+        let mut attempt = 0;
+        while !names.insert(point.name.clone()) {
+            attempt += 1;
+            point.name = arm_names::recovery_point_name(&point.id, attempt);
+        }
+        points.push(point);
+    }
+    Ok(points)
 }
 
 /// The policies that a store names, or where it names none, the default ones; and how many it named.
@@ -276,13 +303,30 @@ impl Found<'_> {
             untracked: false,
             data_id: arm_names::numeric_name(id.as_bytes(), 0),
         };
-        let Some(note) = note else { return Ok(item) };
+        if let Some(note) = note {
+            self.take_in(service, vault, policies, machine.as_ref(), note, &mut item, passed_over)?;
+        }
+        Ok(item)
+    }
+
+    /// Takes in what the vault's note says of an item, which is stopped so far.
+    #[allow(clippy::too_many_arguments)]
+    fn take_in(
+        &self,
+        service: &Service,
+        vault: &Vault,
+        policies: &BTreeMap<String, Policy>,
+        machine: Option<&Machine>,
+        note: NotedItem,
+        item: &mut Item,
+        passed_over: &mut Vec<String>,
+    ) -> Result<()> {
         item.disks = note.disks;
         item.protected_at = note.protected_at;
         item.data_id = note.data_id;
-        item.last_rules = note.last_rules.or(item.last_rules);
+        item.last_rules = note.last_rules.or(item.last_rules.take());
         match note.state {
-            ItemState::NotProtected | ItemState::ProtectionStopped => return Ok(item),
+            ItemState::NotProtected | ItemState::ProtectionStopped => return Ok(()),
             ItemState::SoftDeleted => {
                 match (note.deleted_at, note.purge_at) {
                     (Some(_), Some(_)) => {
@@ -295,13 +339,13 @@ impl Found<'_> {
                         self.store_item
                     )),
                 }
-                return Ok(item);
+                return Ok(());
             }
             ItemState::IrPending | ItemState::Protected | ItemState::BackupsSuspended => {}
         }
         let policy = note.policy.as_deref().and_then(|name| policies.get(&key(name)));
         let unknown = self.of_unknown_promise();
-        let elsewhere = match &machine {
+        let elsewhere = match machine {
             Some(machine) => {
                 items::of_machine(service, machine.id)?.iter().any(|other| items::holds_machine(other, vault))
             }
@@ -321,14 +365,14 @@ impl Found<'_> {
                 };
                 item.policy = Some(policy.id);
                 item.last_rules = None;
-                return Ok(item);
+                return Ok(());
             }
         };
         if let Some(policy) = policy {
             item.last_rules = Some(policy.rules.clone());
         }
         passed_over.push(format!("the protection of {}, which is stopped: {why}", self.store_item));
-        Ok(item)
+        Ok(())
     }
 
     /// Points of which neither manifest nor note says how long they are kept.

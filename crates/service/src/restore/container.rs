@@ -21,8 +21,8 @@ use strongroom_catalog::{Change, Job, key};
 use strongroom_engine::machine::nvram_of;
 use strongroom_engine::stream::{Image, Sink};
 use strongroom_engine::target::DiskFormat;
-use strongroom_store::Progress;
 use strongroom_store::objects::{Container, Kind, ObjectError, Upload};
+use strongroom_store::{Manifest, Progress};
 
 /// The storage account of a request; it may have gone from the configuration.
 pub(crate) fn account<'s>(service: &'s Service, group: &str, name: &str) -> Result<&'s StorageAccount> {
@@ -191,24 +191,7 @@ fn send(
         images.push(Image::plan(reader, format, progress)?);
     }
     progress.add_total(images.iter().map(Image::file_bytes).sum());
-
-    request.sent.begun = true;
-    jobs::save_params(service, job, request)?;
-    let mut uploads = Vec::new();
-    for (image, disk) in images.iter().zip(&restored) {
-        let name = format!("{directory}/{}", disk.file);
-        let upload = container.upload(&name, image.file_bytes()).map_err(|e| place.told(e))?;
-        request.sent.uploads.push((name, upload.id().to_owned()));
-        uploads.push(upload);
-    }
-    // From here on whoever cleans up knows their ids.
-    jobs::save_params(service, job, request)?;
-    for (image, upload) in images.iter().zip(&mut uploads) {
-        let mut parts = Parts { upload, place, told_bytes: 0 };
-        image.write(&mut parts, progress)?;
-        parts.flush()?;
-    }
-    progress.check()?;
+    let uploads = send_images(service, job, request, place, directory, &images, &restored)?;
     source.check()?;
     for upload in uploads {
         upload.finish().map_err(|e| place.told(e))?;
@@ -224,14 +207,8 @@ fn send(
         put(&names.nvram, bytes.clone())?;
     }
     let nvram = nvram.map(|_| path(&names.nvram));
-    let template = restore_disks::template(
-        &job.entity,
-        &manifest,
-        &restored,
-        nvram,
-        request.allowed.unencrypted,
-        &path,
-    )?;
+    let unencrypted = request.allowed.unencrypted;
+    let template = restore_disks::template(&job.entity, &manifest, &restored, nvram, unencrypted, &path)?;
     if let Some(xml) = &template {
         put(&names.definition, xml.clone().into_bytes())?;
     }
@@ -239,6 +216,59 @@ fn send(
     let config = restore_disks::config(job, &manifest, &restored, definition);
     put(&names.template, config.clone())?;
     // Said before the commit, so that it is known whatever happens after it.
+    tell(service, job, place, directory, names, &manifest, &restored)?;
+    progress.check()?;
+    // The commit.
+    let Err(error) = put(&names.config, config) else { return Ok(warnings) };
+    // Its answer may have been lost, and it be there all the same: then all is.
+    match container.cleaning(SETTLING_PATIENCE).size_bytes(&format!("{directory}/{}", names.config)) {
+        Ok(Some(_)) => Ok(warnings),
+        Ok(None) => Err(error),
+        // Nothing is taken away before that is known; the job is begun once more for it.
+        Err(_) => Err(error.unsettled()),
+    }
+}
+
+/// Begins to send the images, and sends all their bytes: what is left of each is to be finished.
+fn send_images(
+    service: &Service,
+    job: &Job,
+    request: &mut RestoreRequest,
+    place: &Place<'_>,
+    directory: &str,
+    images: &[Image<'_>],
+    restored: &[Restored],
+) -> Result<Vec<Upload>> {
+    request.sent.begun = true;
+    jobs::save_params(service, job, request)?;
+    let mut uploads = Vec::new();
+    for (image, disk) in images.iter().zip(restored) {
+        let name = format!("{directory}/{}", disk.file);
+        let upload = place.container.upload(&name, image.file_bytes()).map_err(|e| place.told(e))?;
+        request.sent.uploads.push((name, upload.id().to_owned()));
+        uploads.push(upload);
+    }
+    // From here on whoever cleans up knows their ids.
+    jobs::save_params(service, job, request)?;
+    for (image, upload) in images.iter().zip(&mut uploads) {
+        let mut parts = Parts { upload, place, told_bytes: 0 };
+        image.write(&mut parts, place.progress)?;
+        parts.flush()?;
+    }
+    place.progress.check()?;
+    Ok(uploads)
+}
+
+/// The job says where everything is, as whoever fetches it finds it.
+fn tell(
+    service: &Service,
+    job: &Job,
+    place: &Place<'_>,
+    directory: &str,
+    names: &Names,
+    manifest: &Manifest,
+    restored: &[Restored],
+) -> Result<()> {
     let shown = place.account.shown()?;
     let at = |name: &str| match shown.prefix.as_str() {
         "" => format!("{directory}/{name}"),
@@ -250,17 +280,7 @@ fn send(
         definition: at(&names.definition),
         nvram: at(&names.nvram),
     };
-    restore_disks::tell(service, job, &full, &shown.container, &shown.base, &manifest, &restored)?;
-    progress.check()?;
-    // The commit.
-    let Err(error) = put(&names.config, config) else { return Ok(warnings) };
-    // Its answer may have been lost, and it be there all the same: then all is.
-    match container.cleaning(SETTLING_PATIENCE).size_bytes(&format!("{directory}/{}", names.config)) {
-        Ok(Some(_)) => Ok(warnings),
-        Ok(None) => Err(error),
-        // Nothing is taken away before that is known; the job is begun once more for it.
-        Err(_) => Err(error.unsettled()),
-    }
+    restore_disks::tell(service, job, &full, &shown.container, &shown.base, manifest, restored)
 }
 
 /// After a crash: either all was committed, or what was sent is taken away, and the job has failed.

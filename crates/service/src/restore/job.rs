@@ -83,58 +83,45 @@ pub fn check(
     Ok(disks)
 }
 
-/// Checks a request and writes its job. `luns`: these disks alone.
-#[allow(clippy::too_many_arguments)]
+/// What is asked of a restore, and by whom.
+pub struct Asked<'a> {
+    /// Where to.
+    pub target: Target,
+    /// These disks alone, by their numbers.
+    pub luns: Option<&'a [i32]>,
+    /// The resource group that the request named, which the job shows.
+    pub group: &'a str,
+    /// Who asks, as jobs show it.
+    pub by: &'a str,
+    /// What may be lost or left unencrypted for it.
+    pub allowed: Allowed,
+}
+
+impl<'a> Asked<'a> {
+    /// All disks, and nothing that needs somebody's leave.
+    pub fn of(target: Target, group: &'a str, by: &'a str) -> Self {
+        Self { target, luns: None, group, by, allowed: Allowed::default() }
+    }
+}
+
+/// Checks a request and writes its job.
 pub fn restore(
     service: &Service,
     vault: &Vault,
     item: &Item,
     point: &Point,
-    target: Target,
-    luns: Option<&[i32]>,
-    target_group: &str,
-    asked_by: &str,
-    allowed: Allowed,
+    asked: Asked<'_>,
 ) -> Result<Job> {
+    let Asked { target, luns, group, by, allowed } = asked;
     let disks = check(service, item, point, &target, luns, allowed)?;
-    let mut job = jobs::draft(service, item, KIND, JobOperation::Restore, asked_by);
+    let mut job = jobs::draft(service, item, KIND, JobOperation::Restore, by);
     job.tasks = vec![JobTask::new(TRANSFER)];
-    let mut bag: Vec<(&str, String)> = Vec::new();
-    let time = point.taken_at.to_string();
-    match &target {
-        Target::Disks { place, .. } => {
-            bag.push((fact::RESTORE_AS, fact::RESTORED_DISKS.into()));
-            bag.push((fact::TARGET_PLACE, place.clone()));
-            bag.push((fact::POINT_TIME, time));
-            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
-        }
-        Target::Container { place, .. } => {
-            bag.push((fact::RESTORE_AS, fact::RESTORED_DISKS.into()));
-            bag.push((fact::TARGET_PLACE, place.clone()));
-            bag.push((fact::POINT_TIME, time));
-            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
-        }
-        Target::Machine { name, network, .. } => {
-            job.tasks.push(JobTask::new(CREATE));
-            bag.push((fact::RESTORE_AS, fact::NEW_MACHINE.into()));
-            bag.push((fact::ORIGINAL_MACHINE, item.machine_name.clone()));
-            bag.push((fact::TARGET_MACHINE, name.clone()));
-            if let Some(network) = network {
-                bag.push((fact::TARGET_NETWORK, network.clone()));
-            }
-            bag.push((fact::POINT_TIME, time));
-            bag.push((fact::TARGET_GROUP, target_group.to_owned()));
-        }
-        Target::Replace => {
-            job.tasks.push(JobTask::new(CREATE_REPLACE));
-            bag.push((fact::RESTORE_AS, fact::REPLACED_DISKS.into()));
-            bag.push((fact::TARGET_MACHINE, item.machine_name.clone()));
-            bag.push((fact::POINT_TIME, time));
-            bag.push((fact::TARGET_GROUP, item.group.to_lowercase()));
-        }
-    }
-    bag.push((fact::SUBSCRIPTION, service.subscription.to_string()));
-    job.properties = bag.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    job.tasks.extend(match &target {
+        Target::Disks { .. } | Target::Container { .. } => None,
+        Target::Machine { .. } => Some(JobTask::new(CREATE)),
+        Target::Replace => Some(JobTask::new(CREATE_REPLACE)),
+    });
+    job.properties = facts(service, item, point, &target, group);
     let request = RestoreRequest {
         point: Uuid::from_bytes(*point.id.as_bytes()),
         target,
@@ -149,6 +136,42 @@ pub fn restore(
     jobs::put_reading(service, &job, point)?;
     service.life.wake();
     Ok(job)
+}
+
+/// What the job says of itself, in the order in which it is shown.
+fn facts(
+    service: &Service,
+    item: &Item,
+    point: &Point,
+    target: &Target,
+    group: &str,
+) -> Vec<(String, String)> {
+    let mut facts: Vec<(&str, String)> = match target {
+        Target::Disks { place, .. } | Target::Container { place, .. } => {
+            vec![(fact::RESTORE_AS, fact::RESTORED_DISKS.into()), (fact::TARGET_PLACE, place.clone())]
+        }
+        Target::Machine { name, network, .. } => {
+            let mut facts = vec![
+                (fact::RESTORE_AS, fact::NEW_MACHINE.into()),
+                (fact::ORIGINAL_MACHINE, item.machine_name.clone()),
+                (fact::TARGET_MACHINE, name.clone()),
+            ];
+            facts.extend(network.clone().map(|network| (fact::TARGET_NETWORK, network)));
+            facts
+        }
+        Target::Replace => vec![
+            (fact::RESTORE_AS, fact::REPLACED_DISKS.into()),
+            (fact::TARGET_MACHINE, item.machine_name.clone()),
+        ],
+    };
+    facts.push((fact::POINT_TIME, point.taken_at.to_string()));
+    let group = match target {
+        Target::Replace => item.group.to_lowercase(),
+        _ => group.to_owned(),
+    };
+    facts.push((fact::TARGET_GROUP, group));
+    facts.push((fact::SUBSCRIPTION, service.subscription.to_string()));
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn check_directory(directory: &Path) -> Result<()> {

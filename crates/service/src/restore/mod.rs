@@ -12,5 +12,5 @@ pub(crate) mod swap;
 pub(crate) mod swap_plan;
 pub(crate) mod variables;
 
-pub use job::{check, restore};
+pub use job::{Asked, check, restore};
 pub use request::{Allowed, CREATE, CREATE_REPLACE, RestoreRequest, TRANSFER, Target, check_replace};

@@ -27,7 +27,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, io};
 use strongroom_catalog::{Item, Job, Machine, Vault};
 use strongroom_domain::PointId;
@@ -97,15 +97,8 @@ pub(crate) fn carry_out(
             }
         }
         work.tell(&error);
-        wait(service, pause);
+        service.life.pause(pause);
         pause = (pause * 2).min(REPLACE_RETRY_MAX);
-    }
-}
-
-fn wait(service: &Service, time: Duration) {
-    let until = Instant::now() + time;
-    while Instant::now() < until && !service.life.is_stopping() {
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

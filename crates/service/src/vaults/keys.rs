@@ -34,66 +34,12 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
             vault.name
         )));
     }
-    let Some((path, name)) = find(service, id)? else {
-        let named = service.data().keys().join(format!("{id}.key"));
-        if let Ok(key) = KeyFile::load(&named) {
-            return Err(Error::invalid(format!(
-                "{id} is what the key's file {} is called; the vault that it opens is {}. Give the vault's id, if that is the one.",
-                named.display(),
-                key.vault
-            )));
-        }
-        return Err(Error::not_found(format!(
-            "There is no key of vault {id} in {}; see `strongroom vault list --strays`.",
-            service.data().keys().display()
-        ))
-        .coded("ResourceNotFound"));
-    };
-    let mut places: Vec<String> =
-        storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
-    // Nothing says where its store was: vaults may have been kept in a place that is no longer in the configuration.
-    let mut is_unknown = false;
-    // Where its store is, or would be; and that the place is there at all.
-    match name.map(|uuid| purged::purged(service, uuid)).transpose()?.flatten().filter(|p| p.store_id == id) {
-        Some(purged) => {
-            storage::check_seen(service, Some(&purged.store_location))?;
-            places.push(purged.store_location);
-        }
-        None => {
-            storage::check_seen(service, None)?;
-            is_unknown = !is_vault_gone;
-        }
+    let Some((path, name)) = find(service, id)? else { return Err(no_key(service, id)) };
+    let (places, is_located) = places(service, id, name)?;
+    for place in &places {
+        check_elsewhere(service, id, place)?;
     }
-    if let Some(uuid) = name {
-        places.push(service.data().vaults().join(uuid.to_string()).display().to_string());
-        if let Some(base) = &service.config.vault_storage {
-            places.push(format!("{}/{uuid}", base.trim_end_matches('/')));
-        }
-    }
-    for place in places {
-        match storage::vault_at(service, &place) {
-            Ok(Some(found)) if found == id => {
-                return Err(busy(format!(
-                    "The key of vault {id} is kept: its store is there, at {place}. Import it (`strongroom vault import`), or remove the store first if nobody wants what it holds."
-                )));
-            }
-            Ok(_) => {}
-            Err(why) if Path::new(&place).exists() || place.contains("://") => {
-                return Err(busy(format!(
-                    "The key of vault {id} is kept: whether {place} is its store is not known ({why}). Make it readable, or remove it, then run it again."
-                )));
-            }
-            Err(why) => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!(
-                        "The key of vault {id} is kept: whether its store is at {place} is not known ({why})."
-                    ),
-                ));
-            }
-        }
-    }
-    if is_unknown {
+    if !is_located && !is_vault_gone {
         return Err(busy(format!(
             "The key of vault {id} is kept: nothing says where the vault was, and it is not known to be gone. It is in none of the \
              places of now: {}{}. If vaults were kept elsewhere, set vault_storage in the configuration to that place, in which it is \
@@ -105,6 +51,58 @@ pub fn delete(service: &Service, id: &str, is_vault_gone: bool) -> Result<PathBu
     fs::remove_file(&path).map_err(|e| Error::io(format!("deleting {}", path.display()), e))?;
     tracing::warn!(vault = %id, path = %path.display(), "a vault's key was deleted, as somebody asked by its id");
     Ok(path)
+}
+
+fn no_key(service: &Service, id: VaultId) -> Error {
+    let named = service.data().keys().join(format!("{id}.key"));
+    if let Ok(key) = KeyFile::load(&named) {
+        return Error::invalid(format!(
+            "{id} is what the key's file {} is called; the vault that it opens is {}. Give the vault's id, if that is the one.",
+            named.display(),
+            key.vault
+        ));
+    }
+    Error::not_found(format!(
+        "There is no key of vault {id} in {}; see `strongroom vault list --strays`.",
+        service.data().keys().display()
+    ))
+    .coded("ResourceNotFound")
+}
+
+/// Where a vault's store is, or would be, each of which can be seen now; and whether something says where it was. Where nothing
+/// does, vaults may have been kept in a place that is no longer in the configuration.
+fn places(service: &Service, id: VaultId, name: Option<Uuid>) -> Result<(Vec<String>, bool)> {
+    let mut places: Vec<String> =
+        storage::strays(service)?.stores.iter().map(|s| s.path.display().to_string()).collect();
+    let purged =
+        name.map(|uuid| purged::purged(service, uuid)).transpose()?.flatten().filter(|p| p.store_id == id);
+    storage::check_seen(service, purged.as_ref().map(|p| p.store_location.as_str()))?;
+    let is_located = purged.is_some();
+    places.extend(purged.map(|p| p.store_location));
+    if let Some(uuid) = name {
+        places.push(service.data().vaults().join(uuid.to_string()).display().to_string());
+        if let Some(base) = &service.config.vault_storage {
+            places.push(format!("{}/{uuid}", base.trim_end_matches('/')));
+        }
+    }
+    Ok((places, is_located))
+}
+
+/// Refused where the vault's store is at this place, and where that cannot be known.
+fn check_elsewhere(service: &Service, id: VaultId, place: &str) -> Result<()> {
+    match storage::vault_at(service, place) {
+        Ok(Some(found)) if found == id => Err(busy(format!(
+            "The key of vault {id} is kept: its store is there, at {place}. Import it (`strongroom vault import`), or remove the store first if nobody wants what it holds."
+        ))),
+        Ok(_) => Ok(()),
+        Err(why) if Path::new(place).exists() || place.contains("://") => Err(busy(format!(
+            "The key of vault {id} is kept: whether {place} is its store is not known ({why}). Make it readable, or remove it, then run it again."
+        ))),
+        Err(why) => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("The key of vault {id} is kept: whether its store is at {place} is not known ({why})."),
+        )),
+    }
 }
 
 /// The key's file in the data directory, and the vault of the catalog that it was made for.

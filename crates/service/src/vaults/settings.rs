@@ -145,11 +145,40 @@ pub fn update(service: &Service, vault: &Vault, settings: &VaultSettings) -> Res
 }
 
 fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Result<()> {
-    let refused = |code, message: String| Err(Error::invalid(message).coded(code));
+    change_soft_delete(vault, settings)?;
+    if let Some(wanted) = settings.immutability {
+        check_immutability(vault, wanted)?;
+        vault.immutability = wanted;
+    }
+    change_redundancy(service, vault, settings)?;
+    if let Some(tags) = &settings.tags {
+        groups::check_tags(tags)?;
+        vault.tags.clone_from(tags);
+    }
+    if let Some(sku) = &settings.sku {
+        vault.sku.clone_from(sku);
+    }
+    if let Some(identity) = &settings.identity {
+        vault.identity.clone_from(identity);
+    }
+    for (name, value) in &settings.kept {
+        keep(vault, name, value)?;
+    }
+    vault.changed_at = service.now();
+    Ok(())
+}
+
+fn refused<T>(code: &'static str, message: impl Into<String>) -> Result<T> {
+    Err(Error::invalid(message).coded(code))
+}
+
+const ALWAYS_ON: &str = "BMSUserErrorDisablingSoftDeleteStateNotAllowed";
+
+fn change_soft_delete(vault: &mut Vault, settings: &VaultSettings) -> Result<()> {
     if let Some(wanted) = settings.soft_delete {
         if vault.soft_delete == SoftDelete::AlwaysOn && wanted != SoftDelete::AlwaysOn {
             return refused(
-                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                ALWAYS_ON,
                 format!(
                     "Soft delete of vault '{}' is always on: it can neither be turned off nor be made optional again.",
                     vault.name
@@ -161,7 +190,7 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
     if let Some(wanted) = settings.enhanced_security {
         if vault.enhanced_security == SoftDelete::AlwaysOn && wanted != SoftDelete::AlwaysOn {
             return refused(
-                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                ALWAYS_ON,
                 format!("The enhanced security of vault '{}' is always on.", vault.name),
             );
         }
@@ -173,7 +202,7 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
         }
         if vault.soft_delete == SoftDelete::AlwaysOn && vault.version > 0 && days < vault.soft_delete_days {
             return refused(
-                "BMSUserErrorDisablingSoftDeleteStateNotAllowed",
+                ALWAYS_ON,
                 format!(
                     "Soft delete of vault '{}' is always on: its {} days cannot become fewer.",
                     vault.name, vault.soft_delete_days
@@ -182,25 +211,28 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
         }
         vault.soft_delete_days = days;
     }
-    if let Some(wanted) = settings.immutability {
-        // What nobody can take back takes two steps, and the first can be lived with for a while.
-        if vault.immutability == Immutability::Disabled && wanted == Immutability::Locked {
-            return refused(
-                "BMSUserErrorImmutabilityMustBeUnlockedFirst",
-                format!(
-                    "The immutability of vault '{}' cannot be locked at once: locked, nobody can ever take it back. Set it to Unlocked first, which makes the vault immutable and can be taken back; then to Locked.",
-                    vault.name
-                ),
-            );
-        }
-        if vault.immutability == Immutability::Locked && wanted != Immutability::Locked {
-            return refused(
-                "BMSUserErrorImmutabilityLocked",
-                format!("The immutability of vault '{}' is locked: nobody can take it back.", vault.name),
-            );
-        }
-        vault.immutability = wanted;
+    Ok(())
+}
+
+/// What nobody can take back takes two steps, and the first can be lived with for a while.
+fn check_immutability(vault: &Vault, wanted: Immutability) -> Result<()> {
+    match (vault.immutability, wanted) {
+        (Immutability::Disabled, Immutability::Locked) => refused(
+            "BMSUserErrorImmutabilityMustBeUnlockedFirst",
+            format!(
+                "The immutability of vault '{}' cannot be locked at once: locked, nobody can ever take it back. Set it to Unlocked first, which makes the vault immutable and can be taken back; then to Locked.",
+                vault.name
+            ),
+        ),
+        (Immutability::Locked, Immutability::Disabled | Immutability::Unlocked) => refused(
+            "BMSUserErrorImmutabilityLocked",
+            format!("The immutability of vault '{}' is locked: nobody can take it back.", vault.name),
+        ),
+        _ => Ok(()),
     }
+}
+
+fn change_redundancy(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Result<()> {
     if let Some(wanted) = settings.redundancy {
         if wanted != vault.redundancy && vault.version > 0 && vaults::item_count(service, vault, false)? > 0 {
             return refused(
@@ -218,25 +250,11 @@ fn change(service: &Service, vault: &mut Vault, settings: &VaultSettings) -> Res
         if wanted && vault.redundancy != Redundancy::Geo {
             return refused(
                 "UserErrorCrossRegionRestoreNeedsGrs",
-                "Cross-region restore needs a vault with geo-redundant storage.".into(),
+                "Cross-region restore needs a vault with geo-redundant storage.",
             );
         }
         vault.cross_region_restore = wanted;
     }
-    if let Some(tags) = &settings.tags {
-        groups::check_tags(tags)?;
-        vault.tags.clone_from(tags);
-    }
-    if let Some(sku) = &settings.sku {
-        vault.sku.clone_from(sku);
-    }
-    if let Some(identity) = &settings.identity {
-        vault.identity.clone_from(identity);
-    }
-    for (name, value) in &settings.kept {
-        keep(vault, name, value)?;
-    }
-    vault.changed_at = service.now();
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::request::{Body, NAMES, USES_SOURCE, accepted, check_item};
 use crate::arm::protection::points::point_of;
 use crate::arm::shared::{Answer, App, caller, item_path};
 use crate::{Params, Request, Route};
-use strongroom_service::restore::{self};
+use strongroom_service::restore::{self, Asked};
 
 pub fn routes() -> Vec<Route<App>> {
     const TAG: &str = "Recovery points";
@@ -34,11 +34,7 @@ fn restore(app: &App, request: &Request, params: &Params) -> Answer {
         &vault,
         &item,
         &point,
-        target,
-        p.luns(),
-        &group,
-        &caller(request),
-        p.allowed(),
+        Asked { target, luns: p.luns(), group: &group, by: &caller(request), allowed: p.allowed() },
     )?;
     accepted(app, request, &vault, &item, &job)
 }
