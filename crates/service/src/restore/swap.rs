@@ -197,7 +197,7 @@ impl Work<'_> {
             return Err(error.unsettled());
         }
         self.tell(&error);
-        wait(self.service, *pause);
+        self.service.life.pause(*pause);
         *pause = (*pause * 2).min(REPLACE_RETRY_MAX);
         Ok(())
     }
