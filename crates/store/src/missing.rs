@@ -17,6 +17,7 @@ use strongroom_domain::{PointId, SessionId};
 /// A point that is not to be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingPoint {
+    /// Which.
     pub point: PointId,
     /// The object of its manifest.
     pub object: String,
@@ -27,6 +28,7 @@ pub struct MissingPoint {
 /// What of a vault's points is out of sight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutOfSight {
+    /// Points that are not to be seen.
     pub points: Vec<MissingPoint>,
     /// Objects of the commit log that are not there though later ones are.
     pub log: Vec<String>,
@@ -35,6 +37,7 @@ pub struct OutOfSight {
 }
 
 impl OutOfSight {
+    /// Whether all that is known of is to be seen.
     pub fn is_nothing(&self) -> bool {
         self.points.is_empty() && self.log.is_empty() && !self.unexplained_packs
     }

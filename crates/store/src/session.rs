@@ -36,15 +36,25 @@ pub struct Session {
 /// What a point is to say of itself; the rest is the session's to know.
 #[derive(Debug, Clone)]
 pub struct PointDraft {
+    /// What it is a point of.
     pub item: ItemName,
+    /// What it was taken of.
     pub kind: PointKind,
+    /// The instant the data is of.
     pub taken_at: Timestamp,
+    /// The point that it was compared with. None: with none.
     pub parent: Option<PointId>,
+    /// What the data is fit for, and why it is no better.
     pub consistency: Consistency,
+    /// As [`Session::write_disk`] answered for each, by [`Disk::new`].
     pub disks: Vec<Disk>,
+    /// None: it is of no machine.
     pub definition: Option<Definition>,
+    /// Why it is made and what is promised of it. None: nothing is said of that.
     pub kept: Option<Promise>,
+    /// What whoever restores it is to know, in words.
     pub warnings: Vec<String>,
+    /// Free for the writer.
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -69,10 +79,12 @@ impl Session {
         })
     }
 
+    /// What its lease, its packs and its point go by.
     pub fn id(&self) -> SessionId {
         self.id
     }
 
+    /// The vault that it writes to.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }

@@ -56,6 +56,7 @@ pub struct ContainerSettings {
     pub region: Option<String>,
     /// Also where the endpoint is not encrypted.
     pub allow_http: bool,
+    /// Which servers are trusted besides, and how fast to send.
     pub reach: Reach,
 }
 
@@ -120,6 +121,7 @@ impl ContainerSettings {
 /// Where a container's objects are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerAddress {
+    /// Its name, without where it is.
     pub container: String,
     /// The container as browsers have it, without a slash at the end.
     pub base: String,
@@ -440,6 +442,7 @@ impl Upload {
         &self.id
     }
 
+    /// As it was given to [`Container::upload`].
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -485,12 +485,19 @@ pub enum Agreement {
     /// They do, and the vault's roll is confirmed.
     Confirmed,
     /// They do, since then; the roll is confirmed when they still do a day later.
-    First { since: Timestamp },
+    First {
+        /// When they agreed first.
+        since: Timestamp,
+    },
     /// They do, and that says nothing of points that neither has seen: the list was taken from the vault itself.
     AsListed,
-    /// They do not. Points that should be there, are not, and were not forgotten; and points that are there and that were
-    /// not named.
-    Differs { missing: Vec<PointId>, unknown: Vec<PointId> },
+    /// They do not.
+    Differs {
+        /// Points that should be there, are not, and were not forgotten.
+        missing: Vec<PointId>,
+        /// Points that are there and that were not named.
+        unknown: Vec<PointId>,
+    },
 }
 
 impl Vault {

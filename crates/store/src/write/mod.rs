@@ -39,22 +39,30 @@ pub trait BlockSource: Send + Sync {
 
 /// What to write of a disk.
 pub struct DiskRequest {
+    /// Where its bytes come from.
     pub source: Arc<dyn BlockSource>,
     /// How errors call it.
     pub name: String,
+    /// Its length; it may differ from the parent's.
     pub size_bytes: u64,
     /// What to look at, sorted and not overlapping: everything else is as in the parent (or a hole, without one).
     pub extents: Vec<TypedExtent>,
+    /// The same disk at an earlier point. None: everything else is holes.
     pub parent: Option<DiskTree>,
+    /// Counts what is read, and can stop it.
     pub progress: Arc<Progress>,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskWritten {
+    /// What a point names: [`Disk::new`](crate::Disk::new).
     pub tree: DiskTree,
+    /// Read from the source.
     pub read_bytes: u64,
+    /// Whole blocks that differ from the parent's.
     pub changed_bytes: u64,
+    /// Whole blocks that the vault had nowhere.
     pub new_bytes: u64,
 }
 

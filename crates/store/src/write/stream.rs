@@ -18,11 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What to write, from the first byte to the last.
 pub struct StreamRequest<'a> {
+    /// Read until it says that it is over.
     pub source: &'a mut dyn Read,
     /// How errors call it.
     pub name: String,
     /// What changes are counted against.
     pub parent: Option<DiskTree>,
+    /// Counts what is read, and can stop it.
     pub progress: Arc<Progress>,
 }
 
