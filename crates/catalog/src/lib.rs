@@ -13,6 +13,7 @@
 //! Vaults explain themselves without it: a catalog that was lost is rebuilt by importing each of them.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod actor;
 mod differences;
@@ -34,11 +35,17 @@ pub use table::Table;
 
 /// Where the service's state is kept. All implementations pass one suite of tests.
 pub trait ServiceCatalog: Send + Sync {
-    /// All of it, or nothing.
+    /// All of it, or nothing. It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::Conflict`] where a row is not as it was read, [`ServiceError::Taken`] where another one has its name, or
+    /// what the database answers.
     fn apply(&self, changes: &[Change]) -> Result<()>;
 
+    /// The rows that match, in the query's order. Memory grows with them: a query of what can be many has a limit.
     fn fetch(&self, table: Table, query: &Query) -> Result<Vec<Stored>>;
 
+    /// How many rows match. The query is one without limit and skip, which would count rows of the answer.
     fn count(&self, table: Table, query: &Query) -> Result<u64>;
 
     /// How many bytes a table's documents have.
@@ -66,6 +73,7 @@ impl dyn ServiceCatalog + '_ {
         Ok(self.find::<R>(&query.limit(1))?.pop())
     }
 
+    /// The row of this id. None: there is none.
     pub fn get<R: Row>(&self, id: impl std::fmt::Display) -> Result<Option<R>> {
         self.first(Query::all().eq("id", id.to_string()))
     }

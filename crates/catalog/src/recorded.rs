@@ -49,6 +49,7 @@ impl Note {
 }
 
 impl<C: ServiceCatalog> Recorded<C> {
+    /// Around `inner`, which nobody else may write to: what passes by is not in the audit.
     pub fn new(inner: C, clock: RecordClock) -> Self {
         Self { inner, clock, subscription: OnceLock::new() }
     }

@@ -9,8 +9,11 @@ use std::path::PathBuf;
 /// A column's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
+    /// Nothing: `eq` and `ne` with it ask whether the column has a value.
     Null,
+    /// A number, a truth (0 or 1), or a time in microseconds since 1970.
     Integer(i64),
+    /// Text; ids are text as well.
     Text(String),
 }
 
@@ -58,13 +61,16 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 
 /// A document of a table.
 pub trait Row: Serialize + DeserializeOwned {
+    /// Where rows of this type are.
     const TABLE: Table;
 
+    /// One in its table.
     fn id(&self) -> String;
 
-    /// 0 for one that was never written.
+    /// Counted up by the catalog at each write; 0 for one that was never written.
     fn version(&self) -> i64;
 
+    /// Notes which version was read. Only the catalog and what reads from it have a use for this.
     fn set_version(&mut self, version: i64);
 
     /// In the order of [`Table::columns`].
@@ -74,13 +80,18 @@ pub trait Row: Serialize + DeserializeOwned {
 /// A row as it was read.
 #[derive(Debug, Clone)]
 pub struct Stored {
+    /// Where it is.
     pub table: Table,
+    /// One in its table.
     pub id: String,
+    /// See [`Row::version`].
     pub version: i64,
+    /// The row as JSON, without its version.
     pub doc: String,
 }
 
 impl Stored {
+    /// The row. A document that is none of this type is [`ServiceError::Damaged`], and names its table in place of a file.
     pub fn read<R: Row>(&self) -> Result<R> {
         let mut row: R = serde_json::from_str(&self.doc).map_err(|e| ServiceError::Damaged {
             path: PathBuf::from(self.table.name()),
@@ -114,6 +125,8 @@ pub struct Query {
 }
 
 impl Query {
+    /// All rows, in no order. What is called on it restricts it. A column that the table does not have ([`Table::columns`]) is
+    /// [`ServiceError::Failed`] where the query is made.
     pub fn all() -> Self {
         Self::default()
     }
@@ -123,21 +136,25 @@ impl Query {
         self
     }
 
+    /// Rows whose column has this value; [`Value::Null`]: that have none.
     #[must_use]
     pub fn eq(self, column: &'static str, value: impl Into<Value>) -> Self {
         self.with(column, Comparison::Equal, value)
     }
 
+    /// Rows whose column has another value, or none; [`Value::Null`]: that have any.
     #[must_use]
     pub fn ne(self, column: &'static str, value: impl Into<Value>) -> Self {
         self.with(column, Comparison::NotEqual, value)
     }
 
+    /// Rows whose column is less than this; none without a value.
     #[must_use]
     pub fn less(self, column: &'static str, value: impl Into<Value>) -> Self {
         self.with(column, Comparison::Less, value)
     }
 
+    /// Rows whose column is this or more; none without a value.
     #[must_use]
     pub fn at_least(self, column: &'static str, value: impl Into<Value>) -> Self {
         self.with(column, Comparison::AtLeast, value)
@@ -154,12 +171,14 @@ impl Query {
         self
     }
 
+    /// The least first; of several orders the one that was given first counts most.
     #[must_use]
     pub fn ascending(mut self, column: &'static str) -> Self {
         self.order.push((column, false));
         self
     }
 
+    /// The greatest first; of several orders the one that was given first counts most.
     #[must_use]
     pub fn descending(mut self, column: &'static str) -> Self {
         self.order.push((column, true));
@@ -187,12 +206,14 @@ impl Query {
         self
     }
 
+    /// So many at most.
     #[must_use]
     pub fn limit(mut self, rows: u32) -> Self {
         self.limit = Some(rows);
         self
     }
 
+    /// Without the first so many.
     #[must_use]
     pub fn skip(mut self, rows: u32) -> Self {
         self.offset = rows;
@@ -204,23 +225,51 @@ impl Query {
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Writes a row: a new one (version 0), or the next version of what was read.
-    Put { table: Table, id: String, version: i64, doc: String, values: Vec<Value> },
+    Put {
+        /// Where the row is, or comes.
+        table: Table,
+        /// One in its table.
+        id: String,
+        /// That which was read; 0: it is a new one.
+        version: i64,
+        /// The row as JSON.
+        doc: String,
+        /// In the order of [`Table::columns`].
+        values: Vec<Value>,
+    },
     /// Removes what was read, with all that belongs to it.
-    Delete { table: Table, id: String, version: i64 },
+    Delete {
+        /// Where the row is.
+        table: Table,
+        /// One in its table.
+        id: String,
+        /// That which was read.
+        version: i64,
+    },
     /// Does nothing, but only if the row is still as it was read.
-    Unchanged { table: Table, id: String, version: i64 },
+    Unchanged {
+        /// Where the row is.
+        table: Table,
+        /// One in its table.
+        id: String,
+        /// That which was read.
+        version: i64,
+    },
 }
 
 impl Change {
+    /// To write a row: a new one if its version is 0, else the next version of what was read.
     pub fn put<R: Row>(row: &R) -> Self {
         let doc = serde_json::to_string(row).unwrap_or_else(|e| unreachable!("a row is plain data: {e}"));
         Self::Put { table: R::TABLE, id: row.id(), version: row.version(), doc, values: row.values() }
     }
 
+    /// To remove a row as it was read, with all that belongs to it.
     pub fn delete<R: Row>(row: &R) -> Self {
         Self::Delete { table: R::TABLE, id: row.id(), version: row.version() }
     }
 
+    /// To do nothing, but only if the row is still as it was read.
     pub fn unchanged<R: Row>(row: &R) -> Self {
         Self::Unchanged { table: R::TABLE, id: row.id(), version: row.version() }
     }

@@ -66,6 +66,7 @@ impl SqliteServiceCatalog {
         Ok(catalog)
     }
 
+    /// The file. SQLite keeps others beside it while it is open.
     pub fn path(&self) -> &Path {
         &self.path
     }

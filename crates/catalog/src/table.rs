@@ -3,22 +3,36 @@
 /// The tables there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Table {
+    /// What the service remembers under a name.
     Settings,
+    /// Who may sign in.
     Principals,
+    /// What they may do, and where.
     RoleAssignments,
+    /// What tokens are signed with.
     SigningKeys,
+    /// Groups that vaults and machines are named under.
     ResourceGroups,
+    /// Also those that were deleted and not purged yet.
     Vaults,
+    /// The vaults' policies.
     Policies,
+    /// Those that were discovered, also such as are gone.
     Machines,
+    /// Machines that are, or were, protected in a vault.
     Items,
+    /// The items' points.
     RecoveryPoints,
+    /// Those that go on and those that are over.
     Jobs,
+    /// What clients follow.
     Operations,
+    /// What was done, and by whom.
     Audit,
 }
 
 impl Table {
+    /// As the database calls it, and as messages do.
     pub fn name(self) -> &'static str {
         match self {
             Self::Settings => "settings",

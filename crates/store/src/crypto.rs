@@ -27,6 +27,7 @@ impl Id {
         u64::from_be_bytes(first8(&self.0))
     }
 
+    /// Reads 64 hexadecimal digits. None: it is something else.
     pub fn from_hex(text: &str) -> Option<Self> {
         unhex(text)?.try_into().ok().map(Self)
     }

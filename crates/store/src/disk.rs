@@ -20,6 +20,7 @@ use strongroom_domain::{Extent, TypedExtent};
 
 /// Where a disk is restored to. Called from several threads at once, never twice for the same bytes.
 pub trait BlockTarget: Send + Sync {
+    /// Writes all of `data`. An error ends the restore.
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()>;
 }
 
@@ -38,10 +39,12 @@ impl ReadSession {
         Ok(Arc::new(Self { vault: vault.clone(), lease: Mutex::new(lease) }))
     }
 
+    /// The vault that is read.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }
 
+    /// Opens a disk of a point: [`Disk::tree`](crate::Disk::tree). Nothing is read yet.
     pub fn open_disk(self: &Arc<Self>, tree: DiskTree) -> DiskReader {
         DiskReader { session: self.clone(), tree }
     }
@@ -76,6 +79,7 @@ pub struct DiskReader {
 }
 
 impl DiskReader {
+    /// The disk's length, as the machine sees it.
     pub fn size_bytes(&self) -> u64 {
         self.tree.size_bytes
     }

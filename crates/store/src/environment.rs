@@ -13,8 +13,11 @@ pub trait Environment: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time since some fixed moment, going on while the machine sleeps.
     fn elapsed(&self) -> Duration;
+    /// One that nobody has.
     fn new_session_id(&self) -> SessionId;
+    /// One that nobody has. Those of the real world order by time.
     fn new_point_id(&self) -> PointId;
+    /// One that nobody has.
     fn new_vault_id(&self) -> VaultId;
     /// This process, as others on the same host can recognise it.
     fn process(&self) -> ProcessIdentity;
@@ -27,6 +30,7 @@ pub trait Environment: Send + Sync {
 pub struct ProcessIdentity {
     /// Machine, boot and process namespace, joined.
     pub host: String,
+    /// Its number, in its process namespace.
     pub pid: u32,
     /// When the process began, in clock ticks since boot: tells it from a later one with its number.
     pub process_start: u64,

@@ -8,6 +8,7 @@ use crate::error::{Result, StoreError};
 use crate::limits::{FRAME_COUNT_MAX, FRAME_PLAIN_MAX_BYTES};
 use strongroom_domain::{SessionId, VaultId};
 
+/// What every frame begins with.
 pub const FRAME_MAGIC: [u8; 4] = *b"SRFR";
 /// Bytes of a frame before its ids.
 pub const FRAME_HEAD_BYTES: usize = 40;
@@ -17,15 +18,19 @@ const HEAD_BOUND_BYTES: usize = 24;
 /// Which pack of a vault: its object's name, and what its key is derived from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackId {
+    /// The session that wrote it.
     pub session: SessionId,
+    /// Its number among the session's packs.
     pub sequence: u32,
 }
 
 impl PackId {
+    /// `packs/SESSION/SEQUENCE`, the sequence as eight hexadecimal digits.
     pub fn object_name(&self) -> String {
         format!("packs/{}/{:08x}", self.session, self.sequence)
     }
 
+    /// Reads such a name. None: it is none of a pack.
     pub fn from_object_name(name: &str) -> Option<Self> {
         let (session, sequence) = name.strip_prefix("packs/")?.split_once('/')?;
         let pack = Self { session: session.parse().ok()?, sequence: u32::from_str_radix(sequence, 16).ok()? };
@@ -50,13 +55,17 @@ impl std::fmt::Display for PackId {
     }
 }
 
+/// What a frame holds. The numbers are the format's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FrameKind {
+    /// Blocks of disks.
     Blocks = 1,
+    /// Nodes of trees.
     Nodes = 2,
 }
 
 impl FrameKind {
+    /// None: no kind that this program knows.
     pub fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Blocks),
@@ -66,21 +75,31 @@ impl FrameKind {
     }
 }
 
+/// How a frame's content is compressed. The numbers are the format's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
+    /// Not at all.
     None = 0,
+    /// As one zstd frame, without its content's size.
     Zstd = 1,
 }
 
 /// What a frame says of itself, without its ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHead {
+    /// What it holds.
     pub kind: FrameKind,
+    /// How that is compressed.
     pub codec: Codec,
+    /// How many blocks or nodes: at least 1, at most [`FRAME_COUNT_MAX`].
     pub count: usize,
+    /// Bytes of the content, decompressed: at most [`FRAME_PLAIN_MAX_BYTES`].
     pub plain_len: usize,
+    /// Bytes of the content as it is stored: compressed, sealed, with its tag.
     pub stored_len: usize,
+    /// Its number in the pack, which its nonce is made of.
     pub ordinal: u32,
+    /// Of the whole frame but this hash itself: told without a key.
     pub hash: [u8; 16],
 }
 
@@ -130,6 +149,7 @@ impl FrameHead {
         self.ids_len() + FRAME_HEAD_BYTES + self.stored_len
     }
 
+    /// Bytes of the ids between head and content.
     pub fn ids_len(&self) -> usize {
         self.count * 32
     }
@@ -158,10 +178,15 @@ pub fn ids_of(bytes: &[u8]) -> impl Iterator<Item = Id> + '_ {
 
 /// Content of a frame to be written: `payload` is compressed already where `codec` says so.
 pub struct FrameContent<'a> {
+    /// What it holds.
     pub kind: FrameKind,
+    /// How `payload` is compressed.
     pub codec: Codec,
+    /// The blocks' or nodes' ids, in the order of the content: at least 1, at most [`FRAME_COUNT_MAX`].
     pub ids: &'a [Id],
+    /// Bytes of the content, decompressed.
     pub plain_len: usize,
+    /// The content.
     pub payload: &'a [u8],
 }
 
@@ -213,6 +238,7 @@ fn frame_hash(frame: &[u8]) -> [u8; 16] {
 /// A whole frame as it was read, its hash found right.
 #[derive(Debug)]
 pub struct Frame<'a> {
+    /// What it says of itself.
     pub head: FrameHead,
     bytes: &'a [u8],
 }
@@ -228,6 +254,7 @@ impl<'a> Frame<'a> {
         Ok(Self { head, bytes })
     }
 
+    /// The ids of what it holds, in the order of its content.
     pub fn ids(&self) -> impl Iterator<Item = Id> + '_ {
         ids_of(self.ids_bytes())
     }

@@ -177,6 +177,7 @@ impl Header {
     }
 }
 
+/// Refuses a block size ([`StoreError::Invalid`]) that is no power of two between the bounds of [`limits`](crate::limits).
 pub fn check_block_size(block_size_bytes: u32) -> Result<()> {
     if block_size_bytes.is_power_of_two()
         && (BLOCK_SIZE_MIN_BYTES..=BLOCK_SIZE_MAX_BYTES).contains(&block_size_bytes)

@@ -16,9 +16,13 @@ use strongroom_domain::VaultId;
 /// A data key as the header holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
+    /// [`KeyProvider::name`] of who wrapped it.
     pub provider: String,
+    /// Which of the provider's keys it is wrapped with; tells nothing of the key.
     pub key_id: String,
+    /// As the provider writes it; of a key file 12 bytes in hexadecimal.
     pub nonce: String,
+    /// As the provider writes it; of a key file the sealed key and its tag in hexadecimal.
     pub wrapped: String,
 }
 
@@ -37,6 +41,7 @@ pub trait KeyProvider: Send + Sync {
 /// A key-encryption key with the vault it belongs to: what a key file holds.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyFile {
+    /// The only vault that it is for.
     pub vault: VaultId,
     key: [u8; 32],
 }
@@ -59,6 +64,7 @@ impl KeyFile {
         Ok(Self { vault, key })
     }
 
+    /// 16 bytes in hexadecimal that tell this key from others, and nothing of it.
     pub fn key_id(&self) -> String {
         hex(&blake3::derive_key("strongroom v1 key id", &self.key)[..16])
     }
@@ -188,6 +194,7 @@ pub struct Keyring {
 }
 
 impl Keyring {
+    /// The keys in a directory, which need not be there yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
     }
@@ -207,10 +214,13 @@ impl Keyring {
         Ok(Self::new(base.join("strongroom/keys")))
     }
 
+    /// Where a vault's key is, or would be.
     pub fn path(&self, vault: VaultId) -> PathBuf {
         self.directory.join(format!("{vault}.key"))
     }
 
+    /// A vault's key. [`StoreError::KeyMissing`] if there is none; [`StoreError::Invalid`] if the file holds another vault's, or
+    /// no key.
     pub fn load(&self, vault: VaultId) -> Result<KeyFile> {
         let path = self.path(vault);
         if !path.exists() {

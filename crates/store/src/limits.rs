@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Smallest and largest block size a vault may have, in bytes.
+/// Smallest block size a vault may have, in bytes.
 pub const BLOCK_SIZE_MIN_BYTES: u32 = 4 << 10;
+/// Largest block size a vault may have, in bytes: several fit into a frame that a reader accepts.
 pub const BLOCK_SIZE_MAX_BYTES: u32 = 4 << 20;
 /// 64 KiB: a small change costs little, and frames give back the ratio and speed of large blocks.
 pub const BLOCK_SIZE_DEFAULT_BYTES: u32 = 64 << 10;
@@ -16,14 +17,15 @@ pub const NODE_FANOUT: usize = 128;
 
 /// A frame is closed when it holds this many plain bytes (or one block, if that is larger).
 pub const FRAME_TARGET_BYTES: usize = 1 << 20;
-/// What a reader accepts.
+/// What a reader accepts as a frame, decompressed.
 pub const FRAME_PLAIN_MAX_BYTES: usize = 16 << 20;
+/// Blocks or nodes that a reader accepts in one frame.
 pub const FRAME_COUNT_MAX: usize = 4096;
 
 /// A pack is closed when it holds this many bytes. Large enough for S3 and HDDs, small enough to
 /// keep several in memory.
 pub const PACK_TARGET_BYTES: usize = 32 << 20;
-/// What a reader accepts.
+/// What a reader accepts as a pack.
 pub const PACK_MAX_BYTES: u64 = 128 << 20;
 
 /// Packs waiting for or being written to the object store, a session.
@@ -49,13 +51,16 @@ pub const COUNTS_PENDING_MAX: usize = 256 << 10;
 pub const FRAME_CACHE_BYTES: usize = 48 << 20;
 /// Frames of one pack no further apart than this are fetched in one read.
 pub const FETCH_GAP_MAX_BYTES: u64 = 128 << 10;
+/// Such a read grows to this at most.
 pub const FETCH_RANGE_MAX_BYTES: u64 = 8 << 20;
 
-/// A note, and its name.
+/// A note.
 pub const NOTE_MAX_BYTES: u64 = 16 << 20;
+/// A note's name.
 pub const NOTE_NAME_MAX_BYTES: usize = 64;
-/// A tombstone says a sentence; a roll names every point, in some hundred bytes.
+/// A tombstone says a sentence.
 pub const TOMBSTONE_MAX_BYTES: u64 = 1 << 20;
+/// A roll names every point, in some hundred bytes.
 pub const ROLL_MAX_BYTES: u64 = MANIFEST_MAX_BYTES;
 /// How long a tombstone is kept at least: whoever counts references elsewhere looks at the vault within that time.
 pub const TOMBSTONE_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -66,14 +71,18 @@ pub const COMMIT_LOG_LAG: u64 = 32;
 /// How far apart two agreements must be to confirm a roll.
 pub const AGREEMENTS_APART: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
-/// Manifests and records: a machine's definition and its lists fit many times over.
+/// A manifest: a machine's definition and its lists fit many times over.
 pub const MANIFEST_MAX_BYTES: u64 = 64 << 20;
+/// A record that carries a mac, like a lease or a condemned list: likewise.
 pub const RECORD_MAX_BYTES: u64 = 256 << 20;
+/// The vault's header, which is one line of JSON and its hash.
 pub const HEADER_MAX_BYTES: u64 = 64 << 10;
+/// Disks that a reader accepts in one manifest.
 pub const DISKS_MAX: usize = 1024;
 
-/// How long a lease holds after its last renewal, and how often it is renewed.
+/// How long a lease holds after its last renewal.
 pub const LEASE_SECONDS: u64 = 300;
+/// How often it is renewed.
 pub const LEASE_RENEW_SECONDS: u64 = 60;
 /// How long a session trusts its own: it stops well before others may take it as over.
 pub const LEASE_HELD: Duration = Duration::from_secs(LEASE_SECONDS - 90);

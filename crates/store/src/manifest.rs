@@ -21,29 +21,39 @@ const BOUND_BYTES: usize = 40;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PointKind {
+    /// A machine: its definition and its disks.
     Machine,
+    /// A disk image by itself, of no machine.
     Image,
 }
 
 /// A recovery point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
+    /// Its id, which is part of its object's name.
     pub point: PointId,
+    /// What it is a point of.
     pub item: ItemName,
+    /// What it was taken of.
     pub kind: PointKind,
     /// The instant the data is of.
     pub taken_at: Timestamp,
     /// When the point was complete.
     pub committed_at: Timestamp,
+    /// The point that it was compared with; it is whole without it. None: with none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<PointId>,
+    /// What the data is fit for, and why it is no better.
     pub consistency: Consistency,
+    /// At most [`DISKS_MAX`].
     pub disks: Vec<Disk>,
+    /// None: it is of no machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definition: Option<Definition>,
     /// Why it was made and what was promised of it. None: by a program that did not write it down yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Promise>,
+    /// What whoever restores it is to know, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Free for the writer.
@@ -51,7 +61,9 @@ pub struct Manifest {
     pub attributes: serde_json::Map<String, serde_json::Value>,
     /// Bytes this point added to the vault, compressed.
     pub stored_bytes: u64,
+    /// The session that made it: of several that tried to, only this one's counts.
     pub session: SessionId,
+    /// Program and version.
     pub writer: String,
 }
 
@@ -59,13 +71,16 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Promise {
+    /// What this program understands.
     Known(Kept),
+    /// Anything else, as it was found: it may promise anything.
     NotUnderstood(serde_json::Value),
 }
 
 /// Why a point was made, and until when it was promised to be kept when it was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
+    /// Why it was made.
     pub reason: PointReason,
     /// The run it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +97,9 @@ pub struct Kept {
 /// A policy as it was when a point was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptPolicy {
+    /// What it was called.
     pub name: String,
+    /// What it said.
     pub rules: Policy,
 }
 
@@ -108,6 +125,7 @@ where
 pub struct Disk {
     /// The name it has in the machine (`vda`), or `disk` for an image.
     pub name: String,
+    /// The disk's length, as the machine sees it.
     pub size_bytes: u64,
     /// The root of its tree; none if it is all holes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,11 +139,13 @@ pub struct Disk {
     /// Why everything had to be read, where changes were to be expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_reason: Option<String>,
+    /// Free for the writer.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Disk {
+    /// What a reader opens, and what the next point's disk is compared with.
     pub fn tree(&self) -> DiskTree {
         DiskTree { root: self.root.map(|id| id.0), size_bytes: self.size_bytes }
     }
@@ -136,6 +156,7 @@ impl Disk {
 pub struct Definition {
     /// `libvirt-domain-xml`.
     pub kind: String,
+    /// As the hypervisor wrote it.
     pub text: String,
 }
 

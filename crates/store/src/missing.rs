@@ -17,6 +17,7 @@ use strongroom_domain::{PointId, SessionId};
 /// A point that is not to be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingPoint {
+    /// Which.
     pub point: PointId,
     /// The object of its manifest.
     pub object: String,
@@ -27,6 +28,7 @@ pub struct MissingPoint {
 /// What of a vault's points is out of sight.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutOfSight {
+    /// Points that are not to be seen.
     pub points: Vec<MissingPoint>,
     /// Objects of the commit log that are not there though later ones are.
     pub log: Vec<String>,
@@ -35,6 +37,7 @@ pub struct OutOfSight {
 }
 
 impl OutOfSight {
+    /// Whether all that is known of is to be seen.
     pub fn is_nothing(&self) -> bool {
         self.points.is_empty() && self.log.is_empty() && !self.unexplained_packs
     }
@@ -66,6 +69,9 @@ impl OutOfSight {
     }
 }
 
+/// A point's item key and session, and whether it is known to have been there.
+type Known = (String, Option<SessionId>, bool);
+
 impl Vault {
     /// What of its points is known to be there and is not to be seen. A vault whose roll cannot be read knows nothing of
     /// that but what its commit log and its packs tell.
@@ -83,40 +89,10 @@ impl Vault {
             RollState::Known { roll, .. } => roll,
             RollState::Unknown { .. } => roll::anew(self)?,
         };
-        let mut known: BTreeMap<PointId, (String, Option<SessionId>, bool)> = BTreeMap::new();
-        for RollPoint { point, item_key, session } in &roll.points {
-            known.insert(*point, (item_key.clone(), *session, true));
-        }
-        let mut leased = HashSet::new();
-        for found in lease::list(self)? {
-            leased.insert(found.session);
-            // Reclaim has not taken it down yet.
-            if let Some(LeaseRecord {
-                state: LeaseState::Committed,
-                commit: Some(Commit { point, item_key }),
-                session,
-                ..
-            }) = found.record
-            {
-                known.entry(point).or_insert((item_key, Some(session), true));
-            }
-        }
-        let mut log = commits::known(self, roll.accounted)?;
-        if !log.missing.is_empty()
-            && let RollState::Known { roll, .. } = roll::load(self)?
-        {
-            // Accounted for, and pruned, since the roll was read.
-            log.missing.retain(|number| *number > roll.accounted);
-        }
-        for (session, Commit { point, item_key }) in log.commits {
-            // Of those at work, and of those that are settled, more is known.
-            if !leased.contains(&session) && roll.settled.binary_search(&session).is_err() {
-                known.entry(point).or_insert((item_key, Some(session), false));
-            }
-        }
+        let (known, gaps) = self.known_points(&roll)?;
         let survey = self.survey(None)?;
         let mut out = OutOfSight {
-            log: log.missing.into_iter().map(commits::object_name).collect(),
+            log: gaps.into_iter().map(commits::object_name).collect(),
             // Asked for in this order: a session that begins now writes its lease first.
             unexplained_packs: self.has_packs_of_nobody(&survey, &roll)?
                 && lease::list(self)?
@@ -151,6 +127,42 @@ impl Vault {
             }
         }
         Ok((survey, out))
+    }
+
+    /// Points that the roll, leases and the commit log name, and numbers of the log that are not there.
+    fn known_points(&self, roll: &Roll) -> Result<(BTreeMap<PointId, Known>, Vec<u64>)> {
+        let mut known = BTreeMap::new();
+        for RollPoint { point, item_key, session } in &roll.points {
+            known.insert(*point, (item_key.clone(), *session, true));
+        }
+        let mut leased = HashSet::new();
+        for found in lease::list(self)? {
+            leased.insert(found.session);
+            // Reclaim has not taken it down yet.
+            if let Some(LeaseRecord {
+                state: LeaseState::Committed,
+                commit: Some(Commit { point, item_key }),
+                session,
+                ..
+            }) = found.record
+            {
+                known.entry(point).or_insert((item_key, Some(session), true));
+            }
+        }
+        let mut log = commits::known(self, roll.accounted)?;
+        if !log.missing.is_empty()
+            && let RollState::Known { roll, .. } = roll::load(self)?
+        {
+            // Accounted for, and pruned, since the roll was read.
+            log.missing.retain(|number| *number > roll.accounted);
+        }
+        for (session, Commit { point, item_key }) in log.commits {
+            // Of those at work, and of those that are settled, more is known.
+            if !leased.contains(&session) && roll.settled.binary_search(&session).is_err() {
+                known.entry(point).or_insert((item_key, Some(session), false));
+            }
+        }
+        Ok((known, log.missing))
     }
 
     /// Whether there are packs of sessions that are not settled, and no point nor tombstone at all.

@@ -13,8 +13,11 @@ use strongroom_domain::{ItemName, PointId, PointSelector, SessionId};
 /// A point that cannot be read, and why.
 #[derive(Debug)]
 pub struct DamagedPoint {
+    /// The object of its manifest.
     pub object: String,
+    /// As the object's name says. None: it is no name of a point's.
     pub point: Option<PointId>,
+    /// Always damage: see [`StoreError::is_damage`].
     pub error: StoreError,
 }
 
@@ -23,6 +26,7 @@ pub struct DamagedPoint {
 pub struct PointList {
     /// Oldest first.
     pub points: Vec<Manifest>,
+    /// Those that are there, or were listed, and cannot be read.
     pub damaged: Vec<DamagedPoint>,
 }
 
@@ -162,6 +166,7 @@ impl Vault {
         }
     }
 
+    /// The point of this id, of whichever item; costs a listing. [`StoreError::NotFound`] where it is not, or was forgotten.
     pub fn point(&self, id: &PointId) -> Result<Manifest> {
         let object = self.point_object(id)?;
         self.visible(&object.name)?.ok_or_else(|| point_not_found(id))

@@ -19,8 +19,10 @@ use strongroom_domain::Extent;
 
 /// A disk that is there. Called from several threads at once, never for the same bytes.
 pub trait RewriteTarget: Send + Sync {
+    /// Fills `buffer` with what is there at `offset_bytes`.
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Writes all of `data`. An error ends the rewrite.
     fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()>;
 
     /// Makes a range read as zeroes, if possible without writing them.
@@ -32,6 +34,7 @@ pub trait RewriteTarget: Send + Sync {
 pub struct Rewritten {
     /// Read of what was there.
     pub compared_bytes: u64,
+    /// Written because they differed; without what was made zero.
     pub written_bytes: u64,
     /// Made to read as zeroes.
     pub zeroed_bytes: u64,

@@ -36,15 +36,25 @@ pub struct Session {
 /// What a point is to say of itself; the rest is the session's to know.
 #[derive(Debug, Clone)]
 pub struct PointDraft {
+    /// What it is a point of.
     pub item: ItemName,
+    /// What it was taken of.
     pub kind: PointKind,
+    /// The instant the data is of.
     pub taken_at: Timestamp,
+    /// The point that it was compared with. None: with none.
     pub parent: Option<PointId>,
+    /// What the data is fit for, and why it is no better.
     pub consistency: Consistency,
+    /// As [`Session::write_disk`] answered for each, by [`Disk::new`].
     pub disks: Vec<Disk>,
+    /// None: it is of no machine.
     pub definition: Option<Definition>,
+    /// Why it is made and what is promised of it. None: nothing is said of that.
     pub kept: Option<Promise>,
+    /// What whoever restores it is to know, in words.
     pub warnings: Vec<String>,
+    /// Free for the writer.
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -69,10 +79,12 @@ impl Session {
         })
     }
 
+    /// What its lease, its packs and its point go by.
     pub fn id(&self) -> SessionId {
         self.id
     }
 
+    /// The vault that it writes to.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }
@@ -127,37 +139,8 @@ impl Session {
 
     /// As [`commit`](Self::commit), of a point whose id was chosen before. Fails when there is one of it.
     pub fn commit_as(mut self, point: PointId, draft: PointDraft) -> Result<Manifest> {
-        let stored_bytes = match self.writers.write().take() {
-            Some(writers) => {
-                let sink = writers.shared_sink();
-                match writers.finish() {
-                    Ok(stored_bytes) => stored_bytes,
-                    Err(error) => {
-                        end_lease(&mut self.lease, sink.next_numbers().0 > 0);
-                        return Err(error);
-                    }
-                }
-            }
-            None => 0,
-        };
-        let environment = self.vault.environment();
-        let manifest = Manifest {
-            point,
-            item: draft.item,
-            kind: draft.kind,
-            taken_at: draft.taken_at,
-            committed_at: environment.now(),
-            parent: draft.parent,
-            consistency: draft.consistency,
-            disks: draft.disks,
-            definition: draft.definition,
-            kept: draft.kept,
-            warnings: draft.warnings,
-            attributes: draft.attributes,
-            stored_bytes,
-            session: self.id,
-            writer: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
-        };
+        let stored_bytes = self.finish_writers()?;
+        let manifest = self.manifest(point, draft, stored_bytes);
         let item_key = self.vault.keys().item_key(&manifest.item);
         let name = object_name(&item_key, &manifest.point);
         let bytes = seal(self.vault.keys(), &manifest)?;
@@ -198,6 +181,39 @@ impl Session {
             tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
         }
         Ok(manifest)
+    }
+
+    /// Makes durable what was written. Answers how many bytes that are; where it fails, the session is over.
+    fn finish_writers(&mut self) -> Result<u64> {
+        let Some(writers) = self.writers.write().take() else { return Ok(0) };
+        let sink = writers.shared_sink();
+        match writers.finish() {
+            Ok(stored_bytes) => Ok(stored_bytes),
+            Err(error) => {
+                end_lease(&mut self.lease, sink.next_numbers().0 > 0);
+                Err(error)
+            }
+        }
+    }
+
+    fn manifest(&self, point: PointId, draft: PointDraft, stored_bytes: u64) -> Manifest {
+        Manifest {
+            point,
+            item: draft.item,
+            kind: draft.kind,
+            taken_at: draft.taken_at,
+            committed_at: self.vault.environment().now(),
+            parent: draft.parent,
+            consistency: draft.consistency,
+            disks: draft.disks,
+            definition: draft.definition,
+            kept: draft.kept,
+            warnings: draft.warnings,
+            attributes: draft.attributes,
+            stored_bytes,
+            session: self.id,
+            writer: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+        }
     }
 
     /// What comes right before the commit: from then on nobody can overlook the point. Answers its number in the log.

@@ -9,7 +9,9 @@ use std::collections::HashSet;
 /// Figures of a vault, in bytes where nothing else is said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
+    /// Points whose manifest can be read.
     pub points: u64,
+    /// Items that such points are of.
     pub items: u64,
     /// Points whose manifest cannot be read.
     pub damaged_points: u64,
@@ -21,7 +23,9 @@ pub struct Stats {
     pub compressed_bytes: u64,
     /// Everything the vault occupies.
     pub stored_bytes: u64,
+    /// How many there are, also of those that are condemned.
     pub packs: u64,
+    /// How many the index is made of.
     pub index_runs: u64,
     /// Of the stored bytes, those in packs that a reclaim has condemned but not deleted yet.
     pub condemned_bytes: u64,

@@ -25,8 +25,11 @@ pub(crate) const TOMBSTONE: Sealed = Sealed {
 /// That a point was forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
+    /// Which point.
     pub point: PointId,
+    /// When it was forgotten.
     pub at: Timestamp,
+    /// In words.
     pub why: String,
     /// Program and version.
     pub by: String,
@@ -54,8 +57,11 @@ impl Tombstone {
 /// A tombstone that cannot be read. It hides nothing, and frees nothing.
 #[derive(Debug)]
 pub struct DamagedTombstone {
+    /// Its object.
     pub object: String,
+    /// As the object's name says. None: it is no name of a tombstone's.
     pub point: Option<PointId>,
+    /// Why it cannot be read.
     pub error: StoreError,
 }
 
@@ -64,6 +70,7 @@ pub struct DamagedTombstone {
 pub struct TombstoneList {
     /// Oldest first.
     pub tombstones: Vec<Tombstone>,
+    /// Those that cannot be read.
     pub damaged: Vec<DamagedTombstone>,
 }
 

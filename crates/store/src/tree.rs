@@ -9,7 +9,9 @@ use std::sync::Arc;
 /// A disk at a recovery point: its size and the root of its tree (none if it is all holes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskTree {
+    /// The root's id. None: all of the disk is a hole.
     pub root: Option<Id>,
+    /// The disk's length, which says how high the tree is.
     pub size_bytes: u64,
 }
 

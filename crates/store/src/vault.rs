@@ -37,10 +37,13 @@ struct Inner {
 /// What to make a vault with.
 #[derive(Clone)]
 pub struct InitOptions {
+    /// The id that it gets: that of its key.
     pub vault: VaultId,
+    /// For ever; a power of two within the bounds of [`limits`](crate::limits).
     pub block_size_bytes: u32,
     /// At most one run at a time is to write to it; its store need not honour create-if-absent then. There is no way back.
     pub single_writer: bool,
+    /// What it takes time and ids from, the vault that is made included.
     pub environment: Arc<dyn Environment>,
 }
 
@@ -73,6 +76,7 @@ impl Vault {
         Self::open_in(objects, provider, Arc::new(System))
     }
 
+    /// As [`open`](Self::open), with clocks and ids from elsewhere.
     pub fn open_in(
         objects: BlobStore,
         provider: &dyn KeyProvider,
@@ -109,6 +113,7 @@ impl Vault {
         Self(Arc::new(inner), objects)
     }
 
+    /// As its header says.
     pub fn id(&self) -> VaultId {
         self.0.keys.vault
     }
@@ -146,14 +151,17 @@ impl Vault {
         self.0.header.read().version
     }
 
+    /// What disks are cut into; the same for all of them, for ever.
     pub fn block_size_bytes(&self) -> u32 {
         self.0.block_size_bytes
     }
 
+    /// Where it is, to be shown: without secrets.
     pub fn location(&self) -> &str {
         self.1.location()
     }
 
+    /// Its bytes, as objects.
     pub fn objects(&self) -> &BlobStore {
         &self.1
     }
@@ -181,6 +189,7 @@ impl Vault {
         &self.0.keys
     }
 
+    /// What it takes time and ids from.
     pub fn environment(&self) -> &dyn Environment {
         &*self.0.environment
     }

@@ -1,15 +1,12 @@
 //! Containers that whole files are given to: Azure Blob Storage or S3, streamed in parts.
 //!
-//! Nothing of a file is visible before [`Upload::finish`]; parts of one that is not finished are taken away by
-//! [`Container::discard`], also after a crash, by the id that [`Upload::id`] had. What is sent is held in memory only
-//! while it is on its way, within a fixed bound; holes are sent without being held at all.
+//! Files are sent by [`upload`](super::upload). Parts of one that is not finished are taken away by [`Container::discard`].
 
-use super::error::{ObjectError, classify};
+use super::error::ObjectError;
 use super::kind::{Kind, Op};
 use super::limits::{
-    LATE_OBJECT_INTERVAL, LATE_OBJECT_WAIT, PART_BUFFER_BYTES, PART_MAX_BYTES, PART_MIN_BYTES, PARTS_AT_ONCE,
-    PARTS_END_PATIENCE, PARTS_MAX, RETRY_TOTAL, S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT, S3_REQUEST_TIMEOUT,
-    STOP_LOOK_INTERVAL,
+    LATE_OBJECT_INTERVAL, LATE_OBJECT_WAIT, RETRY_TOTAL, S3_CONNECT_TIMEOUT, S3_READ_TIMEOUT,
+    S3_REQUEST_TIMEOUT,
 };
 use super::location::{check_bucket, use_ring_for_tls};
 use super::name::{check_name, check_prefix};
@@ -20,16 +17,14 @@ use super::transport::{Connector, Dialect};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::multipart::{MultipartStore, PartId};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, PutPayload, RetryConfig};
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, ObjectError>;
-type StoreResult<T> = std::result::Result<T, object_store::Error>;
 
 /// A word that is not shown.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -56,6 +51,7 @@ pub struct ContainerSettings {
     pub region: Option<String>,
     /// Also where the endpoint is not encrypted.
     pub allow_http: bool,
+    /// Which servers are trusted besides, and how fast to send.
     pub reach: Reach,
 }
 
@@ -102,6 +98,20 @@ impl ContainerSettings {
         }
     }
 
+    /// Options of the client that requests are sent by, or what is wrong with the authorities that it is to trust.
+    fn client(&self, make: Make) -> std::result::Result<ClientOptions, String> {
+        use_ring_for_tls();
+        let client = ClientOptions::new()
+            .with_connect_timeout(S3_CONNECT_TIMEOUT)
+            .with_read_timeout(S3_READ_TIMEOUT)
+            .with_timeout(S3_REQUEST_TIMEOUT)
+            .with_allow_http(self.allow_http);
+        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty() && make == Make::S3);
+        self.reach
+            .trust(client, bundle.as_deref().map(std::path::Path::new))
+            .map_err(|why| format!("{}: {why}", self.url))
+    }
+
     /// Where its objects are, to be shown.
     pub fn shown(&self) -> std::result::Result<ContainerAddress, String> {
         let (make, name, prefix) = self.parts()?;
@@ -120,6 +130,7 @@ impl ContainerSettings {
 /// Where a container's objects are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerAddress {
+    /// Its name, without where it is.
     pub container: String,
     /// The container as browsers have it, without a slash at the end.
     pub base: String,
@@ -130,20 +141,20 @@ pub struct ContainerAddress {
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// Whether whoever waits has been told to stop.
-type ToldToStop = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(super) type ToldToStop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What both kinds of store can do.
-trait Parts: ObjectStore + MultipartStore {}
+pub(super) trait Parts: ObjectStore + MultipartStore {}
 impl<T: ObjectStore + MultipartStore> Parts for T {}
 
 /// An open container. Requests that fail in a way that may pass are tried again until a limit, or until told to stop.
 #[derive(Clone)]
 pub struct Container {
-    remote: Arc<Remote>,
-    store: Arc<dyn Parts>,
+    pub(super) remote: Arc<Remote>,
+    pub(super) store: Arc<dyn Parts>,
     make: Make,
     prefix: String,
-    stop: ToldToStop,
+    pub(super) stop: ToldToStop,
     patience: Duration,
 }
 
@@ -164,17 +175,7 @@ impl Container {
         if settings.key.0.is_empty() {
             return Err(format!("{}: its key is missing", settings.url));
         }
-        use_ring_for_tls();
-        let client = ClientOptions::new()
-            .with_connect_timeout(S3_CONNECT_TIMEOUT)
-            .with_read_timeout(S3_READ_TIMEOUT)
-            .with_timeout(S3_REQUEST_TIMEOUT)
-            .with_allow_http(settings.allow_http);
-        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty() && make == Make::S3);
-        let client = settings
-            .reach
-            .trust(client, bundle.as_deref().map(std::path::Path::new))
-            .map_err(|why| format!("{}: {why}", settings.url))?;
+        let client = settings.client(make)?;
         let pace = settings.reach.pace(&settings.shown()?.base);
         // Trying again is done here, where somebody may want it to stop.
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
@@ -238,26 +239,26 @@ impl Container {
         Self { stop: Arc::new(|| false), patience, ..self.clone() }
     }
 
-    fn name(&self, name: &str) -> String {
+    pub(super) fn name(&self, name: &str) -> String {
         match self.prefix.as_str() {
             "" => name.to_owned(),
             prefix => format!("{prefix}/{name}"),
         }
     }
 
-    fn path(&self, op: Op, name: &str) -> Result<Path> {
+    pub(super) fn path(&self, op: Op, name: &str) -> Result<Path> {
         let name = self.name(name);
         check_name(&name)
             .map_err(|e| ObjectError::new(Kind::Invalid, op, &name, &self.remote.location, e))?;
         Ok(Path::from(name))
     }
 
-    fn error(&self, op: Op, name: &str, error: object_store::Error) -> ObjectError {
+    pub(super) fn error(&self, op: Op, name: &str, error: object_store::Error) -> ObjectError {
         ObjectError::from_store(op, &self.name(name), &self.remote.location, error)
     }
 
     /// Tries until it works, fails for good, or has taken too long.
-    fn patiently<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    pub(super) fn patiently<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         let began = Instant::now();
         let mut attempt = 0;
         loop {
@@ -273,7 +274,7 @@ impl Container {
     }
 
     /// Pauses before the next attempt; not if there is to be none.
-    fn may_try_again(&self, began: Instant, attempt: u32) -> bool {
+    pub(super) fn may_try_again(&self, began: Instant, attempt: u32) -> bool {
         let pause = RetryLimits::default().pause(attempt);
         if began.elapsed() + pause > self.patience {
             return false;
@@ -308,44 +309,6 @@ impl Container {
                 ControlFlow::Continue(())
             })?;
             self.remote.delete_many(&names.iter().map(String::as_str).collect::<Vec<_>>())
-        })
-    }
-
-    /// Begins an object of exactly this size.
-    pub fn upload(&self, name: &str, size_bytes: u64) -> Result<Upload> {
-        let path = self.path(Op::Put, name)?;
-        let part_bytes = size_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_MIN_BYTES);
-        if part_bytes > PART_MAX_BYTES {
-            let most = PART_MAX_BYTES * PARTS_MAX;
-            let why =
-                format!("{size_bytes} bytes are more than the {most} that a container takes in one object");
-            return Err(ObjectError::new(
-                Kind::TooLarge,
-                Op::Put,
-                &self.name(name),
-                &self.remote.location,
-                why,
-            ));
-        }
-        let id = self.patiently(|| {
-            let (store, path) = (self.store.clone(), path.clone());
-            let made = self.remote.attempt(async move { store.create_multipart(&path).await });
-            made.map_err(|e| self.error(Op::Put, name, e))
-        })?;
-        Ok(Upload {
-            container: self.clone(),
-            name: name.to_owned(),
-            path,
-            id,
-            size_bytes,
-            part_bytes,
-            at_once: ((PART_BUFFER_BYTES / part_bytes) as usize).clamp(1, PARTS_AT_ONCE),
-            taken_bytes: 0,
-            sent_bytes: 0,
-            filling: Vec::new(),
-            filling_bytes: 0,
-            under_way: VecDeque::new(),
-            parts: Vec::new(),
         })
     }
 
@@ -400,199 +363,6 @@ impl Container {
         })?;
         Ok(was_all)
     }
-}
-
-/// Zeroes that are sent again and again.
-static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
-
-/// A part on its way.
-struct Sending {
-    index: usize,
-    length_bytes: u64,
-    payload: PutPayload,
-    began: Instant,
-    attempt: u32,
-    answer: mpsc::Receiver<StoreResult<PartId>>,
-}
-
-/// An object being sent, from its beginning to its end.
-pub struct Upload {
-    container: Container,
-    name: String,
-    path: Path,
-    id: String,
-    size_bytes: u64,
-    part_bytes: u64,
-    at_once: usize,
-    /// Given to us.
-    taken_bytes: u64,
-    /// Taken by the server.
-    sent_bytes: u64,
-    filling: Vec<Bytes>,
-    filling_bytes: u64,
-    under_way: VecDeque<Sending>,
-    parts: Vec<Option<PartId>>,
-}
-
-impl Upload {
-    /// What [`Container::discard`] wants.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How much of it the server has.
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent_bytes
-    }
-
-    /// The next bytes. Waits while too many are on their way.
-    pub fn write(&mut self, mut bytes: Bytes) -> Result<()> {
-        while !bytes.is_empty() {
-            let room = (self.part_bytes - self.filling_bytes).min(bytes.len() as u64);
-            self.filling.push(bytes.split_to(room as usize));
-            self.filling_bytes += room;
-            self.taken_bytes += room;
-            if self.filling_bytes == self.part_bytes {
-                self.send_part()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next bytes, which are zeroes.
-    pub fn write_zeroes(&mut self, length_bytes: u64) -> Result<()> {
-        let mut left = length_bytes;
-        while left > 0 {
-            let now = left.min(ZEROES.len() as u64);
-            self.write(Bytes::from_static(&ZEROES[..now as usize]))?;
-            left -= now;
-        }
-        Ok(())
-    }
-
-    fn send_part(&mut self) -> Result<()> {
-        while self.under_way.len() >= self.at_once {
-            self.wait_for_one()?;
-        }
-        let payload = PutPayload::from_iter(self.filling.drain(..));
-        let length_bytes = std::mem::take(&mut self.filling_bytes);
-        let index = self.parts.len();
-        self.parts.push(None);
-        let answer = self.begin(index, payload.clone());
-        self.under_way.push_back(Sending {
-            index,
-            length_bytes,
-            payload,
-            began: Instant::now(),
-            attempt: 0,
-            answer,
-        });
-        Ok(())
-    }
-
-    fn begin(&self, index: usize, payload: PutPayload) -> mpsc::Receiver<StoreResult<PartId>> {
-        let (store, path, id) = (self.container.store.clone(), self.path.clone(), self.id.clone());
-        self.container.remote.executor.begin(async move { store.put_part(&path, &id, index, payload).await })
-    }
-
-    /// Waits for the oldest part on its way, sending it again if need be.
-    fn wait_for_one(&mut self) -> Result<()> {
-        let Some(mut part) = self.under_way.pop_front() else { return Ok(()) };
-        loop {
-            let error = match part.answer.recv_timeout(STOP_LOOK_INTERVAL) {
-                Ok(Ok(id)) => {
-                    self.parts[part.index] = Some(id);
-                    self.sent_bytes += part.length_bytes;
-                    return Ok(());
-                }
-                Ok(Err(error)) => error,
-                Err(mpsc::RecvTimeoutError::Timeout) if !(self.container.stop)() => continue,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    // Still on its way: whoever takes it back waits for it.
-                    self.under_way.push_front(part);
-                    return Err(self.container.error(Op::Put, &self.name, generic("it was told to stop")));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => generic("the task that sent a part died"),
-            };
-            let passes = classify(&error) == Kind::Transient;
-            if !passes || !self.container.may_try_again(part.began, part.attempt) {
-                return Err(self.container.error(Op::Put, &self.name, error));
-            }
-            tracing::debug!(name = self.name, part = part.index, %error, "sending a part again");
-            part.attempt += 1;
-            part.answer = self.begin(part.index, part.payload.clone());
-        }
-    }
-
-    /// Returns when all was taken by the server. The object is not visible yet.
-    pub fn flush(&mut self) -> Result<()> {
-        if self.taken_bytes != self.size_bytes {
-            let why = format!("{} of its {} bytes were written", self.taken_bytes, self.size_bytes);
-            return Err(self.container.error(Op::Put, &self.name, generic(&why)));
-        }
-        // An empty object has one part, too.
-        if self.filling_bytes > 0 || self.parts.is_empty() {
-            self.send_part()?;
-        }
-        while !self.under_way.is_empty() {
-            self.wait_for_one()?;
-        }
-        Ok(())
-    }
-
-    /// The object is there from now on, with all its bytes.
-    pub fn finish(mut self) -> Result<()> {
-        self.flush()?;
-        let parts: Option<Vec<PartId>> = self.parts.iter().cloned().collect();
-        let parts = parts
-            .ok_or_else(|| self.container.error(Op::Put, &self.name, generic("a part of it was not sent")))?;
-        let mut again = false;
-        self.container.patiently(|| {
-            let (store, path, id) = (self.container.store.clone(), self.path.clone(), self.id.clone());
-            let parts = parts.clone();
-            let done = self
-                .container
-                .remote
-                .attempt(async move { store.complete_multipart(&path, &id, parts).await });
-            let error = match done {
-                Ok(_) => return Ok(()),
-                Err(error) => self.container.error(Op::Put, &self.name, error),
-            };
-            // The attempt before may have done it unseen.
-            if std::mem::replace(&mut again, true)
-                && error.kind != Kind::Transient
-                && self.container.size_bytes(&self.name)? == Some(self.size_bytes)
-            {
-                return Ok(());
-            }
-            Err(error)
-        })?;
-        let there = self.container.size_bytes(&self.name)?;
-        if there != Some(self.size_bytes) {
-            let there = there.map_or("it is not there".to_owned(), |size| format!("it has {size} bytes"));
-            let why = format!("after {} bytes were sent {there}", self.size_bytes);
-            return Err(self.container.error(Op::Put, &self.name, generic(&why)));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Upload {
-    /// Parts that are on their way come to an end first: one that arrives after it was all taken away would be left.
-    fn drop(&mut self) {
-        let until = Instant::now() + PARTS_END_PATIENCE;
-        for part in self.under_way.drain(..) {
-            let _ = part.answer.recv_timeout(until.saturating_duration_since(Instant::now()));
-        }
-    }
-}
-
-fn generic(why: &str) -> object_store::Error {
-    object_store::Error::Generic { store: "container", source: why.to_owned().into() }
 }
 
 #[cfg(test)]

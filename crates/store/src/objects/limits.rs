@@ -20,8 +20,9 @@ pub const DIRECT_READ_MIN_BYTES: usize = 2 << 20;
 pub const DIRECT_PIECE_BYTES: usize = 2 << 20;
 /// Names handed over at once while listing a remote store.
 pub const LIST_PAGE_NAMES: usize = 1000;
-/// Names of objects to delete that are held at a time, and how many requests for that are under way.
+/// Names of objects to delete that are held at a time.
 pub const DELETE_BATCH_NAMES: usize = 1000;
+/// Requests for deleting that are under way at a time.
 pub const DELETES_AT_ONCE: usize = 20;
 
 /// How many create an object at once to find out whether a store lets but one.
@@ -33,9 +34,9 @@ pub const KNOWN_DIRS: usize = 16_384;
 /// A temporary file that nobody can be asked about (no file locks) is stale after this.
 pub const STALE_TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// The reserve of a local vault: at most this, and at most one in so many of the file system's bytes. With what is for records
-/// left, it takes one pack and its index run.
+/// The reserve of a local vault, at most. With what is for records left, it takes one pack and its index run.
 pub const RESERVE_BYTES: u64 = 48 << 20;
+/// Nor is it more than one in so many of the file system's bytes.
 pub const RESERVE_DISK_SHARE: u64 = 8;
 /// What of it is for leases, locks, tombstones and lists alone.
 pub const RESERVE_FOR_RECORDS_BYTES: u64 = 4 << 20;
@@ -59,20 +60,25 @@ pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const S3_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Silence from an S3 endpoint in the middle of an answer.
 pub const S3_READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Parts of a file sent to a container: at least and at most this long, this many at most, this many on their way at a time if they
-/// fit into the buffer. So at most two of the longest are in memory.
+/// A part of a file sent to a container is at least this long.
 pub const PART_MIN_BYTES: u64 = 8 << 20;
+/// And at most this long.
 pub const PART_MAX_BYTES: u64 = 512 << 20;
+/// Parts of one file, at most: stores take 10 000 or more.
 pub const PARTS_MAX: u64 = 9000;
+/// Parts on their way at a time, if they fit into the buffer.
 pub const PARTS_AT_ONCE: usize = 4;
+/// What parts on their way may take of memory; one is, however long it is. So at most two of the longest are.
 pub const PART_BUFFER_BYTES: u64 = 128 << 20;
 /// How long parts on their way are waited for before what was sent is taken back.
 pub const PARTS_END_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a server may take to put an object together after whoever wanted that has gone, and how often that is looked at.
+/// How long a server may take to put an object together after whoever wanted that has gone.
 pub const LATE_OBJECT_WAIT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
 pub const LATE_OBJECT_INTERVAL: Duration = Duration::from_millis(500);
-/// When told to stop: how much longer what is under way is waited for, and what is begun after that to clean up.
+/// When told to stop: how much longer what is under way is waited for.
 pub const STOP_GRACE: Duration = Duration::from_millis(500);
+/// And what is begun after that, to clean up.
 pub const STOP_CLEANUP_GRACE: Duration = Duration::from_secs(2);
 /// How often whoever waits for a store looks whether it is to stop.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);

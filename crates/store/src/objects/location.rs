@@ -184,74 +184,10 @@ pub(super) fn s3_client(
         .with_timeout(S3_REQUEST_TIMEOUT);
     use_ring_for_tls();
     let client = reach.trust(client, bundle.map(|(_, path)| Path::new(path))).map_err(settings)?;
-    let mut builder = AmazonS3Builder::new().with_client_options(client);
-    let mut has_key = false;
-    let mut has_secret = false;
-    let mut has_other_source = false;
-    let mut allow_http = false;
-    let mut endpoint = None;
-    for (variable, value) in vars {
-        if !variable.starts_with("AWS_") || value.is_empty() {
-            continue;
-        }
-        match variable.as_str() {
-            "AWS_ACCESS_KEY_ID" => has_key = true,
-            "AWS_SECRET_ACCESS_KEY" => has_secret = true,
-            "AWS_WEB_IDENTITY_TOKEN_FILE"
-            | "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
-            | "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-            | "AWS_METADATA_ENDPOINT"
-            | "AWS_SKIP_SIGNATURE" => has_other_source = true,
-            "AWS_ALLOW_HTTP" => {
-                allow_http = matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")
-            }
-            "AWS_ENDPOINT_URL_S3" | "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
-                // The more specific variable wins, whatever order they come in.
-                if endpoint.is_none() || variable == "AWS_ENDPOINT_URL_S3" {
-                    endpoint = Some(value);
-                }
-                continue;
-            }
-            // The bucket is the location's to say, and how objects are deleted is ours.
-            "AWS_BUCKET" | "AWS_BUCKET_NAME" | "AWS_DISABLE_BULK_DELETE" => continue,
-            _ => {}
-        }
-        // Variables that object_store doesn't know are other programs' business.
-        if let Ok(key) = variable.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
-            builder = builder.with_config(key, value);
-        }
-    }
-    if has_key != has_secret {
-        let (missing, there) = match has_key {
-            true => ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
-            false => ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-        };
-        return Err(settings(format!("{there} is set but {missing} is not; set both")));
-    }
-    if !has_key && !has_other_source {
-        return Err(settings(
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (profiles in ~/.aws are not read; \
-             for a machine's own role set AWS_METADATA_ENDPOINT=http://169.254.169.254)"
-                .to_owned(),
-        ));
-    }
+    let (mut builder, told) = read_variables(AmazonS3Builder::new().with_client_options(client), vars);
+    told.check().map_err(settings)?;
     let mut store = bucket.to_owned();
-    if let Some(endpoint) = endpoint {
-        let scheme = endpoint.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        match scheme.as_deref() {
-            Some("https") => {}
-            Some("http") if allow_http => {}
-            Some("http") => {
-                return Err(settings(format!(
-                    "AWS_ENDPOINT_URL is {endpoint}, which is not encrypted; use https or set AWS_ALLOW_HTTP=true"
-                )));
-            }
-            _ => {
-                return Err(settings(format!(
-                    "AWS_ENDPOINT_URL is {endpoint:?}; it must begin with https:// or http://"
-                )));
-            }
-        }
+    if let Some(endpoint) = told.endpoint {
         store = format!("{endpoint}/{bucket}");
         builder = builder.with_endpoint(endpoint);
     }
@@ -264,6 +200,83 @@ pub(super) fn s3_client(
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
         .build()
         .map_err(|e| settings(e.to_string()))
+}
+
+/// What the environment says that is looked at here, before or instead of the builder.
+#[derive(Default)]
+struct Told {
+    has_key: bool,
+    has_secret: bool,
+    has_other_source: bool,
+    allow_http: bool,
+    endpoint: Option<String>,
+}
+
+/// Hands variables to the builder, but for those that are looked at here.
+fn read_variables(mut builder: AmazonS3Builder, vars: Vec<(String, String)>) -> (AmazonS3Builder, Told) {
+    let mut told = Told::default();
+    for (variable, value) in vars {
+        if !variable.starts_with("AWS_") || value.is_empty() {
+            continue;
+        }
+        match variable.as_str() {
+            "AWS_ACCESS_KEY_ID" => told.has_key = true,
+            "AWS_SECRET_ACCESS_KEY" => told.has_secret = true,
+            "AWS_WEB_IDENTITY_TOKEN_FILE"
+            | "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+            | "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+            | "AWS_METADATA_ENDPOINT"
+            | "AWS_SKIP_SIGNATURE" => told.has_other_source = true,
+            "AWS_ALLOW_HTTP" => {
+                told.allow_http = matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")
+            }
+            "AWS_ENDPOINT_URL_S3" | "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
+                // The more specific variable wins, whatever order they come in.
+                if told.endpoint.is_none() || variable == "AWS_ENDPOINT_URL_S3" {
+                    told.endpoint = Some(value);
+                }
+                continue;
+            }
+            // The bucket is the location's to say, and how objects are deleted is ours.
+            "AWS_BUCKET" | "AWS_BUCKET_NAME" | "AWS_DISABLE_BULK_DELETE" => continue,
+            _ => {}
+        }
+        // Variables that object_store doesn't know are other programs' business.
+        if let Ok(key) = variable.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    (builder, told)
+}
+
+impl Told {
+    /// Whether there are credentials, and the endpoint may be spoken to; else why not, and what to do.
+    fn check(&self) -> Result<(), String> {
+        if self.has_key != self.has_secret {
+            let (missing, there) = match self.has_key {
+                true => ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+                false => ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            };
+            return Err(format!("{there} is set but {missing} is not; set both"));
+        }
+        if !self.has_key && !self.has_other_source {
+            return Err(
+                "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (profiles in ~/.aws are not read; \
+                 for a machine's own role set AWS_METADATA_ENDPOINT=http://169.254.169.254)"
+                    .to_owned(),
+            );
+        }
+        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        let scheme = endpoint.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        match scheme.as_deref() {
+            Some("https") => Ok(()),
+            Some("http") if self.allow_http => Ok(()),
+            Some("http") => Err(format!(
+                "AWS_ENDPOINT_URL is {endpoint}, which is not encrypted; use https or set AWS_ALLOW_HTTP=true"
+            )),
+            _ => Err(format!("AWS_ENDPOINT_URL is {endpoint:?}; it must begin with https:// or http://")),
+        }
+    }
 }
 
 /// reqwest takes the process's default TLS provider. Somebody may have installed one already: fine.

@@ -29,11 +29,12 @@ mod stop;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
 mod transport;
+mod upload;
 
 use std::time::SystemTime;
 
 pub use blob::{BlobStore, OpenOptions};
-pub use container::{Container, ContainerAddress, ContainerSettings, Secret, Upload};
+pub use container::{Container, ContainerAddress, ContainerSettings, Secret};
 pub use durable_local::{DurableLocal, TEMP_DIR};
 pub use error::{LocalIo, ObjectError, classify, classify_io};
 pub use kind::{Kind, Op};
@@ -45,6 +46,7 @@ pub use refusal::Refusal;
 pub use remote::RetryLimits;
 pub use reserve::RESERVE_NAME;
 pub use stop::Stop;
+pub use upload::Upload;
 
 /// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.
 pub const VOLATILE_PREFIXES: &[&str] = &["sessions/"];

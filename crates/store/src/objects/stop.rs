@@ -31,10 +31,12 @@ impl Stop {
         Self(Arc::new(Inner { ask: Some(Box::new(ask)), ..Inner::default() }))
     }
 
+    /// Asks for it; there is no way back.
     pub fn stop(&self) {
         self.0.asked.get_or_init(Instant::now);
     }
 
+    /// Whether it was asked for.
     pub fn is_asked(&self) -> bool {
         self.asked().is_some()
     }

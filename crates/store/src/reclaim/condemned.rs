@@ -14,19 +14,25 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use strongroom_domain::SessionId;
 
+/// How far a list's packs are on their way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CondemnedState {
+    /// They are there still, for sessions that may need them.
     Condemned,
+    /// They are gone. The list stays while anybody may still name them.
     Deleted,
 }
 
+/// A condemned list: packs that go together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CondemnedRecord {
+    /// Which.
     pub packs: Vec<PackRef>,
     /// Sessions that were there when the list was written, and may still come to need what is in these packs. None
     /// until they have been listed, which must be after this list was written.
     pub sessions: Option<Vec<SessionId>>,
+    /// How far they are on their way out.
     pub state: CondemnedState,
 }
 
@@ -103,6 +109,7 @@ pub fn list(vault: &Vault) -> Result<CondemnedLists> {
     Ok(out)
 }
 
+/// Writes a list under its object's name, in place of an earlier version.
 pub fn save(vault: &Vault, name: &str, record: &CondemnedRecord) -> Result<()> {
     Ok(vault.objects().put(name, record::encode(vault.keys(), name, record)?)?)
 }

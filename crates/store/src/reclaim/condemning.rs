@@ -116,43 +116,15 @@ impl Run<'_> {
     /// Deletes the packs of a condemned list, if every session that could need them is over.
     pub(super) fn delete_condemned(&mut self, name: &str, mut record: CondemnedRecord) -> Result<()> {
         let at_work = self.at_work()?;
-        let listed = match &record.sessions {
-            Some(listed) => listed.clone(),
-            None => {
-                // The list was written before these sessions were listed: any that is not among them has seen it.
-                let listed: Vec<SessionId> = at_work.iter().map(|found| found.session).collect();
-                record.sessions = Some(listed.clone());
-                condemned::save(self.vault, name, &record)?;
-                listed
-            }
-        };
+        let listed = self.sessions_of_list(name, &mut record, &at_work)?;
         let packs: Vec<PackId> = record.packs.iter().map(|pack| (*pack).into()).collect();
-        let mut sizes: Vec<(PackId, u64)> = Vec::new();
-        for pack in &packs {
-            if let Some(info) = self.vault.objects().head(&pack.object_name())? {
-                sizes.push((*pack, info.size_bytes));
-            }
-        }
+        let sizes = self.sizes_of(&packs)?;
         let bytes = sizes.iter().map(|(_, size)| size).sum::<u64>();
         let waiting: Vec<&FoundLease> =
             at_work.iter().filter(|found| listed.contains(&found.session)).collect();
         if !waiting.is_empty() {
             self.report.waiting_bytes += bytes;
-            for found in waiting {
-                let who = match (&found.record, self.outcomes.get(&found.session)) {
-                    (_, Some((commit, CommittedOrNot::InDoubt)))
-                        if found.is_over(self.vault, self.store_now) =>
-                    {
-                        in_doubt(&found.session, commit)
-                    }
-                    (Some(record), _) => format!(
-                        "{} (process {}, since {})",
-                        record.purpose, record.process.pid, record.started_at
-                    ),
-                    (None, _) => format!("session {} whose lease is damaged", found.session),
-                };
-                self.wait_for(who);
-            }
+            waiting.into_iter().for_each(|found| self.wait_for_session(found));
             return Ok(());
         }
         // A session may have committed since the counting: what it came to need must not go.
@@ -166,25 +138,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.count(&stock)?;
-        let live = self.refs.live()?;
-        let together: HashSet<PackId> = packs.iter().copied().collect();
-        let mut moved = HashSet::new();
-        let mut keep: HashSet<PackId> = HashSet::new();
-        for (pack, size) in &sizes {
-            match self.rescue_pack(pack, *size, &live, &together, &mut moved) {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::warn!("{pack}: it is there, and cannot be read; it stays");
-                    keep.insert(*pack);
-                }
-                Err(e) if e.is_damage() => {
-                    tracing::warn!("{e}; the pack stays");
-                    keep.insert(*pack);
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.finish_mover()?;
+        let keep = self.rescue_packs(&packs, &sizes)?;
         // Another reclaim may be at it where this one stood still for long.
         self.lease.check()?;
         marker::check(self.vault)?;
@@ -199,6 +153,73 @@ impl Run<'_> {
         record.state = CondemnedState::Deleted;
         condemned::save(self.vault, name, &record)?;
         self.refs.drop_dead(&packs)
+    }
+
+    /// The sessions that a condemned list waits for: as it says, or, where they have not been listed yet, all that are at work,
+    /// which it says from here on.
+    fn sessions_of_list(
+        &self,
+        name: &str,
+        record: &mut CondemnedRecord,
+        at_work: &[FoundLease],
+    ) -> Result<Vec<SessionId>> {
+        if let Some(listed) = &record.sessions {
+            return Ok(listed.clone());
+        }
+        // The list was written before these sessions were listed: any that is not among them has seen it.
+        let listed: Vec<SessionId> = at_work.iter().map(|found| found.session).collect();
+        record.sessions = Some(listed.clone());
+        condemned::save(self.vault, name, record)?;
+        Ok(listed)
+    }
+
+    /// Those of the packs that are there, with their sizes.
+    fn sizes_of(&self, packs: &[PackId]) -> Result<Vec<(PackId, u64)>> {
+        let mut sizes: Vec<(PackId, u64)> = Vec::new();
+        for pack in packs {
+            if let Some(info) = self.vault.objects().head(&pack.object_name())? {
+                sizes.push((*pack, info.size_bytes));
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// Reports a session that packs wait for.
+    fn wait_for_session(&mut self, found: &FoundLease) {
+        let who = match (&found.record, self.outcomes.get(&found.session)) {
+            (_, Some((commit, CommittedOrNot::InDoubt))) if found.is_over(self.vault, self.store_now) => {
+                in_doubt(&found.session, commit)
+            }
+            (Some(record), _) => {
+                format!("{} (process {}, since {})", record.purpose, record.process.pid, record.started_at)
+            }
+            (None, _) => format!("session {} whose lease is damaged", found.session),
+        };
+        self.wait_for(who);
+    }
+
+    /// Moves what is needed out of packs that are about to go. Answers which of them must stay.
+    fn rescue_packs(&mut self, packs: &[PackId], sizes: &[(PackId, u64)]) -> Result<HashSet<PackId>> {
+        let live = self.refs.live()?;
+        let together: HashSet<PackId> = packs.iter().copied().collect();
+        let mut moved = HashSet::new();
+        let mut keep: HashSet<PackId> = HashSet::new();
+        for (pack, size) in sizes {
+            match self.rescue_pack(pack, *size, &live, &together, &mut moved) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("{pack}: it is there, and cannot be read; it stays");
+                    keep.insert(*pack);
+                }
+                Err(e) if e.is_damage() => {
+                    tracing::warn!("{e}; the pack stays");
+                    keep.insert(*pack);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.finish_mover()?;
+        Ok(keep)
     }
 
     /// Index runs full of packs that are gone are merged without them; lists nobody needs any more go.

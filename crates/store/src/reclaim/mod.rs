@@ -13,6 +13,7 @@
 //! 3. When those sessions are over: points are counted once more, parts that somebody came to need are moved. (As 1.)
 //! 4. Packs are deleted, the list says so. (Leaves a list of packs that are gone; deleting again does nothing.)
 
+mod agreement;
 pub mod condemned;
 mod condemning;
 mod lock;
@@ -27,12 +28,12 @@ use crate::marker;
 use crate::progress::Progress;
 use crate::roll::Roll;
 use crate::vault::Vault;
+pub use agreement::Agreement;
 use condemned::CondemnedState;
 use refs::Refs;
 use run::{Held, PACKS_PER_BATCH, Run, hold};
 pub use run::{ReclaimOptions, ReclaimReport};
 use std::collections::{HashMap, HashSet};
-pub use stock::Agreement;
 
 /// Gives space back.
 pub fn reclaim(vault: &Vault, options: &ReclaimOptions, progress: &Progress) -> Result<ReclaimReport> {

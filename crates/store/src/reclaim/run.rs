@@ -44,8 +44,11 @@ pub struct ReclaimOptions {
 pub struct ReclaimReport {
     /// Bytes of packs that are gone, less what was written anew.
     pub freed_bytes: u64,
+    /// Those that are gone.
     pub packs_deleted: u64,
+    /// Those whose live parts were written anew.
     pub packs_rewritten: u64,
+    /// Bytes of packs that were written anew for them.
     pub rewritten_bytes: u64,
     /// Bytes of packs that are condemned, but wait for sessions to end.
     pub waiting_bytes: u64,
@@ -53,6 +56,7 @@ pub struct ReclaimReport {
     pub waiting_for: Vec<String>,
     /// Whether it is known that the vault has all its points. Else nothing was freed.
     pub confirmed: bool,
+    /// How long it took.
     pub seconds: f64,
 }
 

@@ -7,22 +7,20 @@
 
 use super::condemned;
 use super::refs::Points;
-use super::run::{CommittedOrNot, ReclaimOptions, Run, hold, in_doubt};
+use super::run::{CommittedOrNot, ReclaimOptions, Run, in_doubt};
 use crate::commits::{self, Commit};
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Index;
-use crate::lease::{self, FoundLease, Lease, LeaseRecord, LeaseState};
-use crate::limits::{AGREEMENTS_APART, COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
+use crate::lease::{self, FoundLease, LeaseRecord, LeaseState};
+use crate::limits::{COMMIT_DOUBT, COMMIT_LOG_LAG, TOMBSTONE_KEPT};
 use crate::lists;
 use crate::manifest;
-use crate::missing::OutOfSight;
 use crate::objects::{Kind, ObjectInfo};
 use crate::points::{DamagedPoint, Survey};
-use crate::roll::{self, Roll, RollState};
+use crate::roll::{self, Roll, RollPoint, RollState};
 use crate::tombstone;
 use crate::vault::Vault;
-use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 use strongroom_domain::{PointId, SessionId};
@@ -247,45 +245,12 @@ impl Run<'_> {
             });
         }
         if !accept_loss.is_empty() {
-            let missing = stock.missing(self.vault)?;
-            // All is looked at before anything is written off: a reclaim that is refused changes nothing.
-            let counted = self.refs.counted_but_not(&stock.present())?;
-            let is_missed = |point: &PointId| missing.contains(point) || counted.contains(point);
-            for point in accept_loss {
-                if !is_missed(point) && self.vault.tombstone(point)?.is_none() {
-                    return Err(StoreError::Invalid {
-                        what: "point to write off",
-                        detail: format!("point {point} is not missing"),
-                    });
-                }
-            }
-            refuse_missing(missing.iter().filter(|point| !accept_loss.contains(point)).copied().collect())?;
-            for point in accept_loss.iter().filter(|point| is_missed(point)) {
-                self.vault.accept_loss(point, "accepted loss")?;
-            }
+            self.write_off(&stock)?;
             stock = self.gather()?;
         }
         refuse_missing(stock.missing(self.vault)?)?;
-        let named: HashSet<SessionId> =
-            self.index.named_packs().into_iter().map(|pack| pack.session).collect();
-        let mut points = stock.survey.roll_points(self.vault);
-        for point in points.iter_mut().filter(|point| point.session.is_none()) {
-            point.session = stock.known.get(&point.point).copied().flatten();
-        }
-        let mut settled: BTreeSet<SessionId> = self.roll.settled.iter().copied().collect();
-        settled.extend(points.iter().filter_map(|point| point.session).filter(|of| named.contains(of)));
-        // Their leases go below. Whether they wrote packs the index need not show: it was read before, and runs are merged meanwhile.
-        settled.extend(stock.committed.iter().copied());
-        settled.extend(stock.over.iter().copied());
-        // Of those whose lease is not to be seen, or gone, the log tells.
-        let mut told: HashSet<SessionId> = self.outcomes.keys().copied().collect();
-        if *as_listed {
-            told.extend(sessions_of_packs(self.vault, &self.index)?);
-        }
-        for (session, _) in self.undecided() {
-            told.remove(session);
-        }
-        settled.extend(told.difference(&stock.leased).copied());
+        let points = self.roll_points(&stock);
+        let settled = self.settled(&stock, &points)?;
         self.confirmed_now = confirms;
         let mut roll = Roll {
             confirmed: before.confirmed || *as_listed,
@@ -303,6 +268,58 @@ impl Run<'_> {
         }
         self.report.confirmed = self.roll.confirmed;
         Ok(stock)
+    }
+
+    /// Writes off what was accepted as lost.
+    fn write_off(&self, stock: &Stock) -> Result<()> {
+        let accept_loss = &self.options.accept_loss;
+        let missing = stock.missing(self.vault)?;
+        // All is looked at before anything is written off: a reclaim that is refused changes nothing.
+        let counted = self.refs.counted_but_not(&stock.present())?;
+        let is_missed = |point: &PointId| missing.contains(point) || counted.contains(point);
+        for point in accept_loss {
+            if !is_missed(point) && self.vault.tombstone(point)?.is_none() {
+                return Err(StoreError::Invalid {
+                    what: "point to write off",
+                    detail: format!("point {point} is not missing"),
+                });
+            }
+        }
+        refuse_missing(missing.iter().filter(|point| !accept_loss.contains(point)).copied().collect())?;
+        for point in accept_loss.iter().filter(|point| is_missed(point)) {
+            self.vault.accept_loss(point, "accepted loss")?;
+        }
+        Ok(())
+    }
+
+    /// The points that are there, with the sessions that made them where that is known.
+    fn roll_points(&self, stock: &Stock) -> Vec<RollPoint> {
+        let mut points = stock.survey.roll_points(self.vault);
+        for point in points.iter_mut().filter(|point| point.session.is_none()) {
+            point.session = stock.known.get(&point.point).copied().flatten();
+        }
+        points
+    }
+
+    /// Sessions of whose packs it is known what became of them, once these points are in the roll.
+    fn settled(&self, stock: &Stock, points: &[RollPoint]) -> Result<BTreeSet<SessionId>> {
+        let named: HashSet<SessionId> =
+            self.index.named_packs().into_iter().map(|pack| pack.session).collect();
+        let mut settled: BTreeSet<SessionId> = self.roll.settled.iter().copied().collect();
+        settled.extend(points.iter().filter_map(|point| point.session).filter(|of| named.contains(of)));
+        // Their leases go later. Whether they wrote packs the index need not show: it was read before, and runs are merged meanwhile.
+        settled.extend(stock.committed.iter().copied());
+        settled.extend(stock.over.iter().copied());
+        // Of those whose lease is not to be seen, or gone, the log tells.
+        let mut told: HashSet<SessionId> = self.outcomes.keys().copied().collect();
+        if self.options.as_listed {
+            told.extend(sessions_of_packs(self.vault, &self.index)?);
+        }
+        for (session, _) in self.undecided() {
+            told.remove(session);
+        }
+        settled.extend(told.difference(&stock.leased).copied());
+        Ok(settled)
     }
 
     fn save_roll(&mut self) -> Result<()> {
@@ -465,7 +482,7 @@ impl Run<'_> {
 }
 
 /// All sessions of which there are packs, as far as index and listing show.
-fn sessions_of_packs(vault: &Vault, index: &Index) -> Result<HashSet<SessionId>> {
+pub(super) fn sessions_of_packs(vault: &Vault, index: &Index) -> Result<HashSet<SessionId>> {
     let mut sessions: HashSet<SessionId> = index.named_packs().into_iter().map(|pack| pack.session).collect();
     add_listed_sessions(vault, &mut sessions)?;
     Ok(sessions)
@@ -477,113 +494,4 @@ fn add_listed_sessions(vault: &Vault, sessions: &mut impl Extend<SessionId>) -> 
         std::ops::ControlFlow::Continue(())
     };
     Ok(vault.objects().for_each("packs/", add)?)
-}
-
-/// Whether a vault and whoever keeps a list of its points agree on them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Agreement {
-    /// They do, and the vault's roll is confirmed.
-    Confirmed,
-    /// They do, since then; the roll is confirmed when they still do a day later.
-    First { since: Timestamp },
-    /// They do, and that says nothing of points that neither has seen: the list was taken from the vault itself.
-    AsListed,
-    /// They do not. Points that should be there, are not, and were not forgotten; and points that are there and that were
-    /// not named.
-    Differs { missing: Vec<PointId>, unknown: Vec<PointId> },
-}
-
-impl Vault {
-    /// Compares the vault's points with `known`, all points it should have. Two agreements at least a day apart confirm
-    /// a roll that was made from a listing; until then nothing is freed.
-    pub fn agree(&self, known: &[PointId]) -> Result<Agreement> {
-        self.agree_with(known, true)
-    }
-
-    /// Whether the vault has a list of its points that is known to be whole.
-    pub fn knows_its_points(&self) -> Result<bool> {
-        Ok(matches!(roll::load(self)?, RollState::Known { roll: Roll { confirmed: true, .. }, .. }))
-    }
-
-    /// The same with a list that was taken from what the vault showed: it confirms nothing, however often they agree.
-    pub fn agree_as_listed(&self, known: &[PointId]) -> Result<Agreement> {
-        self.agree_with(known, false)
-    }
-
-    fn agree_with(&self, known: &[PointId], is_independent: bool) -> Result<Agreement> {
-        if self.is_marked()
-            && let RollState::Known { roll: Roll { confirmed: true, .. }, .. } = roll::load(self)?
-        {
-            return Ok(self.compare(known)?.2.unwrap_or(Agreement::Confirmed));
-        }
-        // By it, space is freed.
-        let freeing = self.freeing();
-        let held = hold(&freeing)?;
-        let agreed = freeing.agree_unconfirmed(known, is_independent, &held.lease);
-        held.lease.release()?;
-        agreed
-    }
-
-    /// The points that are there, what is out of sight, and what differs, if anything does.
-    fn compare(&self, known: &[PointId]) -> Result<(Survey, OutOfSight, Option<Agreement>)> {
-        let (survey, out) = self.survey_and_out_of_sight()?;
-        let present: HashSet<PointId> = survey.present().collect();
-        let known: BTreeSet<PointId> = known.iter().copied().collect();
-        let mut missing = Vec::new();
-        for point in known.iter().filter(|point| !present.contains(point)) {
-            if survey.tombstones.covering(self, point, None)?.is_none() {
-                missing.push(*point);
-            }
-        }
-        // And those that the vault knows of.
-        let others = out.points.iter().filter(|missing| missing.was_there).map(|missing| missing.point);
-        missing.extend(others.filter(|point| !known.contains(point)));
-        missing.sort_unstable();
-        let mut unknown: Vec<PointId> = present.into_iter().filter(|point| !known.contains(point)).collect();
-        unknown.sort_unstable();
-        let differs = !missing.is_empty() || !unknown.is_empty();
-        Ok((survey, out, differs.then_some(Agreement::Differs { missing, unknown })))
-    }
-
-    fn agree_unconfirmed(&self, known: &[PointId], is_independent: bool, lease: &Lease) -> Result<Agreement> {
-        let before = match roll::load(self)? {
-            RollState::Known { roll, .. } => roll,
-            RollState::Unknown { .. } => roll::anew(self)?,
-        };
-        let leased: HashSet<SessionId> = lease::list(self)?.into_iter().map(|found| found.session).collect();
-        let (survey, out, differs) = self.compare(known)?;
-        let now = self.environment().now();
-        // One in the future is of a clock that was wrong.
-        let misses = matches!(&differs, Some(Agreement::Differs { missing, .. }) if !missing.is_empty());
-        let since = before.first_agreed_at.filter(|since| *since <= now && !misses && is_independent);
-        let mut roll = Roll { points: survey.roll_points(self), ..before.clone() };
-        // A point that the other does not know yet, or not any more, frees nothing: it is no agreement, and no reason to begin
-        // anew.
-        roll.first_agreed_at =
-            if differs.is_none() && is_independent { Some(since.unwrap_or(now)) } else { since };
-        // Nor is one from the vault's own listing, so none of an earlier look counts with it.
-        let is_old = since.is_some_and(|since| now.duration_since(since) >= AGREEMENTS_APART);
-        // A point that a session was about to commit, and that is not to be seen, may be there.
-        if is_old && differs.is_none() && out.is_nothing() {
-            self.reload();
-            let mut settled: BTreeSet<SessionId> = roll.settled.into_iter().collect();
-            settled.extend(sessions_of_packs(self, &*self.index()?)?.difference(&leased));
-            roll.settled = settled.into_iter().collect();
-            (roll.confirmed, roll.first_agreed_at) = (true, None);
-        } else if differs.is_some() {
-            // What an earlier look showed stays known.
-            roll.points = before.points.clone();
-        }
-        if roll != before || before.generation == 0 {
-            roll.generation += 1;
-            lease.check()?;
-            roll::save(self, &roll)?;
-        }
-        Ok(match (differs, roll.first_agreed_at) {
-            (Some(differs), _) => differs,
-            (None, Some(since)) => Agreement::First { since },
-            (None, None) if roll.confirmed => Agreement::Confirmed,
-            (None, None) => Agreement::AsListed,
-        })
-    }
 }

@@ -39,22 +39,30 @@ pub trait BlockSource: Send + Sync {
 
 /// What to write of a disk.
 pub struct DiskRequest {
+    /// Where its bytes come from.
     pub source: Arc<dyn BlockSource>,
     /// How errors call it.
     pub name: String,
+    /// Its length; it may differ from the parent's.
     pub size_bytes: u64,
     /// What to look at, sorted and not overlapping: everything else is as in the parent (or a hole, without one).
     pub extents: Vec<TypedExtent>,
+    /// The same disk at an earlier point. None: everything else is holes.
     pub parent: Option<DiskTree>,
+    /// Counts what is read, and can stop it.
     pub progress: Arc<Progress>,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskWritten {
+    /// What a point names: [`Disk::new`](crate::Disk::new).
     pub tree: DiskTree,
+    /// Read from the source.
     pub read_bytes: u64,
+    /// Whole blocks that differ from the parent's.
     pub changed_bytes: u64,
+    /// Whole blocks that the vault had nowhere.
     pub new_bytes: u64,
 }
 
@@ -66,6 +74,22 @@ struct DiskContext {
     read_bytes: AtomicU64,
     changed_bytes: AtomicU64,
     new_bytes: AtomicU64,
+}
+
+impl DiskContext {
+    /// Fills the buffer with so many bytes of the disk; with zeroes behind its end.
+    fn read(&self, offset: u64, length: usize, buffer: &mut Vec<u8>) -> Result<()> {
+        let wanted = length.min((self.request.size_bytes - offset) as usize);
+        buffer.clear();
+        buffer.resize(length, 0);
+        self.request
+            .source
+            .read_at(offset, &mut buffer[..wanted])
+            .map_err(|e| StoreError::io(format!("reading {} at offset {offset}", self.request.name), e))?;
+        self.read_bytes.fetch_add(wanted as u64, Ordering::Relaxed);
+        self.request.progress.add_done(wanted as u64);
+        Ok(())
+    }
 }
 
 enum LeafResult {
@@ -123,6 +147,42 @@ impl Writers {
             let tree = DiskTree { root: None, size_bytes: 0 };
             return Ok(DiskWritten { tree, read_bytes: 0, changed_bytes: 0, new_bytes: 0 });
         }
+        let (parent, extents) = self.what_to_read(&mut request)?;
+        let edge_leaf = parent
+            .filter(|p| p.size_bytes != request.size_bytes)
+            .map(|p| edge_leaf(p.size_bytes, request.size_bytes, block_size));
+        let extents = with_resize(extents, edge_leaf, request.size_bytes, block_size);
+        let total: u64 =
+            extents.iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.extent.length_bytes).sum();
+        request.progress.add_total(total);
+        let has_old = parent.is_some_and(|tree| tree.root.is_some());
+        let planned: Vec<TypedExtent> = if has_old {
+            extents
+        } else {
+            // Without anything there before, what becomes a hole needs no work.
+            extents.into_iter().filter(|e| e.kind == ExtentKind::Data).collect()
+        };
+        let mut planner = Planner::new(planned, block_size, request.size_bytes);
+        let disk = Arc::new(DiskContext {
+            parent,
+            edge_leaf,
+            request,
+            read_bytes: AtomicU64::new(0),
+            changed_bytes: AtomicU64::new(0),
+            new_bytes: AtomicU64::new(0),
+        });
+        let tree = self.run(&disk, &mut planner)?;
+        Ok(DiskWritten {
+            tree,
+            read_bytes: disk.read_bytes.load(Ordering::Relaxed),
+            changed_bytes: disk.changed_bytes.load(Ordering::Relaxed),
+            new_bytes: disk.new_bytes.load(Ordering::Relaxed),
+        })
+    }
+
+    /// What the disk can be built on, and what of it is to be looked at then: as was asked for, or, where the parent does not stand,
+    /// everything.
+    fn what_to_read(&self, request: &mut DiskRequest) -> Result<(Option<DiskTree>, Vec<TypedExtent>)> {
         let mut parent = request.parent;
         let mut extents = std::mem::take(&mut request.extents);
         if self.sink.index().has_damage()
@@ -156,36 +216,7 @@ impl Writers {
             parent = None;
             extents = whole(request.size_bytes);
         }
-        let edge_leaf = parent
-            .filter(|p| p.size_bytes != request.size_bytes)
-            .map(|p| edge_leaf(p.size_bytes, request.size_bytes, block_size));
-        let extents = with_resize(extents, edge_leaf, request.size_bytes, block_size);
-        let total: u64 =
-            extents.iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.extent.length_bytes).sum();
-        request.progress.add_total(total);
-        let has_old = parent.is_some_and(|tree| tree.root.is_some());
-        let planned: Vec<TypedExtent> = if has_old {
-            extents
-        } else {
-            // Without anything there before, what becomes a hole needs no work.
-            extents.into_iter().filter(|e| e.kind == ExtentKind::Data).collect()
-        };
-        let mut planner = Planner::new(planned, block_size, request.size_bytes);
-        let disk = Arc::new(DiskContext {
-            parent,
-            edge_leaf,
-            request,
-            read_bytes: AtomicU64::new(0),
-            changed_bytes: AtomicU64::new(0),
-            new_bytes: AtomicU64::new(0),
-        });
-        let tree = self.run(&disk, &mut planner)?;
-        Ok(DiskWritten {
-            tree,
-            read_bytes: disk.read_bytes.load(Ordering::Relaxed),
-            changed_bytes: disk.changed_bytes.load(Ordering::Relaxed),
-            new_bytes: disk.new_bytes.load(Ordering::Relaxed),
-        })
+        Ok((parent, extents))
     }
 
     /// Whether everything of a tree is somewhere where it stays. A point of a session that was at work when packs were condemned
@@ -391,15 +422,7 @@ fn leaf(
     for (run_first, run_count) in runs(read) {
         for first in (run_first..run_first + run_count).step_by(blocks_per_read) {
             let count = blocks_per_read.min(run_first + run_count - first);
-            let offset = leaf_start + (first * block_size) as u64;
-            let wanted = (count * block_size).min((disk.request.size_bytes - offset) as usize);
-            buffer.clear();
-            buffer.resize(count * block_size, 0);
-            disk.request.source.read_at(offset, &mut buffer[..wanted]).map_err(|e| {
-                StoreError::io(format!("reading {} at offset {offset}", disk.request.name), e)
-            })?;
-            disk.read_bytes.fetch_add(wanted as u64, Ordering::Relaxed);
-            disk.request.progress.add_done(wanted as u64);
+            disk.read(leaf_start + (first * block_size) as u64, count * block_size, buffer)?;
             for (i, block) in (first..).zip(buffer.chunks_exact(block_size)) {
                 if is_zero(block) {
                     changed_blocks += u64::from(new.get(i).is_some());

@@ -18,11 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What to write, from the first byte to the last.
 pub struct StreamRequest<'a> {
+    /// Read until it says that it is over.
     pub source: &'a mut dyn Read,
     /// How errors call it.
     pub name: String,
     /// What changes are counted against.
     pub parent: Option<DiskTree>,
+    /// Counts what is read, and can stop it.
     pub progress: Arc<Progress>,
 }
 
@@ -41,91 +43,142 @@ impl BlockSource for Piece {
     }
 }
 
+/// A stream that is being written: how far it was read, what is under way, and what came of it.
+struct Stream<'a> {
+    source: &'a mut dyn Read,
+    name: String,
+    parent: Option<DiskTree>,
+    progress: Arc<Progress>,
+    size_bytes: u64,
+    is_over: bool,
+    under_way: HashMap<u64, Arc<DiskContext>>,
+    leaves: Vec<(u64, Id)>,
+    written: DiskWritten,
+}
+
+impl<'a> Stream<'a> {
+    fn new(request: StreamRequest<'a>, parent: Option<DiskTree>) -> Self {
+        let StreamRequest { source, name, progress, .. } = request;
+        Self {
+            source,
+            name,
+            parent,
+            progress,
+            size_bytes: 0,
+            is_over: false,
+            under_way: HashMap::new(),
+            leaves: Vec::new(),
+            written: DiskWritten {
+                tree: DiskTree { root: None, size_bytes: 0 },
+                read_bytes: 0,
+                changed_bytes: 0,
+                new_bytes: 0,
+            },
+        }
+    }
+
+    /// Reads the next leaf's bytes. None: there are none.
+    fn next_piece(&mut self, leaf_bytes: usize) -> Result<Option<Piece>> {
+        let Self { name, size_bytes, .. } = self;
+        let bytes = read_piece(self.source, leaf_bytes)
+            .map_err(|e| StoreError::io(format!("reading {name} at offset {size_bytes}"), e));
+        // Stopped is why reading failed, where both are so.
+        self.progress.check()?;
+        let bytes = bytes?;
+        self.is_over = bytes.len() < leaf_bytes;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let offset_bytes = self.size_bytes;
+        self.size_bytes += bytes.len() as u64;
+        check_size(&self.name, self.size_bytes)?;
+        Ok(Some(Piece { offset_bytes, bytes }))
+    }
+
+    /// What workers are to know of a leaf, which is under way from here on.
+    fn begin(&mut self, leaf: u64, piece: Piece) -> Arc<DiskContext> {
+        let disk = Arc::new(DiskContext {
+            parent: self.parent,
+            // It says what its leaf is also where that is as it was.
+            edge_leaf: Some(leaf),
+            request: DiskRequest {
+                source: Arc::new(piece),
+                name: self.name.clone(),
+                size_bytes: self.size_bytes,
+                extents: Vec::new(),
+                parent: None,
+                progress: self.progress.clone(),
+            },
+            read_bytes: AtomicU64::new(0),
+            changed_bytes: AtomicU64::new(0),
+            new_bytes: AtomicU64::new(0),
+        });
+        self.under_way.insert(leaf, disk.clone());
+        disk
+    }
+
+    /// A leaf is done.
+    fn take_in(&mut self, leaf: u64, result: LeafResult) {
+        if let LeafResult::Changed(Some(id)) = result {
+            self.leaves.push((leaf, id));
+        }
+        if let Some(disk) = self.under_way.remove(&leaf) {
+            self.written.read_bytes += disk.read_bytes.load(Ordering::Relaxed);
+            self.written.changed_bytes += disk.changed_bytes.load(Ordering::Relaxed);
+            self.written.new_bytes += disk.new_bytes.load(Ordering::Relaxed);
+        }
+    }
+}
+
 impl Writers {
     /// Writes a disk to the end of its stream.
     pub fn write_stream(&self, request: StreamRequest<'_>) -> Result<DiskWritten> {
         let parent = self.usable_parent(&request)?;
-        let StreamRequest { source, name, progress, .. } = request;
+        let mut stream = Stream::new(request, parent);
         let block_size = self.vault.block_size_bytes();
         let leaf_bytes = block_size as usize * NODE_FANOUT;
         let in_flight = (STREAM_MEMORY_BYTES / leaf_bytes).clamp(1, LEAVES_IN_FLIGHT);
         // As many answers as there can be: workers never wait for this thread.
         let (done, results) = bounded(in_flight);
-        let mut under_way: HashMap<u64, Arc<DiskContext>> = HashMap::new();
-        let mut leaves: Vec<(u64, Id)> = Vec::new();
-        let mut written = DiskWritten {
-            tree: DiskTree { root: None, size_bytes: 0 },
-            read_bytes: 0,
-            changed_bytes: 0,
-            new_bytes: 0,
-        };
-        let mut size_bytes = 0u64;
-        let mut is_over = false;
         for leaf in 0.. {
-            progress.check()?;
+            stream.progress.check()?;
             self.sink.check().map_err(|e| self.why(e))?;
-            if !is_over {
-                let bytes = read_piece(source, leaf_bytes)
-                    .map_err(|e| StoreError::io(format!("reading {name} at offset {size_bytes}"), e));
-                // Stopped is why reading failed, where both are so.
-                progress.check()?;
-                let bytes = bytes?;
-                is_over = bytes.len() < leaf_bytes;
-                if !bytes.is_empty() {
-                    let offset_bytes = size_bytes;
-                    size_bytes += bytes.len() as u64;
-                    check_size(&name, size_bytes)?;
-                    let blocks = bytes.len().div_ceil(block_size as usize) as u64;
-                    let disk = Arc::new(DiskContext {
-                        parent,
-                        // It says what its leaf is also where that is as it was.
-                        edge_leaf: Some(leaf),
-                        request: DiskRequest {
-                            source: Arc::new(Piece { offset_bytes, bytes }),
-                            name: name.clone(),
-                            size_bytes,
-                            extents: Vec::new(),
-                            parent: None,
-                            progress: progress.clone(),
-                        },
-                        read_bytes: AtomicU64::new(0),
-                        changed_bytes: AtomicU64::new(0),
-                        new_bytes: AtomicU64::new(0),
-                    });
-                    under_way.insert(leaf, disk.clone());
-                    let work = LeafWork { leaf, read: bits(0, blocks), zero: 0 };
-                    let job = Job { disk, sequence: leaf, work, done: done.clone() };
-                    let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
-                    if !matches!(sent, Some(Ok(()))) {
-                        return Err(self.why(StoreError::Cancelled));
-                    }
+            if !stream.is_over
+                && let Some(piece) = stream.next_piece(leaf_bytes)?
+            {
+                let blocks = piece.bytes.len().div_ceil(block_size as usize) as u64;
+                let disk = stream.begin(leaf, piece);
+                let work = LeafWork { leaf, read: bits(0, blocks), zero: 0 };
+                let job = Job { disk, sequence: leaf, work, done: done.clone() };
+                let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
+                if !matches!(sent, Some(Ok(()))) {
+                    return Err(self.why(StoreError::Cancelled));
                 }
             }
-            while under_way.len() >= in_flight || (is_over && !under_way.is_empty()) {
+            while stream.under_way.len() >= in_flight || (stream.is_over && !stream.under_way.is_empty()) {
                 let (_, leaf, result) = results.recv().map_err(|_| self.why(StoreError::Cancelled))?;
-                if let LeafResult::Changed(Some(id)) = result.map_err(|e| self.why(e))? {
-                    leaves.push((leaf, id));
-                }
-                if let Some(disk) = under_way.remove(&leaf) {
-                    written.read_bytes += disk.read_bytes.load(Ordering::Relaxed);
-                    written.changed_bytes += disk.changed_bytes.load(Ordering::Relaxed);
-                    written.new_bytes += disk.new_bytes.load(Ordering::Relaxed);
-                }
+                stream.take_in(leaf, result.map_err(|e| self.why(e))?);
             }
-            if is_over {
+            if stream.is_over {
                 break;
             }
         }
+        let Stream { leaves, mut written, size_bytes, .. } = stream;
+        written.tree = self.tree_of(leaves, size_bytes)?;
+        Ok(written)
+    }
+
+    /// Builds the tree, of all leaves that are not mere holes.
+    fn tree_of(&self, mut leaves: Vec<(u64, Id)>, size_bytes: u64) -> Result<DiskTree> {
         leaves.sort_unstable_by_key(|(leaf, _)| *leaf);
         let mut store = |encoding: Vec<u8>| self.sink.put_node(&encoding);
         // All leaves are known: nothing of the parent's tree is needed above them.
-        let mut builder = TreeBuilder::new(block_count(size_bytes, block_size), None);
+        let mut builder = TreeBuilder::new(block_count(size_bytes, self.vault.block_size_bytes()), None);
         for (leaf, id) in leaves {
             builder.put_leaf(leaf, Some(id), &mut store).map_err(|e| self.why(e))?;
         }
         let root = builder.finish(&mut store).map_err(|e| self.why(e))?;
-        written.tree = DiskTree { root, size_bytes };
-        Ok(written)
+        Ok(DiskTree { root, size_bytes })
     }
 
     /// The parent, if it can be read and stays. Without it everything counts as changed, and what the vault has is shared still.

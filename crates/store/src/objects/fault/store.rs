@@ -1,25 +1,4 @@
-//! An object store that fails on purpose: [`FaultStore`] around any other, following a [`FaultPlan`].
-//!
-//! Faults, and which layer must survive them:
-//!
-//! | fault | what happens | who must survive it |
-//! |---|---|---|
-//! | error before | nothing is done, an error is returned | façade retries `Transient`; every other kind ends the session, the next one just works |
-//! | error after | all is done, an error is returned | façade: a create tried again must take its own object for success; store: a manifest may be committed unseen |
-//! | torn object | a prefix of the bytes lands under the name, then an error | store: readers call the object damaged, never use it; only stores that break the promise of atomic puts do this |
-//! | torn temporary | a prefix of the bytes lands in `.tmp/`, then an error | local store: never listed, removed at a later open |
-//! | delay | the operation takes longer | sessions: leases, reclaim beside writers |
-//! | disk full | from a number of bytes on every put fails with `NoSpace`, leaving a torn temporary | engine: a clear error, no committed point lost |
-//! | crash | one operation fails before, after or torn; every one from then on fails, reads too | store: committed points are there, uncommitted ones not, no repair needed |
-//! | short list | a listing leaves out names, chosen by the rule's seed | store: what is not listed is not taken for gone |
-//! | empty list | a listing shows nothing | as above |
-//! | late list | a listing leaves out what was written since the plan was set | as above |
-//! | not found | get and head say that what is there is not | as above |
-//! | lost delete | the delete says it worked, the object stays | reclaim: an object that comes back does no harm and is taken again |
-//!
-//! Operations are counted from 0 in the order they start, so that a test can run once without faults and then again
-//! with operation `k` failing, for every `k` below [`FaultStore::operations`].
-//! The bytes of a crashed store are looked at by opening the inner store anew.
+//! The store that follows a plan.
 
 use std::fmt;
 use std::ops::Range;
@@ -38,175 +17,10 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use super::kind::Kind;
+use super::plan::{Crash, Fault, FaultPlan, OpKind, leaves_out};
+use crate::objects::kind::Kind;
 
-/// The operations that are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OpKind {
-    /// Any put.
-    Put,
-    /// Reading an object or part of it; several ranges at once count as one.
-    Get,
-    /// Asking for size and time.
-    Head,
-    /// A listing, counted when it is first read from.
-    List,
-    /// Deleting one object.
-    Delete,
-    /// Copying.
-    Copy,
-}
-
-/// What goes wrong with one operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing is done; an error of this kind.
-    ErrorBefore(Kind),
-    /// All is done; then an error of this kind.
-    ErrorAfter(Kind),
-    /// A put leaves its first bytes under the name, then an error of this kind. Other operations: as `ErrorBefore`.
-    TornObject {
-        /// Bytes that land, at most all but one.
-        keep_bytes: usize,
-        /// The error.
-        kind: Kind,
-    },
-    /// A put leaves its first bytes in the temporary directory (see [`FaultStore::with_temp_dir`]), then an error of
-    /// this kind. Other operations: as `ErrorBefore`.
-    TornTemp {
-        /// Bytes that land.
-        keep_bytes: usize,
-        /// The error.
-        kind: Kind,
-    },
-    /// The operation starts this much later.
-    Delay(Duration),
-    /// A delete says it worked and does nothing. Other operations go through.
-    LoseDelete,
-    /// A listing leaves out about half of the names, which ones by this seed. Other operations go through.
-    ShortList {
-        /// Chooses the names.
-        seed: u64,
-    },
-    /// A listing shows nothing. Other operations go through.
-    EmptyList,
-    /// A listing leaves out what was written since the plan was set, and shows what was deleted since. Other operations
-    /// go through.
-    LateList,
-    /// A get or head says that the object is not there. Other operations go through.
-    SayNotFound,
-}
-
-/// Which operations a rule is about.
-#[derive(Clone, Debug, Default)]
-pub struct Matches {
-    /// Only this kind of operation.
-    pub op: Option<OpKind>,
-    /// Only names (or listed prefixes) that start so.
-    pub name_prefix: Option<String>,
-    /// Of those, which.
-    pub nth: Nth,
-}
-
-/// Which of the matching operations, counted from 0.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Nth {
-    /// All.
-    #[default]
-    Every,
-    /// Only this one.
-    Only(u64),
-    /// This and all later ones.
-    From(u64),
-    /// Those before this one.
-    Before(u64),
-    /// From the first of these up to before the second.
-    Between(u64, u64),
-    /// About one in so many, which ones by a seed.
-    OneIn {
-        /// One in so many.
-        of: u64,
-        /// Chooses them.
-        seed: u64,
-    },
-}
-
-impl Nth {
-    fn has(self, n: u64) -> bool {
-        match self {
-            Nth::Every => true,
-            Nth::Only(k) => n == k,
-            Nth::From(k) => n >= k,
-            Nth::Before(k) => n < k,
-            Nth::Between(from, to) => (from..to).contains(&n),
-            Nth::OneIn { of, seed } => mixed(seed ^ n.wrapping_mul(0x9e37_79b9)).is_multiple_of(of),
-        }
-    }
-}
-
-/// A number that looks random.
-fn mixed(n: u64) -> u64 {
-    let n = (n ^ (n >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
-}
-
-/// Whether a short listing leaves a name out.
-fn leaves_out(seed: u64, name: &str) -> bool {
-    name.bytes().fold(mixed(seed), |hash, byte| mixed(hash ^ u64::from(byte))) & 1 == 1
-}
-
-/// How the operation at which a simulated crash strikes ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// Nothing of it is done.
-    Before,
-    /// All of it is done, but nobody hears.
-    After,
-    /// A put leaves half its bytes in the temporary directory. Others: as `Before`.
-    TornTemp,
-    /// A put leaves half its bytes under the name: a store that breaks its promise. Others: as `Before`.
-    TornObject,
-}
-
-/// What will go wrong, and when. Of several rules that match an operation, the first counts.
-#[derive(Clone, Debug, Default)]
-pub struct FaultPlan {
-    rules: Vec<(Matches, Fault)>,
-    crash: Option<(u64, Crash)>,
-    full_after_bytes: Option<u64>,
-}
-
-impl FaultPlan {
-    /// Nothing goes wrong; operations are counted.
-    pub fn none() -> Self {
-        FaultPlan::default()
-    }
-
-    /// Adds a fault for matching operations.
-    #[must_use]
-    pub fn rule(mut self, matches: Matches, fault: Fault) -> Self {
-        self.rules.push((matches, fault));
-        self
-    }
-
-    /// Only operation `k` of all fails.
-    pub fn fail_operation(k: u64, fault: Fault) -> Self {
-        FaultPlan::none().rule(Matches { nth: Nth::Only(k), ..Matches::default() }, fault)
-    }
-
-    /// The process dies at operation `k`: that one ends as `how` says, all later ones fail.
-    pub fn crash_at(k: u64, how: Crash) -> Self {
-        FaultPlan { crash: Some((k, how)), ..FaultPlan::default() }
-    }
-
-    /// Puts fail with `NoSpace` once they would bring the bytes written in all above this.
-    pub fn full_after(bytes: u64) -> Self {
-        FaultPlan { full_after_bytes: Some(bytes), ..FaultPlan::default() }
-    }
-}
-
-/// An error made on purpose. [`classify`](super::classify) finds its kind.
+/// An error made on purpose. [`classify`](crate::objects::classify) finds its kind.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("injected: {text} (operation {operation})")]
 pub struct FaultError {
@@ -268,7 +82,7 @@ impl FaultStore {
         store
     }
 
-    /// Torn temporaries leave a file here: a local store's root joined with [`TEMP_DIR`](super::TEMP_DIR).
+    /// Torn temporaries leave a file here: a local store's root joined with [`TEMP_DIR`](crate::objects::TEMP_DIR).
     #[must_use]
     pub fn with_temp_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.temp_dir = Some(dir.into());
