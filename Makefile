@@ -7,9 +7,10 @@ CARGO ?= cargo
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## the release binary, target/release/strongroom
+build: ## the release binary, target/release/strongroom, its symbols in strongroom.debug beside it
 	scripts/install-deps --build
 	$(CARGO) build --release --locked
+	scripts/split-symbols $(or $(CARGO_TARGET_DIR),target)/release/strongroom
 
 test: ## all tests, with real machines under libvirt (root, Debian 12; installs what is missing)
 	scripts/test
