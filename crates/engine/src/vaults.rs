@@ -8,7 +8,9 @@ use strongroom_store::{InitOptions, KeyFile, Keyring, StoreError, Vault, check_b
 
 /// A vault that was made, and where its key is.
 pub struct NewVault {
+    /// Open.
     pub vault: Vault,
+    /// The file that its key was saved to. Without it the vault cannot be read.
     pub key_path: PathBuf,
     /// Made in the user's keyring, where later commands find it by themselves.
     pub key_in_ring: bool,

@@ -40,10 +40,13 @@ pub struct BackupOptions {
     pub exclude: BTreeSet<String>,
     /// Fails when a disk that is not excluded cannot be backed up; otherwise that is a warning.
     pub require_all_disks: bool,
+    /// Whether the guest's file systems are frozen for the instant.
     pub quiesce: Quiesce,
+    /// Whether disk files may be cloned beside the disks.
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites; default: beside each disk.
     pub scratch_dir: Option<PathBuf>,
+    /// What the files in there may take, all together; default: what is free, less a reserve.
     pub scratch_limit_bytes: Option<u64>,
     /// The item's name in the vault; default: the machine's.
     pub item: Option<ItemName>,
@@ -70,14 +73,21 @@ impl std::fmt::Debug for SnapshotTaken {
 /// One disk of a finished backup.
 #[derive(Debug, Clone)]
 pub struct DiskBackup {
+    /// As the machine's definition calls it: `vda`.
     pub name: String,
+    /// As the guest sees it.
     pub size_bytes: u64,
+    /// How it was read.
     pub road: Road,
+    /// Whether only what changed since the item's last point was read.
     pub incremental: bool,
     /// Pieces that were read.
     pub extents: u64,
+    /// What was read of the snapshot, holes left out.
     pub read_bytes: u64,
+    /// Blocks that differ from the last point's, in whole blocks and before compression.
     pub changed_bytes: u64,
+    /// Those of them that the vault did not have yet, likewise.
     pub new_bytes: u64,
     /// Why everything was read, where changes were to be expected.
     pub full_reason: Option<String>,
@@ -86,13 +96,17 @@ pub struct DiskBackup {
 /// A finished backup.
 #[derive(Debug)]
 pub struct MachineBackup {
+    /// As it was committed.
     pub point: Manifest,
+    /// Those that are in the point, in its order.
     pub disks: Vec<DiskBackup>,
     /// Drives that were left out, and why.
     pub skipped: Vec<(String, String)>,
     /// The point's, and those of tidying up after it.
     pub warnings: Vec<String>,
+    /// How long the machine felt the snapshot.
     pub timings: Timings,
+    /// From the beginning until the snapshot was tidied up after.
     pub elapsed: Duration,
 }
 
@@ -101,22 +115,29 @@ pub struct MachineBackup {
 pub struct Facts {
     /// Of the recovery point, whether it is in the vault already or not.
     pub point: PointId,
+    /// The item that the point becomes one of.
     pub item: ItemName,
+    /// The job that makes it, by the service's id. None: it is made without one.
     #[serde(default)]
     pub job: Option<String>,
     /// None: kept by a program that did not write it down yet.
     #[serde(default)]
     pub kept: Option<Kept>,
+    /// All disks of the machine, also those that are left out.
     pub disks: Vec<DiskFacts>,
 }
 
 /// How a disk was attached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DiskFacts {
+    /// As the machine's definition calls it: `vda`.
     pub target: String,
+    /// `virtio`, `scsi`, `sata`, …
     pub bus: String,
+    /// The path of its file or block device. None: it is neither.
     #[serde(default)]
     pub source: Option<String>,
+    /// That path is a block device's.
     #[serde(default)]
     pub source_is_block: bool,
 }
@@ -156,7 +177,9 @@ pub const SPOILED: &str = "UserErrorSnapshotNotUsable";
 /// A machine taken at one instant, with what its transfer into the vault needs.
 pub struct TakenMachine {
     started: Instant,
+    /// What its point will say beside the disks' bytes.
     pub facts: Facts,
+    /// To be read while this lives, unless it is kept.
     pub snapshot: MachineSnapshot,
     /// Or why the vault could not be reached.
     vault: Result<(Session, Parent)>,
