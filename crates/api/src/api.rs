@@ -36,7 +36,10 @@ pub enum Admission {
     /// Anybody may send one, so it has to be small.
     Small,
     /// This caller may do what it asks for.
-    Authorised { caller: Uuid },
+    Authorised {
+        /// Their object id, by which bodies are counted.
+        caller: Uuid,
+    },
 }
 
 /// Where the present time comes from.
@@ -119,6 +122,7 @@ impl<S> ApiBuilder<S> {
 }
 
 impl<S: Send + Sync + 'static> Api<S> {
+    /// `gate` is asked who a caller is and what they may. Routes, schemas and the rest are given to the builder.
     pub fn builder(state: Arc<S>, gate: Arc<dyn Gate>) -> ApiBuilder<S> {
         let clock: Clock = Arc::new(Timestamp::now);
         ApiBuilder { state, gate, routes: Vec::new(), schemas: Map::new(), page_key: None, clock }
@@ -129,6 +133,7 @@ impl<S: Send + Sync + 'static> Api<S> {
         self.table.routes()
     }
 
+    /// What handlers are given.
     pub fn state(&self) -> &Arc<S> {
         &self.state
     }

@@ -12,6 +12,7 @@ use std::fmt;
 /// One refusal or failure, on its way to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArmError {
+    /// The HTTP status.
     pub status: StatusCode,
     /// What programs compare, such as `ResourceNotFound`.
     pub code: Cow<'static, str>,
@@ -19,6 +20,7 @@ pub struct ArmError {
     pub message: String,
     /// The part of the request that it is about.
     pub target: Option<Box<str>>,
+    /// Several reasons, where there are; empty: the message says it all.
     pub details: Vec<ArmErrorDetail>,
     /// Headers to send with it, such as `Retry-After`.
     pub headers: Vec<(HeaderName, String)>,
@@ -27,8 +29,11 @@ pub struct ArmError {
 /// One of several reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArmErrorDetail {
+    /// What programs compare.
     pub code: String,
+    /// What people read.
     pub message: String,
+    /// The part of the request that it is about.
     pub target: Option<String>,
 }
 
@@ -41,27 +46,31 @@ impl fmt::Display for ArmError {
 impl std::error::Error for ArmError {}
 
 impl ArmError {
+    /// Any refusal. Where one of the constructors below fits, it has Azure's code and words.
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let (code, message) = (code.into(), message.into());
         Self { status, code, message, target: None, details: Vec::new(), headers: Vec::new() }
     }
 
+    /// Names the part of the request that it is about.
     pub fn target(mut self, target: impl Into<String>) -> Self {
         self.target = Some(target.into().into_boxed_str());
         self
     }
 
+    /// Adds one of several reasons.
     pub fn detail(mut self, code: impl Into<String>, message: impl Into<String>) -> Self {
         self.details.push(ArmErrorDetail { code: code.into(), message: message.into(), target: None });
         self
     }
 
+    /// Adds a header to send with it.
     pub fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub fn retry_after(self, seconds: u32) -> Self {
+    pub(crate) fn retry_after(self, seconds: u32) -> Self {
         self.header(header::RETRY_AFTER, seconds.to_string())
     }
 
@@ -108,12 +117,13 @@ impl ArmError {
             .target(name)
     }
 
-    pub fn missing_api_version() -> Self {
+    /// A request without an api-version, which Azure wants in each.
+    pub(crate) fn missing_api_version() -> Self {
         let message = "The api-version query parameter (?api-version=) is required for all requests.";
         Self::bad_request("MissingApiVersionParameter", message)
     }
 
-    pub fn invalid_api_version(given: &str) -> Self {
+    pub(crate) fn invalid_api_version(given: &str) -> Self {
         let message = format!(
             "The api-version '{}' is invalid. Letters, digits, '-' and '.' are allowed.",
             shorten(given)
@@ -143,7 +153,8 @@ impl ArmError {
         )
     }
 
-    pub fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+    /// The other refusals of a token: with a challenge (RFC 6750, section 3), which repeats the message as far as a header can.
+    pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         // Nothing of the caller's own words gets into messages of this kind, yet a quote would end the value early.
         let description: String = message
@@ -198,17 +209,7 @@ impl ArmError {
         Self::not_found("ResourceNotFound", message).gateway()
     }
 
-    pub fn resource_group_not_found(group: &str) -> Self {
-        let message = format!("Resource group '{}' could not be found.", shorten(group));
-        Self::not_found("ResourceGroupNotFound", message).gateway()
-    }
-
-    pub fn subscription_not_found(subscription: &str) -> Self {
-        let message = format!("The subscription '{}' could not be found.", shorten(subscription));
-        Self::not_found("SubscriptionNotFound", message).gateway()
-    }
-
-    pub fn invalid_resource_namespace(namespace: &str) -> Self {
+    pub(crate) fn invalid_resource_namespace(namespace: &str) -> Self {
         let message = format!("The resource namespace '{}' is invalid.", shorten(namespace));
         Self::not_found("InvalidResourceNamespace", message).gateway()
     }
@@ -229,6 +230,7 @@ impl ArmError {
         Self::not_found("MissingSubscription", message).gateway()
     }
 
+    /// Anything that is not there, by its own code.
     pub fn not_found(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
@@ -247,10 +249,12 @@ impl ArmError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).header(header::ALLOW, allowed)
     }
 
+    /// What is asked for does not go together with how things are: wait, or change that first.
     pub fn conflict(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
+    /// `If-Match` or `If-None-Match` does not hold: somebody else was faster.
     pub fn precondition_failed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", message)
     }
@@ -260,12 +264,12 @@ impl ArmError {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    pub fn too_large(what: &str, limit_bytes: usize) -> Self {
+    pub(crate) fn too_large(what: &str, limit_bytes: usize) -> Self {
         let message = format!("The {what} exceeds the maximum of {limit_bytes} bytes.");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
-    pub fn unsupported_media_type(given: &str) -> Self {
+    pub(crate) fn unsupported_media_type(given: &str) -> Self {
         let message = format!(
             "The content media type '{}' is not supported. Only 'application/json' is supported.",
             shorten(given)
@@ -273,12 +277,8 @@ impl ArmError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    pub fn request_timeout() -> Self {
+    pub(crate) fn request_timeout() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The request was not received in time.")
-    }
-
-    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).retry_after(retry_after_seconds)
     }
 
     /// More is asked of the server than it takes at once.

@@ -6,6 +6,7 @@
 //! calls it in process where no server runs. `docs/api.md` is the contract.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod api;
 pub mod arm;

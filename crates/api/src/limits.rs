@@ -31,10 +31,12 @@ pub const BODIES_PER_CALLER_MAX_BYTES: usize = 16 << 20;
 pub const LOCAL_BODIES_MAX_BYTES: usize = 32 << 20;
 /// What is read into nothing of a request that is refused already, so that the connection can go on, and for how long.
 pub const DRAIN_MAX_BYTES: usize = 256 << 10;
+/// See [`DRAIN_MAX_BYTES`].
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is read into nothing after an answer that came before the request's end, and for how long: a connection closed
 /// over unread bytes would take the answer with it.
 pub const LINGER_MAX_BYTES: usize = 32 << 20;
+/// See [`LINGER_MAX_BYTES`].
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Headers of one request.
 pub const HEADERS_MAX: usize = 64;
@@ -44,6 +46,7 @@ pub const HEADERS_MAX_BYTES: usize = 16 << 10;
 /// Connections at the same time, and of one remote address (IPv4) or network (IPv6, /64): one client cannot take all. Beyond
 /// it the connection gives way that has waited for its client the longest, of whoever has most.
 pub const CONNECTIONS_MAX: usize = 512;
+/// See [`CONNECTIONS_MAX`].
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// Connections over the Unix socket, which nobody else's can take.
 pub const LOCAL_CONNECTIONS_MAX: usize = 64;
@@ -79,7 +82,9 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A `$filter`'s length in bytes, its nesting, and its comparisons.
 pub const FILTER_MAX_BYTES: usize = 4 << 10;
+/// See [`FILTER_MAX_BYTES`]: parentheses and `not` in one another.
 pub const FILTER_DEPTH_MAX: usize = 16;
+/// See [`FILTER_MAX_BYTES`]: comparisons and functions, all together.
 pub const FILTER_TERMS_MAX: usize = 64;
 /// Arguments of a function in a filter.
 pub const FILTER_ARGUMENTS_MAX: usize = 8;
@@ -91,12 +96,15 @@ pub const CURSOR_MAX_BYTES: usize = 1024;
 /// Rows about refused requests of one principal, or of nobody known from one address, that go to the audit at once, and how
 /// many a second after that. What is left out is counted, and told in one row a minute: who has no rights must not fill the disk.
 pub const REFUSALS_BURST: u32 = 50;
+/// See [`REFUSALS_BURST`].
 pub const REFUSALS_PER_SECOND: f64 = 1.0 / 60.0;
 /// The same of all who are not known, wherever they come from.
 pub const ANONYMOUS_REFUSALS_BURST: u32 = 100;
+/// See [`ANONYMOUS_REFUSALS_BURST`].
 pub const ANONYMOUS_REFUSALS_PER_SECOND: f64 = 1.0;
 /// The same of one principal's sign-ins that succeed.
 pub const SIGN_INS_BURST: u32 = 50;
+/// See [`SIGN_INS_BURST`].
 pub const SIGN_INS_PER_SECOND: f64 = 0.1;
 /// Whose refusals are counted one by one; what others do beyond this is counted together.
 pub const REFUSED_REMEMBERED_MAX: usize = 1024;
@@ -122,20 +130,26 @@ pub const SIGNING_KEYS_REREAD_SECONDS: i64 = 5;
 
 /// argon2id as OWASP's password storage cheat sheet has it: 19 MiB, two passes, one lane (some 30 ms).
 pub const ARGON2_MEMORY_KIB: u32 = 19 << 10;
+/// See [`ARGON2_MEMORY_KIB`].
 pub const ARGON2_PASSES: u32 = 2;
+/// See [`ARGON2_MEMORY_KIB`].
 pub const ARGON2_LANES: u32 = 1;
 /// Secrets being verified at the same time (each takes the memory above), and waiting for it; and how many of both one remote
 /// address or network may have. Guessing from many addresses goes no faster than all of them together: some 60 a second.
 pub const SECRET_CHECKS_MAX: usize = 2;
+/// See [`SECRET_CHECKS_MAX`].
 pub const SECRET_CHECKS_WAITING_MAX: usize = 8;
+/// See [`SECRET_CHECKS_MAX`].
 pub const SECRET_CHECKS_PER_ADDRESS_MAX: usize = 4;
 /// A sign-in's name and secret, in bytes.
 pub const SIGN_IN_NAME_MAX_BYTES: usize = 256;
+/// See [`SIGN_IN_NAME_MAX_BYTES`].
 pub const SIGN_IN_SECRET_MAX_BYTES: usize = 1024;
 /// Failed sign-ins that are forgiven, and how many seconds it takes until one more is: for one name from one address or
 /// network, and for one address or network. There is none for a name from anywhere: it would let anybody who knows a name keep
 /// its owner out.
 pub const FAILURES_NAME_AND_CLIENT: (u32, f64) = (5, 30.0);
+/// See [`FAILURES_NAME_AND_CLIENT`].
 pub const FAILURES_CLIENT: (u32, f64) = (60, 2.0);
 /// Names and addresses whose failures are remembered.
 pub const FAILURES_REMEMBERED_MAX: usize = 4096;
@@ -143,9 +157,11 @@ pub const FAILURES_REMEMBERED_MAX: usize = 4096;
 /// The certificate authority of a new installation is valid this long, and is renewed (with the same key) when this
 /// much remains.
 pub const AUTHORITY_DAYS: i64 = 3652;
+/// See [`AUTHORITY_DAYS`].
 pub const AUTHORITY_RENEW_DAYS: i64 = 400;
 /// The server's certificate likewise.
 pub const CERTIFICATE_DAYS: i64 = 365;
+/// See [`CERTIFICATE_DAYS`].
 pub const CERTIFICATE_RENEW_DAYS: i64 = 30;
 /// How often a running server looks at its certificate.
 pub const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(3600);

@@ -29,6 +29,7 @@ pub enum Access {
 pub struct Named {
     /// The names on the way to it, with dots between them: `properties.storageAccountId`.
     pub field: &'static str,
+    /// What its caller must be allowed.
     pub needs: Needs,
 }
 
@@ -62,6 +63,7 @@ pub const OF_THE_PATH: Needs =
 /// One action of these is needed over this resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
+    /// One is enough; the first is the one that a refusal tells.
     pub actions: &'static [&'static str],
     /// An ARM id.
     pub scope: String,
@@ -74,12 +76,16 @@ pub type Links<S> = fn(&S, &Request, &Params) -> Result<Vec<Link>, ArmError>;
 /// A query parameter, for the OpenAPI document. `api-version` is implied wherever a caller must be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueryParameter {
+    /// As in the query: `$filter`.
     pub name: &'static str,
+    /// For people.
     pub description: &'static str,
+    /// Whether the operation is refused without it. Handlers see to that.
     pub required: bool,
 }
 
 impl QueryParameter {
+    /// One that may be left out.
     pub const fn optional(name: &'static str, description: &'static str) -> Self {
         Self { name, description, required: false }
     }
@@ -87,9 +93,12 @@ impl QueryParameter {
 
 /// The usual three of a list.
 pub const FILTER: QueryParameter = QueryParameter::optional("$filter", "An OData filter.");
+/// See [`FILTER`].
 pub const TOP: QueryParameter = QueryParameter::optional("$top", "How many items a page holds at most.");
+/// See [`FILTER`].
 pub const SKIP_TOKEN: QueryParameter =
     QueryParameter::optional("$skipToken", "Where to go on, from the nextLink of the page before.");
+/// See [`FILTER`].
 pub const LIST: &[QueryParameter] = &[FILTER, TOP, SKIP_TOKEN];
 /// Of a list that takes no filter: it refuses one.
 pub const PAGED: &[QueryParameter] = &[TOP, SKIP_TOKEN];
@@ -99,20 +108,25 @@ pub type Handler<S> = fn(&S, &Request, &Params) -> Result<Response, ArmError>;
 
 /// One operation.
 pub struct Route<S> {
+    /// The HTTP method.
     pub method: Method,
     /// `/literal/{parameter}/…`; the last segment may be `{rest*}`, which takes all that remains, at least one segment.
     pub pattern: &'static str,
+    /// What a caller needs over what the path names.
     pub access: Access,
     /// Unique, as Azure's specifications name operations: `Vaults_Get`.
     pub operation_id: &'static str,
+    /// One sentence for people, in the OpenAPI document.
     pub summary: &'static str,
     /// A group in the OpenAPI document.
     pub tag: &'static str,
     /// Names of schemas among the document's components.
     pub request_schema: Option<&'static str>,
+    /// The schema of the first status of success. None: it has no body, or one of no known form.
     pub response_schema: Option<&'static str>,
     /// Statuses of success, the first with the response's schema.
     pub success: &'static [u16],
+    /// Those that it reads beside `api-version`.
     pub query: &'static [QueryParameter],
     /// Whether a request without `api-version` is refused, as Azure does. True unless the route is public.
     pub needs_api_version: bool,
@@ -135,6 +149,8 @@ pub(crate) enum Action<S> {
 }
 
 impl<S> Route<S> {
+    /// An operation for anybody who is signed in, with Azure's usual rest: 200 is success, `api-version` is needed, changes are
+    /// audited.
     pub fn new(
         method: Method,
         pattern: &'static str,
@@ -170,67 +186,81 @@ impl<S> Route<S> {
         }
     }
 
+    /// [`Route::new`] with GET.
     pub fn get(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
         Self::new(Method::GET, pattern, operation_id, handler)
     }
 
+    /// [`Route::new`] with PUT.
     pub fn put(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
         Self::new(Method::PUT, pattern, operation_id, handler)
     }
 
+    /// [`Route::new`] with POST.
     pub fn post(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
         Self::new(Method::POST, pattern, operation_id, handler)
     }
 
+    /// [`Route::new`] with PATCH.
     pub fn patch(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
         Self::new(Method::PATCH, pattern, operation_id, handler)
     }
 
+    /// [`Route::new`] with DELETE.
     pub fn delete(pattern: &'static str, operation_id: &'static str, handler: Handler<S>) -> Self {
         Self::new(Method::DELETE, pattern, operation_id, handler)
     }
 
+    /// For anybody, also without `api-version`.
     pub fn public(mut self) -> Self {
         self.access = Access::Public;
         self.needs_api_version = false;
         self
     }
 
+    /// What is needed over what the path names, such as `Microsoft.RecoveryServices/Vaults/read`.
     pub fn action(mut self, action: &'static str) -> Self {
         self.access = Access::Action(action);
         self
     }
 
+    /// One sentence for people, in the OpenAPI document.
     pub fn summary(mut self, text: &'static str) -> Self {
         self.summary = text;
         self
     }
 
+    /// The group in the OpenAPI document.
     pub fn tag(mut self, tag: &'static str) -> Self {
         self.tag = tag;
         self
     }
 
+    /// The schema of its body. Without one, handlers of routes that are not public get none.
     pub fn takes(mut self, schema: &'static str) -> Self {
         self.request_schema = Some(schema);
         self
     }
 
+    /// The schema of its answer.
     pub fn answers(mut self, schema: &'static str) -> Self {
         self.response_schema = Some(schema);
         self
     }
 
+    /// The statuses of success, the first with the answer's schema.
     pub fn success(mut self, statuses: &'static [u16]) -> Self {
         self.success = statuses;
         self
     }
 
+    /// The query parameters that it reads beside `api-version`.
     pub fn query(mut self, parameters: &'static [QueryParameter]) -> Self {
         self.query = parameters;
         self
     }
 
+    /// Also without `api-version`, for clients that send none there.
     pub fn any_api_version_or_none(mut self) -> Self {
         self.needs_api_version = false;
         self
@@ -255,7 +285,8 @@ impl<S> Route<S> {
         self
     }
 
-    pub fn unaudited(mut self) -> Self {
+    /// Its calls are not written to the audit by dispatch: it does so itself, or changes nothing although its method says so.
+    pub(crate) fn unaudited(mut self) -> Self {
         self.audited = false;
         self
     }
@@ -266,7 +297,7 @@ impl<S> Route<S> {
     }
 
     /// The pattern's segments: literals, and parameters in braces.
-    pub fn segments(&self) -> impl Iterator<Item = Segment> + use<S> {
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + use<S> {
         self.pattern.split('/').filter(|s| !s.is_empty()).map(Segment::of)
     }
 
@@ -359,7 +390,7 @@ fn at<'a>(body: &'a Value, field: &str) -> Result<Option<&'a Value>, ArmError> {
 
 /// A segment of a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Segment {
+pub(crate) enum Segment {
     Literal(&'static str),
     Parameter(&'static str),
     Rest(&'static str),
@@ -388,10 +419,12 @@ impl Segment {
 pub struct Params(Vec<(&'static str, String)>);
 
 impl Params {
+    /// What the path has in its place, decoded. None: the route's pattern has no such parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
     }
 
+    /// All of them, in the order of the path.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().map(|(name, value)| (*name, value.as_str()))
     }
@@ -415,14 +448,23 @@ impl Index<&str> for Params {
 /// What is wrong with a table. Found when the service starts, whatever requests come.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RouteError {
+    /// The pattern.
     #[error("the pattern {0} is malformed")]
     Pattern(&'static str),
+    /// The two, each with method, pattern and operation.
     #[error("{0} and {1} match the same requests")]
     Duplicate(String, String),
+    /// The operation's id.
     #[error("the operation {0} is there twice")]
     OperationTwice(&'static str),
+    /// It would dangle in the OpenAPI document.
     #[error("{route} names the schema {schema}, which is not among the components")]
-    UnknownSchema { route: String, schema: &'static str },
+    UnknownSchema {
+        /// With method, pattern and operation.
+        route: String,
+        /// Its name.
+        schema: &'static str,
+    },
 }
 
 /// All routes, findable.

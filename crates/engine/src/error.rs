@@ -7,6 +7,7 @@ use strongroom_domain::{ExtentError, InvalidName, SelectorError};
 use strongroom_store::objects::{Kind, LocationError, ObjectError};
 use strongroom_store::{StoreError, objects};
 
+/// What the use cases return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller can do about an [`Error`].
@@ -61,7 +62,9 @@ impl ErrorKind {
 /// Why a use case did not succeed: what happened, to what, and what to do, in one message.
 #[derive(Debug)]
 pub struct Error {
+    /// By which a caller decides what to do.
     pub kind: ErrorKind,
+    /// For people: one sentence or more, with what to do about it. Without the cause, which `source` gives.
     pub message: String,
     /// Azure's name for it, where it has one.
     pub code: Option<&'static str>,
@@ -73,6 +76,7 @@ pub struct Error {
 }
 
 impl Error {
+    /// One without a cause, and without Azure's name and number; whether it was committed is known.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), code: None, number: None, source: None, is_unsettled: false }
     }
@@ -118,26 +122,32 @@ impl Error {
         None
     }
 
+    /// See [`unsettled`](Self::unsettled).
     pub fn is_unsettled(&self) -> bool {
         self.is_unsettled
     }
 
+    /// [`ErrorKind::NotFound`].
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
+    /// [`ErrorKind::AlreadyExists`].
     pub fn already_exists(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::AlreadyExists, message)
     }
 
+    /// [`ErrorKind::Invalid`].
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, message)
     }
 
+    /// [`ErrorKind::Unsupported`].
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
+    /// [`ErrorKind::Cancelled`], in the same words wherever it was noticed.
     pub fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "stopped on request")
     }

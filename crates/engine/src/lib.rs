@@ -11,6 +11,8 @@
 //!
 //! Everything here blocks: call it from threads. Cancelling goes through [`Progress`](strongroom_store::Progress).
 
+#![warn(missing_docs)]
+
 mod error;
 pub mod image;
 pub mod limits;

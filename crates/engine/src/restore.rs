@@ -21,6 +21,7 @@ static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 pub struct RestoreOptions {
     /// A file that does not exist, or a block device.
     pub to: PathBuf,
+    /// What is written; a block device takes raw alone.
     pub format: DiskFormat,
     /// Overwrite a block device.
     pub force: bool,
@@ -31,11 +32,13 @@ pub struct RestoreOptions {
 /// A finished restore.
 #[derive(Debug, Clone)]
 pub struct Restored {
+    /// Of the disk, as the guest sees it.
     pub size_bytes: u64,
     /// Bytes that are not holes.
     pub data_bytes: u64,
     /// Nothing was copied: the file shares its data with a snapshot.
     pub is_clone: bool,
+    /// From the beginning until it was complete.
     pub elapsed: Duration,
 }
 
@@ -130,7 +133,11 @@ impl stream::Sink for Out<'_> {
 
 /// A new image with all of a disk in it, not finished yet. Where the disk is a file of that format on the same storage, and
 /// that clones files, it takes an instant, and no space.
-pub fn write_image(reader: &DiskSource, options: NewImageOptions, progress: &Progress) -> Result<NewImage> {
+pub(crate) fn write_image(
+    reader: &DiskSource,
+    options: NewImageOptions,
+    progress: &Progress,
+) -> Result<NewImage> {
     if let Some((file, format)) = reader.file().filter(|_| options.passphrase.is_none())
         && DiskFormat::from(format) == options.format
         && let Some(image) = NewImage::clone_of(file, options.clone())?

@@ -13,6 +13,7 @@ use strongroom_store::{DiskReader, Manifest, ReadSession, StoreError, Vault};
 /// Where to listen.
 #[derive(Debug, Clone)]
 pub enum Listen {
+    /// A Unix socket at this path.
     Unix(PathBuf),
     /// Loopback only.
     Tcp(SocketAddr),
@@ -22,7 +23,9 @@ pub enum Listen {
 pub struct Serving {
     server: ServerHandle,
     session: Arc<ReadSession>,
+    /// The one that is served.
     pub point: Manifest,
+    /// All its disks.
     pub exports: Vec<Served>,
     /// The disk that clients get who name none.
     pub default_disk: Option<String>,
@@ -31,12 +34,16 @@ pub struct Serving {
 /// An exported disk.
 #[derive(Debug, Clone)]
 pub struct Served {
+    /// The disk's name, which is the export's.
     pub disk: String,
+    /// As clients see it.
     pub size_bytes: u64,
+    /// `nbd://…` or `nbd+unix://…`, as QEMU and libnbd take it.
     pub uri: String,
 }
 
 impl Serving {
+    /// Where it listens; of TCP with the port that was chosen, where 0 was asked for.
     pub fn endpoint(&self) -> &Endpoint {
         self.server.endpoint()
     }

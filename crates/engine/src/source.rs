@@ -17,7 +17,9 @@ use strongroom_store::{BlockTarget, Disk, DiskReader, Progress, ReadSession};
 
 /// A point that is open for reading.
 pub enum PointSource {
+    /// Its trees in the vault.
     Vault(Arc<ReadSession>),
+    /// The clones of its snapshot, beside the machine's disks.
     Snapshot(Box<OpenSnapshot>),
 }
 
@@ -80,9 +82,13 @@ impl PointSource {
 /// A disk of a point. May be read from many threads at once.
 #[derive(Clone)]
 pub enum DiskSource {
+    /// By its tree in the vault.
     Vault(DiskReader),
+    /// By its clone, or what else the snapshot has of it.
     Snapshot {
+        /// What its bytes are read from.
         disk: DiskSnapshot,
+        /// Where its file is.
         kept: KeptDisk,
         /// Of the whole disk.
         map: Arc<[TypedExtent]>,
@@ -90,6 +96,7 @@ pub enum DiskSource {
 }
 
 impl DiskSource {
+    /// As the guest sees it.
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::Vault(reader) => reader.size_bytes(),

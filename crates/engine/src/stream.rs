@@ -18,9 +18,11 @@ use uuid::Uuid;
 
 /// What is read.
 pub trait Source {
+    /// As the guest sees it.
     fn size_bytes(&self) -> u64;
     /// Everything in a range, in order.
     fn extents(&self, offset_bytes: u64, length_bytes: u64) -> Result<Vec<TypedExtent>>;
+    /// Fills `buffer` with the bytes at `offset_bytes`, which must lie within the disk.
     fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
@@ -40,7 +42,9 @@ impl Source for DiskSource {
 
 /// What is written to, in order.
 pub trait Sink {
+    /// The next bytes.
     fn write(&mut self, bytes: Bytes) -> Result<()>;
+    /// The next `length_bytes` bytes are zeroes.
     fn write_zeroes(&mut self, length_bytes: u64) -> Result<()>;
 }
 

@@ -27,8 +27,10 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
+    /// The disk's bytes, holes in the file where it has some.
     #[default]
     Raw,
+    /// QEMU's, version 3.
     Qcow2,
     /// Fixed: as raw, padded to a whole MiB, with a footer.
     Vhd,
@@ -81,9 +83,10 @@ impl From<strongroom_hypervisor::DiskFormat> for DiskFormat {
 
 /// A new image file to make.
 #[derive(Debug, Clone)]
-pub struct NewImageOptions {
+pub(crate) struct NewImageOptions {
     /// Must not exist; its directory must.
     pub path: PathBuf,
+    /// What it is written as.
     pub format: DiskFormat,
     /// Of the disk.
     pub size_bytes: u64,
@@ -98,7 +101,7 @@ pub struct NewImageOptions {
 }
 
 /// An image being written, next to where it will be, as `.NAME.strongroom-partial-ID`. Removed again unless finished.
-pub struct NewImage {
+pub(crate) struct NewImage {
     partial: Partial,
     options: NewImageOptions,
     body: Body,
@@ -226,7 +229,8 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// Of what is at that path, links not followed. Fails if nothing is.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let metadata = path.symlink_metadata()?;
         Ok(Self { device: metadata.dev(), inode: metadata.ino() })
@@ -466,10 +470,9 @@ pub fn is_block_device(path: &Path) -> bool {
 }
 
 /// A block device that is overwritten.
-pub struct Device {
+pub(crate) struct Device {
     file: File,
     path: PathBuf,
-    size_bytes: u64,
 }
 
 impl Device {
@@ -498,11 +501,7 @@ impl Device {
                 ),
             ));
         }
-        Ok(Self { file, path: path.to_owned(), size_bytes })
-    }
-
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// Makes a range read as zeroes, by the fastest way the device has.

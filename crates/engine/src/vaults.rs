@@ -3,12 +3,15 @@
 use crate::error::{Error, ErrorKind, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use strongroom_domain::VaultId;
 use strongroom_store::objects::{BlobStore, Location, OpenOptions, Reach, Stop, TEMP_DIR};
 use strongroom_store::{InitOptions, KeyFile, Keyring, StoreError, Vault, check_block_size};
 
 /// A vault that was made, and where its key is.
 pub struct NewVault {
+    /// Open.
     pub vault: Vault,
+    /// The file that its key was saved to. Without it the vault cannot be read.
     pub key_path: PathBuf,
     /// Made in the user's keyring, where later commands find it by themselves.
     pub key_in_ring: bool,
@@ -84,14 +87,7 @@ impl Stores {
             undo_directory();
             return Err(error.into());
         }
-        let saved = KeyFile::generate(options.vault).and_then(|key| {
-            let path = match key_file {
-                Some(path) => key.save_new(path).map(|()| path.to_owned()),
-                None => Keyring::of_user().and_then(|ring| ring.save(&key)),
-            };
-            Ok((key, path?))
-        });
-        let (key, key_path) = match saved {
+        let (key, key_path) = match make_key(options.vault, key_file) {
             Ok(saved) => saved,
             Err(error) => {
                 undo_directory();
@@ -100,15 +96,7 @@ impl Stores {
         };
         match Vault::init(objects, &key, options) {
             Ok(vault) => Ok(NewVault { vault, key_path, key_in_ring: key_file.is_none() }),
-            Err(error) => {
-                let error = Error::from(error);
-                // Also one that says that another was faster may have been this one, whose answer was lost.
-                let kept = format!(
-                    "; a vault may have been made all the same: its key stays in {}, delete it if there is no such vault",
-                    key_path.display()
-                );
-                Err(Error::new(error.kind, format!("{error}{kept}")).caused_by(error))
-            }
+            Err(error) => Err(key_stays(error.into(), &key_path)),
         }
     }
 
@@ -131,6 +119,26 @@ impl Stores {
         Vault::open(objects, &key)?;
         Ok(key)
     }
+}
+
+/// A new key, durable in `key_file` or in the user's keyring, and the file that it is in.
+fn make_key(vault: VaultId, key_file: Option<&Path>) -> Result<(KeyFile, PathBuf), StoreError> {
+    let key = KeyFile::generate(vault)?;
+    let path = match key_file {
+        Some(path) => key.save_new(path).map(|()| path.to_owned()),
+        None => Keyring::of_user().and_then(|ring| ring.save(&key)),
+    };
+    Ok((key, path?))
+}
+
+/// Why a vault could not be made, and where its key is.
+fn key_stays(error: Error, key_path: &Path) -> Error {
+    // Also one that says that another was faster may have been this one, whose answer was lost.
+    let kept = format!(
+        "; a vault may have been made all the same: its key stays in {}, delete it if there is no such vault",
+        key_path.display()
+    );
+    Error::new(error.kind, format!("{error}{kept}")).caused_by(error)
 }
 
 /// Whether a directory is to be made. One with other things in it is no place for a vault.

@@ -30,6 +30,7 @@ use uuid::Uuid;
 /// A part of the audit, in the order in which it was written.
 #[derive(Debug)]
 pub struct Page {
+    /// In the order in which they were written; no more than were asked for.
     pub rows: Vec<AuditEntry>,
     /// What comes later comes after this row. None: there is no row yet.
     pub cursor: Option<Uuid>,

@@ -21,6 +21,7 @@
 //! All calls block.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod audit;
 pub mod backup;

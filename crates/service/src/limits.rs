@@ -10,11 +10,13 @@ pub const LEASE_DURATION: Duration = Duration::from_secs(120);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// How long the catalog is left alone before what was committed is written down again, at first and at most.
 pub const COMMITTED_RETRY_FIRST: Duration = Duration::from_millis(50);
+/// See [`COMMITTED_RETRY_FIRST`].
 pub const COMMITTED_RETRY_MAX: Duration = Duration::from_secs(15);
 /// How long a job waits of which it could not be seen whether it was committed, until that is looked at again.
 pub const UNSETTLED_RETRY: Duration = Duration::from_secs(10);
 /// How long a replacement of disks that cannot go on waits before it tries again, at first and at most.
 pub const REPLACE_RETRY_FIRST: Duration = Duration::from_secs(2);
+/// See [`REPLACE_RETRY_FIRST`].
 pub const REPLACE_RETRY_MAX: Duration = Duration::from_secs(120);
 /// How long a backup waits that found something else writing to its vault, which takes one writer at a time.
 pub const VAULT_BUSY_RETRY: Duration = Duration::from_secs(20);
@@ -31,7 +33,9 @@ pub const SNAPSHOT_RESERVE_PERCENT: u32 = 10;
 /// Free space that has not changed for so long has settled, and it is not waited for longer than the second; how often it is
 /// looked at.
 pub const FREE_SETTLED: Duration = Duration::from_secs(1);
+/// See [`FREE_SETTLED`].
 pub const FREE_SETTLED_MAX: Duration = Duration::from_secs(10);
+/// See [`FREE_SETTLED`].
 pub const FREE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often files of snapshots that nobody knows are looked for; and once after each start.
 pub const ORPHANS_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -85,6 +89,7 @@ pub const INSTANT_RETRY_MAX: Duration = Duration::from_secs(30);
 pub const DRILL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The longest and the shortest that can be asked for.
 pub const DRILL_TIMEOUT_MAX: Duration = Duration::from_secs(6 * 3600);
+/// See [`DRILL_TIMEOUT_MAX`].
 pub const DRILL_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// A screen that shows the same for so long has settled.
 pub const DRILL_SETTLED: Duration = Duration::from_secs(15);

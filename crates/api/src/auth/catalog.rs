@@ -17,6 +17,7 @@ pub struct CatalogDirectory {
 }
 
 impl CatalogDirectory {
+    /// All of them are in this catalog, and read anew each time.
     pub fn new(catalog: Arc<dyn ServiceCatalog>) -> Self {
         Self { catalog }
     }

@@ -23,6 +23,7 @@ impl From<Unavailable> for ArmError {
     }
 }
 
+/// What an account is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountKind {
     /// A service principal: an application's id and its secret.
@@ -34,13 +35,17 @@ pub enum AccountKind {
 /// Somebody who may sign in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Account {
+    /// What roles and tokens name it by. It never changes.
     pub object_id: Uuid,
     /// The application's id; a user's is not used.
     pub app_id: Uuid,
+    /// What it is of.
     pub kind: AccountKind,
+    /// As messages and the audit show it.
     pub name: String,
     /// argon2id, as a PHC string.
     pub secret_hash: String,
+    /// It may not sign in, and its tokens are refused.
     pub disabled: bool,
 }
 
@@ -56,11 +61,13 @@ pub trait Directory: Send + Sync {
     /// The account that signs in with this: an application's id (or its name), or a user's name, in any case.
     fn by_name(&self, kind: AccountKind, name: &str) -> Result<Option<Account>, Unavailable>;
 
+    /// The account of this id. None: there is none, or no more.
     fn by_object_id(&self, object_id: Uuid) -> Result<Option<Account>, Unavailable>;
 
     /// The roles that an account has.
     fn assignments(&self, object_id: Uuid) -> Result<Vec<Assignment>, Unavailable>;
 
+    /// Writes a row of the audit.
     fn record(&self, event: &AuditEvent) -> Result<(), Unavailable>;
 }
 
@@ -71,6 +78,7 @@ pub struct StoredKey {
     pub id: String,
     /// PKCS #8, PEM.
     pub private_key_pem: String,
+    /// By which keys are replaced and end.
     pub created_at: Timestamp,
 }
 
@@ -82,8 +90,10 @@ impl fmt::Debug for StoredKey {
 
 /// Where signing keys are kept. Calls block.
 pub trait KeyStore: Send + Sync {
+    /// All of them, the newest first.
     fn load(&self) -> Result<Vec<StoredKey>, Unavailable>;
 
+    /// Keeps a new one. When this returns, a restart finds it.
     fn add(&self, key: &StoredKey) -> Result<(), Unavailable>;
 
     /// Removes a key; fine if it is gone.

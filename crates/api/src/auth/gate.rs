@@ -12,6 +12,7 @@ use uuid::Uuid;
 /// What a request brings to say who it is from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
+    /// No `Authorization` header.
     None,
     /// The token of `Authorization: Bearer …`, unchecked.
     Bearer(String),
@@ -19,6 +20,7 @@ pub enum Credentials {
     Unreadable,
     /// The user id at the other end of the Unix socket, as the kernel says.
     LocalUser {
+        /// The kernel's number of the user.
         uid: u32,
     },
     /// This very process: the command line without a server.
@@ -53,6 +55,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What a caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallerKind {
@@ -60,6 +63,7 @@ pub enum CallerKind {
     Anonymous,
     /// A service principal.
     Application,
+    /// A person.
     User,
     /// root or the service's own user, on this host: Owner of everything.
     LocalAdministrator,
@@ -68,6 +72,7 @@ pub enum CallerKind {
 /// Who asks, once that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
+    /// What they are.
     pub kind: CallerKind,
     /// The principal's object id; nil for the local administrator and for nobody.
     pub object_id: Uuid,
@@ -76,6 +81,7 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Nobody who is known.
     pub fn anonymous() -> Self {
         Self { kind: CallerKind::Anonymous, object_id: Uuid::nil(), name: String::from("anonymous") }
     }
@@ -104,12 +110,17 @@ impl Caller {
 /// One row of the audit: a change that was asked for, or a refusal.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AuditEvent {
+    /// When it was dispatched.
     pub at: Timestamp,
+    /// The request's own id, as its answer has it in `x-ms-request-id`.
     pub request_id: Uuid,
+    /// The caller's, by which several requests belong together; else the request's own.
     pub correlation_id: Uuid,
+    /// Who asked.
     pub caller_kind: CallerKind,
     /// Nil where there is none.
     pub caller_object_id: Uuid,
+    /// As [`Caller::name`].
     pub caller_name: String,
     /// Where from: an address, or a local user.
     pub client: String,
@@ -119,7 +130,9 @@ pub struct AuditEvent {
     pub action: String,
     /// The resource, as an ARM id; else the path.
     pub scope: String,
+    /// The HTTP method.
     pub method: String,
+    /// The answer's HTTP status.
     pub status: u16,
     /// The error's code; empty on success.
     pub code: String,

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// Why a token is refused. The texts are for the caller and complete "The access token is invalid: …".
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum TokenRefusal {
+pub(super) enum TokenRefusal {
     #[error("it is too long")]
     TooLong,
     #[error("it is not a JSON Web Token")]
@@ -56,7 +56,7 @@ impl From<TokenRefusal> for ArmError {
 
 /// What a token's first part says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub(super) struct Header {
     pub alg: String,
     pub typ: Option<String>,
     pub kid: Option<String>,

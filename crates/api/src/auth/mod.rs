@@ -18,7 +18,6 @@ pub use catalog::CatalogDirectory;
 pub use directory::{Account, AccountKind, Directory, KeyStore, StoredKey, Unavailable};
 pub use documents::AUDIENCE;
 pub use gate::{AuditEvent, Caller, CallerKind, Credentials, Gate};
-pub use jwt::{Header, TokenRefusal};
 pub use secret::{generate_secret, hash_secret};
 pub use sign_in::{HasSignIn, SignIn, SignInConfig};
 pub use token_endpoint::routes;

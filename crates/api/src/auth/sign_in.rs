@@ -32,6 +32,7 @@ impl SignInConfig {
 
 /// An application's state that has a [`SignIn`]: what the sign-in routes need of it.
 pub trait HasSignIn {
+    /// The one of the gate that the API was built with.
     fn sign_in(&self) -> &SignIn;
 }
 
@@ -69,6 +70,7 @@ impl From<Unavailable> for SignInError {
 }
 
 impl SignIn {
+    /// Reads no account and makes no key yet. Fails where no secret could be checked.
     pub fn new(
         config: SignInConfig,
         directory: Arc<dyn Directory>,

@@ -16,4 +16,4 @@ pub(crate) use request::Rows;
 pub use request::{Client, Request};
 pub use response::{Body, Response};
 pub use server::{Server, ServerBounds, ServerConfig, ServerError, Stop};
-pub use source::Source;
+pub(crate) use source::Source;

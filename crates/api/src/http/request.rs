@@ -24,7 +24,10 @@ pub enum Client {
     /// Over the network.
     Address(IpAddr),
     /// Over the Unix socket, from a process of this user.
-    LocalUser { uid: u32 },
+    LocalUser {
+        /// The kernel's number of it.
+        uid: u32,
+    },
     /// From within this process.
     Process,
 }
@@ -42,17 +45,23 @@ impl fmt::Display for Client {
 /// One request. Everything in it is bounded (`limits.rs`).
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Any; routes know those of Azure.
     pub method: Method,
     /// Decoded segments, case kept; none is empty, `.` or `..`, or has a slash.
     pub path: Vec<String>,
     /// Whether the path came with a slash after its last segment, which routes do not see.
     pub ends_in_slash: bool,
+    /// What follows the question mark.
     pub query: Query,
+    /// As they came. `Authorization` is read into `credentials`.
     pub headers: HeaderMap,
+    /// Empty: there is none.
     pub body: Bytes,
     /// `https://host:port` as the client addressed the server: what URLs in answers begin with.
     pub base_url: String,
+    /// Where it came from.
     pub client: Client,
+    /// What it says of who asks, unchecked.
     pub credentials: Credentials,
     /// This request's own id, new for each.
     pub request_id: Uuid,

@@ -13,6 +13,7 @@ const JSON: &str = "application/json; charset=utf-8";
 /// What an answer carries.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
+    /// Nothing, without a content type.
     Empty,
     /// Sent as compact UTF-8, `application/json; charset=utf-8`.
     Json(Value),
@@ -20,7 +21,9 @@ pub enum Body {
     JsonText(Bytes),
     /// Anything else, such as a file of the portal.
     Bytes {
+        /// As in the header of that name.
         content_type: &'static str,
+        /// All of it.
         bytes: Bytes,
     },
 }
@@ -28,8 +31,11 @@ pub enum Body {
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Response {
+    /// The HTTP status.
     pub status: StatusCode,
+    /// Beside those that every answer has.
     pub headers: HeaderMap,
+    /// What it carries.
     pub body: Body,
     /// An error's code, for the log and the audit.
     pub error_code: Option<String>,
@@ -55,6 +61,7 @@ impl Response {
         Ok(Self::json(status, body))
     }
 
+    /// Any status with JSON that is there already.
     pub fn json(status: StatusCode, body: Value) -> Self {
         Self { status, headers: HeaderMap::new(), body: Body::Json(body), error_code: None }
     }
@@ -90,6 +97,7 @@ impl Response {
         Self { status, headers: HeaderMap::new(), body: Body::Empty, error_code: None }
     }
 
+    /// 200 with anything else, such as a picture.
     pub fn bytes(content_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         let body = Body::Bytes { content_type, bytes: bytes.into() };
         Self { status: StatusCode::OK, headers: HeaderMap::new(), body, error_code: None }
@@ -125,6 +133,7 @@ impl Response {
         out.retry_after(retry_after_seconds)
     }
 
+    /// After how many seconds to ask again.
     pub fn retry_after(self, seconds: u32) -> Self {
         self.header(header::RETRY_AFTER, seconds.to_string())
     }

@@ -40,34 +40,50 @@ use tokio_rustls::TlsAcceptor;
 /// Where to listen.
 #[derive(Clone)]
 pub struct ServerConfig {
+    /// Addresses for HTTPS; port 0: a free one. Empty: the socket alone.
     pub listen: Vec<SocketAddr>,
     /// A Unix socket, for this host's administrators.
     pub socket: Option<PathBuf>,
+    /// What HTTPS is served with.
     pub certificates: Arc<Certificates>,
     /// What URLs begin with where a client does not say how it addressed the server; default: the first address.
     pub public_url: Option<String>,
+    /// How much is taken on.
     pub bounds: ServerBounds,
 }
 
 /// What a server takes on, from `limits.rs`; tests take less.
 #[derive(Debug, Clone)]
 pub struct ServerBounds {
+    /// Over HTTPS, at the same time.
     pub connections: usize,
     /// Of one IPv4 address, or one IPv6 /64.
     pub connections_per_address: usize,
     /// Over the Unix socket, beside those above.
     pub local_connections: usize,
+    /// Running at the same time, of requests over HTTPS.
     pub handlers: usize,
+    /// Requests that may wait for a handler, over HTTPS and over the socket each; further ones are answered with 503.
     pub handlers_waiting: usize,
+    /// Of those over HTTPS, from one IPv4 address, or one IPv6 /64.
     pub handlers_waiting_per_address: usize,
+    /// Running at the same time, of requests over the Unix socket.
     pub local_handlers: usize,
+    /// For TLS.
     pub handshake_timeout: Duration,
+    /// From a request's first byte to the end of its headers (HTTP/1).
     pub head_timeout: Duration,
+    /// From there to the last byte of its body.
     pub body_timeout: Duration,
+    /// The same of a body that anybody may send.
     pub small_body_timeout: Duration,
+    /// From a request's headers to the head of its answer.
     pub request_timeout: Duration,
+    /// How long a client may take nothing of an answer.
     pub write_stall_timeout: Duration,
+    /// How long a connection may be without a request.
     pub idle_timeout: Duration,
+    /// How long running requests may go on when the server stops.
     pub shutdown_timeout: Duration,
 }
 
@@ -98,9 +114,19 @@ impl Default for ServerBounds {
 pub enum ServerError {
     /// Stop the other one, or listen elsewhere.
     #[error("{what} is in use by another process")]
-    InUse { what: String },
+    InUse {
+        /// The address, or the path of the socket.
+        what: String,
+    },
+    /// It cannot be done here: the cause says why.
     #[error("listening on {what}: {cause}")]
-    Listen { what: String, cause: io::Error },
+    Listen {
+        /// The address, or the path of the socket.
+        what: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The system gives it no threads, or nothing else that it needs; the cause says what.
     #[error("starting the server: {0}")]
     Start(io::Error),
 }
@@ -116,6 +142,7 @@ impl Default for Stop {
 }
 
 impl Stop {
+    /// Not stopped.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(false)))
     }
@@ -123,10 +150,6 @@ impl Stop {
     /// No new connections; what runs ends.
     pub fn stop(&self) {
         self.0.send_replace(true);
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        *self.0.borrow()
     }
 }
 

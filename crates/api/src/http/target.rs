@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Why a target is refused. The text completes "The request URI is invalid: …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum TargetError {
+pub(crate) enum TargetError {
     #[error("it is too long")]
     TooLong,
     #[error("it does not begin with a slash")]
@@ -32,7 +32,7 @@ pub enum TargetError {
 }
 
 /// A path's segments, case kept, `//` collapsed, each decoded by itself.
-pub fn parse_path(path: &str) -> Result<Vec<String>, TargetError> {
+pub(crate) fn parse_path(path: &str) -> Result<Vec<String>, TargetError> {
     if path.len() > limits::TARGET_MAX_BYTES {
         return Err(TargetError::TooLong);
     }
@@ -62,7 +62,7 @@ pub struct Query {
 }
 
 impl Query {
-    pub fn parse(query: &str) -> Result<Self, TargetError> {
+    pub(crate) fn parse(query: &str) -> Result<Self, TargetError> {
         if query.len() > limits::TARGET_MAX_BYTES {
             return Err(TargetError::TooLong);
         }

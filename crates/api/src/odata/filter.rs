@@ -11,39 +11,70 @@ use thiserror::Error;
 /// Why a filter is refused; completes "Invalid $filter '…' specified in the query string: …".
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FilterError {
+    /// Of [`limits::FILTER_MAX_BYTES`].
     #[error("it is longer than {} bytes", limits::FILTER_MAX_BYTES)]
     TooLong,
+    /// Of [`limits::FILTER_DEPTH_MAX`].
     #[error("it is nested too deeply")]
     TooDeep,
+    /// Of [`limits::FILTER_TERMS_MAX`].
     #[error("it has more than {} comparisons", limits::FILTER_TERMS_MAX)]
     TooManyTerms,
+    /// It would reach to the end.
     #[error("a quote is not closed")]
     OpenQuote,
+    /// What was found where something else had to be.
     #[error("unexpected '{0}'")]
     Unexpected(String),
+    /// Something has to follow.
     #[error("it ends too early")]
     EndsEarly,
+    /// Two values, or two names.
     #[error("a comparison needs a name on one side and a value on the other")]
     NoName,
+    /// This list takes [`Filter::equalities`] alone.
     #[error("only comparisons with eq, joined by and, are supported here")]
     OnlyEqualities,
+    /// Of a list that says by what it can be filtered.
     #[error("this list cannot be filtered by '{name}'; it can by {known}")]
-    UnknownName { name: String, known: String },
+    UnknownName {
+        /// As it was given.
+        name: String,
+        /// Those that are, for people.
+        known: String,
+    },
+    /// Of a name whose values are known.
     #[error("'{name}' is never '{value}'; it is one of {known}")]
-    UnknownValue { name: String, value: String, known: String },
+    UnknownValue {
+        /// As the list has it.
+        name: String,
+        /// As it was given.
+        value: String,
+        /// Those that there are, for people.
+        known: String,
+    },
+    /// Which of two values would count is for nobody to guess. The name.
     #[error("'{0}' is given twice")]
     Twice(String),
+    /// The text.
     #[error("'{0}' is not a time such as 2026-11-01 12:00:00 AM or 2026-11-01T00:00:00Z")]
     NotATime(String),
 }
 
+/// How a name and a value compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
+    /// Equal.
     Eq,
+    /// Not equal.
     Ne,
+    /// Greater than.
     Gt,
+    /// Greater than or equal.
     Ge,
+    /// Less than.
     Lt,
+    /// Less than or equal.
     Le,
 }
 
@@ -108,13 +139,31 @@ impl fmt::Display for Value {
     }
 }
 
+/// A filter as a tree, no deeper than [`limits::FILTER_DEPTH_MAX`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expression {
-    Compare { name: String, operator: Operator, value: Value },
+    /// A comparison. One that was written with the value first is turned round.
+    Compare {
+        /// As it was given.
+        name: String,
+        /// Between the name and the value.
+        operator: Operator,
+        /// What the name is compared with.
+        value: Value,
+    },
+    /// Both hold.
     And(Box<Expression>, Box<Expression>),
+    /// One holds, or both.
     Or(Box<Expression>, Box<Expression>),
+    /// That does not hold.
     Not(Box<Expression>),
-    Call { function: String, arguments: Vec<Value> },
+    /// A function, such as `startswith(name, 'x')`.
+    Call {
+        /// As it was given.
+        function: String,
+        /// In their order; a name among them is a [`Value::Word`].
+        arguments: Vec<Value>,
+    },
 }
 
 impl fmt::Display for Expression {
@@ -144,6 +193,7 @@ impl fmt::Display for Expression {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
+    /// What was understood of it.
     pub expression: Expression,
     source: String,
 }
@@ -155,6 +205,7 @@ impl fmt::Display for Filter {
 }
 
 impl Filter {
+    /// Takes it apart. What names and values mean is for the list to say.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         if text.len() > limits::FILTER_MAX_BYTES {
             return Err(FilterError::TooLong);

@@ -25,9 +25,19 @@ use std::sync::Arc;
 pub enum TlsSource {
     /// Our own authority, kept in a directory that must exist: `authority.pem` is what clients are to trust. The certificate
     /// is for `names` (DNS names and addresses) beside those of [`default_names`].
-    Own { directory: PathBuf, names: Vec<String> },
+    Own {
+        /// Holds the authority's key as well: for its owner alone.
+        directory: PathBuf,
+        /// As they are to be in the certificate, beside [`default_names`].
+        names: Vec<String>,
+    },
     /// Files in PEM: the certificate with its chain, and its key. Read again when they change.
-    Files { certificate: PathBuf, key: PathBuf },
+    Files {
+        /// The server's own certificate comes first.
+        certificate: PathBuf,
+        /// Of the first certificate; not encrypted.
+        key: PathBuf,
+    },
 }
 
 /// The names that the server's own host goes by: `localhost`, its addresses, and the host's name.

@@ -20,6 +20,7 @@ use strongroom_domain::zone::ZoneName;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Texts {
+    /// The run time as it was sent, such as `2026-11-01T20:30:00Z`. None: the policy was not made by a client.
     pub run_time: Option<String>,
     /// Prefix and suffix of a resource group, which Azure wants for snapshots.
     pub snapshot_group: Option<(String, String)>,
@@ -30,8 +31,11 @@ pub struct Texts {
 /// Azure's `tieringPolicy` for `ArchivedRP`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tiering {
+    /// `tieringMode`: `TierRecommended`, `TierAfter` or `DoNotTier`.
     pub mode: String,
+    /// How many of the unit; 0 where the mode takes none.
     pub duration: u32,
+    /// `Days`, `Weeks`, `Months` or `Years`; `Invalid` where the mode takes none.
     pub duration_type: String,
 }
 

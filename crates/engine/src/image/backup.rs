@@ -19,10 +19,13 @@ pub const DISK_NAME: &str = "disk";
 /// What to back up, and as what.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
+    /// The image's file, or a block device.
     pub source: PathBuf,
+    /// What it is read as.
     pub format: SourceFormat,
     /// Also if its format's own check finds it damaged.
     pub is_forced: bool,
+    /// The item of the vault that its point becomes one of.
     pub item: ItemName,
     /// A list of what changed since the item's last point; everything else is taken from there unread.
     pub changed_extents: Option<PathBuf>,
@@ -33,9 +36,11 @@ pub struct BackupOptions {
 /// A finished backup.
 #[derive(Debug)]
 pub struct ImageBackup {
+    /// As it was committed; what there is to warn of is in it.
     pub point: Manifest,
     /// What the image was read as.
     pub format: &'static str,
+    /// From the beginning to the commit.
     pub elapsed: Duration,
 }
 

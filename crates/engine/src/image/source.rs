@@ -24,11 +24,17 @@ pub enum SourceFormat {
     /// host as its backing file and have that backed up: so no image that names other files is read, whatever is said of it.
     #[default]
     Auto,
+    /// The bytes as they are: a file, or a block device.
     Raw,
+    /// QEMU's.
     Qcow2,
+    /// VMware's.
     Vmdk,
+    /// Hyper-V's.
     Vhdx,
+    /// VHD, under QEMU's name for it (`vpc`, after Virtual PC).
     Vpc,
+    /// VirtualBox's.
     Vdi,
 }
 

@@ -22,6 +22,7 @@ const HEAD_BYTES: u64 = 512;
 /// What a stream is to become.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
+    /// The item of the vault that its point becomes one of.
     pub item: ItemName,
     /// How long it is to be; another length makes no point.
     pub size_bytes: Option<u64>,

@@ -8,29 +8,20 @@
 //! In two halves, [`take`] and the transfer. Where the snapshot can be kept the transfer is [`transfer_kept`], done as often
 //! as it takes, by any process; where it cannot, the snapshot lives as long as [`TakenMachine::transfer`].
 
-use super::parent::{Parent, Plan};
-use super::record::{DEFINITION_KIND, DiskRecord, MachineRecord, SkippedRecord};
+use super::facts::Facts;
+use super::parent::Parent;
+use super::transfer::{DiskBackup, transfer};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::FIRMWARE_STATE_MAX_BYTES;
-use base64::Engine as _;
-use jiff::Timestamp;
-use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strongroom_domain::{ExtentKind, ItemName, PointId};
+use strongroom_domain::ItemName;
 use strongroom_hypervisor::{
-    Disk as MachineDisk, DiskParent, DiskSnapshot, DiskSource, GuestWork, Hypervisor, KeptSnapshot, Machine,
-    MachineSnapshot, Outcome, Quiesce, ReadDisk, Road, SnapshotRequest, Timings, UseClones, is_missed,
+    Disk as MachineDisk, DiskParent, GuestWork, Hypervisor, KeptSnapshot, Machine, MachineSnapshot, Outcome,
+    Quiesce, SnapshotRequest, Timings, UseClones, is_missed,
 };
-use strongroom_store::{
-    BlockSource, Definition, Disk, DiskRequest, DiskWritten, Kept, Manifest, PointDraft, PointKind, Progress,
-    Promise, Session, StoreError, Vault,
-};
+use strongroom_store::{Kept, Manifest, Progress, Session, Vault};
 use uuid::Uuid;
 
 /// How to back up. The default is right for nearly everyone.
@@ -40,10 +31,13 @@ pub struct BackupOptions {
     pub exclude: BTreeSet<String>,
     /// Fails when a disk that is not excluded cannot be backed up; otherwise that is a warning.
     pub require_all_disks: bool,
+    /// Whether the guest's file systems are frozen for the instant.
     pub quiesce: Quiesce,
+    /// Whether disk files may be cloned beside the disks.
     pub clones: UseClones,
     /// Where a pull-mode job keeps what the guest overwrites; default: beside each disk.
     pub scratch_dir: Option<PathBuf>,
+    /// What the files in there may take, all together; default: what is free, less a reserve.
     pub scratch_limit_bytes: Option<u64>,
     /// The item's name in the vault; default: the machine's.
     pub item: Option<ItemName>,
@@ -67,96 +61,29 @@ impl std::fmt::Debug for SnapshotTaken {
     }
 }
 
-/// One disk of a finished backup.
-#[derive(Debug, Clone)]
-pub struct DiskBackup {
-    pub name: String,
-    pub size_bytes: u64,
-    pub road: Road,
-    pub incremental: bool,
-    /// Pieces that were read.
-    pub extents: u64,
-    pub read_bytes: u64,
-    pub changed_bytes: u64,
-    pub new_bytes: u64,
-    /// Why everything was read, where changes were to be expected.
-    pub full_reason: Option<String>,
-}
-
 /// A finished backup.
 #[derive(Debug)]
 pub struct MachineBackup {
+    /// As it was committed.
     pub point: Manifest,
+    /// Those that are in the point, in its order.
     pub disks: Vec<DiskBackup>,
     /// Drives that were left out, and why.
     pub skipped: Vec<(String, String)>,
     /// The point's, and those of tidying up after it.
     pub warnings: Vec<String>,
+    /// How long the machine felt the snapshot.
     pub timings: Timings,
+    /// From the beginning until the snapshot was tidied up after.
     pub elapsed: Duration,
 }
-
-/// What a backup has to know beside the snapshot; kept with one that is kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
-    /// Of the recovery point, whether it is in the vault already or not.
-    pub point: PointId,
-    pub item: ItemName,
-    #[serde(default)]
-    pub job: Option<String>,
-    /// None: kept by a program that did not write it down yet.
-    #[serde(default)]
-    pub kept: Option<Kept>,
-    pub disks: Vec<DiskFacts>,
-}
-
-/// How a disk was attached.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DiskFacts {
-    pub target: String,
-    pub bus: String,
-    #[serde(default)]
-    pub source: Option<String>,
-    #[serde(default)]
-    pub source_is_block: bool,
-}
-
-impl Facts {
-    fn new(machine: &Machine, item: ItemName, options: &BackupOptions) -> Self {
-        let disk = |d: &MachineDisk| DiskFacts {
-            target: d.target.clone(),
-            bus: d.bus.clone(),
-            source: d.source.path().map(|p| p.display().to_string()),
-            source_is_block: matches!(d.source, DiskSource::Block(_)),
-        };
-        Self {
-            point: PointId::from_uuid(Uuid::now_v7()),
-            item,
-            job: options.job.clone(),
-            kept: Some(options.kept.clone().unwrap_or_else(|| Kept::on_demand(None))),
-            disks: machine.disks.iter().map(disk).collect(),
-        }
-    }
-
-    /// Those of a kept snapshot.
-    pub fn of(kept: &KeptSnapshot) -> Result<Self> {
-        serde_json::from_value(kept.extra.clone()).map_err(|e| {
-            Error::new(
-                ErrorKind::Corrupt,
-                format!("the record {} is not understood: {e}", kept.record.display()),
-            )
-            .coded(SPOILED)
-        })
-    }
-}
-
-/// Azure's name for a snapshot that can no longer be read.
-pub const SPOILED: &str = "UserErrorSnapshotNotUsable";
 
 /// A machine taken at one instant, with what its transfer into the vault needs.
 pub struct TakenMachine {
     started: Instant,
+    /// What its point will say beside the disks' bytes.
     pub facts: Facts,
+    /// To be read while this lives, unless it is kept.
     pub snapshot: MachineSnapshot,
     /// Or why the vault could not be reached.
     vault: Result<(Session, Parent)>,
@@ -216,7 +143,8 @@ pub fn take(
     // A disk that came after it was looked at.
     let missed = snapshot.skipped.iter().filter(|(_, why)| is_missed(why));
     check_all(name, missed.map(|(target, why)| (target.as_str(), why.as_str())), options)?;
-    let facts = Facts::new(&machine, item, options);
+    let kept = options.kept.clone().unwrap_or_else(|| Kept::on_demand(None));
+    let facts = Facts::new(&machine, item, options.job.clone(), kept);
     let directories = snapshot
         .disks
         .iter()
@@ -375,236 +303,4 @@ fn check_all<'a>(
 
 fn targets(disks: &[MachineDisk]) -> String {
     disks.iter().map(|d| d.target.as_str()).collect::<Vec<_>>().join(", ")
-}
-
-/// From the snapshot to the commit.
-fn transfer(
-    session: Session,
-    facts: &Facts,
-    parent: &Parent,
-    snapshot: &MachineSnapshot,
-    mut warnings: Vec<String>,
-    progress: &Arc<Progress>,
-) -> Result<(Manifest, Vec<DiskBackup>)> {
-    warnings.extend(snapshot.warnings.iter().cloned());
-    let plans: Vec<Plan> = snapshot.disks.iter().map(|d| parent.plan(d, &mut warnings)).collect();
-    let written = write_disks(&session, snapshot, &plans, progress)?;
-    // From here on nothing is read any more.
-    snapshot.check()?;
-    progress.check()?;
-
-    let encrypted = super::definition::encrypted_disks(&snapshot.definition_xml);
-    let known: BTreeMap<&str, &DiskFacts> = facts.disks.iter().map(|d| (d.target.as_str(), d)).collect();
-    let mut disks = Vec::new();
-    let mut report = Vec::new();
-    for ((taken, plan), written) in snapshot.disks.iter().zip(&plans).zip(&written) {
-        let was = known.get(taken.target.as_str());
-        let extents = plan.extents.iter().filter(|e| e.kind == ExtentKind::Data).count() as u64;
-        let mut disk = Disk::new(&taken.target, written);
-        disk.full_reason.clone_from(&plan.full_reason);
-        disk.attributes = DiskRecord {
-            checkpoint: taken.checkpoint.clone(),
-            format: Some(taken.format),
-            bus: was.map(|d| d.bus.clone()),
-            source: was.and_then(|d| d.source.clone()),
-            source_is_block: was.is_some_and(|d| d.source_is_block),
-            road: Some(taken.road),
-            incremental: plan.incremental,
-            encrypted: encrypted.contains(&taken.target),
-            extents,
-        }
-        .to_attributes();
-        disks.push(disk);
-        report.push(DiskBackup {
-            name: taken.target.clone(),
-            size_bytes: taken.size_bytes,
-            road: taken.road,
-            incremental: plan.incremental,
-            extents,
-            read_bytes: written.read_bytes,
-            changed_bytes: written.changed_bytes,
-            new_bytes: written.new_bytes,
-            full_reason: plan.full_reason.clone(),
-        });
-    }
-    let mut record = machine_record(snapshot, facts, &mut warnings);
-    if snapshot.nvram.is_none() && parent.has_nvram_of(&snapshot.uuid) {
-        warnings.push(
-            "the UEFI variables that the machine's last point has are gone; a restored machine begins with fresh ones"
-                .into(),
-        );
-        record.firmware = None;
-    }
-    let attributes = record.to_attributes();
-    let taken_at = Timestamp::try_from(snapshot.taken_at).map_err(|e| {
-        Error::new(ErrorKind::Failed, format!("the clock of this host is beyond reason: {e}"))
-    })?;
-    // The commit point.
-    let draft = PointDraft {
-        item: facts.item.clone(),
-        kind: PointKind::Machine,
-        taken_at,
-        parent: parent.point.as_ref().map(|p| p.point),
-        consistency: snapshot.consistency.clone(),
-        disks,
-        definition: Some(Definition { kind: DEFINITION_KIND.into(), text: snapshot.definition_xml.clone() }),
-        kept: facts.kept.clone().map(Promise::Known),
-        warnings,
-        attributes,
-    };
-    let vault = session.vault().clone();
-    let point = session.commit_as(facts.point, draft).map_err(|error| {
-        let is_known = matches!(error, StoreError::LeaseLost { .. })
-            || matches!(vault.point_of(&facts.item, &facts.point), Ok(None));
-        let error = Error::from(error);
-        // It may be there all the same, or come to be: whoever asks later finds it.
-        if is_known { error } else { error.unsettled() }
-    })?;
-    Ok((point, report))
-}
-
-/// Writes all disks side by side. The first that fails stops the others.
-fn write_disks(
-    session: &Session,
-    snapshot: &MachineSnapshot,
-    plans: &[Plan],
-    progress: &Arc<Progress>,
-) -> Result<Vec<DiskWritten>> {
-    let cancelled_before = progress.is_cancelled();
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let fail = |error: Error| {
-        failure.lock().get_or_insert(error);
-        // Ends the others; whether it was the user's wish is seen by the error.
-        progress.cancel();
-    };
-    let written: Vec<Option<DiskWritten>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = snapshot
-            .disks
-            .iter()
-            .zip(plans)
-            .map(|(disk, plan)| {
-                let fail = &fail;
-                let write = move || match write_disk(session, disk, plan, progress) {
-                    Ok(written) => Some(written),
-                    Err(error) => {
-                        fail(error);
-                        None
-                    }
-                };
-                std::thread::Builder::new().name(format!("disk {}", disk.target)).spawn_scoped(scope, write)
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| match thread.map(|t| t.join()) {
-                Ok(Ok(written)) => written,
-                Ok(Err(_)) => {
-                    fail(Error::new(
-                        ErrorKind::Failed,
-                        "a thread that wrote a disk ended by itself; this is a bug",
-                    ));
-                    None
-                }
-                Err(e) => {
-                    fail(Error::io("starting a thread", e));
-                    None
-                }
-            })
-            .collect()
-    });
-    if cancelled_before {
-        return Err(Error::cancelled());
-    }
-    if let Some(error) = failure.into_inner() {
-        // A machine that ended, a job that was cancelled: the snapshot knows better than the reader.
-        return Err(match (error.kind, snapshot.check()) {
-            (ErrorKind::Cancelled | ErrorKind::NoSpace, _) | (_, Ok(())) => error,
-            (_, Err(why)) => why.into(),
-        });
-    }
-    Ok(written.into_iter().flatten().collect())
-}
-
-fn write_disk(
-    session: &Session,
-    disk: &DiskSnapshot,
-    plan: &Plan,
-    progress: &Arc<Progress>,
-) -> Result<DiskWritten> {
-    let source = Arc::new(SnapshotSource { reader: disk.reader(), failure: Mutex::new(None) });
-    let done = session.write_disk(DiskRequest {
-        source: source.clone(),
-        name: format!("disk `{}`", disk.target),
-        size_bytes: disk.size_bytes,
-        extents: plan.extents.clone(),
-        parent: plan.tree,
-        progress: progress.clone(),
-    });
-    done.map_err(|error| match (error, source.failure.lock().take()) {
-        (StoreError::Cancelled, _) | (_, None) if progress.is_cancelled() => Error::cancelled(),
-        (_, Some(cause)) => cause.into(),
-        (error, None) => error.into(),
-    })
-}
-
-/// A snapshot's disk as the store reads it. Keeps the first failure as it was: an I/O error would not say what to do.
-struct SnapshotSource {
-    reader: Arc<dyn ReadDisk>,
-    failure: Mutex<Option<strongroom_hypervisor::Error>>,
-}
-
-impl BlockSource for SnapshotSource {
-    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.reader.read_at(offset_bytes, buffer).map_err(|error| {
-            let told = io::Error::other(error.to_string());
-            self.failure.lock().get_or_insert(error);
-            told
-        })
-    }
-}
-
-/// What a point says of its machine beside the definition.
-pub(super) fn machine_record(
-    snapshot: &MachineSnapshot,
-    facts: &Facts,
-    warnings: &mut Vec<String>,
-) -> MachineRecord {
-    let nvram = read_state(snapshot.nvram.as_deref(), "the UEFI variables", "with fresh ones", warnings);
-    let is_known = nvram.is_some() || snapshot.nvram.is_none();
-    MachineRecord {
-        machine_uuid: Some(snapshot.uuid.clone()),
-        timings: snapshot.timings.into(),
-        skipped: snapshot
-            .skipped
-            .iter()
-            .map(|(disk, reason)| SkippedRecord { disk: disk.clone(), reason: reason.clone() })
-            .collect(),
-        nvram,
-        firmware: snapshot.firmware.clone().filter(|_| is_known),
-        tpm: read_state(snapshot.tpm.as_deref(), "the state of its TPM", "with an empty one", warnings),
-        job: facts.job.clone(),
-        guest: snapshot.guest.clone(),
-    }
-}
-
-/// A small file of the machine's, base64.
-fn read_state(path: Option<&Path>, what: &str, instead: &str, warnings: &mut Vec<String>) -> Option<String> {
-    let path = path?;
-    read_small(path)
-        .inspect_err(|e| {
-            warnings.push(format!(
-                "{what} in {} could not be read ({e}); a restored machine begins {instead}",
-                path.display()
-            ));
-        })
-        .ok()
-}
-
-fn read_small(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FIRMWARE_STATE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FIRMWARE_STATE_MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {FIRMWARE_STATE_MAX_BYTES} bytes")));
-    }
-    Ok(base64::engine::general_purpose::STANDARD.encode(bytes))
 }

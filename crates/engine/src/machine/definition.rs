@@ -64,8 +64,11 @@ pub fn is_uefi(xml: &str) -> bool {
 /// What a server shows of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// The virtual networks that its interfaces are connected to, by libvirt's names.
     pub networks: BTreeSet<String>,
+    /// Virtual processors that it may have.
     pub vcpus: u32,
+    /// Memory, in MiB.
     pub memory_mib: u64,
     /// `Windows` where the definition says so, else `Linux`.
     pub os: &'static str,

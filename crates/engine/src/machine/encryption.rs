@@ -44,12 +44,12 @@ pub fn check(point: &Manifest, chosen: &[String], unencrypted: bool) -> Result<V
 }
 
 /// What is said of a disk that was restored unencrypted.
-pub fn warning(disk: &str) -> String {
+pub(crate) fn warning(disk: &str) -> String {
     format!("disk {disk} was encrypted by libvirt and is restored UNENCRYPTED, as was asked for")
 }
 
 /// A new key for a disk.
-pub fn new_secret(machine: &str, disk: &str, path: &Path) -> Result<NewSecret> {
+pub(crate) fn new_secret(machine: &str, disk: &str, path: &Path) -> Result<NewSecret> {
     let mut bytes = [0; KEY_BYTES];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
@@ -65,21 +65,24 @@ pub fn new_secret(machine: &str, disk: &str, path: &Path) -> Result<NewSecret> {
 }
 
 /// Keys that were put into libvirt. Removed again unless kept.
-pub struct Secrets<'h> {
+pub(crate) struct Secrets<'h> {
     hypervisor: &'h dyn Hypervisor,
     made: Vec<Uuid>,
 }
 
 impl<'h> Secrets<'h> {
+    /// None yet.
     pub fn new(hypervisor: &'h dyn Hypervisor) -> Self {
         Self { hypervisor, made: Vec::new() }
     }
 
+    /// Puts a key into libvirt. One that may be there although it failed is removed, too.
     pub fn make(&mut self, secret: &NewSecret) -> Result<()> {
         self.made.push(secret.uuid);
         Ok(self.hypervisor.make_secret(secret)?)
     }
 
+    /// From here on the keys stay: disks need them.
     pub fn keep(mut self) {
         self.made.clear();
     }

@@ -38,11 +38,17 @@ use uuid::Uuid;
 /// What is to be made of a point. Everything that may ever be left of it is in here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// The new machine's name.
     pub machine: String,
+    /// The new machine's, which libvirt knows it by.
     pub uuid: Uuid,
+    /// The Unix socket over which its disks are served from the vault, on its host.
     pub socket: PathBuf,
+    /// Where its files are.
     pub directory: PathBuf,
+    /// Overlays over the exports; at least one.
     pub disks: Vec<PlannedDisk>,
+    /// The file of its UEFI variables. None: it has none of ours.
     #[serde(default)]
     pub nvram: Option<PathBuf>,
     /// None: as it was.
@@ -52,18 +58,26 @@ pub struct Plan {
     pub unencrypted: bool,
 }
 
+/// An overlay: what is written goes there, and the rest is read from the vault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedDisk {
+    /// The disk's name in the definition and in the point: `vda`.
     pub target: String,
+    /// The overlay's file, qcow2. It does not exist while this is only planned.
     pub path: PathBuf,
+    /// As the guest sees it.
     pub size_bytes: u64,
 }
 
+/// What a new machine's interfaces are connected to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
+    /// What the definition says.
     AsItWas,
+    /// All to this virtual network, by libvirt's name of it.
     To(String),
+    /// It gets no interfaces.
     None,
 }
 
@@ -80,11 +94,13 @@ impl Network {
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
+    /// The new machine's; must be free on its host.
     pub name: &'a str,
     /// The new machine's; also what its socket is named by.
     pub uuid: Uuid,
     /// Default: where the machine's disks were.
     pub directory: Option<&'a Path>,
+    /// What its interfaces are connected to.
     pub network: Network,
     /// By target name; empty: all.
     pub disks: &'a [String],

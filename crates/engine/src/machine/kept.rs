@@ -1,6 +1,6 @@
 //! A kept snapshot as a point is described: for restores from a snapshot whose transfer has not been done, or failed.
 
-use super::backup::{Facts, machine_record};
+use super::facts::{Facts, machine_record};
 use super::record::{DEFINITION_KIND, DiskRecord};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;

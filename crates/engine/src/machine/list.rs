@@ -8,9 +8,11 @@ use strongroom_store::{Manifest, PointKind};
 /// A machine on this host.
 #[derive(Debug, Clone)]
 pub struct ListedMachine {
+    /// What is known of each without looking closely.
     pub summary: MachineSummary,
     /// None if it could not be looked at: then `problem` says why.
     pub machine: Option<Machine>,
+    /// For people. None: it could be looked at.
     pub problem: Option<String>,
     /// The newest of its points.
     pub last_point: Option<Manifest>,

@@ -12,6 +12,7 @@ mod backup;
 pub mod definition;
 pub mod encryption;
 mod exports;
+mod facts;
 pub mod instant;
 mod kept;
 mod list;
@@ -19,12 +20,11 @@ mod parent;
 pub mod record;
 mod restore;
 mod storage;
+mod transfer;
 
 pub use backup::not_tidied;
-pub use backup::{
-    BackupOptions, DiskBackup, Facts, MachineBackup, SPOILED, SnapshotTaken, TakenMachine, backup, take,
-    transfer_kept,
-};
+pub use backup::{BackupOptions, MachineBackup, SnapshotTaken, TakenMachine, backup, take, transfer_kept};
+pub use facts::{Facts, SPOILED};
 pub use kept::manifest_of_kept;
 pub use list::{ListedMachine, list};
 pub use restore::{
@@ -33,6 +33,7 @@ pub use restore::{
 };
 pub use restore::{firmware_of, missed_disks, nvram_of};
 pub use storage::check_machine_name as check_name;
+pub use transfer::DiskBackup;
 
 use crate::error::{Error, ErrorKind};
 

@@ -19,6 +19,7 @@ pub struct MachineRecord {
     /// The machine's UUID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_uuid: Option<String>,
+    /// How long the machine felt the snapshot.
     pub timings: TimingsRecord,
     /// Drives that are not in the point, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -44,10 +45,13 @@ pub struct MachineRecord {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TimingsRecord {
+    /// From asking to freeze the guest's file systems until they were thawed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen_ms: Option<f64>,
+    /// From asking to suspend the machine until it was resumed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspended_ms: Option<f64>,
+    /// From the beginning until the snapshot could be read.
     pub snapshot_ms: f64,
 }
 
@@ -68,10 +72,13 @@ impl From<Timings> for TimingsRecord {
     }
 }
 
+/// A drive that is not in the point.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SkippedRecord {
+    /// As the definition calls it: `vdb`.
     pub disk: String,
+    /// For people, in one sentence.
     pub reason: String,
 }
 
@@ -82,8 +89,10 @@ pub struct DiskRecord {
     /// What tracks its changes from the point's instant on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// What the disk's image was. None: of a format that this version does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+    /// How it was attached: `virtio`, `scsi`, `sata`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bus: Option<String>,
     /// The path of its file or block device.
@@ -92,6 +101,7 @@ pub struct DiskRecord {
     /// That is a block device.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub source_is_block: bool,
+    /// How it was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub road: Option<Road>,
     /// Read in parts, relative to the parent's checkpoint.
@@ -104,20 +114,24 @@ pub struct DiskRecord {
 }
 
 impl MachineRecord {
+    /// Of a point, whichever version wrote it: what cannot be read is as if it were not there.
     pub fn of(point: &Manifest) -> Self {
         read(&point.attributes)
     }
 
+    /// As they are kept in a manifest, [`MachineRecord::of`] reads them.
     pub fn to_attributes(&self) -> Map<String, Value> {
         write(self)
     }
 }
 
 impl DiskRecord {
+    /// Of a point's disk, whichever version wrote it: what cannot be read is as if it were not there.
     pub fn of(disk: &Disk) -> Self {
         read(&disk.attributes)
     }
 
+    /// As they are kept in a manifest, [`DiskRecord::of`] reads them.
     pub fn to_attributes(&self) -> Map<String, Value> {
         write(self)
     }

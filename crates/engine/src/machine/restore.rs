@@ -38,6 +38,7 @@ pub struct RestoreOptions {
     pub new_name: String,
     /// Default: the directory the machine's disks were in, where there is one, else libvirt's default pool.
     pub storage: Option<PathBuf>,
+    /// What its interfaces are connected to. Refused if there is no such network on the host.
     pub network: NetworkChoice,
     /// By target name; the new machine has these alone. Empty: all.
     pub disks: Vec<String>,
@@ -57,6 +58,7 @@ pub type KeepPlan = dyn Fn(&RestorePlan) -> Result<()> + Send + Sync;
 pub struct Planned {
     /// Part of the hidden files' names.
     pub tag: String,
+    /// Called with the plan. When it fails, the restore does.
     pub keep: Arc<KeepPlan>,
 }
 
@@ -69,18 +71,23 @@ impl std::fmt::Debug for Planned {
 /// The files of a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlan {
+    /// [`Planned::tag`]; what the hidden files are found by.
     pub tag: String,
+    /// All that may be left of it. Empty: nothing is.
     pub files: Vec<PlannedFile>,
 }
 
 impl RestorePlan {
+    /// Whether nothing was planned: there is nothing to remove.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 }
 
+/// A file that a restore makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedFile {
+    /// Its final name.
     pub path: PathBuf,
     /// Which file is to get that name, once it is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,9 +109,13 @@ pub fn remove_unfinished(plan: &RestorePlan) {
 /// One disk of a restored machine.
 #[derive(Debug, Clone)]
 pub struct DiskRestore {
+    /// As the definition calls it: `vda`.
     pub name: String,
+    /// Its file, which was new.
     pub path: PathBuf,
+    /// What that is.
     pub format: DiskFormat,
+    /// As the guest sees it.
     pub size_bytes: u64,
     /// What of it is not holes.
     pub data_bytes: u64,
@@ -113,14 +124,21 @@ pub struct DiskRestore {
 /// A restored machine. It is defined and shut off.
 #[derive(Debug, Clone)]
 pub struct MachineRestore {
+    /// What it was made of.
     pub point: Manifest,
+    /// The new machine's name.
     pub name: String,
+    /// The new machine's; never that of the one that was backed up.
     pub uuid: String,
+    /// The directory that its files are in.
     pub storage: PathBuf,
+    /// Those that it has, in the point's order.
     pub disks: Vec<DiskRestore>,
+    /// For people: what is not as it was, or may keep it from starting. Empty if all is well.
     pub warnings: Vec<String>,
     /// Those of the warnings that only say what is different from the saved machine, as it must be.
     pub notes: Vec<String>,
+    /// From the beginning until it was defined.
     pub elapsed: Duration,
 }
 
@@ -432,6 +450,7 @@ pub fn missed_disks(point: &Manifest) -> Vec<String> {
     missed.map(|s| format!("disk `{}` of the machine is not in the point: {}", s.disk, s.reason)).collect()
 }
 
+/// The point's UEFI variables, as bytes. None: it has none, or they cannot be read, which is then among `warnings`.
 pub fn nvram_of(point: &Manifest, warnings: &mut Vec<String>) -> Option<Vec<u8>> {
     state_of(MachineRecord::of(point).nvram, "UEFI variables are", "with fresh ones", warnings)
 }

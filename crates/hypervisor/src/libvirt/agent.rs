@@ -1,6 +1,7 @@
 //! The guest agent: waiting for it, asking it, running programs through it. Its answers are a guest's: bounded and not believed.
 
-use super::conn::{Dom, VirtError};
+use super::conn::VirtError;
+use super::dom::Dom;
 use crate::error::{Error, Result};
 use crate::limits::{AGENT_PING_TIMEOUT_SECONDS, GUEST_OUTPUT_BYTES_MAX, GUEST_WRITE_BYTES};
 use crate::model::GuestOutput;

@@ -1,7 +1,7 @@
 //! Jobs on a machine's disks that are not backups: copies, merges, pulls. They are the user's (or of a machine that
 //! still runs from a vault), and a backup does not take part in them.
 
-use super::conn::{BlockJob, Dom};
+use super::dom::{BlockJob, Dom};
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::text::machine;

@@ -5,7 +5,7 @@
 //! also when the snapshot fails in between: by [`GuestSession`]'s drop.
 
 use super::agent::{self, AgentError};
-use super::conn::Dom;
+use super::dom::Dom;
 use super::guest_port::Port;
 use crate::error::{Error, Result, said};
 use crate::guest::{GuestReport, GuestVia};

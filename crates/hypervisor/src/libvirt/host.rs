@@ -1,6 +1,7 @@
 //! The host: what [`Hypervisor`] asks of it, handed to the files beside this one.
 
-use super::conn::{Conn, Dom, VirtError};
+use super::conn::{Conn, VirtError};
+use super::dom::Dom;
 use super::options::LibvirtOptions;
 use super::state::{self, is_active, summary};
 use super::{

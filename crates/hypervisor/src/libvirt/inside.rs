@@ -21,7 +21,6 @@ impl Taking<'_> {
     /// Prepares the guest, opens the window, and freezes if that can be done; answers the consistency that is earned if the
     /// window stays open for the instant. Fails when a script did and the guest's configuration wants the backup to fail then.
     pub fn open_window(&mut self, suspends: bool) -> Result<(Window, Consistency)> {
-        let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
         let dom = self.session.dom();
         let mark = self.session.frozen_mark();
         let mut cannot = self.cannot_freeze();
@@ -42,24 +41,8 @@ impl Taking<'_> {
         let _ = std::fs::remove_file(&mark);
         let is_windows = lets_in && agent::os_id(&dom).as_deref() == Some("mswindows");
         let note = if is_windows { None } else { self.prepare_guest(lets_in) };
-        if let Some(session) = &self.inside.session
-            && let Some(problem) = session.prepared.problem.clone()
-        {
-            match guest::consequence(problem.code, &session.prepared, self.disks.len()) {
-                Consequence::FileSystem => {}
-                Consequence::Crash => {
-                    cannot = Some(format!(
-                        "{}, and its configuration wants no other backup then (continueBackupOnFailure is false)",
-                        problem.message
-                    ));
-                }
-                Consequence::Fail => {
-                    // Its drop runs the post-script.
-                    self.inside.report = self.inside.session.take().map(|s| s.report.clone());
-                    return Err(guest::error(&self.session.what(), &problem));
-                }
-            }
-            self.warnings.push(guest::warning(&problem));
+        if let Some(why) = self.weigh_preparation()? {
+            cannot = Some(why);
         }
         let session = self.inside.session.as_ref();
         let port = session.and_then(GuestSession::port);
@@ -83,28 +66,60 @@ impl Taking<'_> {
         let window = Window::new(dom, &self.session.uri, freezer, suspends, mark);
         let note = note.map_or_else(String::new, |why| format!("; {why}"));
         let consistency = match cannot {
-            Some(why) => crash(why),
-            None => match window.freeze() {
-                Ok(0) => crash("nothing in the guest could be frozen".into()),
-                Ok(count) if is_windows => Consistency::new(
-                    ConsistencyLevel::Application,
-                    format!("the guest's VSS writers took part, and {count} volumes were frozen"),
-                ),
-                Ok(1) => Consistency::new(
-                    ConsistencyLevel::FileSystem,
-                    format!("the guest's file system was frozen{note}"),
-                ),
-                Ok(count) => Consistency::new(
-                    ConsistencyLevel::FileSystem,
-                    format!("the guest's {count} file systems were frozen{note}"),
-                ),
-                Err(why) => {
-                    self.warnings.push(not_frozen(&why));
-                    crash(format!("freezing failed: {why}"))
-                }
-            },
+            Some(why) => Consistency::new(ConsistencyLevel::Crash, why),
+            None => self.freeze(&window, is_windows, &note),
         };
         Ok((window, consistency))
+    }
+
+    /// What a problem of the extension's preparation means: why nothing is to be frozen, if so. Fails when the guest's
+    /// configuration wants the backup to fail then.
+    fn weigh_preparation(&mut self) -> Result<Option<String>> {
+        let mut cannot = None;
+        if let Some(session) = &self.inside.session
+            && let Some(problem) = session.prepared.problem.clone()
+        {
+            match guest::consequence(problem.code, &session.prepared, self.disks.len()) {
+                Consequence::FileSystem => {}
+                Consequence::Crash => {
+                    cannot = Some(format!(
+                        "{}, and its configuration wants no other backup then (continueBackupOnFailure is false)",
+                        problem.message
+                    ));
+                }
+                Consequence::Fail => {
+                    // Its drop runs the post-script.
+                    self.inside.report = self.inside.session.take().map(|s| s.report.clone());
+                    return Err(guest::error(&self.session.what(), &problem));
+                }
+            }
+            self.warnings.push(guest::warning(&problem));
+        }
+        Ok(cannot)
+    }
+
+    /// Freezes; answers the consistency that is earned by it.
+    fn freeze(&mut self, window: &Window, is_windows: bool, note: &str) -> Consistency {
+        let crash = |reason: String| Consistency::new(ConsistencyLevel::Crash, reason);
+        match window.freeze() {
+            Ok(0) => crash("nothing in the guest could be frozen".into()),
+            Ok(count) if is_windows => Consistency::new(
+                ConsistencyLevel::Application,
+                format!("the guest's VSS writers took part, and {count} volumes were frozen"),
+            ),
+            Ok(1) => Consistency::new(
+                ConsistencyLevel::FileSystem,
+                format!("the guest's file system was frozen{note}"),
+            ),
+            Ok(count) => Consistency::new(
+                ConsistencyLevel::FileSystem,
+                format!("the guest's {count} file systems were frozen{note}"),
+            ),
+            Err(why) => {
+                self.warnings.push(not_frozen(&why));
+                crash(format!("freezing failed: {why}"))
+            }
+        }
     }
 
     /// Has the extension in the guest prepare; answers why its scripts have no part in the snapshot, if so.

@@ -7,8 +7,9 @@
 //! A machine that is thrown away is never defined. libvirt ends it when the connection that made it is closed, also when
 //! that is because this process was killed. Everything that would tie it to the world outside is taken out first.
 
-use super::conn::{BlockJob, Conn, Dom, VirtResult};
+use super::conn::{Conn, VirtResult};
 use super::definition::{self, child};
+use super::dom::{BlockJob, Dom};
 use super::{new_machine, tpm};
 use crate::error::{Error, Result};
 use crate::instant::{OverlayMachine, PullState, ThrowAway};

@@ -5,7 +5,8 @@
 //! until it has been seen to be over. Who cannot end it leaves both behind; whoever connects to libvirt next ends
 //! it ([`end_left`]).
 
-use super::conn::{Conn, Dom, VirtError};
+use super::conn::{Conn, VirtError};
+use super::dom::Dom;
 use super::job_end::{end_begun_job, end_job, job_told_of, socket_of};
 use super::options::LibvirtOptions;
 use super::session::{self, Session};

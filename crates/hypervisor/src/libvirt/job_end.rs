@@ -1,6 +1,7 @@
 //! Ends backup jobs in machines: ours that were left behind, and the one at hand.
 
-use super::conn::{Dom, VirtError};
+use super::conn::VirtError;
+use super::dom::Dom;
 use super::session::Session;
 use super::{definition, sys};
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Machines as they are listed and looked at: few calls for each, since there may be thousands.
 
-use super::conn::{Conn, Dom, VirtResult, XML_INACTIVE};
+use super::conn::{Conn, VirtResult};
+use super::dom::{Dom, XML_INACTIVE};
 use super::options::LibvirtOptions;
 use super::state::summary;
 use super::{definition, firmware, sys, volumes};

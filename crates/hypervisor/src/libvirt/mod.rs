@@ -6,6 +6,7 @@ mod block_job;
 mod clones;
 mod conn;
 mod definition;
+mod dom;
 mod firmware;
 mod guest;
 mod guest_port;

@@ -5,7 +5,7 @@
 //! the image here and made known to libvirt as a checkpoint, which validates it at the machine's next start.
 
 use super::backend::{Backend, Clone, Watched, changed_since};
-use super::conn::CHECKPOINT_REDEFINE;
+use super::dom::{CHECKPOINT_REDEFINE, Dom};
 use super::planned::PlannedDisk;
 use super::taking::{Taken, Taking};
 use super::{job_xml, reconcile, state};
@@ -16,7 +16,7 @@ use crate::limits::OWN_CHECKPOINTS_KEPT;
 use crate::model::DiskFormat;
 use crate::reader::ReadDisk;
 use crate::snapshot::*;
-use crate::tools;
+use crate::tools::{self, ImageInfo};
 use crate::whole::{self, Condition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -125,36 +125,7 @@ fn prepare_bitmaps(
     let disks = taking.disks.clone();
     for disk in disks.iter().filter(|d| d.format == DiskFormat::Qcow2) {
         let Some(image) = &disk.image else { continue };
-        let parent =
-            disk.parent.as_ref().map(|p| p.checkpoint.as_str()).filter(|p| reconcile::is_own_name(p));
-        for bitmap in image.bitmaps.iter().filter(|b| reconcile::is_own_name(&b.name)) {
-            let is_parent = parent == Some(bitmap.name.as_str());
-            if bitmap.is_sound() && (is_parent || known.contains(&bitmap.name)) {
-                alive.insert(bitmap.name.clone());
-                if is_parent && !disk.has_backing() {
-                    since.insert(disk.target.clone(), bitmap.name.clone());
-                }
-                continue;
-            }
-            if is_parent {
-                lost.insert(
-                    disk.target.clone(),
-                    "its change tracking was not closed cleanly (the machine or its host crashed)".into(),
-                );
-            }
-            reconcile::remove_offline_bitmap(&session, disk, &bitmap.name, &mut taking.warnings);
-        }
-        if let Some(parent) = parent
-            && !since.contains_key(&disk.target)
-        {
-            lost.entry(disk.target.clone()).or_insert_with(|| {
-                if disk.has_backing() {
-                    "its changes are spread over a chain of images, which are told only while it runs".into()
-                } else {
-                    format!("its checkpoint `{parent}` was deleted")
-                }
-            });
-        }
+        find_parent(taking, disk, image, &known, &mut alive, since, lost);
         if !disk.can_track() || image.has_data_file {
             continue;
         }
@@ -174,22 +145,75 @@ fn prepare_bitmaps(
     for gone in known.iter().filter(|n| reconcile::is_own_name(n) && !alive.contains(*n)) {
         reconcile::drop_offline(&session, &disks, gone, &mut taking.warnings);
     }
-    if tracked.is_empty() {
-        return Ok(tracked);
-    }
-    let list: Vec<(&str, bool)> =
-        disks.iter().map(|d| (d.target.as_str(), tracked.contains(&d.target))).collect();
-    let xml = job_xml::checkpoint(name, &list, Some(reconcile::seconds_now()));
-    if let Err(e) = dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE) {
-        tracked.iter().for_each(|target| undo(&disks, target, name));
-        taking.warnings.push(format!(
-            "changes cannot be tracked from here on, so that the next backup reads everything: {e}"
-        ));
+    if tracked.is_empty() || !define_checkpoint(taking, dom, &disks, &tracked, name) {
         return Ok(Vec::new());
     }
     let keep: BTreeSet<&str> = since.values().map(String::as_str).chain([name]).collect();
     reconcile::prune(&session, &disks, &keep, OWN_CHECKPOINTS_KEPT + 1, &mut taking.warnings);
     Ok(tracked)
+}
+
+/// Whether the parent's bitmap can be relied on, else why not; sound bitmaps are `alive`, others of ours are removed.
+fn find_parent(
+    taking: &mut Taking<'_>,
+    disk: &PlannedDisk,
+    image: &ImageInfo,
+    known: &BTreeSet<String>,
+    alive: &mut BTreeSet<String>,
+    since: &mut BTreeMap<String, String>,
+    lost: &mut BTreeMap<String, String>,
+) {
+    let session = taking.session.clone();
+    let parent = disk.parent.as_ref().map(|p| p.checkpoint.as_str()).filter(|p| reconcile::is_own_name(p));
+    for bitmap in image.bitmaps.iter().filter(|b| reconcile::is_own_name(&b.name)) {
+        let is_parent = parent == Some(bitmap.name.as_str());
+        if bitmap.is_sound() && (is_parent || known.contains(&bitmap.name)) {
+            alive.insert(bitmap.name.clone());
+            if is_parent && !disk.has_backing() {
+                since.insert(disk.target.clone(), bitmap.name.clone());
+            }
+            continue;
+        }
+        if is_parent {
+            lost.insert(
+                disk.target.clone(),
+                "its change tracking was not closed cleanly (the machine or its host crashed)".into(),
+            );
+        }
+        reconcile::remove_offline_bitmap(&session, disk, &bitmap.name, &mut taking.warnings);
+    }
+    if let Some(parent) = parent
+        && !since.contains_key(&disk.target)
+    {
+        lost.entry(disk.target.clone()).or_insert_with(|| {
+            if disk.has_backing() {
+                "its changes are spread over a chain of images, which are told only while it runs".into()
+            } else {
+                format!("its checkpoint `{parent}` was deleted")
+            }
+        });
+    }
+}
+
+/// Makes the new bitmaps known to libvirt; where it will not have them, they are taken back, and the answer is no.
+fn define_checkpoint(
+    taking: &mut Taking<'_>,
+    dom: &Dom,
+    disks: &[PlannedDisk],
+    tracked: &[String],
+    name: &str,
+) -> bool {
+    let list: Vec<(&str, bool)> =
+        disks.iter().map(|d| (d.target.as_str(), tracked.contains(&d.target))).collect();
+    let xml = job_xml::checkpoint(name, &list, Some(reconcile::seconds_now()));
+    if let Err(e) = dom.checkpoint_create(&xml, CHECKPOINT_REDEFINE) {
+        tracked.iter().for_each(|target| undo(disks, target, name));
+        taking.warnings.push(format!(
+            "changes cannot be tracked from here on, so that the next backup reads everything: {e}"
+        ));
+        return false;
+    }
+    true
 }
 
 fn undo(disks: &[PlannedDisk], target: &str, name: &str) {

@@ -1,7 +1,8 @@
 //! Which of a machine's disks a snapshot takes, and what is to be known of them.
 
-use super::conn::{Dom, VirtError};
+use super::conn::VirtError;
 use super::definition;
+use super::dom::Dom;
 use super::volumes::{self, Unresolved};
 use crate::error::{Error, Result};
 use crate::image::Layer;

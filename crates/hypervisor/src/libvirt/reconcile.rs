@@ -3,7 +3,7 @@
 //! After it, what [`Tracked`] names can be relied on; what was ours and broken is gone; what belongs
 //! to others is as it was.
 
-use super::conn::{CHECKPOINT_REDEFINE, CHECKPOINT_REDEFINE_VALIDATE, Dom};
+use super::dom::{CHECKPOINT_REDEFINE, CHECKPOINT_REDEFINE_VALIDATE, Dom};
 use super::planned::PlannedDisk;
 use super::session::Session;
 use super::{definition, job_xml};
@@ -46,16 +46,7 @@ pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<Stri
                 .insert(disk.target.clone(), "its parent's checkpoint is not one of Strongroom's".into());
         }
     }
-    let about = |e: super::conn::VirtError| e.about("listing checkpoints of", &session.what());
-    let mut known: Vec<String> = dom.checkpoints().map_err(about)?;
-    for _ in 0..3 {
-        if wanted.keys().all(|name| known.iter().any(|k| k == name)) {
-            break;
-        }
-        // Missing for good, or just while libvirt redefines it for a process of ours that was killed.
-        std::thread::sleep(Duration::from_millis(100));
-        known = dom.checkpoints().map_err(about)?;
-    }
+    let known = known_checkpoints(session, dom, &wanted)?;
     let own: Vec<&String> = known.iter().filter(|n| is_own_name(n)).collect();
     let all: Vec<&str> = disks.iter().map(|d| d.target.as_str()).collect();
 
@@ -105,6 +96,25 @@ pub fn running(session: &Session, disks: &[PlannedDisk], warnings: &mut Vec<Stri
     remove_forgotten_bitmaps(session, disks, &wanted, warnings);
     prune(session, disks, &wanted.keys().copied().collect(), OWN_CHECKPOINTS_KEPT, warnings);
     Ok(tracked)
+}
+
+/// The names of libvirt's checkpoints. Those that are wanted are waited for, for a moment.
+fn known_checkpoints(
+    session: &Session,
+    dom: &Dom,
+    wanted: &BTreeMap<&str, Vec<&PlannedDisk>>,
+) -> Result<Vec<String>> {
+    let about = |e: super::conn::VirtError| e.about("listing checkpoints of", &session.what());
+    let mut known: Vec<String> = dom.checkpoints().map_err(about)?;
+    for _ in 0..3 {
+        if wanted.keys().all(|name| known.iter().any(|k| k == name)) {
+            break;
+        }
+        // Missing for good, or just while libvirt redefines it for a process of ours that was killed.
+        std::thread::sleep(Duration::from_millis(100));
+        known = dom.checkpoints().map_err(about)?;
+    }
+    Ok(known)
 }
 
 /// The disks which a checkpoint tracks, by its definition.

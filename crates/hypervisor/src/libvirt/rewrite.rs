@@ -115,56 +115,81 @@ impl Writer<'_> {
         if path.matches('/').count() > DEFINITION_DEPTH_MAX {
             return Err(Error::unsupported("the saved definition", "it is nested too deeply"));
         }
-        match path.as_str() {
+        if self.written_anew(node, &path)? || self.is_left_out(node, &path) {
+            return Ok(());
+        }
+        self.tell(node, &path);
+        self.start(node, &[]);
+        self.children(node, &path)?;
+        self.xml.end();
+        Ok(())
+    }
+
+    /// Writes an element that is another one in the new machine; answers whether it is one.
+    fn written_anew(&mut self, node: Node<'_, '_>, path: &str) -> Result<bool> {
+        match path {
             "/domain" => {
                 self.start(node, &["id"]);
                 self.xml.element("name", &self.request.new_name);
                 self.xml.element("uuid", &self.uuid.hyphenated().to_string());
-                self.children(node, &path)?;
+                self.children(node, path)?;
                 self.xml.end();
-                return Ok(());
             }
-            // Written above, or made afresh by libvirt.
-            "/domain/name" | "/domain/uuid" => return Ok(()),
             "/domain/genid" => {
                 self.xml.element("genid", &Uuid::new_v4().hyphenated().to_string());
-                return Ok(());
             }
-            "/domain/sysinfo/system/entry" if node.attribute("name") == Some("uuid") => return Ok(()),
-            "/domain/seclabel" if node.attribute("type") != Some("none") => return Ok(()),
-            "/domain/os" => return self.os(node, &path),
-            // Written with the rest of it.
-            "/domain/os/nvram" => return Ok(()),
-            "/domain/os/loader" | "/domain/os/firmware" if self.pinned.is_some() => return Ok(()),
-            "/domain/features/smm" if self.pinned.is_some_and(|p| p.is_secure) => return Ok(()),
+            "/domain/os" => self.os(node, path)?,
             "/domain/features" if self.pinned.is_some_and(|p| p.is_secure) => {
                 self.start(node, &[]);
-                self.children(node, &path)?;
+                self.children(node, path)?;
                 self.xml.start("smm").attribute("state", "on").end();
                 self.xml.end();
-                return Ok(());
             }
-            "/domain/devices/disk" => return self.disk(node, &path),
-            "/domain/devices/interface" => return self.interface(node, &path),
-            "/domain/devices/graphics" => return self.graphics(node, &path),
-            // Two machines cannot write one log, nor should they.
-            _ if is_console_file(&path, node) => {
-                let (attribute, old) = match (node.attribute("file"), node.attribute("path")) {
-                    (Some(file), _) => ("file", file),
-                    (None, path) => ("path", path.unwrap_or_default()),
-                };
-                self.start(node, &[attribute]);
-                let new = format!("{old}.{}", self.request.new_name);
-                self.xml.attribute(attribute, &new).end();
-                // Serial port and console are often one device, which is defined twice.
-                let note = format!("its console is logged to {}", crate::text::shorten(&new));
-                if !self.warnings.contains(&note) {
-                    self.warnings.push(note);
-                }
-                return Ok(());
-            }
+            "/domain/devices/disk" => self.disk(node, path)?,
+            "/domain/devices/interface" => self.interface(node, path)?,
+            "/domain/devices/graphics" => self.graphics(node, path)?,
+            _ if is_console_file(path, node) => self.console_file(node),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Two machines cannot write one log, nor should they.
+    fn console_file(&mut self, node: Node<'_, '_>) {
+        let (attribute, old) = match (node.attribute("file"), node.attribute("path")) {
+            (Some(file), _) => ("file", file),
+            (None, path) => ("path", path.unwrap_or_default()),
+        };
+        self.start(node, &[attribute]);
+        let new = format!("{old}.{}", self.request.new_name);
+        self.xml.attribute(attribute, &new).end();
+        // Serial port and console are often one device, which is defined twice.
+        let note = format!("its console is logged to {}", crate::text::shorten(&new));
+        if !self.warnings.contains(&note) {
+            self.warnings.push(note);
+        }
+    }
+
+    /// What belongs to the one machine that was saved, and what is written elsewhere.
+    fn is_left_out(&self, node: Node<'_, '_>, path: &str) -> bool {
+        match path {
+            // Written with the root, or made afresh by libvirt.
+            "/domain/name" | "/domain/uuid" => true,
+            "/domain/sysinfo/system/entry" => node.attribute("name") == Some("uuid"),
+            "/domain/seclabel" => node.attribute("type") != Some("none"),
+            // Written with the rest of it.
+            "/domain/os/nvram" => true,
+            "/domain/os/loader" | "/domain/os/firmware" => self.pinned.is_some(),
+            "/domain/features/smm" => self.pinned.is_some_and(|p| p.is_secure),
             // The path of the agent's socket belongs to one machine; libvirt makes a new one.
-            "/domain/devices/channel/source" if node.attribute("mode") == Some("bind") => return Ok(()),
+            "/domain/devices/channel/source" => node.attribute("mode") == Some("bind"),
+            _ => false,
+        }
+    }
+
+    /// Says what will not be as it was, although the element is copied.
+    fn tell(&mut self, node: Node<'_, '_>, path: &str) {
+        match path {
             "/domain/devices/tpm"
                 if self.request.tpm.is_none()
                     && child(node, "backend").and_then(|b| b.attribute("type")) == Some("emulator") =>
@@ -178,10 +203,6 @@ impl Writer<'_> {
             ),
             _ => {}
         }
-        self.start(node, &[]);
-        self.children(node, &path)?;
-        self.xml.end();
-        Ok(())
     }
 
     fn children(&mut self, node: Node<'_, '_>, path: &str) -> Result<()> {

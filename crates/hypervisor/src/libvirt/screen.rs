@@ -1,6 +1,6 @@
 //! A picture of a machine's screen, by QEMU's `screendump`. It is a guest's: its size is bounded before it is read.
 
-use super::conn::Dom;
+use super::dom::Dom;
 use crate::error::{Error, Result};
 use crate::instant::Screenshot;
 use crate::limits::{SCREEN_BYTES_MAX, SCREEN_SIDE_MAX};

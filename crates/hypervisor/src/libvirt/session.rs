@@ -1,6 +1,7 @@
 //! What a snapshot of one machine has for itself: its lock, its directory, its file names.
 
-use super::conn::{Conn, Dom, VirtResult};
+use super::conn::{Conn, VirtResult};
+use super::dom::Dom;
 use super::options::LibvirtOptions;
 use crate::error::{Error, Result};
 use crate::files;

@@ -1,6 +1,7 @@
 //! libvirt's numbers for machines' states, and the reasons used here.
 
-use super::conn::{Dom, VirtResult};
+use super::conn::VirtResult;
+use super::dom::Dom;
 use crate::error::Result;
 use crate::model::{MachineState, MachineSummary};
 use crate::text::machine;

@@ -1,6 +1,7 @@
 //! Takes a snapshot: chooses the road, holds the machine for the instant, and says what changed.
 
-use super::conn::{Dom, VirtError, XML_INACTIVE, XML_SECURE};
+use super::conn::VirtError;
+use super::dom::{Dom, XML_INACTIVE, XML_SECURE};
 use super::options::LibvirtOptions;
 use super::planned::{PlannedDisk, missed, plan};
 use super::reconcile::{self, Tracked};

@@ -4,7 +4,7 @@
 //! libvirt refuses to undefine a machine that has checkpoints, and QEMU to revert to a snapshot within an image that has
 //! bitmaps.
 
-use super::conn::Dom;
+use super::dom::Dom;
 use super::options::LibvirtOptions;
 use super::planned::{PlannedDisk, disks_of};
 use super::session::Session;

@@ -1,7 +1,8 @@
 //! The short time in which a machine is held still. Whatever happens, it ends: normally, by the
 //! guard's drop, by a timer in this process, or by a helper process when this one is killed.
 
-use super::conn::{Conn, Dom, VirtResult};
+use super::conn::{Conn, VirtResult};
+use super::dom::Dom;
 use super::guest_port::Port;
 use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
 use std::io::Write;

@@ -6,4 +6,4 @@ pub mod schedule;
 pub(crate) mod transfer;
 
 pub use job::backup_now;
-pub use record::{BackupRequest, TAKE_SNAPSHOT, TRANSFER, VALIDATE};
+pub use record::BackupRequest;

@@ -21,11 +21,11 @@ use strongroom_store::Manifest;
 use uuid::Uuid;
 
 /// Azure's names of what a backup does one after the other.
-pub const TAKE_SNAPSHOT: &str = tasks::TAKE_SNAPSHOT;
+pub(crate) const TAKE_SNAPSHOT: &str = tasks::TAKE_SNAPSHOT;
 
-pub const TRANSFER: &str = tasks::TRANSFER_TO_VAULT;
+pub(crate) const TRANSFER: &str = tasks::TRANSFER_TO_VAULT;
 
-pub const VALIDATE: &str = "Validate Backup";
+pub(crate) const VALIDATE: &str = "Validate Backup";
 
 /// What is to be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]

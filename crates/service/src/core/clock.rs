@@ -20,6 +20,7 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl SystemClock {
+    /// It has no state.
     pub fn new() -> Self {
         Self
     }

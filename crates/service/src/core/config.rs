@@ -17,6 +17,7 @@ use strongroom_store::objects::{ContainerAddress, ContainerSettings, Reach, Secr
 pub struct ServiceConfig {
     /// Where everything is kept.
     pub data: PathBuf,
+    /// Hypervisors whose machines are protected; empty: none, vaults can be managed all the same.
     pub hosts: Vec<HostConfig>,
     /// Where the vaults' bytes go: a directory or `s3://bucket/prefix`; default: in the data directory.
     pub vault_storage: Option<String>,
@@ -26,10 +27,13 @@ pub struct ServiceConfig {
     pub restore_directories: Vec<RestoreDirectory>,
     /// Containers that disks can be restored to.
     pub storage_accounts: Vec<StorageAccount>,
+    /// How much is done at the same time.
     pub limits: Limits,
     /// Points that prove by themselves that they can be restored.
     pub drills: Vec<DrillSchedule>,
+    /// How snapshots are kept beside machines' disks.
     pub snapshots: SnapshotConfig,
+    /// How much the audit keeps.
     pub audit: AuditConfig,
     /// Where the data of vaults goes that are closed to public networks.
     pub private_networks: Vec<Network>,
@@ -44,6 +48,7 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether an address is one of these. An IPv4 address that is written as one of IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         // 128 bits of either kind; what an IPv4 address is in IPv6's clothes counts as such.
         let bits = |address: IpAddr| match address.to_canonical() {
@@ -78,9 +83,11 @@ impl From<Network> for String {
     }
 }
 
+/// A hypervisor in the configuration.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
+    /// What jobs and machines remember it by: another name is another host.
     pub name: String,
     /// As libvirt knows it.
     #[serde(default = "default_uri")]
@@ -88,20 +95,25 @@ pub struct HostConfig {
     /// The resource group of its machines.
     #[serde(default = "default_group")]
     pub group: String,
+    /// Azure's word for a region, the same for a vault and what it protects: `local`.
     #[serde(default = "default_location")]
     pub location: String,
 }
 
+/// A directory in the configuration that disks can be restored to.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreDirectory {
     /// Like a storage account's: 3 to 24 letters and digits.
     pub name: String,
+    /// Absolute, on the service's host.
     pub path: PathBuf,
     /// What disks are restored as; default: as each was.
     pub format: Option<DiskFormat>,
+    /// The resource group that it is shown in.
     #[serde(default = "default_group")]
     pub group: String,
+    /// As of a host.
     #[serde(default = "default_location")]
     pub location: String,
 }
@@ -121,6 +133,7 @@ pub struct StorageAccount {
     /// Where the account's key is, or the secret access key of S3: a file, or a variable of the service's environment. It is
     /// read anew for each restore, and never kept or shown.
     pub key_file: Option<PathBuf>,
+    /// See `key_file`: one of the two is set.
     pub key_env: Option<String>,
     /// S3's; default `us-east-1`.
     pub region: Option<String>,
@@ -135,8 +148,10 @@ pub struct StorageAccount {
     pub requests_per_second: Option<NonZeroU32>,
     /// What disks are restored as; default: qcow2, of which holes take nothing.
     pub format: Option<DiskFormat>,
+    /// The resource group that it is shown in.
     #[serde(default = "default_group")]
     pub group: String,
+    /// As of a host.
     #[serde(default = "default_location")]
     pub location: String,
 }
@@ -195,8 +210,11 @@ impl StorageAccount {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// Jobs that run at the same time, all together. Others wait.
     pub jobs: usize,
+    /// Of these, of machines of one host.
     pub jobs_per_host: usize,
+    /// Of these, of one vault.
     pub jobs_per_vault: usize,
 }
 
@@ -292,10 +310,12 @@ fn default_uri() -> String {
     "qemu:///system".into()
 }
 
+/// The resource group of what is configured without one: `strongroom`.
 pub fn default_group() -> String {
     "strongroom".into()
 }
 
+/// The location of what is configured without one: `local`.
 pub fn default_location() -> String {
     "local".into()
 }

@@ -26,14 +26,17 @@ impl DataDirectory {
         Ok(())
     }
 
+    /// The catalog's database, a file.
     pub fn catalog(&self) -> PathBuf {
         self.0.join("catalog.db")
     }
 
+    /// The directory of vaults that are kept nowhere else.
     pub fn vaults(&self) -> PathBuf {
         self.0.join("vaults")
     }
 
+    /// The directory of the vaults' keys.
     pub fn keys(&self) -> PathBuf {
         self.0.join("keys")
     }
@@ -43,10 +46,12 @@ impl DataDirectory {
         self.keys().join(format!("{vault}.key"))
     }
 
+    /// The directory of the server's certificate and its authority.
     pub fn tls(&self) -> PathBuf {
         self.0.join("tls")
     }
 
+    /// The Unix socket over which this host's administrators reach the service.
     pub fn socket(&self) -> PathBuf {
         self.0.join("strongroom.sock")
     }
@@ -56,6 +61,7 @@ impl DataDirectory {
         self.0.join("audit")
     }
 
+    /// The directory of what can be found out again, and is faster when it need not be.
     pub fn cache(&self) -> PathBuf {
         self.0.join("cache")
     }

@@ -23,9 +23,12 @@ pub struct DrillOptions {
 pub struct DrillSchedule {
     /// The machine's name, or `GROUP/NAME`; `*`: every machine that is protected.
     pub machine: String,
+    /// Days from one drill of an item to the next.
     pub every_days: u32,
+    /// As [`DrillOptions::check`].
     #[serde(default)]
     pub check: Option<String>,
+    /// As [`DrillOptions::timeout`].
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
     /// See [`DrillOptions::unencrypted`].

@@ -20,10 +20,13 @@ use uuid::Uuid;
 
 /// A hypervisor whose machines are protected.
 pub struct Host {
+    /// As the configuration names it.
     pub name: String,
+    /// What reaches it.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Where its machines are put unless somebody chose otherwise.
     pub group: String,
+    /// The location of its machines.
     pub location: String,
 }
 
@@ -68,14 +71,17 @@ impl std::ops::Deref for Service {
 }
 
 impl Service {
+    /// Where it keeps what is its own.
     pub fn data(&self) -> DataDirectory {
         DataDirectory(self.config.data.clone())
     }
 
+    /// The time by its clock, which tests set.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
+    /// The host of this name. Not found: the configuration has it no longer, though machines or jobs may remember it.
     pub fn host(&self, name: &str) -> Result<&Host> {
         self.hosts.iter().find(|h| h.name == name).ok_or_else(|| {
             Error::not_found(format!("host `{name}` is no longer in the configuration; add it again"))
@@ -89,22 +95,27 @@ impl Service {
         guard.record()
     }
 
+    /// The id of the only subscription, made with the catalog.
     pub fn subscription(&self) -> Uuid {
         self.subscription
     }
 
+    /// The id of the only tenant, made with the catalog.
     pub fn tenant(&self) -> Uuid {
         self.tenant
     }
 
+    /// As the configuration lists them.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
+    /// What it was told when it was opened.
     pub fn config(&self) -> &ServiceConfig {
         &self.config
     }
 
+    /// Its rows. What other code than this crate's writes there, it writes past the rules.
     pub fn catalog(&self) -> &Arc<dyn ServiceCatalog> {
         &self.catalog
     }

@@ -78,10 +78,14 @@ struct Refreshes {
     running: bool,
 }
 
+/// What came of looking at a host.
 #[derive(Debug, Clone)]
 pub struct HostSeen {
+    /// When it was looked at.
     pub at: jiff::Timestamp,
+    /// How many machines it has; 0 where it did not answer.
     pub machines: usize,
+    /// Why it did not answer, for people. None: it did.
     pub problem: Option<String>,
 }
 
@@ -90,10 +94,12 @@ pub fn missed(disk: &MachineDisk) -> Option<&str> {
     disk.skipped.as_deref().filter(|why| strongroom_hypervisor::is_missed(why))
 }
 
-pub fn not_found(group: &str, name: &str) -> Error {
+/// The refusal for a machine that is not there, in Azure's words.
+pub(crate) fn not_found(group: &str, name: &str) -> Error {
     crate::core::refusals::resource_not_found(&format!("Microsoft.Compute/virtualMachines/{name}"), group)
 }
 
+/// The machine of that name as it is known, in any case, without looking at its host. None: it is not known, or is gone.
 pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Machine>> {
     let query = Query::all().eq("group_key", key(group)).eq("name_key", key(name)).eq("gone", false);
     Ok(service.catalog.first(query)?)
@@ -475,6 +481,7 @@ pub fn tag(service: &Service, machine: &Machine, tags: BTreeMap<String, String>)
 /// What can be done to a machine's power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Power {
+    /// It is switched on.
     Start,
     /// The guest shuts down by itself, or after a while its plug is pulled.
     Stop,
@@ -482,6 +489,7 @@ pub enum Power {
     Off,
 }
 
+/// Does that to a machine, and looks then how it is. A guest that is to stop gets a minute, after which its plug is pulled.
 pub fn power(service: &Service, machine: &Machine, wanted: Power) -> Result<()> {
     let hypervisor = &service.host(&machine.host)?.hypervisor;
     match wanted {

@@ -10,7 +10,9 @@ use strongroom_engine::target::DiskFormat;
 /// A libvirt storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
+    /// The host's name in the configuration.
     pub host: String,
+    /// libvirt's name of the pool.
     pub name: String,
 }
 
@@ -19,7 +21,9 @@ pub struct Pool {
 pub struct Place {
     /// Like a storage account's name.
     pub name: String,
+    /// The resource group that it is shown in.
     pub group: String,
+    /// Of what is at a host: the host's location.
     pub location: String,
     /// None of a container.
     pub path: Option<PathBuf>,
@@ -33,12 +37,18 @@ pub struct Place {
     pub format: Option<DiskFormat>,
 }
 
+/// A virtual network of a host, by which restored machines are connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualNetwork {
+    /// libvirt's name of it.
     pub name: String,
+    /// The host's resource group, which it is shown in.
     pub group: String,
+    /// The host's location.
     pub location: String,
+    /// The host's name in the configuration.
     pub host: String,
+    /// Whether it is running.
     pub active: bool,
 }
 
@@ -136,6 +146,7 @@ fn look(service: &Service) -> Found {
     Found { places, silent }
 }
 
+/// The place of that name, in any case. Not found: no host has it; unavailable: one that may have it does not answer.
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Place> {
     let found = look(service);
     let place = found.places.into_iter().find(|p| key(&p.group) == key(group) && key(&p.name) == key(name));
@@ -203,6 +214,7 @@ fn look_for_networks(service: &Service) -> (Vec<VirtualNetwork>, Vec<String>) {
     (found, silent)
 }
 
+/// The network of that name, in any case; fails as [`get`] does.
 pub fn network(service: &Service, group: &str, name: &str) -> Result<VirtualNetwork> {
     let (found, silent) = look_for_networks(service);
     found.into_iter().find(|n| key(&n.group) == key(group) && key(&n.name) == key(name)).ok_or_else(|| {

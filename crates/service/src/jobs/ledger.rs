@@ -18,10 +18,15 @@ use uuid::Uuid;
 /// Which jobs.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
+    /// None: whichever.
     pub status: Option<JobStatus>,
+    /// None: whichever.
     pub operation: Option<JobOperation>,
+    /// Begun then or later. None: ever.
     pub started_from: Option<Timestamp>,
+    /// Begun earlier than this. None: ever.
     pub started_before: Option<Timestamp>,
+    /// Of this item. None: of any, or of none.
     pub item: Option<Uuid>,
     /// About one of these. None: about anything.
     pub datasources: Option<Vec<Datasource>>,
@@ -63,6 +68,7 @@ pub fn list(service: &Service, vault: &Vault, filter: &JobFilter, skip: u32, lim
     Ok(service.catalog.find(&query.descending("started_us").ascending("id").skip(skip).limit(limit))?)
 }
 
+/// The job of this id, if it is of this vault.
 pub fn get(service: &Service, vault: &Vault, id: Uuid) -> Result<Job> {
     service.catalog.get::<Job>(id)?.filter(|job| job.vault == vault.id).ok_or_else(|| {
         Error::not_found(format!("Job '{id}' was not found in vault '{}'.", vault.name)).coded("JobNotFound")

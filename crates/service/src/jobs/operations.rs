@@ -9,11 +9,15 @@ use uuid::Uuid;
 /// How an operation stands.
 #[derive(Debug, Clone)]
 pub struct OperationState {
+    /// What it is followed by.
     pub id: Uuid,
+    /// The vault that it is about, if it is about one.
     pub vault: Option<Uuid>,
+    /// When it was asked for.
     pub started_at: Timestamp,
     /// None while it goes on.
     pub ended_at: Option<Timestamp>,
+    /// The job that does it. None: it is done without one.
     pub job: Option<Uuid>,
     /// Azure's code and message, if it failed; of a validation, what it found.
     pub error: Option<(String, String)>,
@@ -106,6 +110,8 @@ pub(crate) fn recover(service: &Service) -> Result<()> {
     Ok(())
 }
 
+/// How an operation stands; that of a job may be asked for by the job's id. Not found: it never was, or is longer over than
+/// operations are kept.
 pub fn state(service: &Service, id: Uuid) -> Result<OperationState> {
     let operation: Option<Operation> = match service.catalog.get(id)? {
         None => service.catalog.get::<Job>(id)?.map(|job| of_job(service, id, &job, false)),

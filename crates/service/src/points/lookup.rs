@@ -23,11 +23,13 @@ pub fn list(
     Ok(found.into_iter().filter(|point| point.going_at.is_none()).collect())
 }
 
+/// An item's point by its name, which is Azure's. Not found: it never was, has expired, or is about to go.
 pub fn get(service: &Service, item: &Item, name: &str) -> Result<Point> {
     let found: Option<Point> = service.catalog.first(Query::all().eq("item", item.id).eq("name", name))?;
     found.filter(|point| point.going_at.is_none()).ok_or_else(|| not_found(item, name))
 }
 
+/// The refusal for a point that is not there.
 pub fn not_found(item: &Item, name: &str) -> Error {
     Error::not_found(format!(
         "Recovery point '{name}' of '{}' was not found: it never was, or it has expired. See `az backup recoverypoint list`.",
@@ -36,7 +38,8 @@ pub fn not_found(item: &Item, name: &str) -> Error {
     .coded("UserErrorRecoveryPointNotFound")
 }
 
-pub fn count(service: &Service, item: &Item) -> Result<u64> {
+/// How many rows of points an item has; those that are about to go count.
+pub(crate) fn count(service: &Service, item: &Item) -> Result<u64> {
     use strongroom_catalog::Row;
     Ok(service.catalog.count(Point::TABLE, &Query::all().eq("item", item.id))?)
 }

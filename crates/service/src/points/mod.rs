@@ -6,4 +6,4 @@ pub mod retention;
 pub(crate) mod row;
 pub mod snapshots;
 
-pub use lookup::{count, get, list, not_found};
+pub use lookup::{get, list, not_found};

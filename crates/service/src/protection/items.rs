@@ -3,7 +3,7 @@
 //! Each change is one transaction with the job that tells of it. What runs long (backups, restores) is in jobs of its own.
 
 use super::lookup;
-pub use super::lookup::{find, get, list, not_found, of_machine};
+pub use super::lookup::{find, get, list, of_machine};
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::service::Service;
 use crate::estate::machines;
@@ -25,8 +25,11 @@ use uuid::Uuid;
 /// A change that was made, and the job and operation that tell of it.
 #[derive(Debug, Clone)]
 pub struct Changed {
+    /// As it is now.
     pub item: Item,
+    /// Of which client lists tell.
     pub job: Job,
+    /// What the client that asked follows.
     pub operation: Operation,
 }
 

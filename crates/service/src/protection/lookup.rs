@@ -6,7 +6,8 @@ use strongroom_catalog::{Item, Query, Vault, key};
 use strongroom_domain::arm_names;
 use uuid::Uuid;
 
-pub fn not_found(name: &str) -> Error {
+/// The refusal for an item that is not there.
+pub(crate) fn not_found(name: &str) -> Error {
     Error::not_found(format!(
         "The protected item '{name}' was not found in this vault. See the vault's items with `az backup item list`."
     ))
@@ -27,6 +28,7 @@ pub fn find(service: &Service, vault: &Vault, name: &str) -> Result<Option<Item>
     Ok(service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(&name)))?)
 }
 
+/// As [`find`]; fails where there is none.
 pub fn get(service: &Service, vault: &Vault, name: &str) -> Result<Item> {
     find(service, vault, name)?.ok_or_else(|| not_found(name))
 }

@@ -2,7 +2,7 @@
 
 use crate::core::error::{Error, ErrorKind, Result};
 use crate::core::service::Service;
-pub use crate::vaults::policy_rows::{DEFAULT, ENHANCED, by_id, find, list};
+pub use crate::vaults::policy_rows::{by_id, find, list};
 use crate::vaults::{lookup as vaults, notes, policy_rows};
 use serde_json::Value;
 use strongroom_catalog::{Change, Immutability, Item, Policy, Query, ServiceError, Vault};
@@ -10,7 +10,8 @@ use strongroom_domain::arm_names;
 use strongroom_domain::policy::Policy as Rules;
 use strongroom_domain::retention::keeps_less;
 
-pub fn not_found(vault: &Vault, name: &str) -> Error {
+/// The refusal for a policy that is not there.
+pub(crate) fn not_found(vault: &Vault, name: &str) -> Error {
     Error::not_found(format!(
         "The backup policy '{name}' was not found in vault '{}'. See the vault's policies with `az backup policy list`.",
         vault.name
@@ -18,6 +19,7 @@ pub fn not_found(vault: &Vault, name: &str) -> Error {
     .coded("BMSUserErrorObjectNotFound")
 }
 
+/// A vault's policy of that name, in any case; fails where there is none.
 pub fn get(service: &Service, vault: &Vault, name: &str) -> Result<Policy> {
     policy_rows::find(service, vault, name)?.ok_or_else(|| not_found(vault, name))
 }

@@ -25,8 +25,11 @@ use uuid::Uuid;
 /// What an import found.
 #[derive(Debug)]
 pub struct Imported {
+    /// The new one, as it was written.
     pub vault: Vault,
+    /// Items that it has from now on.
     pub items: usize,
+    /// Points that they have, all together.
     pub points: usize,
     /// Policies that the vault named; without any it has the two default ones.
     pub policies: usize,

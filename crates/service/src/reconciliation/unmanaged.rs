@@ -18,12 +18,17 @@ use strongroom_store::{Manifest, PointKind};
 /// A point that the catalog does not know.
 #[derive(Debug, Clone)]
 pub struct Unmanaged {
+    /// None where it cannot be read, and its name says nothing either.
     pub point: Option<PointId>,
     /// As the vault calls the item; empty where the point cannot be read.
     pub item: String,
+    /// None where it cannot be read.
     pub kind: Option<PointKind>,
+    /// None where it cannot be read.
     pub taken_at: Option<Timestamp>,
+    /// Its disks as the guest saw them, all together; 0 where it cannot be read.
     pub size_bytes: u64,
+    /// What it added to the vault, compressed; 0 where it cannot be read.
     pub stored_bytes: u64,
     /// It can be adopted, into this machine's item or a new one.
     pub can_be_adopted: bool,

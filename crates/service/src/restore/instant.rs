@@ -31,8 +31,11 @@ use uuid::Uuid;
 /// What to make of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewMachine {
+    /// Its name, on its host and in its group; must be free.
     pub name: String,
+    /// The resource group that it is put in.
     pub group: String,
+    /// The host that it is made on, by the configuration's name.
     pub host: String,
     /// Where its disks go. None: where the machine's were.
     pub directory: Option<PathBuf>,

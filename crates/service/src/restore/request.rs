@@ -18,18 +18,24 @@ use strongroom_engine::target::DiskFormat;
 use strongroom_hypervisor::Unfinished;
 use uuid::Uuid;
 
+/// Azure's name of what a restore does first: the disks' data.
 pub const TRANSFER: &str = tasks::TRANSFER_FROM_VAULT;
 
+/// Azure's name of what follows it where a machine is made.
 pub const CREATE: &str = tasks::CREATE_MACHINE;
 
+/// Azure's name of what follows it where a machine's disks are replaced.
 pub const CREATE_REPLACE: &str = tasks::UPDATE_MACHINE;
 
 /// What to make of a point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Target {
+    /// Disks into a directory, or a storage pool.
     Disks {
+        /// The place's name, a storage account's to clients.
         place: String,
+        /// Where that was when the restore was asked for.
         directory: PathBuf,
         /// The pool whose volumes they become.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,15 +46,21 @@ pub enum Target {
     },
     /// Disks into a container of a storage account.
     Container {
+        /// The storage account's name.
         place: String,
+        /// Its resource group.
         place_group: String,
         /// None: qcow2.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         format: Option<DiskFormat>,
     },
+    /// A new machine.
     Machine {
+        /// Its name, on its host and in its group; must be free.
         name: String,
+        /// The resource group that it is put in.
         group: String,
+        /// The host that it is made on, by the configuration's name.
         host: String,
         /// Where its disks go. None: where the machine's were.
         directory: Option<PathBuf>,
@@ -69,13 +81,17 @@ pub struct Allowed {
     pub discard_saved_state: bool,
 }
 
+/// What a restore's job is to do, and what it remembers on the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreRequest {
+    /// The point, by the catalog's id.
     pub point: Uuid,
+    /// What is made of it.
     pub target: Target,
     /// By target name; empty: all.
     #[serde(default)]
     pub disks: Vec<String>,
+    /// What somebody said it may do.
     #[serde(flatten)]
     pub allowed: Allowed,
     /// Of a replacement that is committed: how far it is.

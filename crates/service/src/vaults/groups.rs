@@ -7,18 +7,22 @@ use strongroom_catalog::{Change, Machine, Query, ResourceGroup, ServiceError, Va
 use strongroom_domain::arm_names;
 use uuid::Uuid;
 
-pub fn not_found(name: &str) -> Error {
+/// The refusal for a group that is not there, in Azure's words.
+pub(crate) fn not_found(name: &str) -> Error {
     Error::not_found(format!("Resource group '{name}' could not be found.")).coded("ResourceGroupNotFound")
 }
 
+/// All of them, by name.
 pub fn list(service: &Service) -> Result<Vec<ResourceGroup>> {
     Ok(service.catalog.find(&Query::all().ascending("name_key"))?)
 }
 
+/// The group of that name, in any case.
 pub fn find(service: &Service, name: &str) -> Result<Option<ResourceGroup>> {
     Ok(service.catalog.first(Query::all().eq("name_key", key(name)))?)
 }
 
+/// As [`find`]; fails where there is none.
 pub fn get(service: &Service, name: &str) -> Result<ResourceGroup> {
     find(service, name)?.ok_or_else(|| not_found(name))
 }

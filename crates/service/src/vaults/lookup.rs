@@ -19,15 +19,18 @@ pub fn is_closed_to_public_networks(vault: &Vault) -> bool {
     vault.kept.get(PUBLIC_NETWORK_ACCESS).and_then(Value::as_str) == Some("Disabled")
 }
 
-pub fn not_found(group: &str, name: &str) -> Error {
+/// The refusal for a vault that is not there, in Azure's words.
+pub(crate) fn not_found(group: &str, name: &str) -> Error {
     crate::core::refusals::resource_not_found(&format!("Microsoft.RecoveryServices/vaults/{name}"), group)
 }
 
+/// The vault of that name in a group, both in any case. None also for one that is deleted.
 pub fn find(service: &Service, group: &str, name: &str) -> Result<Option<Vault>> {
     let query = Query::all().eq("group_key", key(group)).eq("name_key", key(name)).eq("deleted", false);
     Ok(service.catalog.first(query)?)
 }
 
+/// As [`find`]; fails where there is none, or no such group.
 pub fn get(service: &Service, group: &str, name: &str) -> Result<Vault> {
     match find(service, group, name)? {
         Some(vault) => Ok(vault),
@@ -56,6 +59,7 @@ pub fn plain_location(location: &str) -> String {
     location.chars().filter(|c| !c.is_whitespace()).flat_map(char::to_lowercase).collect()
 }
 
+/// Whether two locations are one, however they are written.
 pub fn same_location(a: &str, b: &str) -> bool {
     plain_location(a) == plain_location(b)
 }

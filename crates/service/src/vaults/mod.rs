@@ -21,7 +21,7 @@ pub(crate) mod turns;
 pub use deleted::{delete, list_all_deleted, list_deleted, undelete};
 pub use lookup::{
     PUBLIC_NETWORK_ACCESS, RESTORE_SETTINGS, find, get, is_closed_to_public_networks, item_count, list,
-    not_found, plain_location, same_location,
+    plain_location, same_location,
 };
 pub use settings::{VaultSettings, put, update};
 pub use stores::{check_exclusive, is_single_writer, stats};

@@ -8,18 +8,23 @@ use strongroom_domain::Datasource;
 use strongroom_domain::policy::Policy as Rules;
 use uuid::Uuid;
 
-pub const DEFAULT: &str = "DefaultPolicy";
+/// The policy that a new vault has for backups once a day.
+pub(crate) const DEFAULT: &str = "DefaultPolicy";
 
-pub const ENHANCED: &str = "EnhancedPolicy";
+/// The policy that a new vault has for backups several times a day.
+pub(crate) const ENHANCED: &str = "EnhancedPolicy";
 
+/// A vault's policies, by name.
 pub fn list(service: &Service, vault: &Vault) -> Result<Vec<Policy>> {
     Ok(service.catalog.find(&Query::all().eq("vault", vault.id).ascending("name_key"))?)
 }
 
+/// A vault's policy of that name, in any case.
 pub fn find(service: &Service, vault: &Vault, name: &str) -> Result<Option<Policy>> {
     Ok(service.catalog.first(Query::all().eq("vault", vault.id).eq("name_key", key(name)))?)
 }
 
+/// The policy of this id, of whichever vault.
 pub fn by_id(service: &Service, id: Uuid) -> Result<Option<Policy>> {
     Ok(service.catalog.get(id)?)
 }

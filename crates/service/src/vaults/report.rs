@@ -14,6 +14,7 @@ use uuid::Uuid;
 pub enum State {
     /// They name the same points.
     Agreed,
+    /// They do not: the report says in what.
     Differs,
     /// The vault could not be looked at.
     #[default]
@@ -24,7 +25,9 @@ pub enum State {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
+    /// When the vault was looked at.
     pub at: Timestamp,
+    /// What was found.
     pub state: State,
     /// Why nothing is known.
     pub problem: Option<String>,

@@ -17,14 +17,23 @@ use uuid::Uuid;
 /// What a client may set. None: as it was, or Azure's default.
 #[derive(Debug, Clone, Default)]
 pub struct VaultSettings {
+    /// All of them: those that are not among these go.
     pub tags: Option<BTreeMap<String, String>>,
+    /// Only kept and shown: there is one kind of vault here.
     pub sku: Option<Value>,
+    /// Azure's managed identity, only kept and shown. `Some(None)`: it goes.
     pub identity: Option<Option<Value>>,
+    /// What Azure calls so, only kept and shown. It stays from the first protected item on.
     pub redundancy: Option<Redundancy>,
+    /// Likewise; refused without geo-redundancy.
     pub cross_region_restore: Option<bool>,
+    /// Whether deleted items stay for a while. What is always on remains so.
     pub soft_delete: Option<SoftDelete>,
+    /// Azure's enhanced security, likewise.
     pub enhanced_security: Option<SoftDelete>,
+    /// Days that deleted items stay.
     pub soft_delete_days: Option<u32>,
+    /// Whether points may go before their time. What is disabled has to be unlocked before it can be locked.
     pub immutability: Option<Immutability>,
     /// At most one run at a time is to write to its store, which need not honour create-if-absent then. Only of a new vault.
     pub single_writer: Option<bool>,

@@ -183,6 +183,7 @@ pub fn init(service: &Service) -> Result<bool> {
 /// A store that no vault of the catalog has.
 #[derive(Debug, Clone)]
 pub struct StrayStore {
+    /// Its directory.
     pub path: PathBuf,
     /// Which vault it says it is.
     pub vault: Option<VaultId>,
@@ -197,24 +198,29 @@ pub struct StrayStore {
 /// A key in the data directory that no vault of the catalog has.
 #[derive(Debug, Clone)]
 pub struct StrayKey {
+    /// Its file.
     pub path: PathBuf,
     /// The vault that it opens.
     pub vault: Option<VaultId>,
     /// What that was called, if it was purged here.
     pub name: Option<String>,
+    /// Why it cannot be read. None: it can.
     pub problem: Option<String>,
 }
 
 /// What a start that was cut short, a lost catalog or a purged vault left.
 #[derive(Debug, Clone, Default)]
 pub struct Strays {
+    /// By path.
     pub stores: Vec<StrayStore>,
+    /// By path.
     pub keys: Vec<StrayKey>,
     /// Places that could not be looked at.
     pub problems: Vec<String>,
 }
 
 impl Strays {
+    /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.stores.is_empty() && self.keys.is_empty() && self.problems.is_empty()
     }
