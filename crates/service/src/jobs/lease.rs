@@ -10,6 +10,7 @@ use crate::core::error::Result;
 use crate::core::service::Service;
 use crate::limits::{HEARTBEAT_INTERVAL, LEASE_DURATION, LEASE_RENEWAL};
 use jiff::Timestamp;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Duration;
 use strongroom_catalog::{Change, Job, JobProgress, Lease, ServiceError};
@@ -86,7 +87,13 @@ impl Heartbeat {
 }
 
 fn renew(service: &Service, id: Uuid, fence: u64, progress: JobProgress) -> Result<()> {
-    ledger::update_under(service, id, fence, |row| {
+    ledger::update_any(service, id, |row| {
+        match row.fence.cmp(&fence) {
+            // It runs here from a moment before the row says so: see `runner::begin`.
+            Ordering::Less => return Ok(Vec::new()),
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(errors::lease_lost(id)),
+        }
         // Let go of meanwhile, by its own thread.
         if let Some(lease) = &mut row.lease {
             lease.until = until(service)?;

@@ -283,6 +283,28 @@ fn the_heartbeat_tells_who_lost_a_job_to_stop() {
     assert_eq!((row.version, row.status), (taken.version, JobStatus::InProgress), "{row:?}");
 }
 
+/// A service that has just started begins jobs while its heartbeat beats: none is let go of that is only about to have its lease.
+#[test]
+fn the_heartbeat_leaves_a_job_alone_whose_lease_is_being_taken() {
+    let world = World::new(waiting);
+    let job = world.job("quick");
+    world.put(&job);
+    let service = &world.service;
+    let reason = Arc::new(Mutex::new(None));
+    let running = running::Running {
+        progress: Arc::new(Progress::default()),
+        vault: job.vault,
+        claims: Claims::of_machine(service, &job).unwrap(),
+        began: Instant::now(),
+        at_most: None,
+        reason: reason.clone(),
+        fence: job.fence + 1,
+    };
+    running::of(service).running.lock().insert(job.id, running);
+    Heartbeat::default().beat(service);
+    assert_eq!((*reason.lock(), world.row(&job).version), (None, 1));
+}
+
 #[test]
 fn a_lease_is_renewed_where_nothing_goes_on() {
     let world = World::new(waiting);
