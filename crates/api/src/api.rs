@@ -4,7 +4,8 @@ use crate::auth::{AuditEvent, Caller, Gate, Refusals, Whose};
 use crate::http::{Client, Request, Response, Rows};
 use crate::odata::Pager;
 use crate::openapi;
-use crate::route::{Access, Action, Found, Link, Params, Route, RouteError, Table};
+use crate::route::{Access, Action, Link, Params, Route, RouteError};
+use crate::table::{Found, Table};
 use crate::{ArmError, limits};
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -253,6 +254,7 @@ impl<S: Send + Sync + 'static> Api<S> {
             // What a body may name is declared beside the route; a route that declares no body gets none.
             request.body = Bytes::new();
         }
+        request.body_type = route.body_type();
         check_filter(route, request)?;
         if let Access::Action(action) = route.access {
             let scope = route.scope(&request.path);

@@ -5,6 +5,8 @@
 
 use crate::limits;
 use http::{HeaderName, StatusCode, header};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
@@ -27,14 +29,33 @@ pub struct ArmError {
 }
 
 /// One of several reasons.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ArmErrorDetail {
     /// What programs compare.
     pub code: String,
     /// What people read.
     pub message: String,
     /// The part of the request that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
     pub target: Option<String>,
+}
+
+/// What a client gets of it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ErrorBody<'a> {
+    error: Shown<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Shown<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
+    target: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[ArmErrorDetail]>::is_empty")]
+    details: &'a [ArmErrorDetail],
 }
 
 impl fmt::Display for ArmError {
@@ -76,18 +97,14 @@ impl ArmError {
 
     /// `{"error":{"code","message"[,"target"][,"details"]}}`; absent fields are left out, as Azure does.
     pub fn to_json(&self) -> Value {
-        let mut error = json!({ "code": self.code, "message": self.message });
-        if let Some(target) = &self.target {
-            error["target"] = json!(target);
-        }
-        if !self.details.is_empty() {
-            let detail = |d: &ArmErrorDetail| match &d.target {
-                Some(target) => json!({ "code": d.code, "message": d.message, "target": target }),
-                None => json!({ "code": d.code, "message": d.message }),
-            };
-            error["details"] = self.details.iter().map(detail).collect();
-        }
-        json!({ "error": error })
+        json!(ErrorBody {
+            error: Shown {
+                code: &self.code,
+                message: &self.message,
+                target: self.target.as_deref(),
+                details: &self.details,
+            }
+        })
     }
 
     // 400

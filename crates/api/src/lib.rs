@@ -17,6 +17,8 @@ pub mod limits;
 pub mod odata;
 pub mod openapi;
 pub mod route;
+pub mod schema;
+mod table;
 pub mod tls;
 pub mod wire;
 

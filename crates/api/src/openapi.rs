@@ -1,12 +1,15 @@
 //! The OpenAPI document, made from the route table: it cannot say what the server does not do.
 
+use crate::error::ErrorBody;
 use crate::route::{Access, QueryParameter, Route, RouteError, Segment};
+use crate::schema;
 use serde_json::{Map, Value, json};
 
 /// The document for these routes. `schemas` are the components that routes name.
 pub fn document<S>(routes: &[Route<S>], mut schemas: Map<String, Value>) -> Result<Value, RouteError> {
-    schemas.entry("ErrorResponse").or_insert_with(error_schema);
+    schemas.entry("ErrorResponse").or_insert_with(schema::of_answer::<ErrorBody>);
     let mut paths: Map<String, Value> = Map::new();
+    add_types(routes, &mut schemas)?;
     for route in routes {
         for schema in [route.request_schema, route.response_schema].into_iter().flatten() {
             if !schemas.contains_key(schema) {
@@ -34,6 +37,19 @@ pub fn document<S>(routes: &[Route<S>], mut schemas: Map<String, Value>) -> Resu
         },
         "security": [{ "bearer": [] }],
     }))
+}
+
+/// Adds the schemas that come from types.
+pub(crate) fn add_types<S>(routes: &[Route<S>], schemas: &mut Map<String, Value>) -> Result<(), RouteError> {
+    for route in routes {
+        for (name, body) in route.schemas() {
+            let schema = body.schema();
+            if *schemas.entry(name).or_insert_with(|| schema.clone()) != schema {
+                return Err(RouteError::SchemaTwice { route: format!("{route:?}"), schema: name });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn operation<S>(route: &Route<S>) -> Value {
@@ -104,15 +120,4 @@ fn operation<S>(route: &Route<S>) -> Value {
 
 fn content(schema: &str) -> Value {
     json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
-}
-
-fn error_schema() -> Value {
-    let detail = json!({
-        "type": "object",
-        "required": ["code", "message"],
-        "properties": { "code": { "type": "string" }, "message": { "type": "string" }, "target": { "type": "string" } },
-    });
-    let mut error = detail.clone();
-    error["properties"]["details"] = json!({ "type": "array", "items": detail });
-    json!({ "type": "object", "required": ["error"], "properties": { "error": error } })
 }

@@ -2,13 +2,17 @@
 //!
 //! A table is plain data that can be walked ([`crate::Api::routes`]), so that a test can try every route as every kind of caller
 //! and the OpenAPI document cannot leave one out. Literal segments match without regard to case, parameters keep the
-//! caller's case, and of several patterns that match, the one with the earliest literal wins.
+//! caller's case, and of several patterns that match, the one with the earliest literal wins (`table.rs`).
 
+use crate::ArmError;
 use crate::http::{Request, Response};
-use crate::{ArmError, limits};
+use crate::schema::BodyType;
 use http::Method;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::any::TypeId;
 use std::ops::Index;
 use thiserror::Error;
 
@@ -124,6 +128,10 @@ pub struct Route<S> {
     pub request_schema: Option<&'static str>,
     /// The schema of the first status of success. None: it has no body, or one of no known form.
     pub response_schema: Option<&'static str>,
+    /// The type that its body is read into. None: it is read by hand, or there is none.
+    pub request_type: Option<BodyType>,
+    /// As `request_type`, of the answer.
+    pub response_type: Option<BodyType>,
     /// Statuses of success, the first with the response's schema.
     pub success: &'static [u16],
     /// Those that it reads beside `api-version`.
@@ -175,6 +183,8 @@ impl<S> Route<S> {
             tag: "",
             request_schema: None,
             response_schema: None,
+            request_type: None,
+            response_type: None,
             success: &[200],
             query: &[],
             needs_api_version: true,
@@ -236,13 +246,25 @@ impl<S> Route<S> {
         self
     }
 
-    /// The schema of its body. Without one, handlers of routes that are not public get none.
+    /// A body of this type. The handler can read it into no other.
+    pub fn reads<T: DeserializeOwned + JsonSchema + 'static>(mut self, schema: &'static str) -> Self {
+        self.request_type = Some(BodyType::read::<T>());
+        self.takes(schema)
+    }
+
+    /// An answer of this type.
+    pub fn shows<T: Serialize + JsonSchema + 'static>(mut self, schema: &'static str) -> Self {
+        self.response_type = Some(BodyType::written::<T>());
+        self.answers(schema)
+    }
+
+    /// A body that is read by hand, out of JSON: its schema is among the document's components.
     pub fn takes(mut self, schema: &'static str) -> Self {
         self.request_schema = Some(schema);
         self
     }
 
-    /// The schema of its answer.
+    /// An answer that is put together by hand.
     pub fn answers(mut self, schema: &'static str) -> Self {
         self.response_schema = Some(schema);
         self
@@ -296,6 +318,19 @@ impl<S> Route<S> {
         self.method != Method::GET && self.method != Method::HEAD
     }
 
+    /// What handlers read the body into.
+    pub(crate) fn body_type(&self) -> Option<TypeId> {
+        let by_hand = self.request_schema.map(|_| TypeId::of::<Value>());
+        self.request_type.map(|body| body.id).or(by_hand)
+    }
+
+    /// Schemas that come from types, by name.
+    pub(crate) fn schemas(&self) -> impl Iterator<Item = (&'static str, BodyType)> + use<S> {
+        [self.request_schema.zip(self.request_type), self.response_schema.zip(self.response_type)]
+            .into_iter()
+            .flatten()
+    }
+
     /// The pattern's segments: literals, and parameters in braces.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment> + use<S> {
         self.pattern.split('/').filter(|s| !s.is_empty()).map(Segment::of)
@@ -311,7 +346,7 @@ impl<S> Route<S> {
         if self.names.is_empty() || request.body.iter().all(u8::is_ascii_whitespace) {
             return Ok((links, ids));
         }
-        let body: Value = request.json()?;
+        let body: Value = request.parse()?;
         for Named { field, needs } in self.names {
             let Some(value) = at(&body, field)? else { continue };
             let texts: Vec<&str> = match (needs, value) {
@@ -419,6 +454,10 @@ impl Segment {
 pub struct Params(Vec<(&'static str, String)>);
 
 impl Params {
+    pub(crate) fn of(pairs: Vec<(&'static str, String)>) -> Self {
+        Self(pairs)
+    }
+
     /// What the path has in its place, decoded. None: the route's pattern has no such parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
@@ -465,168 +504,12 @@ pub enum RouteError {
         /// Its name.
         schema: &'static str,
     },
-}
-
-/// All routes, findable.
-pub(crate) struct Table<S> {
-    routes: Vec<Route<S>>,
-    root: Node,
-    /// Provider namespaces that some pattern names, in lower case.
-    namespaces: BTreeSet<String>,
-}
-
-#[derive(Default)]
-struct Node {
-    literals: HashMap<String, Node>,
-    parameter: Option<Box<Node>>,
-    /// By method; indices into the table.
-    here: BTreeMap<String, usize>,
-    rest: BTreeMap<String, usize>,
-}
-
-/// What a path leads to.
-pub(crate) enum Found<'a, S> {
-    Route(&'a Route<S>, Params),
-    /// The path exists; these methods do. Public if all its routes are.
-    OtherMethods {
-        allow: String,
-        public: bool,
+    /// Two types under one name.
+    #[error("{route} has another schema {schema} than there is already")]
+    SchemaTwice {
+        /// The later one, with method, pattern and operation.
+        route: String,
+        /// Its name.
+        schema: &'static str,
     },
-    Nothing,
-}
-
-impl<S> Table<S> {
-    pub(crate) fn new(routes: Vec<Route<S>>) -> Result<Self, RouteError> {
-        let mut table = Self { routes: Vec::new(), root: Node::default(), namespaces: BTreeSet::new() };
-        let mut operations = HashSet::new();
-        for (index, route) in routes.iter().enumerate() {
-            if !operations.insert(route.operation_id) {
-                return Err(RouteError::OperationTwice(route.operation_id));
-            }
-            table.insert(route, index, &routes)?;
-        }
-        table.routes = routes;
-        Ok(table)
-    }
-
-    fn insert(&mut self, route: &Route<S>, index: usize, routes: &[Route<S>]) -> Result<(), RouteError> {
-        let malformed = || RouteError::Pattern(route.pattern);
-        if !route.pattern.starts_with('/') || route.segments().count() > limits::PATH_SEGMENTS_MAX {
-            return Err(malformed());
-        }
-        let mut names = HashSet::new();
-        let mut node = &mut self.root;
-        let mut rest = false;
-        let mut after_providers = false;
-        for segment in route.segments() {
-            if rest {
-                return Err(malformed());
-            }
-            match segment {
-                Segment::Literal(text) => {
-                    if text.is_empty() || text.contains(['{', '}', '*', '%']) {
-                        return Err(malformed());
-                    }
-                    let lower = text.to_lowercase();
-                    if after_providers {
-                        self.namespaces.insert(lower.clone());
-                    }
-                    after_providers = lower == "providers";
-                    node = node.literals.entry(lower).or_default();
-                }
-                Segment::Parameter(name) | Segment::Rest(name) => {
-                    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-                    if name.is_empty() || !name.bytes().all(legal) || !names.insert(name) {
-                        return Err(malformed());
-                    }
-                    after_providers = false;
-                    match segment {
-                        Segment::Rest(_) => rest = true,
-                        _ => node = node.parameter.get_or_insert_default(),
-                    }
-                }
-            }
-        }
-        let leaf = if rest { &mut node.rest } else { &mut node.here };
-        match leaf.insert(route.method.to_string(), index) {
-            None => Ok(()),
-            Some(other) => Err(RouteError::Duplicate(format!("{:?}", routes[other]), format!("{route:?}"))),
-        }
-    }
-
-    pub(crate) fn routes(&self) -> &[Route<S>] {
-        &self.routes
-    }
-
-    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
-        self.namespaces.contains(&namespace.to_lowercase())
-    }
-
-    pub(crate) fn find(&self, method: &Method, path: &[String]) -> Found<'_, S> {
-        let lower: Vec<String> = path.iter().map(|s| s.to_lowercase()).collect();
-        let mut allow = BTreeSet::new();
-        let mut public = true;
-        // HEAD is answered by GET's handler where it has none of its own; the body is left out when it is sent.
-        let found = self.root.find(&lower, method.as_str(), &mut |here| {
-            for (name, index) in here {
-                allow.insert(name.clone());
-                public &= self.routes[*index].access == Access::Public;
-            }
-        });
-        match found {
-            Some(index) => {
-                let route = &self.routes[index];
-                Found::Route(route, capture(route, path))
-            }
-            None if allow.is_empty() => Found::Nothing,
-            None => {
-                if allow.contains("GET") {
-                    allow.insert(String::from("HEAD"));
-                }
-                Found::OtherMethods { allow: Vec::from_iter(allow).join(", "), public }
-            }
-        }
-    }
-}
-
-impl Node {
-    /// The route for a path and a method; `miss` is told of each place that matches the path without the method.
-    fn find(
-        &self,
-        path: &[String],
-        method: &str,
-        miss: &mut impl FnMut(&BTreeMap<String, usize>),
-    ) -> Option<usize> {
-        let pick = |here: &BTreeMap<String, usize>| {
-            here.get(method).or_else(|| if method == "HEAD" { here.get("GET") } else { None }).copied()
-        };
-        let at = |here: &BTreeMap<String, usize>, miss: &mut dyn FnMut(&BTreeMap<String, usize>)| {
-            let found = pick(here);
-            if found.is_none() && !here.is_empty() {
-                miss(here);
-            }
-            found
-        };
-        let Some((first, rest)) = path.split_first() else { return at(&self.here, miss) };
-        // Patterns share prefixes, so this comes back to a place only where a literal stands beside a parameter.
-        if let Some(found) = self.literals.get(first).and_then(|node| node.find(rest, method, miss)) {
-            return Some(found);
-        }
-        if let Some(found) = self.parameter.as_ref().and_then(|node| node.find(rest, method, miss)) {
-            return Some(found);
-        }
-        at(&self.rest, miss)
-    }
-}
-
-fn capture<S>(route: &Route<S>, path: &[String]) -> Params {
-    let mut out = Vec::new();
-    for (at, segment) in route.segments().enumerate() {
-        match segment {
-            Segment::Literal(_) => {}
-            Segment::Parameter(name) => out.push((name, path[at].clone())),
-            Segment::Rest(name) => out.push((name, path[at..].join("/"))),
-        }
-    }
-    Params(out)
 }

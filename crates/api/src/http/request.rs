@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, header};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::any::TypeId;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct Request {
     pub now: Timestamp,
     pub(crate) caller: Caller,
     pub(crate) pager: Option<Arc<Pager>>,
+    /// What the document says that the body is read into; none where a handler was not come to by a route.
+    pub(crate) body_type: Option<TypeId>,
     /// The ids in the body that dispatch knows of: [`crate::route::Named`].
     pub(crate) named: Vec<String>,
     /// The action and scope that the caller lacks, where they are not the path's own.
@@ -125,6 +128,7 @@ impl Request {
             now: Timestamp::UNIX_EPOCH,
             caller: Caller::anonymous(),
             pager: None,
+            body_type: None,
             named: Vec::new(),
             lacks: None,
             rows: None,
@@ -197,7 +201,18 @@ impl Request {
 
     /// The body as JSON: an object. Unknown fields are for `T` to tolerate (serde does); depth is limited by the parser, size by
     /// the server.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
+    pub fn json<T: DeserializeOwned + 'static>(&self) -> Result<T, ArmError> {
+        // Else the document would tell of another body than the one that is read.
+        debug_assert!(
+            self.body_type.is_none_or(|declared| declared == TypeId::of::<T>()),
+            "{} is not what the route declares that it takes",
+            std::any::type_name::<T>()
+        );
+        self.parse()
+    }
+
+    /// The same, into whatever type.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ArmError> {
         if let Some(kind) = self.headers.get(header::CONTENT_TYPE) {
             let kind = kind.to_str().unwrap_or("?");
             let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -217,7 +232,7 @@ impl Request {
     }
 
     /// The same where the body may be left out.
-    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ArmError> {
+    pub fn json_or_default<T: DeserializeOwned + Default + 'static>(&self) -> Result<T, ArmError> {
         if self.body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { self.json() }
     }
 

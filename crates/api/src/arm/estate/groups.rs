@@ -8,8 +8,10 @@ use crate::arm::shared::{
 };
 use crate::odata::Equalities;
 use crate::route::LIST;
+use crate::schema::{nothing_required, without};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -36,13 +38,13 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(TAG),
         Route::put(GROUP, "ResourceGroups_CreateOrUpdate", put)
             .action("Microsoft.Resources/subscriptions/resourceGroups/write")
-            .takes("ResourceGroup")
+            .reads::<Body>("ResourceGroup")
             .success(&[200, 201])
             .summary("Makes a resource group, or changes its tags.")
             .tag(TAG),
         Route::patch(GROUP, "ResourceGroups_Update", patch)
             .action("Microsoft.Resources/subscriptions/resourceGroups/write")
-            .takes("TagsPatch")
+            .reads::<Patch>("TagsPatch")
             .summary("Changes a resource group's tags.")
             .tag(TAG),
         Route::delete(GROUP, "ResourceGroups_Delete", delete)
@@ -83,11 +85,18 @@ fn show(app: &App, group: &ResourceGroup) -> Value {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["location"]))]
 struct Body {
     location: Option<String>,
     tags: Option<BTreeMap<String, String>>,
 }
+
+/// A group stays where it is: of a location that is given nothing is told.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(transform = nothing_required, transform = without(&["location"]))]
+struct Patch(Body);
 
 fn list(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
@@ -141,7 +150,7 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn patch(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
-    let body: Body = request.json()?;
+    let Patch(body) = request.json()?;
     let group = groups::get(&app.service, &params["group"])?;
     let (group, _) = groups::put(&app.service, &group.name, &group.location, body.tags)?;
     Response::ok(show(app, &group))

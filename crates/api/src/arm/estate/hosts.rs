@@ -4,6 +4,7 @@ use crate::arm::estate::machines::show as show_machine;
 use crate::arm::shared::{Answer, App, check_subscription, format, ids, subscription_id};
 use crate::route::{Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_domain::access::linked;
@@ -30,7 +31,7 @@ pub fn routes() -> Vec<Route<App>> {
             place,
         )
         .action("Microsoft.Compute/virtualMachines/write")
-        .takes("PlaceRequest")
+        .reads::<PlaceBody>("PlaceRequest")
         .names(&[Named { field: "resourceGroup", needs: Needs::Group(linked::PLACED_MACHINE) }])
         .summary("Puts a machine into another resource group and location.")
         .tag(TAG),
@@ -77,7 +78,7 @@ fn discover(app: &App, request: &Request, params: &Params) -> Answer {
     hosts(app, request, params)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct PlaceBody {
     resource_group: String,

@@ -7,6 +7,7 @@ use crate::arm::shared::{
 };
 use crate::route::PAGED;
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_catalog::{Machine, MachineDisk};
@@ -56,7 +57,7 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(TAG),
         Route::patch(VM, "VirtualMachines_Update", update)
             .action("Microsoft.Compute/virtualMachines/write")
-            .takes("TagsPatch")
+            .reads::<Tags>("TagsPatch")
             .summary("Changes a machine's tags.")
             .tag(TAG),
         Route::post(vm!("/start"), "VirtualMachines_Start", start)
@@ -78,7 +79,7 @@ pub fn routes() -> Vec<Route<App>> {
             "/subscriptions/{subscription}/providers/Microsoft.Compute/locations/{location}/operations/{operation}",
             "ComputeOperations_Get",
             operation,
-        ).answers("OperationStatus")
+        ).shows::<following::OperationShown>("OperationStatus")
         .action("Microsoft.Compute/locations/operations/read")
         .summary("How an operation stands.")
         .tag(TAG),
@@ -253,7 +254,7 @@ fn instance_view(app: &App, _: &Request, params: &Params) -> Answer {
     Response::ok(view(&found(app, params)?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Tags {
     tags: Option<std::collections::BTreeMap<String, String>>,
 }

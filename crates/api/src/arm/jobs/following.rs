@@ -3,6 +3,8 @@
 use crate::arm::shared::{Answer, App, check_subscription, format, item_path, vault_of, vault_path};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 use strongroom_catalog::Vault;
 use strongroom_service::operations::{self, OperationState};
@@ -19,7 +21,7 @@ pub fn routes() -> Vec<Route<App>> {
             vault_path!("/backupJobs/{job}/operationsStatus/{operation}"),
             "JobOperationStatuses_Get",
             status,
-        ).answers("OperationStatus")
+        ).shows::<OperationShown>("OperationStatus")
         .action("Microsoft.RecoveryServices/Vaults/backupJobs/operationsStatus/read")
         .summary("How cancelling a job stands.")
         .tag(JOBS),
@@ -32,7 +34,7 @@ pub fn routes() -> Vec<Route<App>> {
         .success(&[204, 202])
         .summary("Whether cancelling a job is over.")
         .tag(JOBS),
-        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status).answers("OperationStatus")
+        Route::get(vault_path!("/backupOperations/{operation}"), "BackupOperationStatuses_Get", status).shows::<OperationShown>("OperationStatus")
             .action(READ_OPERATION)
             .summary("How an operation stands.")
             .tag(FOLLOW),
@@ -41,7 +43,7 @@ pub fn routes() -> Vec<Route<App>> {
             .success(&[204, 202])
             .summary("Whether an operation is over.")
             .tag(FOLLOW),
-        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status).answers("OperationStatus")
+        Route::get(item_path!("/operationsStatus/{operation}"), "ProtectedItemOperationStatuses_Get", status).shows::<OperationShown>("OperationStatus")
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/operationsStatus/read")
             .summary("How an operation on an item stands.")
             .tag(FOLLOW),
@@ -54,7 +56,7 @@ pub fn routes() -> Vec<Route<App>> {
             vault_path!("/backupPolicies/{policy}/operations/{operation}"),
             "ProtectionPolicyOperationStatuses_Get",
             status,
-        ).answers("OperationStatus")
+        ).shows::<OperationShown>("OperationStatus")
         .action("Microsoft.RecoveryServices/Vaults/backupPolicies/operations/read")
         .summary("How an operation on a policy stands.")
         .tag(FOLLOW),
@@ -81,28 +83,55 @@ pub(crate) fn parse_operation(text: &str) -> Result<Uuid, ArmError> {
     parse_id(text, "OperationNotFound", "operation")
 }
 
-pub(crate) fn show_operation(state: &OperationState) -> Value {
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OperationShown {
+    id: String,
+    name: String,
+    status: Status,
+    #[schemars(extend("format" = "date-time"))]
+    start_time: String,
+    #[schemars(extend("format" = "date-time"))]
+    end_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required, extend("type" = "object"))]
+    pub(crate) properties: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
+    error: Option<Failure>,
+}
+
+#[derive(Serialize, JsonSchema)]
+enum Status {
+    InProgress,
+    Succeeded,
+    Failed,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Failure {
+    code: String,
+    message: String,
+}
+
+pub(crate) fn show_operation(state: &OperationState) -> OperationShown {
     let status = match (&state.error, state.ended_at) {
-        (Some(_), _) => "Failed",
-        (None, Some(_)) => "Succeeded",
-        (None, None) => "InProgress",
+        (Some(_), _) => Status::Failed,
+        (None, Some(_)) => Status::Succeeded,
+        (None, None) => Status::InProgress,
     };
-    let mut shown = json!({
-        "id": state.id.to_string(),
-        "name": state.id.to_string(),
-        "status": status,
-        "startTime": format::time(state.started_at),
-        "endTime": state.ended_at.map_or_else(|| format::no_time().to_owned(), format::time),
-    });
-    match (&state.error, state.job) {
-        (Some((code, message)), _) => shown["error"] = json!({"code": code, "message": message}),
-        (None, Some(job)) if state.ended_at.is_some() => {
-            shown["properties"] =
-                json!({"objectType": "OperationStatusJobExtendedInfo", "jobId": job.to_string()});
-        }
-        _ => {}
+    let job = state.job.filter(|_| state.error.is_none() && state.ended_at.is_some());
+    let error = state.error.clone();
+    OperationShown {
+        id: state.id.to_string(),
+        name: state.id.to_string(),
+        status,
+        start_time: format::time(state.started_at),
+        end_time: state.ended_at.map_or_else(|| format::no_time().to_owned(), format::time),
+        properties: job
+            .map(|job| json!({"objectType": "OperationStatusJobExtendedInfo", "jobId": job.to_string()})),
+        error: error.map(|(code, message)| Failure { code, message }),
     }
-    shown
 }
 
 fn state(app: &App, params: &Params) -> Result<OperationState, ArmError> {

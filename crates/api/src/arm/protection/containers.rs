@@ -121,7 +121,7 @@ pub fn routes() -> Vec<Route<App>> {
             "ProtectionContainerRefreshOperationStatus_Get",
             following::status,
         )
-        .answers("OperationStatus")
+        .shows::<following::OperationShown>("OperationStatus")
         .action("Microsoft.RecoveryServices/Vaults/backupFabrics/operationsStatus/read")
         .summary("How looking for machines stands.")
         .tag("Operations"),

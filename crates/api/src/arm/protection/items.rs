@@ -8,6 +8,7 @@ use crate::arm::shared::{
 use crate::odata::parse_time;
 use crate::route::{FILTER, LIST, Link, Named, Needs, OF_THE_PATH};
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -42,7 +43,7 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(TAG),
         Route::put(item_path!(""), "ProtectedItems_CreateOrUpdate", put)
             .action(WRITE)
-            .takes("ProtectedItem")
+            .reads::<Body>("ProtectedItem")
             .names(&[
                 Named { field: "properties.sourceResourceId", needs: OF_THE_PATH },
                 Named { field: "properties.policyId", needs: Needs::Id(linked::READ_POLICY) },
@@ -61,7 +62,7 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(TAG),
         Route::post(item_path!("/backup"), "Backups_Trigger", backup_now)
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/backup/action")
-            .takes("BackupRequest")
+            .reads::<BackupBody>("BackupRequest")
             .success(&[202])
             .summary("Backs the machine up now.")
             .tag(TAG),
@@ -274,30 +275,33 @@ fn expands(request: &Request) -> Result<bool, ArmError> {
     Ok(wanted.one_of("expand", &["extendedInfo"]).map_err(refused)?.is_some())
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 struct Body {
     properties: Properties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct Properties {
+    #[schemars(extend("enum" = ["ProtectionStopped", "BackupsSuspended"]))]
     protection_state: Option<String>,
     policy_id: Option<String>,
     source_resource_id: Option<String>,
     is_rehydrate: Option<bool>,
     extended_properties: Option<ExtendedProperties>,
+    #[schemars(extend("enum" = ["Microsoft.Compute/virtualMachines"]))]
     protected_item_type: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct ExtendedProperties {
     disk_exclusion_properties: Option<DiskExclusion>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct DiskExclusion {
     #[serde(deserialize_with = "format::luns")]
@@ -490,17 +494,20 @@ fn delete(app: &App, request: &Request, params: &Params) -> Answer {
     Ok(Response::accepted(request, Some(&status), Some(&result), 1))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 struct BackupBody {
     properties: BackupProperties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct BackupProperties {
     #[serde(rename = "recoveryPointExpiryTimeInUTC")]
+    #[schemars(extend("format" = "date-time"))]
     expiry: Option<String>,
+    #[schemars(extend("enum" = ["IaasVMBackupRequest"]))]
     object_type: Option<String>,
 }
 

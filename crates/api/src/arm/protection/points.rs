@@ -225,7 +225,7 @@ fn show(app: &App, vault: &Vault, item: &Item, policy: Option<&str>, (point, kee
         });
     }
     if let Some(drill) = &point.drill {
-        p["drill"] = drilled::show(drill);
+        p["drill"] = json!(drilled::show(drill));
     }
     p["strongroomDisks"] = disks(point);
     let missed: Vec<&PointDisk> = point.excluded.iter().filter(|d| !d.reason.is_empty()).collect();

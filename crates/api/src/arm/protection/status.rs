@@ -6,6 +6,7 @@ use crate::arm::shared::{
 };
 use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use strongroom_catalog::{Item, Vault};
@@ -24,7 +25,7 @@ pub fn routes() -> Vec<Route<App>> {
             backup_status,
         )
         .action("Microsoft.RecoveryServices/locations/backupStatus/action")
-        .takes("BackupStatusRequest")
+        .reads::<StatusBody>("BackupStatusRequest")
         .names(&[Named { field: "resourceId", needs: Needs::Id(linked::READ_MACHINE) }])
         .summary("Whether, and where, a machine is protected.")
         .tag(TAG),
@@ -34,7 +35,7 @@ pub fn routes() -> Vec<Route<App>> {
             validate_features,
         )
         .action("Microsoft.RecoveryServices/locations/backupValidateFeatures/action")
-        .takes("FeatureRequest")
+        .reads::<FeatureBody>("FeatureRequest")
         .summary("Whether a feature can be used.")
         .tag(TAG),
         Route::post(
@@ -43,7 +44,7 @@ pub fn routes() -> Vec<Route<App>> {
             pre_validate,
         )
         .action("Microsoft.RecoveryServices/locations/backupPreValidateProtection/action")
-        .takes("PreValidateRequest")
+        .reads::<PreValidateBody>("PreValidateRequest")
         .names(&[
             Named { field: "resourceId", needs: Needs::Id(linked::READ_MACHINE) },
             Named { field: "vaultId", needs: Needs::Id(linked::READ_VAULT) },
@@ -62,8 +63,9 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["resourceId"]))]
 struct StatusBody {
     resource_type: Option<String>,
     resource_id: Option<String>,
@@ -114,16 +116,18 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     Response::ok(shown)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["resourceId"]))]
 struct PreValidateBody {
     resource_type: Option<String>,
     resource_id: Option<String>,
     vault_id: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["featureType"]))]
 struct FeatureBody {
     feature_type: Option<String>,
 }

@@ -7,8 +7,9 @@ use crate::arm::shared::{Answer, App, ids, vault_id, vault_of, vault_path};
 use crate::route::{Link, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use strongroom_catalog::Vault;
 use strongroom_domain::access::linked;
 use strongroom_domain::arm_names::ResourceId;
@@ -20,15 +21,15 @@ pub fn routes() -> Vec<Route<App>> {
     vec![
         Route::post(vault_path!("/backupValidateOperation"), "Operation_Validate", validate)
             .action("Microsoft.RecoveryServices/Vaults/backupValidateOperation/action")
-            .takes("ValidateRequest")
+            .reads::<ValidateBody>("ValidateRequest")
             .names(NAMES_BEFOREHAND)
             .also_needs(USES_SOURCE, used_beforehand)
-            .answers("ValidateResponse")
+            .shows::<ValidateAnswer>("ValidateResponse")
             .summary("Whether a restore could begin: what stands in its way.")
             .tag(BEFOREHAND),
         Route::post(vault_path!("/backupTriggerValidateOperation"), "ValidateOperation_Trigger", trigger)
             .action("Microsoft.RecoveryServices/Vaults/backupTriggerValidateOperation/action")
-            .takes("ValidateRequest")
+            .reads::<ValidateBody>("ValidateRequest")
             .names(NAMES_BEFOREHAND)
             .also_needs(USES_SOURCE, used_beforehand)
             .success(&[202])
@@ -40,7 +41,7 @@ pub fn routes() -> Vec<Route<App>> {
             status,
         )
         .action("Microsoft.RecoveryServices/Vaults/backupValidateOperationsStatuses/read")
-        .answers("OperationStatus")
+        .shows::<following::OperationShown>("OperationStatus")
         .summary("How a validation stands, and what it found.")
         .tag(BEFOREHAND),
         Route::get(
@@ -49,7 +50,7 @@ pub fn routes() -> Vec<Route<App>> {
             result,
         )
         .action("Microsoft.RecoveryServices/Vaults/backupValidateOperationResults/read")
-        .answers("ValidateResponse")
+        .shows::<ValidateAnswer>("ValidateResponse")
         .summary("What a validation found.")
         .tag(BEFOREHAND),
     ]
@@ -75,17 +76,20 @@ const NAMES_BEFOREHAND: &[Named] = &[
 
 const OF_THE_ID: Needs = Needs::Nothing("it repeats what the id names, and is refused if it does not");
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["id", "properties"]))]
 struct ValidateBody {
     /// Of the recovery point.
     id: String,
     properties: ValidateProperties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["objectType", "restoreRequest"]))]
 struct ValidateProperties {
+    #[schemars(extend("enum" = ["ValidateIaasVMRestoreOperationRequest", "ValidateRestoreOperationRequest"]))]
     object_type: String,
     restore_request: Option<Properties>,
 }
@@ -145,16 +149,35 @@ fn point_path(id: &ResourceId) -> Params {
     ])
 }
 
-fn show(found: Option<(&str, &str)>) -> Value {
-    let results = found.map(|(code, message)| {
-        json!({"code": code, "message": message, "recommendations": ["Correct this, then ask again."]})
-    });
-    json!({"validateOperationResponse": {"validationResults": results.into_iter().collect::<Vec<_>>()}})
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ValidateAnswer {
+    validate_operation_response: Validated,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Validated {
+    validation_results: Vec<InTheWay>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct InTheWay {
+    code: String,
+    message: String,
+    recommendations: Vec<&'static str>,
+}
+
+fn show(found: Option<(String, String)>) -> ValidateAnswer {
+    let recommendations = vec!["Correct this, then ask again."];
+    let results = found.map(|(code, message)| InTheWay { code, message, recommendations });
+    let validation_results = results.into_iter().collect();
+    ValidateAnswer { validate_operation_response: Validated { validation_results } }
 }
 
 fn validate(app: &App, request: &Request, params: &Params) -> Answer {
     let (_, found) = look(app, request, params)?;
-    Response::ok(show(found.as_ref().map(|e| (e.code.as_ref(), e.message.as_str()))))
+    Response::ok(show(found.map(|e| (e.code.into(), e.message))))
 }
 
 fn trigger(app: &App, request: &Request, params: &Params) -> Answer {
@@ -168,7 +191,7 @@ fn trigger(app: &App, request: &Request, params: &Params) -> Answer {
 }
 
 /// A validation that a path names, and what it found. What is no validation is as if it were not there.
-fn validation(app: &App, params: &Params) -> Result<(operations::OperationState, Value), ArmError> {
+fn validation(app: &App, params: &Params) -> Result<(operations::OperationState, ValidateAnswer), ArmError> {
     let vault = vault_of(app, params)?;
     let mut state = following::operation_of(app, &vault, &params["operation"])?;
     if !state.validates {
@@ -180,15 +203,15 @@ fn validation(app: &App, params: &Params) -> Result<(operations::OperationState,
     }
     // That it found something is no failure of its own.
     let found = state.error.take();
-    let shown = show(found.as_ref().map(|(code, message)| (code.as_str(), message.as_str())));
-    Ok((state, shown))
+    Ok((state, show(found)))
 }
 
 fn status(app: &App, _: &Request, params: &Params) -> Answer {
-    let (state, mut found) = validation(app, params)?;
+    let (state, found) = validation(app, params)?;
     let mut shown = following::show_operation(&state);
+    let mut found = json!(found);
     found["objectType"] = "OperationStatusValidateOperationExtendedInfo".into();
-    shown["properties"] = found;
+    shown.properties = Some(found);
     Response::ok(shown)
 }
 

@@ -2,7 +2,7 @@
 //! these; they are under our own namespace.
 
 use super::request::{accepted, check_item};
-use crate::arm::protection::drilled::{show, withhold_output};
+use crate::arm::protection::drilled::{Shown, show};
 use crate::arm::protection::points::point_of;
 use crate::arm::shared::{
     Answer, App, caller, check_data_access, item_machine_links, item_path, sees_drills,
@@ -10,10 +10,12 @@ use crate::arm::shared::{
 use crate::route::{Link, QueryParameter};
 use crate::{ArmError, Params, Request, Response, Route};
 use base64::Engine as _;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::time::Duration;
 use strongroom_domain::access::{DRILL_OUTPUT, linked};
 use strongroom_service::drill::{self, DrillOptions};
+use strongroom_service::limits::{DRILL_TIMEOUT_MAX, DRILL_TIMEOUT_MIN};
 
 const EXPAND: &[QueryParameter] =
     &[QueryParameter::optional("$expand", "`screenshot`: with the picture, base64.")];
@@ -29,7 +31,7 @@ pub fn routes() -> Vec<Route<App>> {
             begin_drill,
         )
         .action(RESTORE)
-        .takes("DrillRequest")
+        .reads::<DrillBody>("DrillRequest")
         .also_needs(
             "with a check: Microsoft.Compute/virtualMachines/runCommand/action over the machine",
             commanded_machine,
@@ -44,7 +46,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .action(READ)
         .query(EXPAND)
-        .answers("Drill")
+        .shows::<Shown>("Drill")
         .summary("How the last drill of a recovery point came out.")
         .tag(TAG),
         Route::get(
@@ -67,16 +69,18 @@ fn commanded_machine(app: &App, request: &Request, params: &Params) -> Result<Ve
     item_machine_links(app, linked::COMMANDED_MACHINE, &item)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 struct DrillBody {
     properties: DrillProperties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct DrillProperties {
     check: Option<String>,
+    #[schemars(range(min = DRILL_TIMEOUT_MIN.as_secs(), max = DRILL_TIMEOUT_MAX.as_secs()))]
     timeout_seconds: Option<u64>,
     unencrypted: bool,
 }
@@ -114,11 +118,11 @@ fn get(app: &App, request: &Request, params: &Params) -> Answer {
     };
     let mut shown = show(drill);
     if !sees {
-        withhold_output(&mut shown);
+        shown.withhold_output();
     }
     if wants && drill.screenshot {
         let picture = drill::screenshot(&app.service, &point)?;
-        shown["screenshot"] = base64::engine::general_purpose::STANDARD.encode(picture).into();
+        shown.screenshot = Some(base64::engine::general_purpose::STANDARD.encode(picture));
     }
     Response::ok(shown)
 }

@@ -4,6 +4,7 @@ use crate::arm::estate::places::SUBNET_NAME;
 use crate::arm::shared::{Answer, App, format, ids, item_id, item_machine_links, not_available};
 use crate::route::{Link, Named, Needs, OF_THE_PATH};
 use crate::{ArmError, Request, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use strongroom_catalog::{Item, Job, Machine, Point, Vault, key};
 use strongroom_domain::access::linked;
@@ -24,16 +25,20 @@ pub(crate) const NAMES: &[Named] = &[
 
 pub(crate) const USES_SOURCE: &str = "to replace a machine's disks, or to make a new machine without naming an account and a network for it: Microsoft.Compute/virtualMachines/write over the machine of the item, or the action of restoring";
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 pub(crate) struct Body {
     pub(crate) properties: Properties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["recoveryType"]))]
 pub(crate) struct Properties {
+    #[schemars(extend("enum" = ["IaasVMRestoreRequest"]))]
     object_type: Option<String>,
+    #[schemars(extend("enum" = ["RestoreDisks", "AlternateLocation", "OriginalLocation"]))]
     recovery_type: Option<String>,
     recovery_point_id: Option<String>,
     source_resource_id: Option<String>,
@@ -44,6 +49,7 @@ pub(crate) struct Properties {
     subnet_id: Option<String>,
     region: Option<String>,
     /// Ours: `qcow2`, `raw` or `vhd`, of restored disks.
+    #[schemars(extend("enum" = ["qcow2", "raw", "vhd"]))]
     disk_format: Option<String>,
     /// Ours: disks that libvirt encrypted may be restored without encryption.
     pub(crate) unencrypted: bool,

@@ -11,7 +11,7 @@ pub fn routes() -> Vec<Route<App>> {
     vec![
         Route::post(item_path!("/recoveryPoints/{point}/restore"), "Restores_Trigger", restore)
             .action("Microsoft.RecoveryServices/Vaults/backupFabrics/protectionContainers/protectedItems/recoveryPoints/restore/action")
-            .takes("RestoreRequest")
+            .reads::<Body>("RestoreRequest")
             .names(NAMES)
             .also_needs(USES_SOURCE, |app, request, params| {
                 let (_, item, _) = point_of(app, params)?;

@@ -3,9 +3,11 @@
 use crate::arm::shared::{Answer, App, not_available, vault_id, vault_of, vault_path};
 use crate::arm::vaults::vault::{redundancy_name, redundancy_of, soft_delete_name, soft_delete_of};
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_catalog::{SoftDelete, Vault};
+use strongroom_domain::limits::SOFT_DELETE_DAYS;
 use strongroom_service::vaults::{self, VaultSettings};
 
 pub fn routes() -> Vec<Route<App>> {
@@ -27,13 +29,13 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .answers("Resource")
         .action(WRITE)
-        .takes("VaultConfig")
+        .reads::<ConfigBody>("VaultConfig")
         .summary("Changes soft delete and security settings.")
         .tag(TAG),
         Route::put(vault_path!("/backupconfig/vaultconfig"), "BackupResourceVaultConfigs_Put", set_config)
             .answers("Resource")
             .action(WRITE)
-            .takes("VaultConfig")
+            .reads::<ConfigBody>("VaultConfig")
             .summary("Changes soft delete and security settings.")
             .tag(TAG),
         Route::get(
@@ -52,7 +54,7 @@ pub fn routes() -> Vec<Route<App>> {
         )
         .answers("Resource")
         .action(STORAGE_WRITE)
-        .takes("StorageConfig")
+        .reads::<StorageBody>("StorageConfig")
         .summary("Changes the redundancy of the vault's storage.")
         .tag(TAG),
         Route::patch(
@@ -61,7 +63,7 @@ pub fn routes() -> Vec<Route<App>> {
             patch_storage,
         )
         .action(STORAGE_WRITE)
-        .takes("StorageConfig")
+        .reads::<StorageBody>("StorageConfig")
         .success(&[204])
         .summary("Changes the redundancy of the vault's storage.")
         .tag(TAG),
@@ -95,17 +97,21 @@ fn config(app: &App, _: &Request, params: &Params) -> Answer {
     Response::ok(show_config(app, &vault_of(app, params)?))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 struct ConfigBody {
     properties: ConfigProperties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct ConfigProperties {
+    #[schemars(extend("enum" = ["Enabled", "Disabled", "AlwaysON"]))]
     enhanced_security_state: Option<String>,
+    #[schemars(extend("enum" = ["Enabled", "Disabled", "AlwaysON"]))]
     soft_delete_feature_state: Option<String>,
+    #[schemars(range(min = SOFT_DELETE_DAYS.0, max = SOFT_DELETE_DAYS.1))]
     soft_delete_retention_period_in_days: Option<i64>,
 }
 
@@ -145,16 +151,20 @@ fn storage(app: &App, _: &Request, params: &Params) -> Answer {
     Response::ok(show_storage(app, &vault_of(app, params)?)?)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["properties"]))]
 struct StorageBody {
     properties: StorageProperties,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct StorageProperties {
+    #[schemars(extend("enum" = ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]))]
     storage_model_type: Option<String>,
+    /// The same by its older name; the other one counts.
+    #[schemars(extend("enum" = ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]))]
     storage_type: Option<String>,
     cross_region_restore_flag: Option<bool>,
 }

@@ -1,5 +1,6 @@
 //! Deleted vaults: listed, looked at, brought back; and as the resource graph shows them.
 
+use crate::arm::jobs::following;
 use crate::arm::shared::{Answer, App, by_name, check_subscription, format, page, subscription_id, vault_id};
 use crate::arm::vaults::vault::{WRITE, status};
 use crate::route::{Link, Named, Needs, PAGED};
@@ -46,7 +47,7 @@ pub fn routes() -> Vec<Route<App>> {
             "/subscriptions/{subscription}/providers/Microsoft.RecoveryServices/locations/{location}/deletedVaults/{deleted}/operations/{operation}",
             "DeletedVaults_GetOperationStatus",
             deleted_status,
-        ).answers("OperationStatus")
+        ).shows::<following::OperationShown>("OperationStatus")
         .action("Microsoft.RecoveryServices/locations/deletedVaults/read")
         .summary("How bringing a vault back stands.")
         .tag(TAG),

@@ -3,6 +3,7 @@
 use crate::arm::shared::{Answer, App, check_subscription, format, vault_of, vault_path};
 use crate::arm::vaults::vault;
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ pub fn routes() -> Vec<Route<App>> {
             import_vault,
         )
         .action("Microsoft.RecoveryServices/Vaults/write")
-        .takes("ImportRequest")
+        .reads::<ImportBody>("ImportRequest")
         .summary("Makes a vault of a store that is there, with all its points.")
         .tag(TAG),
         Route::get(vault_path!("/providers/Strongroom.Backup/store"), "Vaults_Store", store)
@@ -27,7 +28,7 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct ImportBody {
     name: String,

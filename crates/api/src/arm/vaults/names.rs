@@ -2,6 +2,7 @@
 
 use crate::arm::shared::{Answer, App, check_subscription};
 use crate::{ArmError, Params, Request, Response, Route};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use strongroom_domain::arm_names;
@@ -17,7 +18,7 @@ pub fn routes() -> Vec<Route<App>> {
             check_name,
         )
         .action("Microsoft.RecoveryServices/locations/checkNameAvailability/action")
-        .takes("NameRequest")
+        .reads::<NameBody>("NameRequest")
         .summary("Whether a vault could have a name.")
         .tag(TAG),
         Route::post(
@@ -32,8 +33,9 @@ pub fn routes() -> Vec<Route<App>> {
     ]
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(extend("required" = ["name", "type"]))]
 struct NameBody {
     name: Option<String>,
     r#type: Option<String>,

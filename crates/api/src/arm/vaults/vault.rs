@@ -6,13 +6,16 @@ use crate::arm::shared::{
     vault_path,
 };
 use crate::route::{Named, Needs, PAGED};
+use crate::schema::{nothing_required, one_of, without};
 use crate::{ArmError, Params, Request, Response, Route};
 use http::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use strongroom_catalog::{Immutability, Redundancy, SoftDelete, Vault};
 use strongroom_domain::access::linked;
+use strongroom_domain::limits::SOFT_DELETE_DAYS;
 use strongroom_service::vaults::{self, VaultSettings};
 use strongroom_service::{operations, reconcile};
 
@@ -54,7 +57,7 @@ pub fn routes() -> Vec<Route<App>> {
         Route::get(vault_path!(""), "Vaults_Get", get).action(READ).answers("Vault").summary("A vault.").tag(TAG),
         Route::put(vault_path!(""), "Vaults_CreateOrUpdate", put)
             .action(WRITE)
-            .takes("Vault")
+            .reads::<Body>("Vault")
             .names(NAMES)
             .answers("Vault")
             .success(&[200, 201])
@@ -62,7 +65,7 @@ pub fn routes() -> Vec<Route<App>> {
             .tag(TAG),
         Route::patch(vault_path!(""), "Vaults_Update", patch)
             .action(WRITE)
-            .takes("VaultPatch")
+            .reads::<Patch>("VaultPatch")
             .names(NAMES)
             .success(&[200, 202])
             .summary("Changes a vault.")
@@ -72,7 +75,7 @@ pub fn routes() -> Vec<Route<App>> {
             .success(&[202])
             .summary("Deletes a vault without protected items.")
             .tag(TAG),
-        Route::get(vault_path!("/operationStatus/{operation}"), "Operations_OperationStatusGet", status).answers("OperationStatus")
+        Route::get(vault_path!("/operationStatus/{operation}"), "Operations_OperationStatusGet", status).shows::<following::OperationShown>("OperationStatus")
             .action("Microsoft.RecoveryServices/Vaults/operationStatus/read")
             .summary("How an operation on the vault stands.")
             .tag(TAG),
@@ -198,55 +201,77 @@ pub(crate) fn show(app: &App, vault: &Vault) -> Result<Value, ArmError> {
     Ok(shown)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
+#[schemars(extend("required" = ["location"]))]
 struct Body {
     location: Option<String>,
     tags: Option<BTreeMap<String, String>>,
+    #[schemars(schema_with = "sku_schema")]
     sku: Option<Value>,
+    #[schemars(schema_with = "identity_schema")]
     identity: Option<Value>,
     properties: Option<Properties>,
 }
 
-#[derive(Default, Deserialize)]
+/// The same to change a vault: nothing has to be in it, and it stays where it is.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(transform = nothing_required, transform = without(&["location"]))]
+struct Patch(Body);
+
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct Properties {
     security_settings: Option<SecuritySettings>,
     redundancy_settings: Option<RedundancySettings>,
+    #[schemars(extend("type" = "object"))]
     monitoring_settings: Option<Value>,
+    #[schemars(extend("type" = "object"))]
     cost_management_settings: Option<Value>,
+    #[schemars(extend("type" = "string", "enum" = ["Enabled", "Disabled"]))]
     public_network_access: Option<Value>,
+    #[schemars(extend("type" = "object"))]
     restore_settings: Option<Value>,
+    /// Keys of customers are not available: anything but null is refused.
+    #[schemars(extend("enum" = [null]))]
     encryption: Option<Value>,
     strongroom_single_writer: Option<bool>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct SecuritySettings {
     soft_delete_settings: Option<SoftDeleteSettings>,
+    #[schemars(transform = one_of("state", &["Disabled", "Unlocked", "Locked"]))]
     immutability_settings: Option<StateOnly>,
+    #[schemars(transform = one_of("state", &["Disabled"]))]
     source_scan_configuration: Option<StateOnly>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct SoftDeleteSettings {
+    #[schemars(extend("enum" = ["Enabled", "Disabled", "AlwaysON"]))]
     soft_delete_state: Option<String>,
+    #[schemars(extend("enum" = ["Enabled", "Disabled", "AlwaysON"]))]
     enhanced_security_state: Option<String>,
+    #[schemars(range(min = SOFT_DELETE_DAYS.0, max = SOFT_DELETE_DAYS.1))]
     soft_delete_retention_period_in_days: Option<i64>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct StateOnly {
     state: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 struct RedundancySettings {
+    #[schemars(extend("enum" = ["LocallyRedundant", "ZoneRedundant", "GeoRedundant"]))]
     standard_tier_storage_redundancy: Option<String>,
+    #[schemars(extend("enum" = ["Enabled", "Disabled"]))]
     cross_region_restore: Option<String>,
 }
 
@@ -334,6 +359,14 @@ fn public_network_access(wanted: Option<Value>) -> Result<Option<Value>, ArmErro
     }
 }
 
+fn sku_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {"name": {"type": "string", "enum": ["Standard", "RS0"]}},
+        "required": ["name"],
+    })
+}
+
 /// Azure's two kinds of vault, which are one here.
 fn sku_of(wanted: Value) -> Result<Value, ArmError> {
     let is_known = |name: &str| ["Standard", "RS0"].iter().any(|known| known.eq_ignore_ascii_case(name));
@@ -341,6 +374,14 @@ fn sku_of(wanted: Value) -> Result<Value, ArmError> {
         true => Ok(wanted),
         false => Err(ArmError::invalid_parameter("sku.name", "it is Standard or RS0.")),
     }
+}
+
+fn identity_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {"type": {"type": "string"}, "userAssignedIdentities": {"type": "object"}},
+        "required": ["type"],
+    })
 }
 
 /// The identity a client asks for; its ids stay the same for the life of the vault.
@@ -425,7 +466,7 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
 
 fn patch(app: &App, request: &Request, params: &Params) -> Answer {
     let vault = vault_of(app, params)?;
-    let body: Body = request.json()?;
+    let Patch(body) = request.json()?;
     let vault = vaults::update(&app.service, &vault, &body.settings(app, Some(&vault))?)?;
     Response::ok(show(app, &vault)?)
 }
