@@ -6,6 +6,7 @@ use super::session::Session;
 use super::{definition, sys};
 use crate::error::{Error, Result};
 use crate::limits::{JOB_BEGIN_TIMEOUT, JOB_END_TIMEOUT, OWN_PREFIX};
+use roxmltree::Node;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strongroom_nbd::{Client, ConnectOptions, Endpoint};
@@ -56,11 +57,7 @@ fn wait_until_begun(xml: &str) {
     let Ok(document) = definition::parse("the job", xml) else { return };
     let root = document.root_element();
     let Some(socket) = definition::child(root, "server").and_then(|s| s.attribute("socket")) else { return };
-    let exports: Vec<&str> = root
-        .descendants()
-        .filter(|n| n.has_tag_name("disk") && n.attribute("backup") == Some("yes"))
-        .filter_map(|n| n.attribute("exportname"))
-        .collect();
+    let exports: Vec<&str> = disks(root).filter_map(|n| n.attribute("exportname")).collect();
     let endpoint = Endpoint::Unix(socket.into());
     let options = ConnectOptions {
         connect_timeout: JOB_BEGIN_TIMEOUT,
@@ -83,6 +80,11 @@ fn wait_until_begun(xml: &str) {
     std::thread::sleep(Duration::from_millis(50));
 }
 
+/// The disks that a job backs up.
+fn disks<'d>(job: Node<'d, 'd>) -> impl Iterator<Item = Node<'d, 'd>> {
+    job.descendants().filter(|n| n.has_tag_name("disk") && n.attribute("backup") == Some("yes"))
+}
+
 /// A job of ours is told by the name of its socket.
 fn is_own_job(xml: &str) -> bool {
     socket_of(xml)
@@ -92,6 +94,7 @@ fn is_own_job(xml: &str) -> bool {
 
 /// Cancels the backup job and waits until it is gone.
 pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
+    let targets = dom.backup_xml().ok().flatten().map(|xml| targets_of(&xml)).unwrap_or_default();
     let deadline = Instant::now() + JOB_END_TIMEOUT;
     let mut asked = Instant::now();
     let mut aborted = dom.abort_job();
@@ -99,7 +102,10 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
     loop {
         match dom.backup_xml() {
             // Also when the machine has stopped: its jobs ended with it.
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                wait_for_disks(dom, &targets);
+                return Ok(());
+            }
             Err(e) if e.code == sys::ERR_NO_DOMAIN => return Ok(()),
             Err(e) if e.is_away() || Instant::now() > deadline => {
                 return Err(e.about("cancelling the backup job of", what));
@@ -122,6 +128,22 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
     }
 }
 
+/// libvirt tells of no job a moment before it has let go of the disks, and reverts the machine to no snapshot, say, until it has.
+/// It answers what is asked of a disk's own job after that.
+fn wait_for_disks(dom: &Dom, targets: &[String]) {
+    for target in targets {
+        if let Err(error) = dom.block_job(target) {
+            // The machine may have stopped.
+            tracing::debug!(disk = target, %error, "whether a disk's job is over could not be seen");
+        }
+    }
+}
+
+fn targets_of(xml: &str) -> Vec<String> {
+    let Ok(document) = definition::parse("the job", xml) else { return Vec::new() };
+    disks(document.root_element()).filter_map(|n| n.attribute("name")).map(str::to_owned).collect()
+}
+
 /// Where a job serves its disks.
 pub fn socket_of(xml: &str) -> Option<PathBuf> {
     let document = definition::parse("the job", xml).ok()?;
@@ -134,6 +156,13 @@ mod tests {
     use super::*;
     use crate::libvirt::job_xml;
     use std::path::Path;
+
+    #[test]
+    fn disks_that_a_job_backs_up_are_told_by_its_definition() {
+        let told = "<domainbackup mode='pull'><disks><disk name='vda' backup='yes'/><disk name='vdb' backup='no'/></disks></domainbackup>";
+        assert_eq!(targets_of(told), ["vda"]);
+        assert!(targets_of("not xml").is_empty());
+    }
 
     #[test]
     fn jobs_are_told_by_their_socket() {
