@@ -14,6 +14,8 @@ pub const DRILL_PREFIX: &str = "strongroom-drill-";
 pub const WINDOW_LIMIT: Duration = Duration::from_secs(30);
 /// How long to wait for another backup of the same machine to end.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait until a machine has been let go that a killed backup held.
+pub const LET_GO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the guest agent may take to freeze or thaw.
 pub const AGENT_FREEZE_TIMEOUT_SECONDS: i32 = 20;
 /// How long the guest agent may take to answer a ping.

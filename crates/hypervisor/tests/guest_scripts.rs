@@ -284,7 +284,7 @@ done
     for (name, reply) in [
         ("guest-fsfreeze-status", r#"echo '{"return": "thawed"}'"#),
         ("guest-fsfreeze-freeze", r#"echo '{"return": 2}'"#),
-        ("guest-fsfreeze-thaw", r#"echo '{"return": 2}'"#),
+        ("guest-fsfreeze-thaw", r#"cat /run/thawed"#),
         ("guest-get-time", r#"echo '{"return": 1700000000000000000}'"#),
         ("guest-get-osinfo", r#"cat /run/os"#),
         ("guest-exec", r#"sh /run/exec"#),
@@ -294,56 +294,75 @@ done
     guest.sh(&format!("cat > /sbin/agent <<'END'\n{AGENT}\nEND"));
 }
 
-fn scripted(kinds: &[(&str, &str, ConsistencyLevel)]) {
+/// How an agent answers.
+struct Agent<'a> {
+    /// When asked for its system.
+    os: &'a str,
+    /// When told to run a program: a script whose output it is.
+    exec: &'a str,
+    /// When told to thaw: how many file systems were frozen until then.
+    thawed: u32,
+    /// What a snapshot may claim at most.
+    level: ConsistencyLevel,
+}
+
+fn scripted(kinds: &[Agent<'_>]) {
     // Whatever is to be answered has to be there before the real agent goes.
     let storage = Storage::new(Kind::Xfs);
     let mut guest = Guest::start(&storage, &["vda:qcow2:32M"], "all");
     scripted_agent(&guest);
-    for (number, (os, reply, _)) in kinds.iter().enumerate() {
-        guest.sh(&format!("cat > /run/exec-{number} <<'END'\n{reply}\nEND\necho '{{\"return\": {{\"id\": \"{os}\"}}}}' > /run/os-{number}"));
+    for (number, Agent { os, exec, thawed, .. }) in kinds.iter().enumerate() {
+        guest.sh(&format!(
+            "cat > /run/exec-{number} <<'END'
+{exec}
+END
+echo '{{\"return\": {{\"id\": \"{os}\"}}}}' > /run/os-{number}
+echo '{{\"return\": {thawed}}}' > /run/thawed-{number}"
+        ));
     }
     // The next kind each time it is asked for its system.
     guest.sh("cat > /run/replies/guest-get-osinfo <<'END'
-n=$(cat /run/number); cp /run/exec-$n /run/exec; cat /run/os-$n; echo $((n + 1)) > /run/number
+n=$(cat /run/number); cp /run/exec-$n /run/exec; cp /run/thawed-$n /run/thawed; cat /run/os-$n; echo $((n + 1)) > /run/number
 END
 echo 0 > /run/number
 (sleep 0.5; killall qemu-ga) >/dev/null 2>&1 </dev/null &");
     wait_for_port(&guest.name, "org.qemu.guest_agent.0", false);
     wait_for_port(&guest.name, "org.qemu.guest_agent.0", true);
     std::thread::sleep(Duration::from_secs(1));
-    for (index, (os, reply, level)) in kinds.iter().copied().enumerate() {
+    for (index, &Agent { os, exec, thawed, level }) in kinds.iter().enumerate() {
         if index > 0 {
             // libvirt asks anew once it has synchronised.
             guest.hypervisor.wait_for_agent(&guest.name, Duration::from_secs(60)).unwrap();
         }
         let began = Instant::now();
         let snapshot = guest.snapshot();
-        eprintln!(
-            "{os}, {reply:.30}: {:?} {} {:?}",
-            began.elapsed(),
-            snapshot.consistency,
-            snapshot.warnings
-        );
+        eprintln!("{os}, {exec:.30}: {:?} {} {:?}", began.elapsed(), snapshot.consistency, snapshot.warnings);
         // libvirt gives up an agent that has not answered: then it cannot freeze either.
-        assert!(snapshot.consistency.level <= level, "{reply}: {}", snapshot.consistency);
+        assert!(snapshot.consistency.level <= level, "{exec}: {}", snapshot.consistency);
         assert!(began.elapsed() < Duration::from_secs(60));
         assert!(snapshot.guest.is_none() && (os != "mswindows" || snapshot.consistency.level == level));
-        assert!(os != "mswindows" || snapshot.consistency.reason.contains("VSS"));
+        if thawed == 0 {
+            assert!(snapshot.consistency.reason.contains("thawed by somebody"), "{}", snapshot.consistency);
+            assert!(snapshot.warnings.iter().any(|w| w.contains("thawed by somebody")), "{snapshot:?}");
+        } else {
+            assert!(os != "mswindows" || snapshot.consistency.reason.contains("VSS"));
+        }
         drop(snapshot);
         assert_eq!(guest.hypervisor.inspect(&guest.name).unwrap().summary.state, MachineState::Running);
     }
 }
 
-/// As on Windows: its VSS takes part in the freeze.
+/// As on Windows: its VSS takes part in the freeze. The second time somebody has thawed it before us.
 #[test]
 fn machine_agent_as_on_windows() {
-    scripted(&[("mswindows", "echo '{\"return\": {}}'", ConsistencyLevel::Application)]);
+    let windows = |thawed, level| Agent { os: "mswindows", exec: "echo '{\"return\": {}}'", thawed, level };
+    scripted(&[windows(2, ConsistencyLevel::Application), windows(0, ConsistencyLevel::Crash)]);
 }
 
 // Garbage, nothing, twice, for somebody else, without end: the snapshot is taken in time, and claims no more than was seen. A
 // machine each: libvirt may give an agent up for good.
 fn lies(reply: &str) {
-    scripted(&[("debian", reply, ConsistencyLevel::FileSystem)]);
+    scripted(&[Agent { os: "debian", exec: reply, thawed: 2, level: ConsistencyLevel::FileSystem }]);
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod machines;
 use machines::bare::{Bare, define, disk_xml};
 use machines::*;
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 type Model = BTreeMap<String, Vec<u8>>;
@@ -340,6 +342,104 @@ fn libvirt_killed_on_the_way_by_clone() {
     killed_on_the_way(Kind::Xfs, 10);
 }
 
+/// A backup on its way, and stopped by SIGSTOP while it holds its machine.
+fn stopped_while_it_holds(lab: &Lab, machine: &Bare, begin: impl Fn() -> Child) -> Child {
+    let mut events = Command::new("virsh")
+        .args([
+            "-q",
+            "-c",
+            "qemu:///system",
+            "event",
+            "--domain",
+            &machine.name,
+            "--event",
+            "lifecycle",
+            "--loop",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut held = None;
+    for _ in 0..40 {
+        let mut child = begin();
+        while !lines.next().unwrap().unwrap().contains("Suspended") {}
+        signal(&child, "STOP");
+        if machine.state() == "paused" {
+            held = Some(child);
+            break;
+        }
+        // A moment too late.
+        signal(&child, "CONT");
+        child.wait().unwrap();
+    }
+    events.kill().unwrap();
+    events.wait().unwrap();
+    assert_eq!(machine.state(), "paused");
+    let points = lab.points(&machine.name);
+    let child = held.expect("no backup was stopped while it held its machine");
+    assert_eq!(lab.points(&machine.name), points);
+    child
+}
+
+/// A backup is killed while it holds its machine. The next waits until the machine has been let go, and holds it for itself.
+#[test]
+fn libvirt_killed_while_it_holds() {
+    let storage = Storage::new(Kind::Xfs, 300);
+    let lab = Lab::new();
+    let mut machine = Bare::new("held", &storage.path(), &[("vda", "qcow2", 48), ("vdb", "raw", 16)]);
+    machine.fill_with_noise("vda", 16, 5);
+    machine.start();
+    // A host on which it takes a while until the machine is let go.
+    let slow = tempfile::tempdir().unwrap();
+    let virsh = slow.path().join("virsh");
+    std::fs::write(&virsh, "#!/bin/sh\nsleep 2\nPATH=${PATH#*:}\nexec virsh \"$@\"\n").unwrap();
+    run("chmod", &["755", text(&virsh)]);
+    let path = format!("{}:{}", text(slow.path()), std::env::var("PATH").unwrap());
+    let mut child = stopped_while_it_holds(&lab, &machine, || {
+        let arguments = lab.vault_args(&["rescue", "vm", "backup", &machine.name]);
+        lab.command(&to_strs(&arguments)).env("PATH", &path).spawn().unwrap()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(machine.state(), "paused", "it is let go in a while");
+    let next = lab.back_up(&machine.name);
+    assert!(next.warnings().iter().all(|w| !w.contains("resume")), "{next:?}");
+    let reason = next.0["consistency"]["reason"].as_str().unwrap();
+    assert!(reason.contains("guest agent") && !reason.contains("paused"), "{reason}");
+    assert_eq!(machine.state(), "running");
+    Bare::verify(&lab, next.point(), &machine.model);
+    lab.check();
+    machine.stop();
+}
+
+/// Somebody resumes a machine while a backup holds it: its disks, cloned one after the other, are no point.
+#[test]
+fn libvirt_resumed_while_it_is_held() {
+    let storage = Storage::new(Kind::Xfs, 300);
+    let lab = Lab::new();
+    let mut machine = Bare::new("resumed", &storage.path(), &[("vda", "qcow2", 48), ("vdb", "raw", 16)]);
+    machine.fill_with_noise("vda", 16, 6);
+    machine.start();
+    let child = stopped_while_it_holds(&lab, &machine, || lab.begin_backup(&machine.name));
+    let points = lab.points(&machine.name);
+    virsh(&["resume", &machine.name]);
+    signal(&child, "CONT");
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{}", told(&output));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&machine.name) && said.contains("resumed") && said.contains("again"), "{said}");
+    assert_eq!(lab.points(&machine.name), points);
+    assert_eq!(machine.state(), "running");
+    assert!(storage.hidden_files().iter().all(|n| n.contains("-vdb-")), "{:?}", storage.hidden_files());
+    let next = lab.back_up(&machine.name);
+    assert!(next.is_incremental("vda") || points.is_empty(), "{next:?}");
+    Bare::verify(&lab, next.point(), &machine.model);
+    lab.check();
+    machine.stop();
+}
+
 /// The machine is stopped, or its disk's room runs out, while its backup is read: an error that says so, and nothing else.
 #[test]
 fn libvirt_stopped_while_it_is_read() {
@@ -401,8 +501,8 @@ fn libvirt_stopped_by_a_signal() {
             ["rescue", "vm", "restore", backup.point(), "--as", &new_name, "--storage", text(&target)];
         let child = lab
             .command(&to_strs(&lab.vault_args(&arguments)))
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         wait_until("the restore has begun", Duration::from_secs(30), || {

@@ -4,6 +4,7 @@ use super::backend::{Backend, Clone, Watched};
 use super::planned::PlannedDisk;
 use super::reconcile::Tracked;
 use super::taking::{Taken, Taking};
+use super::window::Ended;
 use super::{job_xml, pull};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
@@ -115,15 +116,17 @@ impl Taking<'_> {
             clone.run().map_err(|e| Error::failed("cloning", session.disk(&disk.target), e))
         });
         self.timings.cloning = Some(began.elapsed());
-        let held = self.close_window(window, &mut consistency);
-        let done = cloned.and_then(|()| match held {
-            true => Ok(()),
-            // Let go by the timer, it has written while it was cloned.
-            false => Err(Error::failed(
-                "holding",
-                session.what(),
-                "the storage is too slow to clone its disks in time",
-            )),
+        let ended = self.close_window(window, &mut consistency);
+        let done = cloned.and_then(|()| {
+            // Let go, it has written while it was cloned.
+            let why = match ended {
+                Some(Ended::ByLimit) => "the storage is too slow to clone its disks in time",
+                Some(Ended::Resumed) => {
+                    "somebody else resumed it while its disks were cloned, so that they are not of one moment; back it up again"
+                }
+                Some(Ended::Thawed) | None => return Ok(()),
+            };
+            Err(Error::failed("holding", session.what(), why))
         });
         let checkpoint = match checkpoint {
             Some(Ok(())) => Some(name),

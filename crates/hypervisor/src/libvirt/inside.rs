@@ -6,7 +6,7 @@
 use super::agent;
 use super::guest::{self, Consequence, Guest, GuestSession};
 use super::taking::Taking;
-use super::window::{Closed, Freezer, Window, agent_answers};
+use super::window::{Closed, Ended, Freezer, Window, agent_answers};
 use crate::error::Result;
 use crate::guest::GuestWork;
 use crate::model::MachineState;
@@ -63,7 +63,7 @@ impl Taking<'_> {
         if let Some(why) = is_silent {
             self.warnings.push(not_frozen(&why));
         }
-        let window = Window::new(dom, &self.session.uri, freezer, suspends, mark);
+        let window = Window::new(&self.session, freezer, suspends);
         let note = note.map_or_else(String::new, |why| format!("; {why}"));
         let consistency = match cannot {
             Some(why) => Consistency::new(ConsistencyLevel::Crash, why),
@@ -151,28 +151,28 @@ impl Taking<'_> {
         }
     }
 
-    /// Takes over what the window says at its end, and finishes what the guest had prepared; answers whether the machine was
-    /// held until now.
-    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) -> bool {
-        let Closed { frozen, freezing, suspended, expired, problems } = window.close();
+    /// Takes over what the window says at its end, and finishes what the guest had prepared; answers what had ended it before,
+    /// if anything.
+    pub fn close_window(&mut self, window: Window, consistency: &mut Consistency) -> Option<Ended> {
+        let Closed { frozen, freezing, suspended, ended, problems } = window.close();
         self.timings.frozen = frozen;
         self.timings.freezing = freezing;
         self.timings.suspended = suspended;
-        if expired {
-            *consistency = Consistency::new(
-                ConsistencyLevel::Crash,
-                "the guest was thawed by its time limit before the instant was over",
-            );
+        if let Some(ended) = ended {
+            *consistency = Consistency::new(ConsistencyLevel::Crash, ended.why());
+            if ended != Ended::ByLimit {
+                self.warnings.push(ended.why().into());
+            }
         }
         self.warnings.extend(problems);
         if let Some(session) = self.inside.session.take() {
-            self.finish_guest(session, expired, consistency);
+            self.finish_guest(session, ended.is_some(), consistency);
         }
-        !expired
+        ended
     }
 
     /// The post-script, and what both scripts make of the consistency. It never becomes more than was seen.
-    fn finish_guest(&mut self, mut session: GuestSession, expired: bool, consistency: &mut Consistency) {
+    fn finish_guest(&mut self, mut session: GuestSession, ended: bool, consistency: &mut Consistency) {
         let finished = session.finish();
         self.inside.report = Some(session.report.clone());
         let prepared = &session.prepared;
@@ -209,7 +209,7 @@ impl Taking<'_> {
             return;
         }
         let has_run = finished.known && finished.post.as_ref().is_some_and(|run| run.exit_code == Some(0));
-        if !prepared.ready || !has_run || finished.expired || expired {
+        if !prepared.ready || !has_run || finished.expired || ended {
             return;
         }
         if consistency.level == ConsistencyLevel::FileSystem {

@@ -6,7 +6,7 @@ use super::options::LibvirtOptions;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::kept;
-use crate::limits::{CLONE_PREFIX, LOCK_TIMEOUT, OWN_PREFIX};
+use crate::limits::{CLONE_PREFIX, LET_GO_TIMEOUT, LOCK_TIMEOUT, OWN_PREFIX};
 use crate::text::machine;
 use rustix::fs::FlockOperation;
 use std::fs::{DirBuilder, File};
@@ -30,7 +30,10 @@ pub struct Session {
     /// For our own servers' sockets; emptied at the start of every snapshot of the machine.
     pub run_directory: PathBuf,
     qemu_dir: PathBuf,
+    /// Held by those who may let the machine go: this process, and the helper that does so should this one be killed.
+    pub window_lock: File,
     /// Removed, while still locked, when the session ends.
+    window_lock_path: PathBuf,
     lock_path: PathBuf,
     _lock: File,
 }
@@ -49,7 +52,14 @@ impl Session {
         let uuid = dom.uuid().map_err(|e| e.about("inspecting", &machine(&name)))?;
         make_directory(&options.run_dir, 0o711)?;
         let lock_path = options.run_dir.join(format!("{uuid}.lock"));
-        let lock = lock(&lock_path, &name)?;
+        let busy = |why: &str| Error::Busy { what: machine(&name), why: why.into() };
+        let lock = wait_for_lock(&lock_path, LOCK_TIMEOUT)?
+            .ok_or_else(|| busy("another backup of it is running"))?;
+        // What is suspended or frozen now may be about to be let go: nothing of it is to be looked at before that.
+        let window_lock_path = options.run_dir.join(format!("{uuid}.window"));
+        let window_lock = wait_for_lock(&window_lock_path, LET_GO_TIMEOUT)?.ok_or_else(|| {
+            busy("a backup of it was killed while it held it, and it is still being let go")
+        })?;
         let run_directory = options.run_dir.join(&uuid);
         // Left by a process that was killed.
         let _ = std::fs::remove_dir_all(&run_directory);
@@ -64,6 +74,8 @@ impl Session {
             id: id.to_owned(),
             run_directory,
             qemu_dir: options.qemu_dir.clone(),
+            window_lock,
+            window_lock_path,
             lock_path,
             _lock: lock,
         })
@@ -200,20 +212,21 @@ impl Drop for Session {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.run_directory);
         let _ = std::fs::remove_dir_all(self.qemu_directory());
+        let _ = std::fs::remove_file(&self.window_lock_path);
         let _ = std::fs::remove_file(&self.lock_path);
     }
 }
 
-/// One backup of a machine at a time, over all processes of this host.
-fn lock(path: &Path, name: &str) -> Result<File> {
-    let deadline = Instant::now() + LOCK_TIMEOUT;
+/// A machine's lock, over all processes of this host, if it becomes free in time. A process that was killed while it started
+/// another leaves it the lock for a moment.
+fn wait_for_lock(path: &Path, timeout: Duration) -> Result<Option<File>> {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(file) = try_lock(path)? {
-            return Ok(file);
+            return Ok(Some(file));
         }
-        // A process that was killed while it started another leaves it the lock for a moment.
         if Instant::now() > deadline {
-            return Err(Error::Busy { what: machine(name), why: "another backup of it is running".into() });
+            return Ok(None);
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -4,7 +4,11 @@
 use super::conn::{Conn, VirtResult};
 use super::dom::Dom;
 use super::guest_port::Port;
+use super::session::Session;
+use super::sys;
 use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
+use std::cell::Cell;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -19,14 +23,41 @@ const PORT_TIMEOUT: Duration = Duration::from_secs(AGENT_FREEZE_TIMEOUT_SECONDS 
 /// libvirt's default: agent commands wait as long as it takes.
 const AGENT_TIMEOUT_BLOCK: i32 = -2;
 
+/// libvirt's number for the state.
+const RUNNING: i32 = 1;
+
+/// What ended a window before it was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Its time limit.
+    ByLimit,
+    /// Somebody else let the machine run on: it has written since.
+    Resumed,
+    /// Somebody else thawed the guest.
+    Thawed,
+}
+
+impl Ended {
+    /// As a reason for a lower consistency.
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::ByLimit => "the guest was thawed by its time limit before the instant was over",
+            Self::Resumed => "the machine was resumed by somebody else before the instant was over",
+            Self::Thawed => "the guest was thawed by somebody else before the instant was over",
+        }
+    }
+}
+
 #[derive(Default)]
 struct Held {
     frozen_at: Option<Instant>,
+    /// How many file systems.
+    frozen_count: u32,
     suspended_at: Option<Instant>,
     frozen_for: Option<Duration>,
     freezing: Option<Duration>,
     suspended_for: Option<Duration>,
-    expired: bool,
+    ended: Option<Ended>,
     closed: bool,
     problems: Vec<String>,
 }
@@ -59,15 +90,19 @@ impl Shared {
     /// Resumes and thaws what is held. Each is tried a few times: leaving a machine held is the worst outcome.
     fn release(&self, held: &mut Held) {
         if let Some(since) = held.suspended_at.take() {
-            if let Err(e) = retry(|| self.once_more(|dom| dom.resume())) {
-                held.problems.push(format!("the machine could not be resumed: {e}; run `virsh resume`"));
+            match self.resume() {
+                Ok(true) => {}
+                Ok(false) => held.ended = held.ended.or(Some(Ended::Resumed)),
+                Err(e) => {
+                    held.problems.push(format!("the machine could not be resumed: {e}; run `virsh resume`"));
+                }
             }
             held.suspended_for = Some(since.elapsed());
         }
         if let Some(since) = held.frozen_at.take() {
-            match self.thaw() {
-                Ok(in_time) => {
-                    held.expired |= !in_time;
+            match self.thaw(held.frozen_count) {
+                Ok(ended) => {
+                    held.ended = held.ended.or(ended);
                     let _ = std::fs::remove_file(&self.mark);
                 }
                 Err(why) => held.problems.push(format!(
@@ -92,16 +127,42 @@ impl Shared {
         done
     }
 
-    /// Thaws; answers whether it was frozen until then, as far as that is known. An agent that is gone is waited for: it may be
-    /// starting anew.
-    fn thaw(&self) -> Result<bool, String> {
+    /// Resumes; answers whether the machine stood still until then, as far as that is known.
+    fn resume(&self) -> VirtResult<bool> {
+        // After an answer that got lost, a machine that runs may have been resumed by the question.
+        let is_certain = Cell::new(true);
+        let done = retry(|| {
+            self.once_more(|dom| {
+                dom.resume().inspect_err(|e| {
+                    is_certain.set(is_certain.get() && e.code == sys::ERR_OPERATION_INVALID);
+                })
+            })
+        });
+        match done {
+            Err(_) if self.dom.state().is_ok_and(|(state, _)| state == RUNNING) => Ok(!is_certain.get()),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Thaws so many file systems; answers what had ended the freeze before, as far as that is known. An agent that is gone is
+    /// waited for: it may be starting anew.
+    fn thaw(&self, count: u32) -> Result<Option<Ended>, String> {
         match &self.freezer {
-            Freezer::Nobody => Ok(true),
+            Freezer::Nobody => Ok(None),
             Freezer::Agent => {
                 let until = Instant::now() + THAW_RETRY;
+                let (thawed, asked) = (Cell::new(0), Cell::new(0));
                 loop {
-                    match self.once_more(|dom| dom.thaw().map(drop)) {
-                        Ok(()) => return Ok(true),
+                    let done = self.once_more(|dom| {
+                        asked.set(asked.get() + 1);
+                        dom.thaw().map(|count| thawed.set(count))
+                    });
+                    match done {
+                        // Agents count what they thawed. After an answer that got lost nothing is left to count.
+                        Ok(()) if count > 0 && thawed.get() == 0 && asked.get() == 1 => {
+                            return Ok(Some(Ended::Thawed));
+                        }
+                        Ok(()) => return Ok(None),
                         Err(e) if Instant::now() > until || !self.dom.is_active().unwrap_or(true) => {
                             return Err(e.message);
                         }
@@ -112,7 +173,7 @@ impl Shared {
             Freezer::Port(port) => {
                 let mut port = port.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 let thawed: Frozen = port.call(Verb::Thaw, "", PORT_TIMEOUT)?;
-                Ok(!thawed.expired)
+                Ok(thawed.expired.then_some(Ended::ByLimit))
             }
         }
     }
@@ -154,21 +215,20 @@ pub struct Closed {
     pub frozen: Option<Duration>,
     pub freezing: Option<Duration>,
     pub suspended: Option<Duration>,
-    /// It ended by its time limit: the instant may not have been held.
-    pub expired: bool,
+    /// What ended it before: the instant may not have been held.
+    pub ended: Option<Ended>,
     pub problems: Vec<String>,
 }
 
 impl Window {
     /// Prepares to hold a machine; nothing is held yet.
-    pub fn new(dom: Arc<Dom>, uri: &str, freezer: Freezer, suspends: bool, mark: PathBuf) -> Self {
+    pub fn new(session: &Session, freezer: Freezer, suspends: bool) -> Self {
+        let (dom, uri, mark) = (session.dom(), session.uri.clone(), session.frozen_mark());
         let freezes = !matches!(freezer, Freezer::Nobody);
         let through_agent = matches!(freezer, Freezer::Agent);
-        let helper =
-            if through_agent || suspends { helper(&dom, uri, through_agent, suspends) } else { None };
+        let helper = if through_agent || suspends { helper(session, through_agent, suspends) } else { None };
         let held = Mutex::new(Held::default());
-        let shared =
-            Arc::new(Shared { dom, uri: uri.to_owned(), freezer, mark, held, changed: Condvar::new() });
+        let shared = Arc::new(Shared { dom, uri, freezer, mark, held, changed: Condvar::new() });
         if freezes || suspends {
             let timer = shared.clone();
             std::thread::spawn(move || {
@@ -178,7 +238,7 @@ impl Window {
                     .wait_timeout_while(held, WINDOW_LIMIT, |held| !held.closed)
                     .unwrap_or_else(|poisoned| poisoned.into_inner());
                 if waited.timed_out() && !held.closed {
-                    held.expired = true;
+                    held.ended = Some(Ended::ByLimit);
                     timer.release(&mut held);
                 }
             });
@@ -212,13 +272,14 @@ impl Window {
             Ok(count) => {
                 let mut held = self.shared.lock();
                 held.freezing = held.frozen_at.map(|since| since.elapsed());
+                held.frozen_count = count;
                 Ok(count)
             }
             Err(e) => {
                 let mut held = self.shared.lock();
                 // An agent that did not answer may still do it, or have been killed in the middle. One that refused did
                 // not: then what is frozen is somebody else's (it undoes a freeze that fails half way itself).
-                let undone = if e.is_agent_silence() { self.shared.thaw().map(drop) } else { Ok(()) };
+                let undone = if e.is_agent_silence() { self.shared.thaw(0).map(drop) } else { Ok(()) };
                 held.frozen_at = None;
                 match undone {
                     Ok(()) => drop(std::fs::remove_file(&self.shared.mark)),
@@ -235,7 +296,7 @@ impl Window {
     pub fn suspend(&self) -> Result<(), super::conn::VirtError> {
         self.shared.lock().suspended_at = Some(Instant::now());
         let done = self.shared.dom.suspend();
-        if done.is_err() && self.shared.dom.state().is_ok_and(|(state, _)| state == 1) {
+        if done.is_err() && self.shared.dom.state().is_ok_and(|(state, _)| state == RUNNING) {
             // Still running: there is nothing to resume.
             self.shared.lock().suspended_at = None;
         }
@@ -250,7 +311,7 @@ impl Window {
             frozen: held.frozen_for,
             freezing: held.freezing,
             suspended: held.suspended_for,
-            expired: held.expired,
+            ended: held.ended,
             problems: std::mem::take(&mut held.problems),
         }
     }
@@ -288,26 +349,31 @@ impl Drop for Window {
     }
 }
 
-/// Ends the window when this process cannot: waits for a word on its input, and when the input ends
-/// without one, resumes and thaws. Without `virsh` on the host there is no such helper.
-fn helper(dom: &Dom, uri: &str, freezes: bool, suspends: bool) -> Option<Child> {
+/// Ends the window when this process cannot: waits for a word on its input, and when the input ends without one, resumes and
+/// thaws. Its output is the session's lock of the window, which is taken as long as it runs: the next snapshot waits for it, and
+/// is not let go by it. Without `virsh` on the host there is no such helper.
+fn helper(session: &Session, freezes: bool, suspends: bool) -> Option<Child> {
     const SCRIPT: &str = r#"
         trap '' HUP INT TERM
         read -r word && exit 0
         # More than once: what the killed process had asked for may take effect after the first.
         for try in 1 2 3; do
-            [ "$3" = true ] && virsh -q -c "$1" resume "$2"
-            [ "$4" = true ] && virsh -q -c "$1" domfsthaw "$2"
+            [ "$3" = true ] && virsh -q -c "$1" resume "$2" > /dev/null
+            [ "$4" = true ] && virsh -q -c "$1" domfsthaw "$2" > /dev/null
             sleep 0.5
         done"#;
-    let uuid = dom.uuid().ok()?;
-    Command::new("/bin/sh")
-        .args(["-c", SCRIPT, "strongroom-window", uri, &uuid, &suspends.to_string(), &freezes.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
+    let start = |lock: File| {
+        Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "strongroom-window", &session.uri, &session.uuid])
+            .args([suspends.to_string(), freezes.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(lock)
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+    };
+    let helper = session.window_lock.try_clone().and_then(start);
+    helper
         .inspect_err(|error| tracing::warn!(%error, "no helper process for the time a machine is held"))
         .ok()
 }
