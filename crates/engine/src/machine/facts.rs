@@ -1,15 +1,18 @@
 //! What a backup knows of its machine beside the disks' bytes: kept with a snapshot that is kept, and said by the point.
 
-use super::record::{MachineRecord, SkippedRecord};
+use super::record::{DiskRecord, MachineRecord, SkippedRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::FIRMWARE_STATE_MAX_BYTES;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 use strongroom_domain::{ItemName, PointId};
-use strongroom_hypervisor::{Disk as MachineDisk, DiskSource, KeptSnapshot, Machine, MachineSnapshot};
+use strongroom_hypervisor::{
+    Disk as MachineDisk, DiskSnapshot, DiskSource, KeptSnapshot, Machine, MachineSnapshot,
+};
 use strongroom_store::Kept;
 use uuid::Uuid;
 
@@ -99,6 +102,21 @@ pub(super) fn machine_record(
         tpm: read_state(snapshot.tpm.as_deref(), "the state of its TPM", "with an empty one", warnings),
         job: facts.job.clone(),
         guest: snapshot.guest.clone(),
+    }
+}
+
+/// What a point says of a disk before anything of it is read.
+pub(super) fn disk_record(disk: &DiskSnapshot, facts: &Facts, encrypted: &BTreeSet<String>) -> DiskRecord {
+    let was = facts.disks.iter().find(|d| d.target == disk.target);
+    DiskRecord {
+        checkpoint: disk.checkpoint.clone(),
+        format: Some(disk.format),
+        bus: was.map(|d| d.bus.clone()),
+        source: was.and_then(|d| d.source.clone()),
+        source_is_block: was.is_some_and(|d| d.source_is_block),
+        road: Some(disk.road),
+        encrypted: encrypted.contains(&disk.target),
+        ..DiskRecord::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A kept snapshot as a point is described: for restores from a snapshot whose transfer has not been done, or failed.
 
-use super::facts::{Facts, machine_record};
-use super::record::{DEFINITION_KIND, DiskRecord};
+use super::facts::{Facts, disk_record, machine_record};
+use super::record::DEFINITION_KIND;
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use strongroom_domain::SessionId;
@@ -14,28 +14,15 @@ pub fn manifest_of_kept(snapshot: &MachineSnapshot, facts: &Facts) -> Result<Man
     let taken_at = Timestamp::try_from(snapshot.taken_at)
         .map_err(|e| Error::new(ErrorKind::Failed, format!("the snapshot's time is beyond reason: {e}")))?;
     let encrypted = super::definition::encrypted_disks(&snapshot.definition_xml);
-    let disks = snapshot.disks.iter().map(|taken| {
-        let was = facts.disks.iter().find(|d| d.target == taken.target);
-        Disk {
-            name: taken.target.clone(),
-            size_bytes: taken.size_bytes,
-            root: None,
-            read_bytes: 0,
-            changed_bytes: 0,
-            new_bytes: 0,
-            full_reason: None,
-            attributes: DiskRecord {
-                checkpoint: taken.checkpoint.clone(),
-                format: Some(taken.format),
-                bus: was.map(|d| d.bus.clone()),
-                source: was.and_then(|d| d.source.clone()),
-                source_is_block: was.is_some_and(|d| d.source_is_block),
-                road: Some(taken.road),
-                encrypted: encrypted.contains(&taken.target),
-                ..DiskRecord::default()
-            }
-            .to_attributes(),
-        }
+    let disks = snapshot.disks.iter().map(|taken| Disk {
+        name: taken.target.clone(),
+        size_bytes: taken.size_bytes,
+        root: None,
+        read_bytes: 0,
+        changed_bytes: 0,
+        new_bytes: 0,
+        full_reason: None,
+        attributes: disk_record(taken, facts, &encrypted).to_attributes(),
     });
     let mut warnings = snapshot.warnings.clone();
     let attributes = machine_record(snapshot, facts, &mut warnings).to_attributes();

@@ -1,6 +1,6 @@
 //! From a snapshot to its point: reading the disks into the vault side by side, and the commit.
 
-use super::facts::{DiskFacts, Facts, machine_record};
+use super::facts::{Facts, disk_record, machine_record};
 use super::parent::{Parent, Plan};
 use super::record::{DEFINITION_KIND, DiskRecord};
 use crate::error::{Error, ErrorKind, Result};
@@ -93,26 +93,14 @@ fn describe(
     written: &[DiskWritten],
 ) -> (Vec<Disk>, Vec<DiskBackup>) {
     let encrypted = super::definition::encrypted_disks(&snapshot.definition_xml);
-    let known: BTreeMap<&str, &DiskFacts> = facts.disks.iter().map(|d| (d.target.as_str(), d)).collect();
     let mut disks = Vec::new();
     let mut report = Vec::new();
     for ((taken, plan), written) in snapshot.disks.iter().zip(plans).zip(written) {
-        let was = known.get(taken.target.as_str());
         let extents = plan.extents.iter().filter(|e| e.kind == ExtentKind::Data).count() as u64;
         let mut disk = Disk::new(&taken.target, written);
         disk.full_reason.clone_from(&plan.full_reason);
-        disk.attributes = DiskRecord {
-            checkpoint: taken.checkpoint.clone(),
-            format: Some(taken.format),
-            bus: was.map(|d| d.bus.clone()),
-            source: was.and_then(|d| d.source.clone()),
-            source_is_block: was.is_some_and(|d| d.source_is_block),
-            road: Some(taken.road),
-            incremental: plan.incremental,
-            encrypted: encrypted.contains(&taken.target),
-            extents,
-        }
-        .to_attributes();
+        let record = disk_record(taken, facts, &encrypted);
+        disk.attributes = DiskRecord { incremental: plan.incremental, extents, ..record }.to_attributes();
         disks.push(disk);
         report.push(DiskBackup {
             name: taken.target.clone(),

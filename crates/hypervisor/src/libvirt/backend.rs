@@ -144,7 +144,7 @@ impl Backend {
                 }
                 match job.fate(&session, Duration::ZERO) {
                     // While libvirt is away QEMU goes on serving the disks.
-                    Ok(Fate::Runs) | Err(_) => true,
+                    Ok(Fate::Runs(_)) | Err(_) => true,
                     Ok(Fate::Gone(why)) => {
                         spoiled.set(job_is_gone(&session, &why));
                         false
@@ -168,7 +168,7 @@ impl Backend {
     fn check_job(&self) -> Result<()> {
         let Some(job) = &self.job else { return Ok(()) };
         match job.fate(&self.session, self.session.patience)? {
-            Fate::Runs => Ok(()),
+            Fate::Runs(_) => Ok(()),
             Fate::Gone(why) => Err(job_is_gone(&self.session, &why)),
         }
     }

@@ -48,7 +48,8 @@ pub struct Job {
 
 /// What became of a job.
 pub enum Fate {
-    Runs,
+    /// As libvirt tells of it.
+    Runs(String),
     /// One sentence: why.
     Gone(String),
 }
@@ -110,7 +111,7 @@ impl Job {
             found => found.map_err(about)?,
         };
         match dom.backup_xml().map_err(about)? {
-            Some(xml) if has_socket(&xml, &self.socket) => Ok(Fate::Runs),
+            Some(xml) if has_socket(&xml, &self.socket) => Ok(Fate::Runs(xml)),
             _ => Ok(Fate::Gone(self.why_gone(session, &dom))),
         }
     }
@@ -177,8 +178,8 @@ impl Job {
     /// left written down.
     pub fn end(&self, session: &Session) -> Result<()> {
         if self.may_run.load(Ordering::Acquire) {
-            if let Fate::Runs = self.fate(session, session.patience)? {
-                end_job(&session.dom(), &session.what())?;
+            if let Fate::Runs(xml) = self.fate(session, session.patience)? {
+                end_job(&session.dom(), &session.what(), &xml)?;
             }
             self.did_not_begin();
         }

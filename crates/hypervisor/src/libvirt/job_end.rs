@@ -48,7 +48,7 @@ pub fn job_told_of(dom: &Dom, what: &str) -> Result<Option<String>> {
 /// Ends a job that was left behind, once libvirt has begun it.
 pub fn end_begun_job(dom: &Dom, what: &str, xml: &str) -> Result<()> {
     wait_until_begun(xml);
-    end_job(dom, what)
+    end_job(dom, what, xml)
 }
 
 /// libvirt may still be beginning the job, for a process that was killed a moment ago, and can get
@@ -92,9 +92,8 @@ fn is_own_job(xml: &str) -> bool {
         .unwrap_or(false)
 }
 
-/// Cancels the backup job and waits until it is gone.
-pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
-    let targets = dom.backup_xml().ok().flatten().map(|xml| targets_of(&xml)).unwrap_or_default();
+/// Cancels the backup job that libvirt tells of so, and waits until it is gone.
+pub fn end_job(dom: &Dom, what: &str, xml: &str) -> Result<()> {
     let deadline = Instant::now() + JOB_END_TIMEOUT;
     let mut asked = Instant::now();
     let mut aborted = dom.abort_job();
@@ -103,7 +102,7 @@ pub fn end_job(dom: &Dom, what: &str) -> Result<()> {
         match dom.backup_xml() {
             // Also when the machine has stopped: its jobs ended with it.
             Ok(None) => {
-                wait_for_disks(dom, &targets);
+                wait_for_disks(dom, &targets_of(xml));
                 return Ok(());
             }
             Err(e) if e.code == sys::ERR_NO_DOMAIN => return Ok(()),

@@ -181,20 +181,10 @@ pub(crate) fn put_reading(service: &Service, job: &Job, point: &Point) -> Result
 pub(crate) fn update(
     service: &Service,
     job: &Job,
-    change: impl FnMut(&mut Job) -> Result<Vec<Change>>,
-) -> Result<Option<Job>> {
-    update_under(service, job.id, job.fence, change)
-}
-
-/// The same, for whoever has but the number of the job's lease.
-pub(super) fn update_under(
-    service: &Service,
-    id: Uuid,
-    fence: u64,
     mut change: impl FnMut(&mut Job) -> Result<Vec<Change>>,
 ) -> Result<Option<Job>> {
-    update_any(service, id, |row| {
-        is_under(row, fence)?;
+    update_any(service, job.id, |row| {
+        is_under(row, job.fence)?;
         change(row)
     })
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom_catalog::{Job, JobProgress, actor};
 use strongroom_store::Progress;
-use uuid::Uuid;
 
 /// Whatever runs here is told to end, and nobody waits for a store that does not answer any longer.
 pub(crate) fn let_go(service: &Service) {
@@ -113,19 +112,20 @@ fn begin(service: &Service, mut job: Job, claims: Claims) -> Result<()> {
     if job.cancel_requested {
         running::of(service).cancel(id);
     }
-    let (worker, fence) = (service.clone(), job.fence);
+    let (worker, job) = (service.clone(), Arc::new(job));
+    let begun = job.clone();
     let spawned = std::thread::Builder::new().name(format!("job {id}")).spawn(move || {
-        let name = match job.asked_by.as_str() {
+        let name = match begun.asked_by.as_str() {
             "" => format!("service: job {id}"),
             who => format!("service: job {id} of {who}"),
         };
-        actor::named(name, || run_one(&worker, &job, &progress, &reason));
+        actor::named(name, || run_one(&worker, &begun, &progress, &reason));
         running::of(&worker).running.lock().remove(&id);
         worker.life.wake();
     });
     if let Err(e) = spawned {
         running::of(service).running.lock().remove(&id);
-        committed::record(service, "that a job waits", || put_back(service, id, fence, None, ""))?;
+        committed::record(service, "that a job waits", || put_back(service, &job, None, ""))?;
         return Err(Error::io("starting a job's thread", e));
     }
     Ok(())
@@ -171,7 +171,7 @@ fn end(service: &Service, job: &Job, error: &Error, why: Option<Reason>) -> Resu
         Some(Reason::Asked) if is_cancelled => settle::cancelled(service, job),
         // Asked before the service was started anew.
         None if is_cancelled && settle::was_cancelled(service, job) => settle::cancelled(service, job),
-        Some(Reason::ServiceStops) if is_cancelled => put_back(service, job.id, job.fence, None, ""),
+        Some(Reason::ServiceStops) if is_cancelled => put_back(service, job, None, ""),
         Some(Reason::TooLong) if is_cancelled => settle::fail(service, job, &errors::took_too_long()),
         _ if waits_for_vault(service, job, error) => wait_for_vault(service, job, error),
         _ => {
@@ -193,20 +193,12 @@ fn wait_for_vault(service: &Service, job: &Job, error: &Error) -> Result<()> {
     tracing::info!(job = %job.id, %error, "the vault is written to by something else: the job waits");
     let until = service.now().saturating_add(VAULT_BUSY_RETRY)?;
     let warning = format!("{}: {error}", lease::WAITS_FOR_VAULT);
-    committed::record(service, "that a job waits", || {
-        put_back(service, job.id, job.fence, Some(until), &warning)
-    })
+    committed::record(service, "that a job waits", || put_back(service, job, Some(until), &warning))
 }
 
 /// Lets go of a job: it is begun anew, not before that time.
-fn put_back(
-    service: &Service,
-    id: Uuid,
-    fence: u64,
-    not_before: Option<jiff::Timestamp>,
-    warning: &str,
-) -> Result<()> {
-    ledger::update_under(service, id, fence, |row| {
+fn put_back(service: &Service, job: &Job, not_before: Option<jiff::Timestamp>, warning: &str) -> Result<()> {
+    ledger::update(service, job, |row| {
         if row.status.is_over() {
             return Ok(Vec::new());
         }

@@ -176,8 +176,7 @@ impl Wanted {
                 "endDate",
             ])
             .map_err(refused)?;
-        let kinds = kinds::Kinds::wanted(&by).map_err(refused)?;
-        let datasources: Vec<Datasource> = Datasource::ALL.into_iter().filter(|d| kinds.take(*d)).collect();
+        let datasources = kinds::Kinds::wanted(&by).map_err(refused)?.datasources();
         wanted.nothing = datasources.is_empty();
         wanted.filter.datasources = (datasources.len() < Datasource::ALL.len()).then_some(datasources);
         let statuses = JobStatus::ALL.map(JobStatus::arm_name);

@@ -1,9 +1,9 @@
 //! Protected items.
 
-use crate::arm::shared::kinds::{Kinds, labels};
+use crate::arm::shared::kinds::{Kinds, check_is_machine, labels};
 use crate::arm::shared::{
     Answer, App, by_name, caller, check_container, check_region, format, ids, item_id, item_id_in, item_of,
-    item_path, machine_id, machine_link, not_available, page, resource, vault_id, vault_of, vault_path,
+    item_path, machine_id, machine_link, page, resource, vault_id, vault_of, vault_path,
 };
 use crate::odata::parse_time;
 use crate::route::{FILTER, LIST, Link, Named, Needs, OF_THE_PATH};
@@ -401,12 +401,8 @@ fn put(app: &App, request: &Request, params: &Params) -> Answer {
     let body: Body = request.json()?;
     let p = body.properties;
     let who = caller(request);
-    if p.protected_item_type.as_deref().is_some_and(|t| {
-        !t.eq_ignore_ascii_case(labels(Datasource::Machine).item)
-            && !t.eq_ignore_ascii_case("AzureIaaSVMProtectedItem")
-    }) {
-        return Err(not_available("Protecting anything but virtual machines"));
-    }
+    let names = [labels(Datasource::Machine).item, "AzureIaaSVMProtectedItem"];
+    check_is_machine(p.protected_item_type.as_deref(), &names)?;
     let scope = request.path_text();
     let state = WantedState::parse(p.protection_state.as_deref().unwrap_or_default())?;
     let source = p.source_resource_id.as_deref().filter(|id| !id.is_empty());

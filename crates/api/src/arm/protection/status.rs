@@ -1,9 +1,7 @@
 //! What clients ask before they begin: status, features, usage, guards.
 
-use crate::arm::shared::kinds::{Kinds, labels};
-use crate::arm::shared::{
-    Answer, App, check_subscription, ids, not_available, vault_id, vault_of, vault_path,
-};
+use crate::arm::shared::kinds::{Kinds, check_resource_type, labels};
+use crate::arm::shared::{Answer, App, check_subscription, ids, vault_id, vault_of, vault_path};
 use crate::route::{LIST, Named, Needs};
 use crate::{ArmError, Params, Request, Response, Route};
 use schemars::JsonSchema;
@@ -75,13 +73,7 @@ fn backup_status(app: &App, request: &Request, params: &Params) -> Answer {
     check_subscription(app, params)?;
     let body: StatusBody = request.json()?;
     // What is not known of is not said to be unprotected.
-    if body
-        .resource_type
-        .as_deref()
-        .is_some_and(|t| !t.eq_ignore_ascii_case(labels(Datasource::Machine).workload))
-    {
-        return Err(not_available("Protecting anything but virtual machines"));
-    }
+    check_resource_type(body.resource_type.as_deref())?;
     let not_protected = || Response::ok(json!({"protectionStatus": "NotProtected"}));
     let id = body.resource_id.ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
     ids::check_id_subscription(app, &id)?;
@@ -167,13 +159,7 @@ fn already_protected(message: String) -> ArmError {
 
 /// What protecting a machine in a vault would be refused with; or that it is protected there already.
 fn check_protect(app: &App, request: &Request, body: &PreValidateBody) -> Result<(), ArmError> {
-    if body
-        .resource_type
-        .as_deref()
-        .is_some_and(|t| !t.eq_ignore_ascii_case(labels(Datasource::Machine).workload))
-    {
-        return Err(not_available("Protecting anything but virtual machines"));
-    }
+    check_resource_type(body.resource_type.as_deref())?;
     let id = body.resource_id.as_deref().ok_or_else(|| ArmError::invalid_content("resourceId is missing"))?;
     ids::read(app, request, "resourceId", id, &ids::MACHINE)?;
     let machine = items::machine_by_id(&app.service, id)?;

@@ -3,6 +3,7 @@
 
 use super::answer::Answer;
 use super::lists::{by_shown_name, page};
+use super::refused::not_available;
 use crate::odata::{Equalities, FilterError};
 use crate::{ArmError, Request};
 use serde_json::Value;
@@ -82,6 +83,21 @@ pub fn labels(datasource: Datasource) -> Labels {
     }
 }
 
+/// Refuses a request about anything but a machine, told by a field for which machines have these names, if it is given.
+pub fn check_is_machine(kind: Option<&str>, names: &[&str]) -> Result<(), ArmError> {
+    match kind {
+        Some(kind) if !names.iter().any(|name| kind.eq_ignore_ascii_case(name)) => {
+            Err(not_available("Protecting anything but virtual machines"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same, of a `resourceType`.
+pub fn check_resource_type(kind: Option<&str>) -> Result<(), ArmError> {
+    check_is_machine(kind, &[labels(Datasource::Machine).workload])
+}
+
 /// Which kinds of things a list is asked for, by whichever of these names its filter has.
 pub struct Kinds {
     management: Option<&'static str>,
@@ -97,6 +113,11 @@ impl Kinds {
             workloads.extend(filter.one_of(name, &WORKLOADS)?);
         }
         Ok(Self { management, workloads })
+    }
+
+    /// Those of them that there may be here; none: whatever is asked for, there is nothing of it.
+    pub fn datasources(&self) -> Vec<Datasource> {
+        Datasource::ALL.into_iter().filter(|d| self.take(*d)).collect()
     }
 
     /// Whether these things are among them.
@@ -135,8 +156,7 @@ mod tests {
                 let filter = Filter::parse(&text).unwrap();
                 let by = filter.equalities(&["backupManagementType", "itemType", "workloadType"]).unwrap();
                 let kinds = Kinds::wanted(&by).unwrap();
-                let taken: Vec<_> = Datasource::ALL.into_iter().filter(|d| kinds.take(*d)).collect();
-                assert_eq!(taken, [datasource], "{text}");
+                assert_eq!(kinds.datasources(), [datasource], "{text}");
             }
         }
     }
