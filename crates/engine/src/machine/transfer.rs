@@ -6,7 +6,6 @@ use super::record::{DEFINITION_KIND, DiskRecord};
 use crate::error::{Error, ErrorKind, Result};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use strongroom_domain::ExtentKind;
