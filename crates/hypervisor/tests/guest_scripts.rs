@@ -284,7 +284,7 @@ done
     for (name, reply) in [
         ("guest-fsfreeze-status", r#"echo '{"return": "thawed"}'"#),
         ("guest-fsfreeze-freeze", r#"echo '{"return": 2}'"#),
-        ("guest-fsfreeze-thaw", r#"cat /run/thawed"#),
+        ("guest-fsfreeze-thaw", r#"sh /run/thaw"#),
         ("guest-get-time", r#"echo '{"return": 1700000000000000000}'"#),
         ("guest-get-osinfo", r#"cat /run/os"#),
         ("guest-exec", r#"sh /run/exec"#),
@@ -300,36 +300,41 @@ struct Agent<'a> {
     os: &'a str,
     /// When told to run a program: a script whose output it is.
     exec: &'a str,
-    /// When told to thaw: how many file systems were frozen until then.
-    thawed: u32,
+    /// When told to thaw: a script whose output it is.
+    thaw: &'a str,
     /// What a snapshot may claim at most.
     level: ConsistencyLevel,
 }
+
+/// Of an agent that thaws what it has frozen.
+const THAWS: &str = r#"echo '{"return": 2}'"#;
 
 fn scripted(kinds: &[Agent<'_>]) {
     // Whatever is to be answered has to be there before the real agent goes.
     let storage = Storage::new(Kind::Xfs);
     let mut guest = Guest::start(&storage, &["vda:qcow2:32M"], "all");
     scripted_agent(&guest);
-    for (number, Agent { os, exec, thawed, .. }) in kinds.iter().enumerate() {
+    for (number, Agent { os, exec, thaw, .. }) in kinds.iter().enumerate() {
         guest.sh(&format!(
             "cat > /run/exec-{number} <<'END'
 {exec}
 END
 echo '{{\"return\": {{\"id\": \"{os}\"}}}}' > /run/os-{number}
-echo '{{\"return\": {thawed}}}' > /run/thawed-{number}"
+cat > /run/thaw-{number} <<'END'
+{thaw}
+END"
         ));
     }
     // The next kind each time it is asked for its system.
     guest.sh("cat > /run/replies/guest-get-osinfo <<'END'
-n=$(cat /run/number); cp /run/exec-$n /run/exec; cp /run/thawed-$n /run/thawed; cat /run/os-$n; echo $((n + 1)) > /run/number
+n=$(cat /run/number); cp /run/exec-$n /run/exec; cp /run/thaw-$n /run/thaw; cat /run/os-$n; echo $((n + 1)) > /run/number
 END
 echo 0 > /run/number
 (sleep 0.5; killall qemu-ga) >/dev/null 2>&1 </dev/null &");
     wait_for_port(&guest.name, "org.qemu.guest_agent.0", false);
     wait_for_port(&guest.name, "org.qemu.guest_agent.0", true);
     std::thread::sleep(Duration::from_secs(1));
-    for (index, &Agent { os, exec, thawed, level }) in kinds.iter().enumerate() {
+    for (index, &Agent { os, exec, thaw, level }) in kinds.iter().enumerate() {
         if index > 0 {
             // libvirt asks anew once it has synchronised.
             guest.hypervisor.wait_for_agent(&guest.name, Duration::from_secs(60)).unwrap();
@@ -341,7 +346,7 @@ echo 0 > /run/number
         assert!(snapshot.consistency.level <= level, "{exec}: {}", snapshot.consistency);
         assert!(began.elapsed() < Duration::from_secs(60));
         assert!(snapshot.guest.is_none() && (os != "mswindows" || snapshot.consistency.level == level));
-        if thawed == 0 {
+        if thaw != THAWS {
             assert!(snapshot.consistency.reason.contains("thawed by somebody"), "{}", snapshot.consistency);
             assert!(snapshot.warnings.iter().any(|w| w.contains("thawed by somebody")), "{snapshot:?}");
         } else {
@@ -352,17 +357,24 @@ echo 0 > /run/number
     }
 }
 
-/// As on Windows: its VSS takes part in the freeze. The second time somebody has thawed it before us.
+/// As on Windows: its VSS takes part in the freeze. Then somebody has thawed it before us; then its ten seconds were over, so that it
+/// refuses to thaw, and has nothing frozen when it is asked again.
 #[test]
 fn machine_agent_as_on_windows() {
-    let windows = |thawed, level| Agent { os: "mswindows", exec: "echo '{\"return\": {}}'", thawed, level };
-    scripted(&[windows(2, ConsistencyLevel::Application), windows(0, ConsistencyLevel::Crash)]);
+    const OVER: &str = r#"if [ -e /run/refused ]; then echo '{"return": 0}'; else touch /run/refused
+echo '{"error": {"class": "GenericError", "desc": "fsfreeze is limited up to 10 seconds"}}'; fi"#;
+    let windows = |thaw, level| Agent { os: "mswindows", exec: "echo '{\"return\": {}}'", thaw, level };
+    scripted(&[
+        windows(THAWS, ConsistencyLevel::Application),
+        windows(r#"echo '{"return": 0}'"#, ConsistencyLevel::Crash),
+        windows(OVER, ConsistencyLevel::Crash),
+    ]);
 }
 
 // Garbage, nothing, twice, for somebody else, without end: the snapshot is taken in time, and claims no more than was seen. A
 // machine each: libvirt may give an agent up for good.
 fn lies(reply: &str) {
-    scripted(&[Agent { os: "debian", exec: reply, thawed: 2, level: ConsistencyLevel::FileSystem }]);
+    scripted(&[Agent { os: "debian", exec: reply, thaw: THAWS, level: ConsistencyLevel::FileSystem }]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod machines;
 use machines::bare::{Bare, define, disk_xml};
 use machines::*;
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -342,45 +342,50 @@ fn libvirt_killed_on_the_way_by_clone() {
     killed_on_the_way(Kind::Xfs, 10);
 }
 
-/// A backup on its way, and stopped by SIGSTOP while it holds its machine.
-fn stopped_while_it_holds(lab: &Lab, machine: &Bare, begin: impl Fn() -> Child) -> Child {
-    let mut events = Command::new("virsh")
-        .args([
-            "-q",
-            "-c",
-            "qemu:///system",
-            "event",
-            "--domain",
-            &machine.name,
-            "--event",
-            "lifecycle",
-            "--loop",
-        ])
+/// A process that is killed when it goes out of use.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A backup on its way, and stopped by SIGSTOP while it holds its machine; with how many points there were before it.
+fn stopped_while_it_holds(lab: &Lab, machine: &Bare, begin: impl Fn() -> Child) -> (Killed, usize) {
+    let arguments = ["-q", "-c", "qemu:///system", "event", "--event", "lifecycle", "--loop", "--domain"];
+    let events = Command::new("virsh")
+        .args(arguments)
+        .arg(&machine.name)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
-    let mut held = None;
+    let mut events = Killed(events);
+    let lines = BufReader::new(events.0.stdout.take().unwrap()).lines();
+    let (suspended, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = lines.map_while(Result::ok).filter(|line| line.contains("Suspended"));
+        let _ = lines.map(|line| suspended.send(line)).take_while(Result::is_ok).count();
+    });
     for _ in 0..40 {
-        let mut child = begin();
-        while !lines.next().unwrap().unwrap().contains("Suspended") {}
-        signal(&child, "STOP");
+        let points = lab.points(&machine.name).len();
+        let mut child = Killed(begin());
+        // Of one that is over, without an event that was not listened for yet, too.
+        while told.recv_timeout(Duration::from_millis(100)).is_err() && child.0.try_wait().unwrap().is_none()
+        {
+        }
+        signal(&child.0, "STOP");
         if machine.state() == "paused" {
-            held = Some(child);
-            break;
+            return (child, points);
         }
         // A moment too late.
-        signal(&child, "CONT");
-        child.wait().unwrap();
+        signal(&child.0, "CONT");
+        child.0.wait().unwrap();
+        while told.try_recv().is_ok() {}
     }
-    events.kill().unwrap();
-    events.wait().unwrap();
-    assert_eq!(machine.state(), "paused");
-    let points = lab.points(&machine.name);
-    let child = held.expect("no backup was stopped while it held its machine");
-    assert_eq!(lab.points(&machine.name), points);
-    child
+    panic!("no backup was stopped while it held its machine");
 }
 
 /// A backup is killed while it holds its machine. The next waits until the machine has been let go, and holds it for itself.
@@ -393,18 +398,21 @@ fn libvirt_killed_while_it_holds() {
     machine.start();
     // A host on which it takes a while until the machine is let go.
     let slow = tempfile::tempdir().unwrap();
-    let virsh = slow.path().join("virsh");
-    std::fs::write(&virsh, "#!/bin/sh\nsleep 2\nPATH=${PATH#*:}\nexec virsh \"$@\"\n").unwrap();
+    let (virsh, log) = (slow.path().join("virsh"), slow.path().join("log"));
+    let script =
+        format!("#!/bin/sh\nsleep 3\nPATH=${{PATH#*:}}\nvirsh \"$@\"\necho \"$*\" >> {}\n", text(&log));
+    std::fs::write(&virsh, script).unwrap();
     run("chmod", &["755", text(&virsh)]);
     let path = format!("{}:{}", text(slow.path()), std::env::var("PATH").unwrap());
-    let mut child = stopped_while_it_holds(&lab, &machine, || {
+    let (mut child, _) = stopped_while_it_holds(&lab, &machine, || {
         let arguments = lab.vault_args(&["rescue", "vm", "backup", &machine.name]);
         lab.command(&to_strs(&arguments)).env("PATH", &path).spawn().unwrap()
     });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(machine.state(), "paused", "it is let go in a while");
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     let next = lab.back_up(&machine.name);
+    let let_go = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(let_go.matches("resume").count(), 3, "it waits for all that the helper does: {let_go}");
     assert!(next.warnings().iter().all(|w| !w.contains("resume")), "{next:?}");
     let reason = next.0["consistency"]["reason"].as_str().unwrap();
     assert!(reason.contains("guest agent") && !reason.contains("paused"), "{reason}");
@@ -422,19 +430,20 @@ fn libvirt_resumed_while_it_is_held() {
     let mut machine = Bare::new("resumed", &storage.path(), &[("vda", "qcow2", 48), ("vdb", "raw", 16)]);
     machine.fill_with_noise("vda", 16, 6);
     machine.start();
-    let child = stopped_while_it_holds(&lab, &machine, || lab.begin_backup(&machine.name));
-    let points = lab.points(&machine.name);
+    lab.back_up(&machine.name);
+    let (mut child, points) = stopped_while_it_holds(&lab, &machine, || lab.begin_backup(&machine.name));
     virsh(&["resume", &machine.name]);
-    signal(&child, "CONT");
-    let output = child.wait_with_output().unwrap();
-    assert!(!output.status.success(), "{}", told(&output));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    signal(&child.0, "CONT");
+    let mut said = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!child.0.wait().unwrap().success(), "{said}");
     assert!(said.contains(&machine.name) && said.contains("resumed") && said.contains("again"), "{said}");
-    assert_eq!(lab.points(&machine.name), points);
+    assert_eq!(lab.points(&machine.name).len(), points);
     assert_eq!(machine.state(), "running");
     assert!(storage.hidden_files().iter().all(|n| n.contains("-vdb-")), "{:?}", storage.hidden_files());
+    machine.write("vda", 2 * MIB, 64 * KIB, 7);
     let next = lab.back_up(&machine.name);
-    assert!(next.is_incremental("vda") || points.is_empty(), "{next:?}");
+    assert!(next.is_incremental("vda"), "{next:?}");
     Bare::verify(&lab, next.point(), &machine.model);
     lab.check();
     machine.stop();

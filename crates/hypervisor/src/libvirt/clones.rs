@@ -5,7 +5,7 @@ use super::planned::PlannedDisk;
 use super::reconcile::Tracked;
 use super::taking::{Taken, Taking};
 use super::window::Ended;
-use super::{job_xml, pull};
+use super::{job_xml, pull, state};
 use crate::error::{Error, Result};
 use crate::export::{NbdDisk, ServeOptions};
 use crate::extents;
@@ -76,6 +76,12 @@ impl Taking<'_> {
         }
     }
 
+    fn state_now(&self) -> Result<MachineState> {
+        let (number, reason) =
+            self.session.dom().state().map_err(|e| e.about("inspecting", &self.session.what()))?;
+        Ok(state::from_numbers(number, reason))
+    }
+
     /// Files for the clones, and disks that need no writing out any more.
     fn prepare_clones(&self) -> Result<Vec<PreparedClone>> {
         let name = self.session.checkpoint();
@@ -101,6 +107,8 @@ impl Taking<'_> {
             self.disks.iter().map(|d| (d.target.as_str(), d.can_track())).collect();
         let checkpoint_xml =
             trackable.iter().any(|(_, tracks)| *tracks).then(|| job_xml::checkpoint(&name, &trackable, None));
+        // Somebody may have paused or resumed it since it was looked at.
+        self.state = self.state_now()?;
         let running = self.state == MachineState::Running;
         let (window, mut consistency) = self.open_window(running)?;
         if running {
@@ -116,7 +124,11 @@ impl Taking<'_> {
             clone.run().map_err(|e| Error::failed("cloning", session.disk(&disk.target), e))
         });
         self.timings.cloning = Some(began.elapsed());
-        let ended = self.close_window(window, &mut consistency);
+        let mut ended = self.close_window(window, &mut consistency);
+        // One that stands still anyway is not ours to suspend, and may be resumed at any time.
+        if !running && self.state_now()? != self.state {
+            ended = ended.or(Some(Ended::Resumed));
+        }
         let done = cloned.and_then(|()| {
             // Let go, it has written while it was cloned.
             let why = match ended {
@@ -124,7 +136,7 @@ impl Taking<'_> {
                 Some(Ended::Resumed) => {
                     "somebody else resumed it while its disks were cloned, so that they are not of one moment; back it up again"
                 }
-                Some(Ended::Thawed) | None => return Ok(()),
+                Some(Ended::Thawed | Ended::Unknown) | None => return Ok(()),
             };
             Err(Error::failed("holding", session.what(), why))
         });

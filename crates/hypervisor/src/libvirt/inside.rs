@@ -52,7 +52,7 @@ impl Taking<'_> {
                 cannot = Some("its configuration asks not to freeze it (fsFreezeEnabled is false)".into());
                 Freezer::Nobody
             }
-            (None, _) => Freezer::Agent,
+            (None, _) => Freezer::Agent { vss: is_windows },
             // The agent cannot, but the extension can.
             (Some(_), Some(port)) if !agent_is_there => {
                 (cannot, is_silent) = (None, None);
@@ -160,7 +160,7 @@ impl Taking<'_> {
         self.timings.suspended = suspended;
         if let Some(ended) = ended {
             *consistency = Consistency::new(ConsistencyLevel::Crash, ended.why());
-            if ended != Ended::ByLimit {
+            if matches!(ended, Ended::Resumed | Ended::Thawed) {
                 self.warnings.push(ended.why().into());
             }
         }

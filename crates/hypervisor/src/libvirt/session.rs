@@ -60,6 +60,8 @@ impl Session {
         let window_lock = wait_for_lock(&window_lock_path, LET_GO_TIMEOUT)?.ok_or_else(|| {
             busy("a backup of it was killed while it held it, and it is still being let go")
         })?;
+        // As it is after that: it may have been started anew, and libvirt too.
+        let dom = dom.conn.domain_by_uuid(&uuid).map_err(|e| e.about("inspecting", &machine(&name)))?;
         let run_directory = options.run_dir.join(&uuid);
         // Left by a process that was killed.
         let _ = std::fs::remove_dir_all(&run_directory);

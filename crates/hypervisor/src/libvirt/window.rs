@@ -5,7 +5,6 @@ use super::conn::{Conn, VirtResult};
 use super::dom::Dom;
 use super::guest_port::Port;
 use super::session::Session;
-use super::sys;
 use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
 use std::cell::Cell;
 use std::fs::File;
@@ -33,8 +32,10 @@ pub enum Ended {
     ByLimit,
     /// Somebody else let the machine run on: it has written since.
     Resumed,
-    /// Somebody else thawed the guest.
+    /// Somebody else, or the guest itself, thawed it.
     Thawed,
+    /// Thawing failed, so that it may have been thawed before.
+    Unknown,
 }
 
 impl Ended {
@@ -43,7 +44,10 @@ impl Ended {
         match self {
             Self::ByLimit => "the guest was thawed by its time limit before the instant was over",
             Self::Resumed => "the machine was resumed by somebody else before the instant was over",
-            Self::Thawed => "the guest was thawed by somebody else before the instant was over",
+            Self::Thawed => {
+                "the guest was thawed by somebody else, or by itself, before the instant was over"
+            }
+            Self::Unknown => "whether the guest was frozen until the instant was over is not known",
         }
     }
 }
@@ -66,7 +70,10 @@ struct Held {
 #[derive(Clone)]
 pub enum Freezer {
     Nobody,
-    Agent,
+    Agent {
+        /// Windows' shadow copies freeze: for ten seconds at most.
+        vss: bool,
+    },
     /// The extension, over its own port. It thaws by itself when the port is closed.
     Port(Arc<Mutex<Port>>),
 }
@@ -105,9 +112,12 @@ impl Shared {
                     held.ended = held.ended.or(ended);
                     let _ = std::fs::remove_file(&self.mark);
                 }
-                Err(why) => held.problems.push(format!(
-                    "the guest's file systems could not be thawed: {why}; run `virsh domfsthaw`"
-                )),
+                Err(why) => {
+                    held.ended = held.ended.or(Some(Ended::Unknown));
+                    held.problems.push(format!(
+                        "the guest's file systems could not be thawed: {why}; run `virsh domfsthaw`"
+                    ));
+                }
             }
             held.frozen_for = Some(since.elapsed());
         }
@@ -116,7 +126,7 @@ impl Shared {
 
 impl Shared {
     /// Asks libvirt, over a new connection where it was restarted since.
-    fn once_more(&self, ask: impl Fn(&Dom) -> VirtResult<()>) -> VirtResult<()> {
+    fn once_more<T>(&self, ask: impl Fn(&Dom) -> VirtResult<T>) -> VirtResult<T> {
         let mut done = ask(&self.dom);
         let until = Instant::now() + THAW_RETRY;
         while done.as_ref().is_err_and(|e| e.is_away()) && Instant::now() < until {
@@ -127,19 +137,18 @@ impl Shared {
         done
     }
 
-    /// Resumes; answers whether the machine stood still until then, as far as that is known.
+    fn is_running(&self) -> VirtResult<bool> {
+        self.once_more(|dom| dom.state()).map(|(state, _)| state == RUNNING)
+    }
+
+    /// Resumes; answers whether the machine stood still until then.
     fn resume(&self) -> VirtResult<bool> {
-        // After an answer that got lost, a machine that runs may have been resumed by the question.
-        let is_certain = Cell::new(true);
-        let done = retry(|| {
-            self.once_more(|dom| {
-                dom.resume().inspect_err(|e| {
-                    is_certain.set(is_certain.get() && e.code == sys::ERR_OPERATION_INVALID);
-                })
-            })
-        });
-        match done {
-            Err(_) if self.dom.state().is_ok_and(|(state, _)| state == RUNNING) => Ok(!is_certain.get()),
+        // Before anything is asked: an answer may get lost that was followed.
+        if self.is_running().is_ok_and(|runs| runs) {
+            return Ok(false);
+        }
+        match retry(|| self.once_more(|dom| dom.resume())) {
+            Err(_) if self.is_running().is_ok_and(|runs| runs) => Ok(true),
             done => done.map(|()| true),
         }
     }
@@ -149,20 +158,22 @@ impl Shared {
     fn thaw(&self, count: u32) -> Result<Option<Ended>, String> {
         match &self.freezer {
             Freezer::Nobody => Ok(None),
-            Freezer::Agent => {
+            Freezer::Agent { vss } => {
                 let until = Instant::now() + THAW_RETRY;
-                let (thawed, asked) = (Cell::new(0), Cell::new(0));
+                // Whether an earlier call may have thawed what it found frozen.
+                let may_be_done = Cell::new(false);
                 loop {
                     let done = self.once_more(|dom| {
-                        asked.set(asked.get() + 1);
-                        dom.thaw().map(|count| thawed.set(count))
+                        dom.thaw().inspect_err(|e| {
+                            // VSS refuses when it had given up before; other agents may do it and report a failed hook.
+                            let is_refused = *vss && !e.is_away() && !e.is_agent_silence();
+                            may_be_done.set(may_be_done.get() || !is_refused);
+                        })
                     });
                     match done {
-                        // Agents count what they thawed. After an answer that got lost nothing is left to count.
-                        Ok(()) if count > 0 && thawed.get() == 0 && asked.get() == 1 => {
-                            return Ok(Some(Ended::Thawed));
-                        }
-                        Ok(()) => return Ok(None),
+                        // Agents count what they thawed.
+                        Ok(0) if count > 0 && !may_be_done.get() => return Ok(Some(Ended::Thawed)),
+                        Ok(_) => return Ok(None),
                         Err(e) if Instant::now() > until || !self.dom.is_active().unwrap_or(true) => {
                             return Err(e.message);
                         }
@@ -225,7 +236,7 @@ impl Window {
     pub fn new(session: &Session, freezer: Freezer, suspends: bool) -> Self {
         let (dom, uri, mark) = (session.dom(), session.uri.clone(), session.frozen_mark());
         let freezes = !matches!(freezer, Freezer::Nobody);
-        let through_agent = matches!(freezer, Freezer::Agent);
+        let through_agent = matches!(freezer, Freezer::Agent { .. });
         let helper = if through_agent || suspends { helper(session, through_agent, suspends) } else { None };
         let held = Mutex::new(Held::default());
         let shared = Arc::new(Shared { dom, uri, freezer, mark, held, changed: Condvar::new() });
@@ -250,7 +261,7 @@ impl Window {
     pub fn freeze(&self) -> Result<u32, String> {
         let port = match &self.shared.freezer {
             Freezer::Nobody => return Ok(0),
-            Freezer::Agent => None,
+            Freezer::Agent { .. } => None,
             Freezer::Port(port) => Some(port.clone()),
         };
         self.shared.lock().frozen_at = Some(Instant::now());
@@ -299,6 +310,10 @@ impl Window {
         if done.is_err() && self.shared.dom.state().is_ok_and(|(state, _)| state == RUNNING) {
             // Still running: there is nothing to resume.
             self.shared.lock().suspended_at = None;
+        }
+        if done.is_ok() {
+            // It may have taken longer than the time limit, which found it running.
+            self.shared.lock().suspended_at.get_or_insert_with(Instant::now);
         }
         done
     }
@@ -355,6 +370,10 @@ impl Drop for Window {
 fn helper(session: &Session, freezes: bool, suspends: bool) -> Option<Child> {
     const SCRIPT: &str = r#"
         trap '' HUP INT TERM
+        # Out of the control group of the service that started it, with which it would be killed.
+        for groups in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+            [ ! -w "$groups/cgroup.procs" ] || echo 0 2> /dev/null > "$groups/cgroup.procs"
+        done
         read -r word && exit 0
         # More than once: what the killed process had asked for may take effect after the first.
         for try in 1 2 3; do
