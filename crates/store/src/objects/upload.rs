@@ -16,7 +16,7 @@ use object_store::PutPayload;
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use std::collections::VecDeque;
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::Instant;
 
 type Result<T> = std::result::Result<T, ObjectError>;
@@ -63,7 +63,7 @@ impl Container {
 }
 
 /// Zeroes that are sent again and again.
-static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROES: LazyLock<Bytes> = LazyLock::new(|| vec![0; 1 << 20].into());
 
 /// A part on its way.
 struct Sending {
@@ -129,7 +129,7 @@ impl Upload {
         let mut left = length_bytes;
         while left > 0 {
             let now = left.min(ZEROES.len() as u64);
-            self.write(Bytes::from_static(&ZEROES[..now as usize]))?;
+            self.write(ZEROES.slice(..now as usize))?;
             left -= now;
         }
         Ok(())
