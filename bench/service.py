@@ -113,7 +113,7 @@ def fill(data, vault, policy, items, jobs):
             "disks": [{"lun": -1, "target": "vda", "size_bytes": 10 << 30, "format": "qcow2"}],
             "vcpus": 2, "memory_mib": 2048}), "local", host_uuid, "bench", name))
         db.execute("INSERT INTO items VALUES (?,1,?,?,?,?,?,?)", (item, json.dumps({
-            "id": item, "vault": vault, "machine": machine, "machine_uuid": host_uuid, "group": "bench",
+            "id": item, "vault": vault, "datasource": "machine", "machine": machine, "machine_uuid": host_uuid, "group": "bench",
             "machine_name": name, "store_item": name, "state": "protected", "policy": policy,
             "protected_at": stamp(now), "considered_until": stamp(now), "last_point_at": stamp(now),
             "last_backup": {"job": guid(), "started_at": stamp(now), "status": "completed"},
@@ -127,16 +127,17 @@ def fill(data, vault, policy, items, jobs):
         if n == jobs // 2:
             middle = job
         document = {
-            "id": job, "vault": vault, "item": item, "operation": "backup",
+            "id": job, "vault": vault, "item": item, "datasource": "machine", "operation": "backup", "kind": "backup",
             "status": "failed" if failed else "completed", "started_at": stamp(at),
             "ended_at": stamp(at + timedelta(seconds=40)), "entity": name,
             "container": f"iaasvmcontainerv2;bench;{name}",
             "tasks": [{"id": t, "status": "completed", "started_at": stamp(at), "ended_at": stamp(at)}
                       for t in ("Take Snapshot", "Transfer data to vault", "Validate Backup")],
-            "properties": [["VM Name", name], ["Backup Size", "120 MB"]],
+            "properties": [["machine", name], ["backup_size_mib", "120"]],
             "errors": [{"code": 400330, "name": "UserErrorHostUnavailable", "message": "m", "recommendation": "r"}]
             if failed else [], "request": None, "attempts": 1, "activity_id": guid()}
-        db.execute("INSERT INTO jobs VALUES (?,1,?,?,?,?,?,0,?)", (
+        db.execute("""INSERT INTO jobs (id, version, doc, vault, item, operation, status, open, started_us, kind, datasource)
+                      VALUES (?,1,?,?,?,?,?,0,?,'backup','machine')""", (
             job, json.dumps(document), vault, item, "Backup", "Failed" if failed else "Completed",
             int(at.timestamp() * 1_000_000)))
     db.commit()
