@@ -9,6 +9,7 @@ use crate::lists::{self, Lists};
 use crate::manifest::{Definition, Disk, Manifest, PointKind, Promise, object_name, seal};
 use crate::objects::{Kind, ObjectError};
 use crate::reclaim::condemned;
+use crate::roll::{self, RollState};
 use crate::tombstone;
 use crate::vault::Vault;
 use crate::write::stream::StreamRequest;
@@ -167,7 +168,7 @@ impl Session {
             Err(error) => return Err(self.take_back(lease, &item_key, &point, error.into())),
         }
         // The write may have taken long, and others may have deleted what the point needs meanwhile: then there is none.
-        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen(number)) {
+        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen(number, &point)) {
             return Err(self.take_back(lease, &item_key, &point, error));
         }
         // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
@@ -253,10 +254,11 @@ impl Session {
 
     /// A reclaim that condemns packs lists the sessions at work, and waits for them. One that was not shown this session
     /// does not wait for it, and may have deleted what the point needs.
-    fn was_seen(&self, number: u64) -> Result<()> {
+    fn was_seen(&self, number: u64, point: &PointId) -> Result<()> {
         let unseen = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
         let now = lists::load(&self.vault)?;
-        if now.as_ref().is_some_and(|now| now.accounted >= number) {
+        // One that came between the manifest and this has the point in its roll.
+        if now.as_ref().is_some_and(|now| now.accounted >= number) && !self.is_in_roll(point)? {
             return unseen("a reclaim accounted for its place in the commit log before it was taken");
         }
         let Some(before) = &self.lists else { return Ok(()) };
@@ -279,6 +281,15 @@ impl Session {
             Some(new) if new == seen => Ok(()),
             _ => unseen("a reclaim did not see it, and may have deleted what it builds on"),
         }
+    }
+
+    fn is_in_roll(&self, point: &PointId) -> Result<bool> {
+        Ok(match roll::load(&self.vault)? {
+            RollState::Known { roll, .. } => {
+                roll.points.iter().any(|known| known.point == *point && known.session == Some(self.id))
+            }
+            RollState::Unknown { .. } => false,
+        })
     }
 
     /// Takes back a point that was, or may have been, written. Answers the error that it ends with.

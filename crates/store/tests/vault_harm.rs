@@ -426,6 +426,39 @@ fn writers_and_reclaim_beside_each_other() {
     }
 }
 
+/// A whole reclaim comes between any two of a backup's operations: the point is there, and stays.
+#[test]
+fn a_reclaim_between_any_two_operations_of_a_backup() {
+    let image = Image::new([text(9, 50_000), noise(2, 60_000)].concat());
+    for k in 0.. {
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let fault = FaultStore::new(memory.clone(), FaultPlan::none());
+        let open = |store| BlobStore::from_object_store(store, "memory", OpenOptions::default()).unwrap();
+        let (_, key, _) = small_vault(open(memory.clone()));
+        // Both of this process, as leases know it.
+        let vault = Vault::open(open(Arc::new(fault.clone())), &key).unwrap();
+        let reclaiming = Vault::open(open(memory), &key).unwrap();
+        fault.set_plan(FaultPlan::fail_operation(k, Fault::Delay(std::time::Duration::from_millis(200))));
+        let done = std::thread::scope(|scope| {
+            let backup = scope.spawn(|| backup(&vault, "a", &image, None));
+            while fault.operations() <= k && !backup.is_finished() {
+                std::thread::yield_now();
+            }
+            reclaim_all(&reclaiming, None);
+            backup.join().unwrap()
+        });
+        let point = done.unwrap_or_else(|error| panic!("operation {k}: {error}"));
+        if fault.operations() <= k {
+            assert!(k > 10);
+            break;
+        }
+        reclaim_all(&reclaiming, None);
+        assert!(restore(&reclaiming, &point).unwrap() == image.bytes(), "operation {k}");
+        let report = check(&reclaiming, true);
+        assert!(report.is_sound(), "operation {k}: {:?}", report.findings);
+    }
+}
+
 #[test]
 fn one_reclaim_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
