@@ -372,6 +372,13 @@ fn a_full_store_is_an_error_and_loses_nothing() {
 /// Two items, one vault, at the same time, again and again, with points forgotten and reclaim running beside.
 #[test]
 fn writers_and_reclaim_beside_each_other() {
+    /// Counts its writer out, also when that panics.
+    struct Writes<'a>(&'a std::sync::atomic::AtomicUsize);
+    impl Drop for Writes<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
     let dir = tempfile::tempdir().unwrap();
     let (vault, key) = init(objects_at(dir.path()));
     drop(vault);
@@ -381,6 +388,7 @@ fn writers_and_reclaim_beside_each_other() {
         for item in ["a", "b"] {
             let (key, shared, writing, dir) = (&key, &shared, &writing, &dir);
             scope.spawn(move || {
+                let _writes = Writes(writing);
                 for round in 0..12u64 {
                     let vault = Vault::open(objects_at(dir.path()), key).unwrap();
                     // What one item drops, the other has just taken up.
@@ -393,7 +401,6 @@ fn writers_and_reclaim_beside_each_other() {
                         vault.forget(&points.remove(0).point, "test").unwrap();
                     }
                 }
-                writing.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
             });
         }
         let (key, writing, dir) = (&key, &writing, &dir);

@@ -77,9 +77,9 @@ impl Taking<'_> {
     }
 
     fn state_now(&self) -> Result<MachineState> {
-        let (number, reason) =
-            self.session.dom().state().map_err(|e| e.about("inspecting", &self.session.what()))?;
-        Ok(state::from_numbers(number, reason))
+        state::now(&self.session.dom())
+            .map(|(state, _)| state)
+            .map_err(|e| e.about("inspecting", &self.session.what()))
     }
 
     /// Files for the clones, and disks that need no writing out any more.

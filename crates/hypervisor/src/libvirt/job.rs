@@ -117,9 +117,8 @@ impl Job {
     }
 
     fn why_gone(&self, session: &Session, dom: &Dom) -> String {
-        let state = dom.state();
-        if let Ok((number, reason)) = state
-            && !state::from_numbers(number, reason).is_active()
+        if let Ok((state, reason)) = state::now(dom)
+            && !state.is_active()
         {
             return match reason {
                 state::SHUTOFF_SHUTDOWN => "the machine was shut down",

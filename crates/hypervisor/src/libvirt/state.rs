@@ -16,7 +16,7 @@ pub const PAUSED: c_int = 3;
 pub const PAUSED_IO_ERROR: c_int = 5;
 const PAUSED_CRASHED: c_int = 10;
 
-pub fn from_numbers(state: c_int, reason: c_int) -> MachineState {
+fn from_numbers(state: c_int, reason: c_int) -> MachineState {
     match (state, reason) {
         (3, PAUSED_CRASHED) | (6, _) => MachineState::Crashed,
         (3, _) => MachineState::Paused,
@@ -27,16 +27,21 @@ pub fn from_numbers(state: c_int, reason: c_int) -> MachineState {
     }
 }
 
+/// A machine's state, and the reason for it as libvirt numbers it.
+pub fn now(dom: &Dom) -> VirtResult<(MachineState, c_int)> {
+    let (state, reason) = dom.state()?;
+    Ok((from_numbers(state, reason), reason))
+}
+
 pub fn is_active(dom: &Dom) -> Result<bool> {
     dom.is_active().map_err(|e| e.about("asking for the state of", &machine(&dom.name())))
 }
 
 pub fn summary(dom: &Dom) -> VirtResult<MachineSummary> {
-    let (state, reason) = dom.state()?;
     Ok(MachineSummary {
         name: dom.name(),
         uuid: dom.uuid()?,
-        state: from_numbers(state, reason),
+        state: now(dom)?.0,
         persistent: dom.is_persistent()?,
         autostart: dom.autostart()?,
     })

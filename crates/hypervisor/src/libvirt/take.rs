@@ -80,8 +80,7 @@ fn look<'r>(
     let what = session.what();
     let about = |e: VirtError| e.about("inspecting", &what);
     let dom = &session.dom();
-    let (number, state_reason) = dom.state().map_err(about)?;
-    let state = state::from_numbers(number, state_reason);
+    let (state, state_reason) = state::now(dom).map_err(about)?;
     let live_xml = dom.xml(0).map_err(about)?;
     let (live_xml, volumes) = volumes::resolve(&dom.conn, &what, live_xml)?;
     let document = definition::parse(&what, &live_xml)?;

@@ -5,7 +5,9 @@ use super::conn::{Conn, VirtResult};
 use super::dom::Dom;
 use super::guest_port::Port;
 use super::session::Session;
+use super::state;
 use crate::limits::{AGENT_FREEZE_TIMEOUT_SECONDS, AGENT_PING_TIMEOUT_SECONDS, THAW_RETRY, WINDOW_LIMIT};
+use crate::model::MachineState;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
@@ -21,9 +23,6 @@ const PORT_TIMEOUT: Duration = Duration::from_secs(AGENT_FREEZE_TIMEOUT_SECONDS 
 
 /// libvirt's default: agent commands wait as long as it takes.
 const AGENT_TIMEOUT_BLOCK: i32 = -2;
-
-/// libvirt's number for the state.
-const RUNNING: i32 = 1;
 
 /// What ended a window before it was closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,9 +121,7 @@ impl Shared {
             held.frozen_for = Some(since.elapsed());
         }
     }
-}
 
-impl Shared {
     /// Asks libvirt, over a new connection where it was restarted since.
     fn once_more<T>(&self, ask: impl Fn(&Dom) -> VirtResult<T>) -> VirtResult<T> {
         let mut done = ask(&self.dom);
@@ -138,7 +135,7 @@ impl Shared {
     }
 
     fn is_running(&self) -> VirtResult<bool> {
-        self.once_more(|dom| dom.state()).map(|(state, _)| state == RUNNING)
+        self.once_more(state::now).map(|(state, _)| state == MachineState::Running)
     }
 
     /// Resumes; answers whether the machine stood still until then.
@@ -307,7 +304,7 @@ impl Window {
     pub fn suspend(&self) -> Result<(), super::conn::VirtError> {
         self.shared.lock().suspended_at = Some(Instant::now());
         let done = self.shared.dom.suspend();
-        if done.is_err() && self.shared.dom.state().is_ok_and(|(state, _)| state == RUNNING) {
+        if done.is_err() && self.shared.is_running().is_ok_and(|runs| runs) {
             // Still running: there is nothing to resume.
             self.shared.lock().suspended_at = None;
         }
