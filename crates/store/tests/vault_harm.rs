@@ -372,23 +372,14 @@ fn a_full_store_is_an_error_and_loses_nothing() {
 /// Two items, one vault, at the same time, again and again, with points forgotten and reclaim running beside.
 #[test]
 fn writers_and_reclaim_beside_each_other() {
-    /// Counts its writer out, also when that panics.
-    struct Writes<'a>(&'a std::sync::atomic::AtomicUsize);
-    impl Drop for Writes<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-        }
-    }
     let dir = tempfile::tempdir().unwrap();
     let (vault, key) = init(objects_at(dir.path()));
     drop(vault);
     let shared = noise(5, 300_000);
-    let writing = std::sync::atomic::AtomicUsize::new(2);
     std::thread::scope(|scope| {
-        for item in ["a", "b"] {
-            let (key, shared, writing, dir) = (&key, &shared, &writing, &dir);
+        let writers = ["a", "b"].map(|item| {
+            let (key, shared, dir) = (&key, &shared, &dir);
             scope.spawn(move || {
-                let _writes = Writes(writing);
                 for round in 0..12u64 {
                     let vault = Vault::open(objects_at(dir.path()), key).unwrap();
                     // What one item drops, the other has just taken up.
@@ -401,16 +392,13 @@ fn writers_and_reclaim_beside_each_other() {
                         vault.forget(&points.remove(0).point, "test").unwrap();
                     }
                 }
-            });
-        }
-        let (key, writing, dir) = (&key, &writing, &dir);
-        scope.spawn(move || {
-            let cache = tempfile::tempdir().unwrap();
-            while writing.load(std::sync::atomic::Ordering::SeqCst) > 0 {
-                let vault = Vault::open(objects_at(dir.path()), key).unwrap();
-                reclaim_all(&vault, Some(cache.path()));
-            }
+            })
         });
+        let cache = tempfile::tempdir().unwrap();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let vault = Vault::open(objects_at(dir.path()), &key).unwrap();
+            reclaim_all(&vault, Some(cache.path()));
+        }
     });
     let vault = Vault::open(objects_at(dir.path()), &key).unwrap();
     let points = vault.points(None).unwrap().points;

@@ -304,7 +304,9 @@ impl Window {
     pub fn suspend(&self) -> Result<(), super::conn::VirtError> {
         self.shared.lock().suspended_at = Some(Instant::now());
         let done = self.shared.dom.suspend();
-        if done.is_err() && self.shared.is_running().is_ok_and(|runs| runs) {
+        // Asked once: a guest that is frozen does not wait for a libvirt that is away.
+        let runs = |(state, _)| state == MachineState::Running;
+        if done.is_err() && state::now(&self.shared.dom).is_ok_and(runs) {
             // Still running: there is nothing to resume.
             self.shared.lock().suspended_at = None;
         }

@@ -37,10 +37,15 @@ pub fn try_run(program: &str, arguments: &[&str]) -> Output {
 }
 
 pub fn virsh(arguments: &[&str]) -> String {
-    let mut all = vec!["-q", "-c", "qemu:///system"];
-    all.extend_from_slice(arguments);
-    run("virsh", &all)
+    run("virsh", &[&VIRSH[..], arguments].concat())
 }
+
+pub fn try_virsh(arguments: &[&str]) -> Output {
+    try_run("virsh", &[&VIRSH[..], arguments].concat())
+}
+
+/// What every call begins with.
+const VIRSH: [&str; 3] = ["-q", "-c", "qemu:///system"];
 
 /// Starts libvirt where it is not running.
 pub fn libvirt() -> Libvirt {
@@ -243,7 +248,7 @@ impl<'s> TestMachine<'s> {
 
     /// Ends QEMU so that it closes its images.
     pub fn stop(&self) {
-        let ended = try_run("virsh", &["-q", "-c", "qemu:///system", "destroy", "--graceful", &self.name]);
+        let ended = try_virsh(&["destroy", "--graceful", &self.name]);
         // libvirt may take its end for QEMU's own, and then says that there is nothing to destroy.
         assert!(ended.status.success() || self.state() == MachineState::ShutOff, "{ended:?}");
     }
