@@ -179,7 +179,7 @@ def configure(lab, rounds):
             answer = lab.service.request("DELETE", lab.vault.item(machine))
             check(answer.status in (200, 202, 204), answer)
         # What is deleted without a grace goes at once.
-        wait_until("the items are gone", lambda: not lab.service.rows("items"), 5)
+        wait_until("the items are gone", lambda: not lab.service.rows("items"), 60)
 
     def protect():
         return [lab.vault.protect(lab.on), lab.vault.protect(lab.off, "EnhancedPolicy")]

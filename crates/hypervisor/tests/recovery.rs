@@ -210,7 +210,8 @@ fn child_that_is_killed() {
     loop {
         round += 1;
         let request = SnapshotRequest { id: format!("{}-{round}", request.id), ..request.clone() };
-        let snapshot = Libvirt::default().snapshot(name, &request).unwrap();
+        let hypervisor = apart(std::env::var_os(RUN_DIRECTORY).unwrap().into());
+        let snapshot = hypervisor.snapshot(name, &request).unwrap();
         println!("taken");
         if std::env::var_os("HYPERVISOR_TEST_CHILD_ONCE").is_some() {
             std::thread::sleep(Duration::from_secs(600));
@@ -219,7 +220,9 @@ fn child_that_is_killed() {
     }
 }
 
-fn child(machine: &mut TestMachine<'_>, once: bool) -> std::process::Child {
+/// A process that backs the machine up, which is apart from here on.
+fn child(storage: &Storage, machine: &mut TestMachine<'_>, once: bool) -> std::process::Child {
+    machine.hypervisor = apart(storage.run_directory());
     let request = machine.request();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -228,6 +231,7 @@ fn child(machine: &mut TestMachine<'_>, once: bool) -> std::process::Child {
             "HYPERVISOR_TEST_CHILD",
             format!("{}\n{}", machine.name, serde_json::to_string(&request).unwrap()),
         )
+        .env(RUN_DIRECTORY, storage.run_directory())
         .stdout(Stdio::piped());
     if once {
         command.env("HYPERVISOR_TEST_CHILD_ONCE", "1");
@@ -243,7 +247,7 @@ fn interrupted_backup_leaves_a_job_behind() {
         machine.write("vda", MIB, MIB, 1);
         machine.back_up();
         machine.write("vda", 2 * MIB, MIB, 2);
-        let mut killed = child(&mut machine, true);
+        let mut killed = child(storage, &mut machine, true);
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(killed.stdout.take().unwrap()));
         assert!(lines.any(|l| l.unwrap().contains("taken")));
 
@@ -272,12 +276,12 @@ fn killed_at_any_moment() {
         machine.back_up();
         for round in 0..8u64 {
             machine.write("vda", round * MIB, MIB / 2, round as u8 + 1);
-            let mut killed = child(&mut machine, false);
+            let mut killed = child(storage, &mut machine, false);
             std::thread::sleep(Duration::from_millis(60 + 37 * round));
             killed.kill().unwrap();
             killed.wait().unwrap();
             // The helper process lets a held machine go on.
-            let deadline = Instant::now() + Duration::from_secs(5);
+            let deadline = Instant::now() + Duration::from_secs(30);
             while machine.state() != MachineState::Running {
                 assert!(Instant::now() < deadline, "left {}", machine.state());
                 std::thread::sleep(Duration::from_millis(10));
@@ -291,7 +295,7 @@ fn killed_at_any_moment() {
         let mine = storage.path().display().to_string();
         let serving =
             || run("ps", &["-eo", "args"]).lines().any(|l| l.starts_with("qemu-nbd") && l.contains(&mine));
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while serving() {
             assert!(Instant::now() < deadline, "a server was left behind");
             std::thread::sleep(Duration::from_millis(50));

@@ -72,6 +72,16 @@ pub fn libvirt() -> Libvirt {
     Libvirt::default()
 }
 
+/// Names the directory that a test's child keeps its locks and records in.
+pub const RUN_DIRECTORY: &str = "HYPERVISOR_TEST_RUN_DIRECTORY";
+
+/// libvirt, with locks and records in a directory of this test's own. Who uses the common one ends whatever a killed process has
+/// left behind in any machine, and would be faster than the test that killed it.
+pub fn apart(run_dir: PathBuf) -> Libvirt {
+    libvirt();
+    Libvirt::new(LibvirtOptions { run_dir, ..LibvirtOptions::default() })
+}
+
 pub fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("srtest-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
@@ -124,6 +134,11 @@ impl Storage {
 
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("fs")
+    }
+
+    /// For [`apart`].
+    pub fn run_directory(&self) -> PathBuf {
+        self.directory.path().join("run")
     }
 
     pub fn clones(&self) -> bool {

@@ -404,8 +404,12 @@ pub(crate) fn purge(service: &Service, vault: &Vault, item: &Item) -> Result<()>
         return Ok(());
     }
     match service.catalog.apply(&[Change::delete(item)]) {
-        // Brought back at this moment, or changed otherwise: it is looked at again.
-        Ok(()) | Err(ServiceError::Conflict { .. }) => Ok(()),
+        Ok(()) => Ok(()),
+        // Brought back at this moment, or changed otherwise: it is looked at again, at once.
+        Err(ServiceError::Conflict { .. }) => {
+            service.life.wake();
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }
