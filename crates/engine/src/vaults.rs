@@ -18,12 +18,20 @@ pub struct NewVault {
 }
 
 /// How vaults' stores are opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Stores {
     /// How remote ones are reached.
     pub reach: Reach,
     /// Ends waiting for a remote one that does not answer.
     pub stop: Stop,
+    /// Where what was read of vaults that are far away is kept between runs.
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for Stores {
+    fn default() -> Self {
+        Self { reach: Reach::default(), stop: Stop::default(), cache: cache_directory() }
+    }
 }
 
 impl Stores {
@@ -107,9 +115,13 @@ impl Stores {
 
     /// Opens a vault with the key in `key_file`, or the one the user's keyring has for it.
     pub fn open(&self, location: &Location, key_file: Option<&Path>) -> Result<Vault> {
-        let objects = self.open_objects(location)?;
+        let objects = Vault::open_place(location, self.options())?;
         let key = find_key(&objects, key_file)?;
-        Ok(Vault::open(objects, &key)?)
+        let vault = Vault::open(objects, &key)?;
+        if let Some(directory) = &self.cache {
+            vault.keep_index_in(directory);
+        }
+        Ok(vault)
     }
 
     /// The key of a vault, after making sure that it opens it.

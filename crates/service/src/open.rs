@@ -111,7 +111,7 @@ impl Service {
         )));
         let (subscription, tenant) = (id(&*catalog, "subscription")?, id(&*catalog, "tenant")?);
         let guard = clock::load_guard(&*catalog, &*clock)?;
-        let opener = Stores { reach: config.s3.clone(), ..Default::default() };
+        let opener = Stores { reach: config.s3.clone(), cache: Some(data.cache()), ..Default::default() };
         let service = Self(Arc::new(Inner {
             config,
             catalog,

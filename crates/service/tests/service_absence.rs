@@ -177,7 +177,7 @@ impl Lab {
             changed_extents: None,
             keep_until: None,
         };
-        image::backup(&self.store(), &options, &Arc::default()).unwrap().point
+        image::backup(&self.store(), &options, &Arc::default(), &|_| ()).unwrap().point
     }
 
     /// The object of a point's manifest.

@@ -3,8 +3,9 @@
 //! `docs/vault-format.md`, section 9.
 
 use crate::error::{Result, StoreError};
+use crate::limits::RECORD_MAX_BYTES;
 use crate::lists;
-use crate::objects::Kind;
+use crate::objects::{Kind, Questions};
 use crate::record;
 use crate::roll::{self, RollState};
 use crate::vault::Vault;
@@ -39,6 +40,20 @@ pub fn object_name(number: u64) -> String {
 fn parse_object_name(name: &str) -> Option<u64> {
     let number = u64::from_str_radix(name.strip_prefix(COMMITS_PREFIX)?, 16).ok()?;
     (object_name(number) == name).then_some(number)
+}
+
+/// What [`add`] asks before it adds.
+pub fn questions() -> Questions {
+    Questions::default().get(lists::LISTS_NAME, RECORD_MAX_BYTES).list(COMMITS_PREFIX)
+}
+
+/// What [`add`] asks after these: the last entry there is, by a listing that was asked for.
+pub fn end_question(asked: &Vault) -> Questions {
+    let listed = asked.objects().list(COMMITS_PREFIX).unwrap_or_default();
+    match listed.iter().filter_map(|object| parse_object_name(&object.name)).max() {
+        Some(last) => Questions::default().get(object_name(last), RECORD_MAX_BYTES),
+        None => Questions::default(),
+    }
 }
 
 /// Adds an entry; its number. When it returns there is no entry with a higher number, and there was none with this one.

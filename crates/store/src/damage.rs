@@ -61,6 +61,9 @@ pub fn load_into(vault: &Vault, excluded: &mut Excluded) -> Result<()> {
 
 /// Writes what `index` knows to be damaged and no list says yet.
 pub fn save_new(vault: &Vault, index: &Index) -> Result<()> {
+    if !index.has_damage() {
+        return Ok(());
+    }
     let mut recorded = Excluded::default();
     load_into(vault, &mut recorded)?;
     let known = index.excluded();

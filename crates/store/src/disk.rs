@@ -1,21 +1,22 @@
 //! Reading a disk of a recovery point: at random, as a map of holes, or whole and in parallel.
 
+use crate::ahead::Ahead;
 use crate::error::{Result, StoreError};
-use crate::frame::FrameKind;
-use crate::frames::Decoded;
 use crate::index::Location;
-use crate::leaf_workers::work_on;
+use crate::leaf_blocks::Wanted;
+use crate::leaf_workers::{Sending, work_on};
 use crate::lease::Lease;
-use crate::limits::NODE_FANOUT;
-use crate::node::{Node, block_count};
+use crate::limits::{AHEAD_BATCH_BYTES, AHEAD_RANGE_MAX_BYTES, LEAVES_AHEAD, NODE_FANOUT};
+use crate::marker;
+use crate::node::block_count;
 use crate::progress::Progress;
+use crate::sequential::{Leaves, Sequential};
 use crate::tree::{DiskTree, TreeReader};
 use crate::vault::Vault;
 use crate::write::plan::bits;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use strongroom_domain::{Extent, TypedExtent};
 
 /// Where a disk is restored to. Called from several threads at once, never twice for the same bytes.
@@ -27,6 +28,8 @@ pub trait BlockTarget: Send + Sync {
 /// Holds a reader's lease, so that reclaim leaves alone what it may still read. Shared by the disks it opens.
 pub struct ReadSession {
     vault: Vault,
+    /// From a store that is far away: what its disks' readers are about to want, together.
+    ahead: Option<Arc<Ahead>>,
     lease: Mutex<Option<Lease>>,
 }
 
@@ -34,9 +37,17 @@ impl ReadSession {
     /// Begins reading. Works without a lease where the location cannot be written.
     pub fn begin(vault: &Vault, purpose: &str) -> Result<Arc<Self>> {
         let session = vault.environment().new_session_id();
-        let lease = Lease::acquire(vault, session, purpose, true)?;
+        let asked = vault.just_opened().unwrap_or_else(|| vault.plain()).asking(marker::question());
+        let lease = Lease::acquire(&asked, session, purpose, true)?;
         vault.reload();
-        Ok(Arc::new(Self { vault: vault.clone(), lease: Mutex::new(lease) }))
+        let objects = vault.objects();
+        let ahead = objects.is_remote().then(|| Arc::new(Ahead::new(objects)));
+        if ahead.is_some() {
+            // Whoever reads wants it; meanwhile it is looked for the point. What goes wrong here is told to who wants it.
+            let vault = vault.plain();
+            let _ = std::thread::Builder::new().name("index".into()).spawn(move || drop(vault.index()));
+        }
+        Ok(Arc::new(Self { vault: vault.plain(), ahead, lease: Mutex::new(lease) }))
     }
 
     /// The vault that is read.
@@ -46,7 +57,11 @@ impl ReadSession {
 
     /// Opens a disk of a point: [`Disk::tree`](crate::Disk::tree). Nothing is read yet.
     pub fn open_disk(self: &Arc<Self>, tree: DiskTree) -> DiskReader {
-        DiskReader { session: self.clone(), tree }
+        let sequential = self.ahead.clone().map(|ahead| {
+            let leaf_bytes = u64::from(self.vault.block_size_bytes()) * NODE_FANOUT as u64;
+            Sequential::new(ahead, tree.size_bytes, leaf_bytes)
+        });
+        DiskReader { session: self.clone(), tree, sequential }
     }
 
     /// Ends it now, whoever still holds a reader: what they read from now on may be reclaimed. Else it ends with the
@@ -76,6 +91,37 @@ impl Drop for ReadSession {
 pub struct DiskReader {
     session: Arc<ReadSession>,
     tree: DiskTree,
+    /// From a store that is far away: what is read next is fetched ahead.
+    sequential: Option<Arc<Sequential>>,
+}
+
+/// A reader that keeps no lease alive.
+struct WeakReader {
+    session: Weak<ReadSession>,
+    tree: DiskTree,
+}
+
+impl Leaves for WeakReader {
+    fn frames(&self, leaf_index: u64) -> Option<Vec<Location>> {
+        let disk = DiskReader { session: self.session.upgrade()?, tree: self.tree, sequential: None };
+        match disk.reader().node(0, leaf_index).ok()? {
+            Some(leaf) => disk.vault().wanted(&leaf, u128::MAX).ok().map(|wanted| wanted.frames),
+            None => Some(Vec::new()),
+        }
+    }
+}
+
+/// A leaf whose frames were sent for.
+struct Sent<'a> {
+    leaf_index: u64,
+    wanted: Wanted,
+    ahead: &'a Ahead,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        self.ahead.let_go(std::mem::take(&mut self.wanted.frames));
+    }
 }
 
 impl DiskReader {
@@ -110,6 +156,11 @@ impl DiskReader {
             });
         };
         let (block_size, leaf_bytes) = (self.block_size(), self.leaf_bytes());
+        if let Some(sequential) = &self.sequential {
+            let leaves = || WeakReader { session: Arc::downgrade(&self.session), tree: self.tree };
+            sequential.reads(leaves, offset_bytes..end);
+        }
+        let ahead = self.sequential.as_deref().map(Sequential::ahead);
         let mut at = offset_bytes;
         while at < end {
             let leaf_index = at / leaf_bytes;
@@ -122,7 +173,8 @@ impl DiskReader {
                     let first = ((at - leaf_start) / block_size) as usize;
                     let last = ((leaf_end - leaf_start - 1) / block_size) as usize;
                     let mut filled = at;
-                    self.blocks_of(&leaf, bits(first as u64, last as u64 + 1), &mut |block, data| {
+                    let wanted = self.vault().wanted(&leaf, bits(first as u64, last as u64 + 1))?;
+                    self.vault().read_blocks(&wanted, ahead, &mut |block, data| {
                         let block_start = leaf_start + block as u64 * block_size;
                         let from = block_start.max(at);
                         let to = (block_start + data.len() as u64).min(leaf_end);
@@ -137,54 +189,6 @@ impl DiskReader {
                 }
             }
             at = leaf_end;
-        }
-        Ok(())
-    }
-
-    /// Calls `each` with the data of the present blocks of a leaf that `mask` has, in order; neighbours that lie side by
-    /// side in a frame come together.
-    pub(crate) fn blocks_of(
-        &self,
-        leaf: &Node,
-        mask: u128,
-        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let index = self.vault().index()?;
-        let wanted: Vec<(usize, crate::crypto::Id)> =
-            leaf.present().filter(|(i, _)| mask >> i & 1 == 1).collect();
-        let places: Vec<Option<Location>> =
-            wanted.iter().map(|(_, id)| index.places(id).into_iter().next()).collect();
-        // Frames, each once, in the order of their packs.
-        let mut frames: Vec<Location> = places.iter().flatten().copied().collect();
-        frames.sort_by_key(|place| (place.pack, place.offset));
-        frames.dedup_by_key(|place| (place.pack, place.offset));
-        let fetched: HashMap<_, Arc<Decoded>> = frames
-            .iter()
-            .zip(self.vault().frames_at(&frames))
-            // What could not be had here is looked for elsewhere below.
-            .filter_map(|(place, result)| Some(((place.pack, place.offset), result.ok()?)))
-            .collect();
-        let mut at = 0;
-        while at < wanted.len() {
-            let (block, id) = wanted[at];
-            let found = places[at].and_then(|place| {
-                let frame = fetched.get(&(place.pack, place.offset))?;
-                (frame.ids.get(place.slot as usize) == Some(&id))
-                    .then(|| (frame.clone(), place.slot as usize))
-            });
-            let (frame, slot) = match found {
-                Some(found) => found,
-                None => self.vault().find_frame(&id, FrameKind::Blocks)?,
-            };
-            let mut count = 1;
-            while let Some((next_block, next_id)) = wanted.get(at + count)
-                && *next_block == block + count
-                && frame.ids.get(slot + count) == Some(next_id)
-            {
-                count += 1;
-            }
-            each(block, frame.parts(slot, count))?;
-            at += count;
         }
         Ok(())
     }
@@ -248,23 +252,78 @@ impl DiskReader {
     /// Writes all data to `target`, in the disk's order as far as several threads can, holes left out. The target must
     /// read as zeroes where nothing is written.
     pub fn export(&self, target: &dyn BlockTarget, progress: &Progress) -> Result<()> {
+        let Some(ahead) = &self.session.ahead else {
+            return work_on(
+                15,
+                0,
+                || (),
+                |(), (index, wanted): (u64, Wanted)| self.export_leaf(index, &wanted, None, target, progress),
+                |send| {
+                    let reader = self.reader();
+                    let done = reader.for_each_leaf(0, &mut |index, leaf| {
+                        Ok(send((index, self.vault().wanted(&leaf, u128::MAX)?)))
+                    });
+                    done.map(drop)
+                },
+            );
+        };
         work_on(
             15,
+            LEAVES_AHEAD,
             || (),
-            |(), (index, leaf): (u64, Arc<Node>)| self.export_leaf(index, &leaf, target, progress),
-            |send| self.reader().for_each_leaf(0, &mut |index, leaf| Ok(send((index, leaf)))).map(drop),
+            |(), sent: Sent<'_>| {
+                self.export_leaf(sent.leaf_index, &sent.wanted, Some(ahead), target, progress)
+            },
+            |send| self.send_ahead(ahead, progress, send),
         )
+    }
+
+    /// Sends all leaves, and for their frames before: so many leaves together that what lies side by side in packs comes
+    /// together.
+    fn send_ahead<'a>(
+        &self,
+        ahead: &'a Ahead,
+        progress: &Progress,
+        send: Sending<'_, Sent<'a>>,
+    ) -> Result<()> {
+        let mut batch: Vec<(u64, Wanted)> = Vec::new();
+        let (mut bytes, mut enough) = (0, AHEAD_RANGE_MAX_BYTES);
+        let send_batch = |batch: &mut Vec<(u64, Wanted)>, bytes| {
+            ahead.wait_for_room(bytes, || progress.check().is_err());
+            ahead.send_for(batch.iter().flat_map(|(_, wanted)| wanted.frames.iter().copied()));
+            // All of them, at once: those that nobody takes any more are let go of.
+            let sent: Vec<_> =
+                batch.drain(..).map(|(leaf_index, wanted)| Sent { leaf_index, wanted, ahead }).collect();
+            sent.into_iter().all(send)
+        };
+        let whole = self.reader().for_each_leaf(0, &mut |index, leaf| {
+            let wanted = self.vault().wanted(&leaf, u128::MAX)?;
+            bytes += wanted.stored_bytes();
+            batch.push((index, wanted));
+            if bytes < enough && batch.len() < LEAVES_AHEAD {
+                return Ok(true);
+            }
+            let goes_on = send_batch(&mut batch, bytes);
+            // The first are few, so that somebody has something to do.
+            (bytes, enough) = (0, (enough * 2).min(AHEAD_BATCH_BYTES));
+            Ok(goes_on)
+        })?;
+        if whole {
+            send_batch(&mut batch, bytes);
+        }
+        Ok(())
     }
 
     fn export_leaf(
         &self,
         index: u64,
-        leaf: &Node,
+        wanted: &Wanted,
+        ahead: Option<&Ahead>,
         target: &dyn BlockTarget,
         progress: &Progress,
     ) -> Result<()> {
         let leaf_start = index * self.leaf_bytes();
-        self.blocks_of(leaf, u128::MAX, &mut |block, data| {
+        self.vault().read_blocks(wanted, ahead, &mut |block, data| {
             progress.check()?;
             let offset = leaf_start + block as u64 * self.block_size();
             let keep = (self.tree.size_bytes.saturating_sub(offset)).min(data.len() as u64) as usize;

@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) type Sending<'a, T> = &'a dyn Fn(T) -> bool;
 
 /// Calls `walk`, and `work` for everything that it sends: on as many threads as there are processors (at most `most`) and one, each
-/// with a state of its own. After the first error nothing is begun any more; that error is the answer.
+/// with a state of its own. What was sent and is not worked on yet: `waiting`, or a few. After the first error nothing is begun any more; that error is the answer.
 pub(crate) fn work_on<T: Send, S>(
     most: usize,
+    waiting: usize,
     state: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, T) -> Result<()> + Sync,
     walk: impl FnOnce(Sending<'_, T>) -> Result<()>,
 ) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, most) + 1;
-    let (sender, leaves) = crossbeam_channel::bounded::<T>(threads * 2);
+    let (sender, leaves) = crossbeam_channel::bounded::<T>(waiting.max(threads * 2));
     let failure: Mutex<Option<StoreError>> = Mutex::new(None);
     let failed = AtomicBool::new(false);
     let fail = |error: StoreError| {

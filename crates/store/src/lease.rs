@@ -5,7 +5,7 @@ use crate::commits::Commit;
 use crate::environment::ProcessIdentity;
 use crate::error::{Result, StoreError};
 use crate::limits::{LEASE_HELD, LEASE_RENEW_SECONDS, LEASE_SECONDS};
-use crate::objects::Kind;
+use crate::objects::{Kind, Questions};
 use crate::record;
 use crate::vault::Vault;
 use jiff::Timestamp;
@@ -64,12 +64,17 @@ struct Shared {
 
 impl Shared {
     fn write(&self) -> Result<()> {
+        self.write_by(&self.vault)
+    }
+
+    /// `vault`: which may have been asked for its marker just now.
+    fn write_by(&self, vault: &Vault) -> Result<()> {
         // Its file system may have gone since: then it is not written beside it.
-        self.vault.check_there()?;
+        vault.check_there()?;
         let record = self.record.lock();
         let name = object_name(&record.session);
-        let bytes = record::encode(self.vault.keys(), &name, &*record)?;
-        Ok(self.vault.objects().put(&name, bytes)?)
+        let bytes = record::encode(vault.keys(), &name, &*record)?;
+        Ok(vault.objects().put(&name, bytes)?)
     }
 
     fn renew(&self) {
@@ -146,9 +151,9 @@ impl Lease {
             renewed: Mutex::new(Some(environment.elapsed())),
             stop: Mutex::new(false),
             wake: Condvar::new(),
-            vault: vault.clone(),
+            vault: vault.plain(),
         });
-        match shared.write() {
+        match shared.write_by(vault) {
             Ok(()) => {}
             Err(StoreError::Object(e))
                 if reading_only && matches!(e.kind, Kind::Denied | Kind::ReadOnly | Kind::NoSpace) =>
@@ -207,19 +212,27 @@ impl Lease {
 
     /// Whether it was held when this object was written. Asked before a commit and right after it: each may have taken as long
     /// as it liked.
-    pub fn covers(&self, object: &str) -> Result<()> {
-        let Some(committed) = self.shared.vault.objects().head(object)? else {
+    pub fn covers(&self, vault: &Vault, object: &str) -> Result<()> {
+        let Some(committed) = vault.objects().head(object)? else {
             return lost("what was written under it is gone");
         };
         self.check_age()?;
-        let name = object_name(&self.shared.record.lock().session);
-        let Some(own) = self.shared.vault.objects().head(&name)? else {
+        let Some(own) = vault.objects().head(&self.object_name())? else {
             return lost("another run took it for over");
         };
         if self.shared.renewed.lock().is_none() || has_run_out(own.last_modified, committed.last_modified) {
             return lost("it had run out by then");
         }
         Ok(())
+    }
+
+    /// What [`covers`](Self::covers) asks.
+    pub fn questions(&self, object: &str) -> Questions {
+        Questions::default().head(object).head(self.object_name())
+    }
+
+    fn object_name(&self) -> String {
+        object_name(&self.shared.record.lock().session)
     }
 
     /// Nothing is left behind that needs looking after: the lease goes. Where it may not be deleted it is ended instead.
@@ -249,15 +262,17 @@ impl Lease {
 
     /// The session is over without a point, but left packs that reclaim must look at.
     pub fn end(self) -> Result<()> {
-        self.finish(LeaseState::Ended, None)
+        let vault = self.shared.vault.clone();
+        self.finish(&vault, LeaseState::Ended, None)
     }
 
     /// The session is over, and its point there. Reclaim takes it down, and removes the lease.
-    pub fn committed(self, commit: Commit) -> Result<()> {
-        self.finish(LeaseState::Committed, Some(commit))
+    /// `vault`: which may have been asked for its marker just now.
+    pub fn committed(self, vault: &Vault, commit: Commit) -> Result<()> {
+        self.finish(vault, LeaseState::Committed, Some(commit))
     }
 
-    fn finish(mut self, state: LeaseState, commit: Option<Commit>) -> Result<()> {
+    fn finish(mut self, vault: &Vault, state: LeaseState, commit: Option<Commit>) -> Result<()> {
         self.stop_renewing();
         self.finished = true;
         {
@@ -265,7 +280,7 @@ impl Lease {
             record.state = state;
             record.commit = commit;
         }
-        self.shared.write()
+        self.shared.write_by(vault)
     }
 
     /// The session is over, and whether it committed is for others to find out.

@@ -64,6 +64,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod ahead;
 pub mod check;
 mod commits;
 mod compress;
@@ -80,6 +81,7 @@ pub mod fuzzing;
 mod header;
 mod index;
 mod keys;
+mod leaf_blocks;
 mod leaf_workers;
 mod lease;
 pub mod limits;
@@ -93,6 +95,7 @@ mod note;
 pub mod objects;
 mod pack;
 mod points;
+mod probe;
 mod progress;
 mod reading;
 pub mod reclaim;
@@ -100,6 +103,7 @@ mod record;
 mod rewrite;
 mod roll;
 mod sealed;
+mod sequential;
 mod session;
 mod single_writer;
 mod stats;

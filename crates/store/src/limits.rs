@@ -22,14 +22,19 @@ pub const FRAME_PLAIN_MAX_BYTES: usize = 16 << 20;
 /// Blocks or nodes that a reader accepts in one frame.
 pub const FRAME_COUNT_MAX: usize = 4096;
 
-/// A pack is closed when it holds this many bytes. Large enough for S3 and HDDs, small enough to
-/// keep several in memory.
+/// A pack is closed when it holds this many bytes. Large enough for HDDs, small enough to keep several in memory.
 pub const PACK_TARGET_BYTES: usize = 32 << 20;
+/// The same where packs go to a store that is far away: what one connection carries is little, so many carry.
+pub const PACK_TARGET_REMOTE_BYTES: usize = 16 << 20;
 /// What a reader accepts as a pack.
 pub const PACK_MAX_BYTES: u64 = 128 << 20;
 
 /// Packs waiting for or being written to the object store, a session.
 pub const PACKS_IN_FLIGHT: usize = 2;
+/// The same where it is far away.
+pub const PACKS_IN_FLIGHT_REMOTE: usize = 8;
+/// Packs of a session that are being filled, wait or are under way may be so many more than those in flight.
+pub const PACKS_BESIDE: usize = 2;
 
 /// New ids are written out as an index run when there are this many: bounds a session's memory.
 pub const INDEX_PENDING_MAX_RECORDS: usize = 384 << 10;
@@ -41,6 +46,10 @@ pub const INDEX_IN_MEMORY_TOTAL_BYTES: u64 = 24 << 20;
 pub const INDEX_RUN_MAX_BYTES: u64 = 48 << 20;
 /// Runs of similar size are merged when there are this many of them.
 pub const INDEX_RUNS_PER_TIER: usize = 8;
+/// Of a run in a store that is far away so much is fetched by one request.
+pub const INDEX_PIECE_BYTES: u64 = 4 << 20;
+/// Runs of such stores that are kept for the next time, of all vaults together.
+pub const INDEX_KEPT_MAX_BYTES: u64 = 4 << 30;
 /// What a reader accepts as one run.
 pub const INDEX_READ_MAX_BYTES: u64 = 4 << 30;
 
@@ -53,6 +62,38 @@ pub const FRAME_CACHE_BYTES: usize = 48 << 20;
 pub const FETCH_GAP_MAX_BYTES: u64 = 128 << 10;
 /// Such a read grows to this at most.
 pub const FETCH_RANGE_MAX_BYTES: u64 = 8 << 20;
+
+/// From a store that is far away: requests under way at first, while it asks for less, and at most.
+pub const AHEAD_REQUESTS_FIRST: usize = 24;
+/// See [`AHEAD_REQUESTS_FIRST`].
+pub const AHEAD_REQUESTS_MIN: usize = 2;
+/// See [`AHEAD_REQUESTS_FIRST`].
+pub const AHEAD_REQUESTS_MAX: usize = 48;
+/// Frames that are fetched ahead and not used yet, in bytes.
+pub const AHEAD_MAX_BYTES: u64 = 96 << 20;
+/// Planned together, so that what lies side by side in packs comes with one request.
+pub const AHEAD_BATCH_BYTES: u64 = 16 << 20;
+/// Frames no further apart than this come with one request.
+pub const AHEAD_GAP_MAX_BYTES: u64 = 256 << 10;
+/// Such a request grows to this at most: several share what a connection cannot carry alone.
+pub const AHEAD_RANGE_MAX_BYTES: u64 = 4 << 20;
+
+/// For so long a session goes by where the commit log ended when it began; each entry that came since costs an attempt.
+pub const LOG_END_KNOWN: Duration = Duration::from_secs(20);
+
+/// For so long what was asked when a vault was opened is good enough for who begins to read or to write.
+pub const OPENING_KNOWN: Duration = Duration::from_secs(5);
+
+/// Leaves whose frames are sent for and that nobody works on yet.
+pub const LEAVES_AHEAD: usize = 256;
+/// What is fetched ahead of who reads a disk from beginning to end: this much at first, in bytes of the disk.
+pub const SEQUENTIAL_FIRST_BYTES: u64 = 1 << 20;
+/// And this much at most.
+pub const SEQUENTIAL_MAX_BYTES: u64 = 128 << 20;
+/// Of one disk's frames no more than this is held for such a reader.
+pub const SEQUENTIAL_HELD_BYTES: u64 = 24 << 20;
+/// Readings that begin so far from where others ended belong to them: several are often under way at once.
+pub const SEQUENTIAL_SLACK_BYTES: u64 = 4 << 20;
 
 /// A note.
 pub const NOTE_MAX_BYTES: u64 = 16 << 20;

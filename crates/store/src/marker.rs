@@ -3,7 +3,8 @@
 
 use crate::error::{Result, StoreError};
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME};
-use crate::objects::Kind;
+use crate::limits::RECORD_MAX_BYTES;
+use crate::objects::{Kind, Questions};
 use crate::record;
 use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,11 @@ pub fn check(vault: &Vault) -> Result<()> {
         return Err(vault_is_gone(vault));
     }
     Err(StoreError::Unmarked { location: vault.location().to_owned(), detail })
+}
+
+/// What [`check`] asks, as long as nothing is wrong.
+pub fn question() -> Questions {
+    Questions::default().get(MARKER_NAME, RECORD_MAX_BYTES)
 }
 
 pub fn vault_is_gone(vault: &Vault) -> StoreError {

@@ -6,6 +6,7 @@
 
 use crate::error::{Result, StoreError};
 use crate::limits::{NOTE_MAX_BYTES, NOTE_NAME_MAX_BYTES};
+use crate::marker;
 use crate::sealed::Sealed;
 use crate::vault::Vault;
 use serde_json::Value;
@@ -27,6 +28,23 @@ impl Vault {
         self.begin_writing()?;
         let bytes = NOTE.seal(self.keys(), &object, content)?;
         Ok(self.objects().put(&object, bytes)?)
+    }
+
+    /// Leaves a note that is made of the one before. None: there is none, or what there is cannot be read.
+    pub fn change_note(&self, name: &str, change: impl FnOnce(Option<Value>) -> Value) -> Result<()> {
+        let object = object_name(name)?;
+        let questions = self.single_writer_question(marker::question());
+        let asked = self.asking(questions.get(object.as_str(), NOTE_MAX_BYTES));
+        let before = match NOTE.load(asked.objects(), self.keys(), &object) {
+            Err(error) if error.is_damage() => {
+                tracing::warn!("{object} is damaged, and begun anew: {error}");
+                None
+            }
+            other => other?,
+        };
+        asked.begin_writing()?;
+        let bytes = NOTE.seal(self.keys(), &object, &change(before))?;
+        Ok(asked.objects().put(&object, bytes)?)
     }
 
     /// How objects of an item are called; it tells nothing of the item's name.

@@ -3,7 +3,7 @@
 use crate::error::{Result, StoreError};
 use crate::limits::MANIFEST_MAX_BYTES;
 use crate::manifest::{self, Manifest, POINTS_PREFIX};
-use crate::objects::{Kind, ObjectInfo};
+use crate::objects::{Kind, ObjectInfo, try_all_at_once};
 use crate::roll::RollPoint;
 use crate::tombstone::{self, TOMBSTONES_PREFIX, Tombstone};
 use crate::vault::Vault;
@@ -46,22 +46,38 @@ impl Vault {
         Ok(self.survey(item)?.list)
     }
 
+    /// Where manifests of an item are.
+    pub(crate) fn points_prefix(&self, item: &ItemName) -> String {
+        format!("{POINTS_PREFIX}{}/", self.keys().item_key(item))
+    }
+
     /// What there is of points. A point that was forgotten is none, whether its manifest is gone yet or not.
     pub(crate) fn survey(&self, item: Option<&ItemName>) -> Result<Survey> {
         let below = |prefix: &str| match item {
             Some(item) => format!("{prefix}{}/", self.keys().item_key(item)),
             None => prefix.to_owned(),
         };
-        let mut manifests = Vec::new();
-        for object in self.objects().list(&below(POINTS_PREFIX))? {
-            let loaded = match self.load_manifest(&object.name) {
-                Err(error) if !error.is_damage() => return Err(error),
-                other => other,
-            };
-            manifests.push((object.name, loaded));
-        }
+        let listed = self.objects().list(&below(POINTS_PREFIX))?;
+        let load = || {
+            let load = |object: &ObjectInfo| self.load_manifest(&object.name);
+            try_all_at_once(self.objects().is_remote(), &listed, load, |error: &StoreError| {
+                !error.is_damage()
+            })
+        };
+        let tombstones_below = below(TOMBSTONES_PREFIX);
         // Tombstones after manifests: one that went since it was listed has its tombstone by now.
-        let tombstones = tombstone::Names::list(self, &below(TOMBSTONES_PREFIX))?;
+        let list_tombstones = || tombstone::Names::list(&self.plain(), &tombstones_below);
+        let (loaded, tombstones) = match self.objects().is_remote() {
+            false => (load()?, None),
+            true => std::thread::scope(|scope| {
+                let listing = scope.spawn(list_tombstones);
+                let loaded = load()?;
+                let none_went = loaded.iter().all(|loaded| !matches!(loaded, Ok(None)));
+                Ok::<_, StoreError>((loaded, listing.join().ok().filter(|_| none_went)))
+            })?,
+        };
+        let tombstones = tombstones.unwrap_or_else(list_tombstones)?;
+        let manifests = listed.iter().map(|object| object.name.clone()).zip(loaded);
         let mut survey = Survey { tombstones, ..Survey::default() };
         for (object, loaded) in manifests {
             let point = manifest::parse_object_name(&object).map(|(_, point)| point);

@@ -5,7 +5,8 @@ use crate::damage;
 use crate::error::{Result, StoreError};
 use crate::frame::FrameKind;
 use crate::frames::Decoded;
-use crate::index::{Excluded, Index};
+use crate::index::kept::KeptRuns;
+use crate::index::{Excluded, INDEX_PREFIX, Index};
 use crate::node::Node;
 use crate::reclaim::condemned;
 use crate::tree::NodeSource;
@@ -22,9 +23,24 @@ impl Vault {
         if let Some(index) = &*index {
             return Ok(index.clone());
         }
-        let loaded = Arc::new(Index::load(self.objects(), self.keys(), self.read_excluded()?)?);
+        let loaded = self.load_index(self.kept_runs())?;
         *index = Some(loaded.clone());
         Ok(loaded)
+    }
+
+    /// The index as the store has it now, whatever was kept of it.
+    pub(crate) fn index_of_store(&self) -> Result<Arc<Index>> {
+        let mut index = self.index_read().lock();
+        let loaded = self.load_index(None)?;
+        *index = Some(loaded.clone());
+        Ok(loaded)
+    }
+
+    fn load_index(&self, kept: Option<KeptRuns>) -> Result<Arc<Index>> {
+        let questions = condemned::questions().list(damage::DAMAGED_PREFIX).list(INDEX_PREFIX);
+        let asked = self.asking(questions);
+        let index = Index::load(asked.objects(), self.keys(), asked.read_excluded()?, kept)?;
+        Ok(Arc::new(index))
     }
 
     fn read_excluded(&self) -> Result<Excluded> {
@@ -60,7 +76,7 @@ impl Vault {
                 _ => {
                     let mut places = Vec::new();
                     // Found in no place, or in a wrong one: a damaged run may be why, and hides its packs from the rescue.
-                    index.drop_damaged(self.keys());
+                    index.drop_damaged(self.objects(), self.keys())?;
                     // Another reader may have been the one to drop it.
                     if index.dropped() > dropped {
                         // The index was wrong, not what it named.
@@ -76,7 +92,7 @@ impl Vault {
                 }
             };
             for place in places.into_iter().filter(|place| place.kind == kind) {
-                let mut results = self.frames_at(&[place]);
+                let mut results = self.frames_at(&[place], None);
                 match results.pop() {
                     Some(Ok(frame)) if frame.ids.get(place.slot as usize) == Some(id) => {
                         return Ok((frame, place.slot as usize));
@@ -112,12 +128,13 @@ impl Vault {
         if let Some(index) = &*self.index_read().lock() {
             return Ok(index.has_damage() || index.awaits_deletion() || index.is_distrusted());
         }
-        let lists = condemned::list(self)?;
+        let asked = self.asking(condemned::questions().list(damage::DAMAGED_PREFIX));
+        let lists = condemned::list(&asked)?;
         if lists.awaits_deletion() || lists.are_doubtful() || lists.incomplete {
             return Ok(true);
         }
         let mut found = false;
-        self.objects().for_each(damage::DAMAGED_PREFIX, |_| {
+        asked.objects().for_each(damage::DAMAGED_PREFIX, |_| {
             found = true;
             std::ops::ControlFlow::Break(())
         })?;

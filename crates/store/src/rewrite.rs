@@ -88,6 +88,7 @@ impl DiskReader {
         let counters = Counters::default();
         work_on(
             7,
+            0,
             || vec![0; self.block_size() as usize],
             |buffer, (index, leaf): (u64, Option<Arc<Node>>)| {
                 self.rewrite_leaf(index, leaf.as_deref(), &present, buffer, &counters, progress)
@@ -155,7 +156,8 @@ impl DiskReader {
             counters.zeroed.fetch_add(length, Ordering::Relaxed);
         }
         let Some(leaf) = leaf.filter(|_| write != 0) else { return Ok(()) };
-        self.blocks_of(leaf, write, &mut |first, data| {
+        let wanted = self.vault().wanted(leaf, write)?;
+        self.vault().read_blocks(&wanted, None, &mut |first, data| {
             for (block, data) in (first as u64..).zip(data.chunks(block_size as usize)) {
                 progress.check()?;
                 let offset = leaf_start + block * block_size;

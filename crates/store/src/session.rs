@@ -2,12 +2,16 @@
 
 use crate::commits::{self, Commit, Entry};
 use crate::compress::Level;
+use crate::damage;
 use crate::error::{Result, StoreError};
 use crate::index::merge;
 use crate::lease::Lease;
-use crate::lists::{self, Lists};
+use crate::limits::{LOG_END_KNOWN, RECORD_MAX_BYTES, TOMBSTONE_MAX_BYTES};
+use crate::lists::{self, LISTS_NAME, Lists};
 use crate::manifest::{Definition, Disk, Manifest, PointKind, Promise, object_name, seal};
-use crate::objects::{Kind, ObjectError};
+use crate::marker;
+use crate::objects::{Kind, ObjectError, Questions};
+use crate::points::PointList;
 use crate::reclaim::condemned;
 use crate::roll::{self, RollState};
 use crate::tombstone;
@@ -18,6 +22,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::collections::HashSet;
+use std::time::Instant;
 use strongroom_domain::{Consistency, ItemName, PointId, SessionId};
 
 /// A run that writes to a vault. Several sessions may write at once, of one program or many.
@@ -25,6 +30,9 @@ use strongroom_domain::{Consistency, ItemName, PointId, SessionId};
 /// Choose the parent point after the session began: from then on nothing it can see is reclaimed.
 pub struct Session {
     vault: Vault,
+    /// The same, which knows what was asked when it began, under its lease.
+    begun: Vault,
+    begun_at: Instant,
     id: SessionId,
     lease: Option<Lease>,
     /// What of condemned lists was in force when it began.
@@ -62,16 +70,54 @@ pub struct PointDraft {
 impl Session {
     /// Begins a session. `purpose`: a few words that others are shown.
     pub fn begin(vault: &Vault, purpose: &str) -> Result<Self> {
-        vault.begin_writing()?;
+        Self::begin_asking(vault, purpose, Questions::default())
+    }
+
+    /// The same, to make a point of this item. Answers which points it has, as [`Vault::points`] does.
+    pub fn begin_point(vault: &Vault, purpose: &str, item: &ItemName) -> Result<(Self, PointList)> {
+        let questions = Questions::default().list(vault.points_prefix(item));
+        let mut session = Self::begin_asking(vault, purpose, questions)?;
+        let begun = &session.begun;
+        if !begun.objects().is_remote() {
+            let points = begun.points(Some(item))?;
+            return Ok((session, points));
+        }
+        let (points, knows_end) = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| begun.asking(commits::end_question(begun)));
+            (begun.points(Some(item)), asking.join())
+        });
+        if let Ok(knows_end) = knows_end {
+            session.begun = knows_end;
+        }
+        Ok((session, points?))
+    }
+
+    fn begin_asking(vault: &Vault, purpose: &str, questions: Questions) -> Result<Self> {
+        let opened = vault.just_opened();
+        let is_whole = opened.as_ref().is_some_and(Vault::is_whole);
+        let asked = opened.unwrap_or_else(|| vault.plain());
+        let asked = asked.asking(vault.single_writer_question(marker::question()));
+        asked.begin_writing()?;
         let id = vault.environment().new_session_id();
-        let lease = Lease::acquire(vault, id, purpose, false)?;
+        let lease = Lease::acquire(&asked, id, purpose, false)?;
         // What was read before the lease was written may be out of date.
         vault.reload();
-        vault.heal()?;
+        let questions =
+            questions.and(condemned::questions()).and(commits::questions()).list(damage::DAMAGED_PREFIX);
+        let begun = match is_whole {
+            true => vault.asking(questions),
+            false => {
+                let begun = vault.asking(Vault::heal_questions().and(questions));
+                begun.heal()?;
+                begun
+            }
+        };
         vault.objects().keep_reserve();
-        let lists = lists::load(vault)?;
+        let lists = lists::load(&begun)?;
         Ok(Self {
-            vault: vault.clone(),
+            vault: vault.plain(),
+            begun,
+            begun_at: Instant::now(),
             id,
             lease,
             lists,
@@ -100,7 +146,7 @@ impl Session {
         if request.extents.is_empty()
             && let Some(parent) = request.parent
             && parent.size_bytes == request.size_bytes
-            && !self.vault.has_doubtful_packs()?
+            && !self.begun.has_doubtful_packs()?
         {
             // Nothing changed: the parent's tree is this point's too.
             return Ok(DiskWritten { tree: parent, read_bytes: 0, changed_bytes: 0, new_bytes: 0 });
@@ -120,6 +166,7 @@ impl Session {
             {
                 let mut starting = self.writers.write();
                 if starting.is_none() {
+                    self.vault.settle_exclusive()?;
                     *starting = Some(Writers::start(&self.vault, self.id, self.level)?);
                 }
             }
@@ -134,13 +181,28 @@ impl Session {
     /// Makes a recovery point of what was written. The commit is the manifest, created if absent, after everything
     /// it refers to is durable; an error from here means that there is no point.
     pub fn commit(self, draft: PointDraft) -> Result<Manifest> {
-        let point = self.vault.environment().new_point_id();
-        self.commit_as(point, draft)
+        self.commit_and(draft, &|_| ())
     }
 
     /// As [`commit`](Self::commit), of a point whose id was chosen before. Fails when there is one of it.
-    pub fn commit_as(mut self, point: PointId, draft: PointDraft) -> Result<Manifest> {
+    pub fn commit_as(self, point: PointId, draft: PointDraft) -> Result<Manifest> {
+        self.commit_point(point, draft, &|_| ())
+    }
+
+    /// As [`commit`](Self::commit); once the point is there, `meanwhile` is called while the session ends.
+    pub fn commit_and(self, draft: PointDraft, meanwhile: &dyn Fn(&Manifest)) -> Result<Manifest> {
+        let point = self.vault.environment().new_point_id();
+        self.commit_point(point, draft, meanwhile)
+    }
+
+    fn commit_point(
+        mut self,
+        point: PointId,
+        draft: PointDraft,
+        meanwhile: &dyn Fn(&Manifest),
+    ) -> Result<Manifest> {
         let stored_bytes = self.finish_writers()?;
+        self.vault.settle_exclusive()?;
         let manifest = self.manifest(point, draft, stored_bytes);
         let item_key = self.vault.keys().item_key(&manifest.item);
         let name = object_name(&item_key, &manifest.point);
@@ -168,19 +230,28 @@ impl Session {
             Err(error) => return Err(self.take_back(lease, &item_key, &point, error.into())),
         }
         // The write may have taken long, and others may have deleted what the point needs meanwhile: then there is none.
-        if let Err(error) = lease.covers(&name).and_then(|()| self.was_seen(number, &point)) {
+        let asked = self
+            .vault
+            .asking(lease.questions(&name).and(marker::question()).get(LISTS_NAME, RECORD_MAX_BYTES));
+        if let Err(error) = lease.covers(&asked, &name).and_then(|()| self.was_seen(&asked, number, &point)) {
             return Err(self.take_back(lease, &item_key, &point, error));
         }
         // From here on nothing can fail any more: the point is there. The lease still stands while runs are merged: a
         // merged run may name packs that are gone, and the list that says so must not go meanwhile.
-        if stored_bytes > 0
-            && let Err(e) = self.tidy_index()
-        {
-            tracing::warn!("index runs could not be merged: {e}");
+        let mut there = asked;
+        if stored_bytes > 0 {
+            if let Err(e) = self.tidy_index() {
+                tracing::warn!("index runs could not be merged: {e}");
+            }
+            // That may have taken long.
+            there = self.vault.clone();
         }
-        if let Err(e) = lease.committed(commit) {
-            tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
-        }
+        let end = move || {
+            if let Err(e) = lease.committed(&there, commit) {
+                tracing::warn!("the lease of this session could not be ended; it runs out by itself: {e}");
+            }
+        };
+        beside(self.vault.objects().is_remote(), end, || meanwhile(&manifest));
         Ok(manifest)
     }
 
@@ -219,10 +290,18 @@ impl Session {
 
     /// What comes right before the commit: from then on nobody can overlook the point. Answers its number in the log.
     fn write_down(&self, lease: &Lease, commit: &Commit) -> Result<u64> {
-        self.refuse_forgotten(&commit.item_key, &commit.point)?;
-        let number = commits::add(&self.vault, &Entry { session: self.id, commit: Some(commit.clone()) })?;
+        // Where the log ends is asked for anew where it may have grown since.
+        let asked = match self.begun_at.elapsed() < LOG_END_KNOWN {
+            true => self.begun.clone(),
+            false => self.vault.asking(commits::questions()),
+        };
+        let number = commits::add(&asked, &Entry { session: self.id, commit: Some(commit.clone()) })?;
+        let entry = commits::object_name(number);
+        let tombstone = tombstone::object_name(&commit.item_key, &commit.point);
+        let asked = self.vault.asking(lease.questions(&entry).get(tombstone, TOMBSTONE_MAX_BYTES));
         // Its store's clock is the one that counts.
-        lease.covers(&commits::object_name(number))?;
+        lease.covers(&asked, &entry)?;
+        refuse_forgotten(&asked, &commit.item_key, &commit.point)?;
         Ok(number)
     }
 
@@ -239,24 +318,12 @@ impl Session {
         }
     }
 
-    /// A point that was forgotten is not made again: its tombstone would hide it.
-    fn refuse_forgotten(&self, item_key: &str, point: &PointId) -> Result<()> {
-        let object = tombstone::object_name(item_key, point);
-        match tombstone::load(&self.vault, &object) {
-            Ok(Some(tombstone)) if tombstone.is_final() => {
-                Err(StoreError::AlreadyExists { what: format!("a tombstone of recovery point {point}") })
-            }
-            Ok(_) => Ok(()),
-            Err(e) if e.is_damage() => Ok(()),
-            Err(e) => Err(e),
-        }
-    }
-
     /// A reclaim that condemns packs lists the sessions at work, and waits for them. One that was not shown this session
     /// does not wait for it, and may have deleted what the point needs.
-    fn was_seen(&self, number: u64, point: &PointId) -> Result<()> {
+    /// `asked`: which knows what `lists` says since the manifest was written.
+    fn was_seen(&self, asked: &Vault, number: u64, point: &PointId) -> Result<()> {
         let unseen = |detail: &str| Err(StoreError::LeaseLost { detail: detail.into() });
-        let now = lists::load(&self.vault)?;
+        let now = lists::load(asked)?;
         // One that came between the manifest and this has the point in its roll.
         if now.as_ref().is_some_and(|now| now.accounted >= number) && !self.is_in_roll(point)? {
             return unseen("a reclaim accounted for its place in the commit log before it was taken");
@@ -346,6 +413,30 @@ impl Drop for Session {
             None => false,
         };
         end_lease(&mut self.lease, wrote);
+    }
+}
+
+/// Does the one in a thread while it does the other, or one after the other.
+fn beside(at_once: bool, one: impl FnOnce() + Send, other: impl FnOnce()) {
+    if !at_once {
+        one();
+        return other();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(one);
+        other();
+    });
+}
+
+/// A point that was forgotten is not made again: its tombstone would hide it.
+fn refuse_forgotten(vault: &Vault, item_key: &str, point: &PointId) -> Result<()> {
+    match tombstone::load(vault, &tombstone::object_name(item_key, point)) {
+        Ok(Some(tombstone)) if tombstone.is_final() => {
+            Err(StoreError::AlreadyExists { what: format!("a tombstone of recovery point {point}") })
+        }
+        Ok(_) => Ok(()),
+        Err(e) if e.is_damage() => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -5,12 +5,22 @@
 //! all others: where another one that writes is not over, it takes its own back and writes nothing. Of two that begin at once each
 //! sees the other, so that at most one goes on. What is created is looked up first, under the lease. Readers are not in the way.
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::header::SINGLE_WRITER;
+use crate::limits::NOTE_MAX_BYTES;
+use crate::note::NOTES_PREFIX;
+use crate::objects::{Kind, ObjectError, Questions};
+use crate::probe::{Exclusive, Probe};
 use crate::vault::Vault;
 use serde_json::json;
+use std::sync::mpsc;
 
 const NOTE: &str = "single-writer";
+
+/// These, and what says so beside the header.
+pub(crate) fn question(questions: Questions) -> Questions {
+    questions.get(format!("{NOTES_PREFIX}{NOTE}"), NOTE_MAX_BYTES)
+}
 
 impl Vault {
     pub(crate) fn note_single_writer(&self) -> Result<()> {
@@ -34,6 +44,14 @@ impl Vault {
         Ok(*self.single_writer().get_or_init(|| is_one))
     }
 
+    /// What [`is_single_writer`](Self::is_single_writer) asks, if it is not known.
+    pub(crate) fn single_writer_question(&self, questions: Questions) -> Questions {
+        match self.header().requires(SINGLE_WRITER) || self.single_writer().get().is_some() {
+            true => questions,
+            false => question(questions),
+        }
+    }
+
     /// Where the note says so, the header is to say so too.
     pub(crate) fn require_single_writer(&self) -> Result<()> {
         if self.is_single_writer()? {
@@ -42,10 +60,58 @@ impl Vault {
         Ok(())
     }
 
+    /// Begins to find out what [`check_exclusive`](Self::check_exclusive) says, while a session begins; one that has something to
+    /// write waits for the answer before, and any before it commits.
+    pub fn check_exclusive_meanwhile(&self) {
+        let (sender, verdict) = mpsc::sync_channel(1);
+        let vault = self.clone();
+        let thread = std::thread::Builder::new().name("probe".into()).spawn(move || {
+            let tell = |outcome: &std::result::Result<(), ObjectError>| {
+                let _ = sender.send(vault.judge_exclusive(outcome.clone()));
+            };
+            // What it was is told by then, and what is left is warned of.
+            let _ = vault.objects().check_exclusive_telling(tell);
+        });
+        let mut probe = self.probe().lock();
+        *probe = match thread {
+            Ok(thread) => Probe { exclusive: Exclusive::Checking(verdict), thread: Some(thread) },
+            Err(_) => Probe { exclusive: Exclusive::Checked(self.check_exclusive()), thread: None },
+        };
+    }
+
+    /// Waits for what was begun to be found out, and fails as [`check_exclusive`](Self::check_exclusive) does.
+    pub fn settle_exclusive(&self) -> Result<()> {
+        let failed = |why: String| StoreError::io("probing the store", std::io::Error::other(why));
+        let mut probe = self.probe().lock();
+        probe.exclusive = match std::mem::take(&mut probe.exclusive) {
+            Exclusive::Checking(verdict) => Exclusive::Checked(
+                verdict.recv().unwrap_or_else(|_| Err(failed("the thread panicked".into()))),
+            ),
+            known => known,
+        };
+        match &probe.exclusive {
+            Exclusive::Checked(Err(StoreError::Object(error))) => Err(error.clone().into()),
+            Exclusive::Checked(Err(error)) => Err(failed(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is left of what the store was probed with.
+    pub fn end_probe(&self) {
+        let thread = self.probe().lock().thread.take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
     /// Fails where points cannot safely be written: its store replaces what it is to create, and it is not for a single writer.
     pub fn check_exclusive(&self) -> Result<()> {
-        match self.objects().check_exclusive() {
-            Err(e) if e.kind == crate::objects::Kind::NotExclusive && self.is_single_writer()? => Ok(()),
+        self.judge_exclusive(self.objects().check_exclusive())
+    }
+
+    fn judge_exclusive(&self, outcome: std::result::Result<(), ObjectError>) -> Result<()> {
+        match outcome {
+            Err(e) if e.kind == Kind::NotExclusive && self.is_single_writer()? => Ok(()),
             done => Ok(done?),
         }
     }

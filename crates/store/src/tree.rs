@@ -4,6 +4,7 @@ use crate::crypto::Id;
 use crate::error::Result;
 use crate::limits::NODE_FANOUT;
 use crate::node::{Node, block_count, child_span, node_span, root_level};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A disk at a recovery point: its size and the root of its tree (none if it is all holes).
@@ -81,6 +82,38 @@ impl<'a> TreeReader<'a> {
             Some(root) => self.descend(&root, self.level, 0, first, leaf),
             None => Ok(true),
         }
+    }
+
+    /// Calls `each` with the number of every leaf in `leaves`, in order. No leaf is read for that.
+    pub fn for_each_leaf_number(&self, leaves: Range<u64>, each: &mut dyn FnMut(u64)) -> Result<()> {
+        match self.tree.root {
+            Some(root) => self.number(&root, self.level, 0, &leaves, each),
+            None => Ok(()),
+        }
+    }
+
+    fn number(
+        &self,
+        id: &Id,
+        level: u8,
+        index: u64,
+        leaves: &Range<u64>,
+        each: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let span = child_span(level);
+        if level > 0 && (index * span >= leaves.end || (index + 1) * span <= leaves.start) {
+            return Ok(());
+        }
+        if level == 0 {
+            if leaves.contains(&index) {
+                each(index);
+            }
+            return Ok(());
+        }
+        for (i, child) in self.nodes.node(id)?.present() {
+            self.number(&child, level - 1, index * NODE_FANOUT as u64 + i as u64, leaves, each)?;
+        }
+        Ok(())
     }
 
     fn descend(
@@ -223,6 +256,17 @@ mod tests {
 
     const BLOCK: u32 = 4096;
 
+    /// Has no leaves to give.
+    struct Above<'a>(&'a Memory);
+
+    impl NodeSource for Above<'_> {
+        fn node(&self, id: &Id) -> Result<Arc<Node>> {
+            let node = self.0.node(id)?;
+            assert!(node.level > 0, "a leaf was read");
+            Ok(node)
+        }
+    }
+
     fn leaves(memory: &Memory, tree: DiskTree) -> BTreeMap<u64, Node> {
         let mut out = BTreeMap::new();
         TreeReader::new(memory, tree, BLOCK)
@@ -274,6 +318,12 @@ mod tests {
                 let root = builder.finish(&mut store).unwrap();
                 tree = Some(DiskTree { root, size_bytes });
                 prop_assert_eq!(leaves(&memory, tree.unwrap()), model.clone());
+                let part = leaf_count / 3..leaf_count / 2 + 1;
+                let mut numbers = Vec::new();
+                let above = Above(&memory);
+                let reader = TreeReader::new(&above, tree.unwrap(), BLOCK);
+                reader.for_each_leaf_number(part.clone(), &mut |leaf| numbers.push(leaf)).unwrap();
+                prop_assert_eq!(numbers, model.range(part).map(|(leaf, _)| *leaf).collect::<Vec<_>>());
                 // The same tree built at once has the same root: the encoding is canonical.
                 let mut fresh = TreeBuilder::new(blocks, None);
                 for (i, node) in &model {

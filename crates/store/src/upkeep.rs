@@ -3,10 +3,11 @@
 use crate::error::{Result, StoreError};
 use crate::header::{HEADER_COPY_NAME, HEADER_NAME, Header, SINGLE_WRITER};
 use crate::keys::KeyProvider;
-use crate::objects::{BlobStore, Kind};
+use crate::limits::{HEADER_MAX_BYTES, RECORD_MAX_BYTES};
+use crate::objects::{self, BlobStore, Kind, ObjectError, OpenOptions, Questions};
 use crate::roll::{self, Roll};
 use crate::vault::{InitOptions, Vault};
-use crate::{lists, marker};
+use crate::{lists, marker, single_writer};
 
 impl Vault {
     /// Makes a vault. The commit is `vault.json`, created if absent: of two at once, one wins. Cut short after that, the
@@ -28,7 +29,7 @@ impl Vault {
             Err(e) if e.kind == Kind::AlreadyExists => return Err(exists(objects.location())),
             other => other?,
         }
-        let vault = Self::assemble(objects, header, keys, options.environment);
+        let vault = Self::assemble(objects.plain(), header, keys, options.environment);
         vault.write_version_2(&Roll { generation: 1, confirmed: true, ..Roll::default() })?;
         if options.single_writer {
             vault.note_single_writer()?;
@@ -99,6 +100,38 @@ impl Vault {
         }
         self.set_header(header);
         Ok(())
+    }
+
+    /// Opens the place of a vault, and asks at once what [`open`](Self::open) and [`identify`](Self::identify) will want to know.
+    pub fn open_place(
+        location: &objects::Location,
+        options: OpenOptions,
+    ) -> std::result::Result<BlobStore, ObjectError> {
+        BlobStore::open_asking(location, options, Self::opening_questions())
+    }
+
+    /// The same of a store that is open already.
+    pub fn ask_place(objects: &BlobStore) -> BlobStore {
+        objects.asking(Self::opening_questions())
+    }
+
+    fn opening_questions() -> Questions {
+        single_writer::question(Self::heal_questions())
+    }
+
+    /// What [`heal`](Self::heal) asks, as long as nothing is wrong.
+    pub(crate) fn heal_questions() -> Questions {
+        let questions =
+            Questions::default().get(HEADER_NAME, HEADER_MAX_BYTES).get(HEADER_COPY_NAME, HEADER_MAX_BYTES);
+        marker::MARKER_NAMES.into_iter().fold(questions, |all, name| all.get(name, RECORD_MAX_BYTES))
+    }
+
+    /// Whether [`heal`](Self::heal) would have nothing to do.
+    pub(crate) fn is_whole(&self) -> bool {
+        marker::MARKER_NAMES.into_iter().all(|name| matches!(marker::fault(self, name), Ok(None)))
+            && [HEADER_NAME, HEADER_COPY_NAME].into_iter().all(|name| {
+                Header::load_copy(self.objects(), name).is_ok_and(|header| header == self.header())
+            })
     }
 
     /// Puts both copies of header and marker right, if one is missing or damaged, beside a right marker.

@@ -1,19 +1,24 @@
 //! An open vault: its store, its keys, what was read of it.
 
+use crate::ahead::Ahead;
 use crate::crypto::{Id, VaultKeys};
 use crate::environment::{Environment, System};
 use crate::error::Result;
 use crate::frames::{Decoded, Frames};
 use crate::header::{Header, SINGLE_WRITER};
+use crate::index::kept::KeptRuns;
 use crate::index::{Index, Location};
 use crate::keys::KeyProvider;
-use crate::limits::BLOCK_SIZE_DEFAULT_BYTES;
+use crate::limits::{BLOCK_SIZE_DEFAULT_BYTES, OPENING_KNOWN};
 use crate::node::Node;
-use crate::objects::BlobStore;
+use crate::objects::{BlobStore, Questions};
+use crate::probe::Probe;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use strongroom_domain::VaultId;
 
 /// An open vault. Cheap to clone.
@@ -30,6 +35,12 @@ struct Inner {
     nodes: Mutex<HashMap<Id, Arc<Node>>>,
     /// Whether its note says that at most one run at a time may write; once it is known.
     single_writer: OnceLock<bool>,
+    /// Where index runs are kept, if they are far away.
+    kept_runs: OnceLock<KeptRuns>,
+    /// Whether its store creates only what is not there.
+    probe: Mutex<Probe>,
+    /// What was asked when it was opened, for who comes first.
+    opening: Mutex<Option<(Instant, BlobStore)>>,
     /// The highest number of the commit log that this program knows of; 0 until it knows one.
     last_commit: AtomicU64,
 }
@@ -87,7 +98,11 @@ impl Vault {
             tracing::warn!("the vault's header was read from its copy: {fault}");
         }
         let keys = header.unwrap_keys(provider)?;
-        Ok(Self::assemble(objects, header, keys, environment))
+        let vault = Self::assemble(objects.plain(), header, keys, environment);
+        if objects.has_answers() {
+            *vault.0.opening.lock() = Some((Instant::now(), objects));
+        }
+        Ok(vault)
     }
 
     pub(crate) fn assemble(
@@ -108,6 +123,9 @@ impl Vault {
             frames: Frames::default(),
             nodes: Mutex::default(),
             single_writer: OnceLock::new(),
+            kept_runs: OnceLock::new(),
+            probe: Mutex::default(),
+            opening: Mutex::default(),
             last_commit: AtomicU64::new(0),
         };
         Self(Arc::new(inner), objects)
@@ -166,6 +184,22 @@ impl Vault {
         &self.1
     }
 
+    /// The same vault, whose store was asked this at once if it is far away: see [`BlobStore::asking`].
+    pub(crate) fn asking(&self, questions: Questions) -> Self {
+        Self(self.0.clone(), self.1.asking(questions))
+    }
+
+    /// The same vault, which knows what was asked when it was opened, if that was just now. For one alone.
+    pub(crate) fn just_opened(&self) -> Option<Self> {
+        let (asked_at, objects) = self.0.opening.lock().take()?;
+        (asked_at.elapsed() < OPENING_KNOWN).then(|| Self(self.0.clone(), objects))
+    }
+
+    /// The same vault without what was asked before.
+    pub(crate) fn plain(&self) -> Self {
+        Self(self.0.clone(), self.1.plain())
+    }
+
     /// The same vault for whoever frees space of it: on a disk that is full, what that takes is written all the same.
     pub(crate) fn freeing(&self) -> Self {
         Self(self.0.clone(), self.1.freeing())
@@ -179,6 +213,19 @@ impl Vault {
 
     pub(crate) fn single_writer(&self) -> &OnceLock<bool> {
         &self.0.single_writer
+    }
+
+    /// Keeps what was read of its index in a directory, for the next time, if its store is far away. Safe to delete.
+    pub fn keep_index_in(&self, directory: &Path) {
+        let _ = self.0.kept_runs.set(KeptRuns::of(&self.id(), directory));
+    }
+
+    pub(crate) fn kept_runs(&self) -> Option<KeptRuns> {
+        self.0.kept_runs.get().cloned()
+    }
+
+    pub(crate) fn probe(&self) -> &Mutex<Probe> {
+        &self.0.probe
     }
 
     pub(crate) fn last_commit(&self) -> &AtomicU64 {
@@ -200,7 +247,7 @@ impl Vault {
     }
 
     /// Fetches the frames at these places, concurrently wanted ones once.
-    pub(crate) fn frames_at(&self, places: &[Location]) -> Vec<Result<Arc<Decoded>>> {
-        self.0.frames.get_many(&self.1, &self.0.keys, self.block_size_bytes() as usize, places)
+    pub(crate) fn frames_at(&self, places: &[Location], ahead: Option<&Ahead>) -> Vec<Result<Arc<Decoded>>> {
+        self.0.frames.get_many(&self.1, &self.0.keys, self.block_size_bytes() as usize, places, ahead)
     }
 }

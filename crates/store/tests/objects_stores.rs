@@ -105,6 +105,9 @@ fn a_vault_lives_on_a_store_that_knows_neither_checksums_nor_many_deletes() {
 fn a_refusal_that_means_later_is_tried_again_and_one_that_does_not_is_not() {
     let server = S3Server::start();
     let store = open(&server);
+    let mut short = options(&server);
+    short.retry.total = Duration::from_millis(300);
+    let impatient = try_open(&server, short).unwrap();
     store.put("a", "x".into()).unwrap();
     let times = |status: u16, code: &'static str, times: usize| {
         let left = std::sync::atomic::AtomicUsize::new(times);
@@ -115,20 +118,40 @@ fn a_refusal_that_means_later_is_tried_again_and_one_that_does_not_is_not() {
             more.then_some(Refuse::with(status, code))
         });
     };
-    for (status, code) in [
-        (403, "SlowDown"),
-        (403, "RequestLimitExceeded"),
-        (403, "Throttling"),
-        (403, "TooManyRequests"),
-        (400, "RequestTimeout"),
-        (503, "SlowDown"),
-    ] {
+    for (status, code) in [(400, "RequestTimeout"), (500, "InternalError")] {
         times(status, code, 3);
         assert_eq!(store.get("a").unwrap(), "x", "{status} {code}");
         assert_eq!(server.take_asked().len(), 4, "{status} {code}");
         times(status, code, 100);
         assert_eq!(store.get("a").unwrap_err().kind, Kind::Transient, "{status} {code}");
         assert_eq!(server.take_asked().len(), 4, "{status} {code}");
+    }
+    // One that has too much to do is waited for as long as that takes, within reason.
+    for (status, code) in [
+        (403, "SlowDown"),
+        (403, "RequestLimitExceeded"),
+        (403, "Throttling"),
+        (403, "TooManyRequests"),
+        (429, ""),
+        (503, "SlowDown"),
+    ] {
+        times(status, code, 30);
+        assert_eq!(store.get("a").unwrap(), "x", "{status} {code}");
+        assert_eq!(server.take_asked().len(), 31, "{status} {code}");
+        times(status, code, 10_000);
+        assert_eq!(impatient.get("a").unwrap_err().kind, Kind::Transient, "{status} {code}");
+    }
+    // And asked again when it says, not before.
+    for after in ["1", "Wed, 21 Oct 2015 07:28:01 GMT"] {
+        let left = std::sync::atomic::AtomicBool::new(true);
+        server.refuse(move |_| {
+            let first = left.swap(false, std::sync::atomic::Ordering::SeqCst);
+            let date = Some("Wed, 21 Oct 2015 07:28:00 GMT");
+            first.then_some(Refuse { retry_after: Some(after), date, ..Refuse::with(503, "SlowDown") })
+        });
+        let began = std::time::Instant::now();
+        assert_eq!(store.get("a").unwrap(), "x");
+        assert!(began.elapsed() >= Duration::from_secs(1), "{after}");
     }
     for code in ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"] {
         times(403, code, 100);

@@ -4,6 +4,7 @@ use crate::options::{GlobalArgs, KeyArgs, ReachArgs, VaultArgs};
 use crate::progress::Watch;
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::ops::Deref;
 use std::sync::Arc;
 use strongroom_engine::vaults::Stores;
 use strongroom_engine::{Error, Result};
@@ -25,6 +26,23 @@ pub struct Context {
     pub progress: Arc<Progress>,
 }
 
+/// A vault that points are written to. Whoever lets go of it waits until nothing is left of what its store was probed with.
+pub struct VaultToWrite(Vault);
+
+impl Deref for VaultToWrite {
+    type Target = Vault;
+
+    fn deref(&self) -> &Vault {
+        &self.0
+    }
+}
+
+impl Drop for VaultToWrite {
+    fn drop(&mut self) {
+        self.0.end_probe();
+    }
+}
+
 impl Context {
     pub fn new(global: &GlobalArgs, progress: Arc<Progress>) -> Self {
         Self { json: global.json, quiet: global.quiet, progress }
@@ -35,11 +53,11 @@ impl Context {
         self.open(&args.vault, &args.key, &args.reach)
     }
 
-    /// The same, for points to be written to it: its store must create only what is not there.
-    pub fn open_vault_to_write(&self, args: &VaultArgs) -> Result<Vault> {
+    /// The same, for points to be written to it: its store must create only what is not there, which is found out meanwhile.
+    pub fn open_vault_to_write(&self, args: &VaultArgs) -> Result<VaultToWrite> {
         let vault = self.open_vault(args)?;
-        vault.check_exclusive().map_err(Error::from)?;
-        Ok(vault)
+        vault.check_exclusive_meanwhile();
+        Ok(VaultToWrite(vault))
     }
 
     pub fn open(&self, location: &Location, key: &KeyArgs, reach: &ReachArgs) -> Result<Vault> {
@@ -49,7 +67,11 @@ impl Context {
     /// Opens stores that are waited for no longer once the command is to stop.
     pub fn stores(&self, reach: &ReachArgs) -> Stores {
         let progress = self.progress.clone();
-        Stores { reach: reach.into(), stop: Stop::when(move || progress.is_cancelled()) }
+        Stores {
+            reach: reach.into(),
+            stop: Stop::when(move || progress.is_cancelled()),
+            ..Default::default()
+        }
     }
 
     /// The command's result: `value` with --json, else the text.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use strongroom_domain::extent::normalize;
 use strongroom_domain::{Consistency, ConsistencyLevel, Extent, ItemName};
 use strongroom_store::{
-    Disk, DiskRequest, Kept, Manifest, PointDraft, PointKind, Progress, Promise, Session, Vault,
+    Disk, DiskRequest, Kept, Manifest, PointDraft, PointKind, PointList, Progress, Promise, Session, Vault,
 };
 
 /// The name of an image's only disk.
@@ -44,8 +44,14 @@ pub struct ImageBackup {
     pub elapsed: Duration,
 }
 
-/// Backs an image up. The commit is the point's manifest: before it nothing is visible.
-pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) -> Result<ImageBackup> {
+/// Backs an image up. The commit is the point's manifest: before it nothing is visible. After it `meanwhile` is called, while
+/// the rest is put in order.
+pub fn backup(
+    vault: &Vault,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+    meanwhile: &dyn Fn(&Manifest),
+) -> Result<ImageBackup> {
     let started = Instant::now();
     // Everything that can be refused is, before the vault is written to.
     let list = options.changed_extents.as_deref().map(ExtentList::load).transpose()?;
@@ -54,10 +60,11 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
     let changed = list.as_ref().map(|list| list.within(size_bytes)).transpose()?;
     progress.check()?;
     // The parent is chosen under the session's lease: nothing it has is reclaimed from then on.
-    let session = Session::begin(vault, &format!("backup of image {}", options.item))?;
+    let purpose = format!("backup of image {}", options.item);
+    let (session, points) = Session::begin_point(vault, &purpose, &options.item)?;
     let taken_at = vault.environment().now();
     let mut warnings = Vec::new();
-    let parent = choose_parent(vault, &options.item, changed.is_some(), &mut warnings)?;
+    let parent = choose_parent(vault, points, &options.item, changed.is_some(), &mut warnings)?;
     let (parent_id, parent_disk) = match &parent {
         Some(point) => (Some(point.point), point.disks.first()),
         None => (None, None),
@@ -82,7 +89,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
     disk.attributes.insert("source_format".into(), source.format().into());
     let mut attributes = serde_json::Map::new();
     attributes.insert("source".into(), absolute(&options.source).into());
-    let point = session.commit(PointDraft {
+    let draft = PointDraft {
         item: options.item.clone(),
         kind: PointKind::Image,
         taken_at,
@@ -96,20 +103,21 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &Arc<Progress>) 
         kept: Some(Promise::Known(Kept::on_demand(options.keep_until))),
         warnings,
         attributes,
-    })?;
+    };
+    let point = session.commit_and(draft, meanwhile)?;
     Ok(ImageBackup { point, format: source.format(), elapsed: started.elapsed() })
 }
 
 /// The item's last point, if there is one that can be built on.
 pub(super) fn choose_parent(
     vault: &Vault,
+    mut points: PointList,
     item: &ItemName,
     relies_on_it: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Manifest>> {
-    let mut list = vault.points(Some(item))?;
-    let parent = list.take_last();
-    let damaged = list.damaged;
+    let parent = points.take_last();
+    let damaged = points.damaged;
     // Ids sort by the time they were made.
     let newer_damaged = damaged.iter().find(|d| match (&parent, d.point) {
         (Some(parent), Some(point)) => point > parent.point,

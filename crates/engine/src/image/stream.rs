@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use strongroom_domain::{Consistency, ConsistencyLevel, ItemName};
-use strongroom_store::{Disk, Kept, PointDraft, PointKind, Progress, Promise, Session, StreamRequest, Vault};
+use strongroom_store::{
+    Disk, Kept, Manifest, PointDraft, PointKind, Progress, Promise, Session, StreamRequest, Vault,
+};
 
 /// How the stream is called in messages.
 const NAME: &str = "standard input";
@@ -33,12 +35,13 @@ pub struct StreamOptions {
 }
 
 /// Backs a stream up, to its end. What is read of it and does not come to its end, or not to the end that was named, makes no
-/// point.
+/// point. `meanwhile` as of [`backup`](super::backup()).
 pub fn backup_stream(
     vault: &Vault,
     input: File,
     options: &StreamOptions,
     progress: &Arc<Progress>,
+    meanwhile: &dyn Fn(&Manifest),
 ) -> Result<ImageBackup> {
     let started = Instant::now();
     let mut input =
@@ -58,9 +61,10 @@ pub fn backup_stream(
     {
         warnings.push(signature.warning(Path::new(NAME)));
     }
-    let session = Session::begin(vault, &format!("backup of image {}", options.item))?;
+    let purpose = format!("backup of image {}", options.item);
+    let (session, points) = Session::begin_point(vault, &purpose, &options.item)?;
     let taken_at = vault.environment().now();
-    let parent = choose_parent(vault, &options.item, false, &mut warnings)?;
+    let parent = choose_parent(vault, points, &options.item, false, &mut warnings)?;
     let mut source = Cursor::new(head).chain(input);
     let written = session.write_stream(StreamRequest {
         source: &mut source,
@@ -73,7 +77,7 @@ pub fn backup_stream(
     disk.attributes.insert("source_format".into(), "raw".into());
     let mut attributes = serde_json::Map::new();
     attributes.insert("source".into(), "-".into());
-    let point = session.commit(PointDraft {
+    let draft = PointDraft {
         item: options.item.clone(),
         kind: PointKind::Image,
         taken_at,
@@ -87,7 +91,8 @@ pub fn backup_stream(
         kept: Some(Promise::Known(Kept::on_demand(options.keep_until))),
         warnings,
         attributes,
-    })?;
+    };
+    let point = session.commit_and(draft, meanwhile)?;
     Ok(ImageBackup { point, format: "raw", elapsed: started.elapsed() })
 }
 

@@ -111,8 +111,10 @@ pub fn take(
     progress.check()?;
     let mut warnings = Vec::new();
     let begun = vault.and_then(|vault| {
-        let session = Session::begin(&vault, &format!("backup of machine {item}"))?;
-        let parent = Parent::find(&vault, &item, &machine.summary.uuid, None, &mut warnings)?;
+        let purpose = format!("backup of machine {item}");
+        let (session, points) = Session::begin_point(&vault, &purpose, &item)?;
+        let parent = Parent::find(points, &item, &machine.summary.uuid, None, &mut warnings)?;
+        vault.settle_exclusive()?;
         Ok((session, parent))
     });
     let vault = match begun {
@@ -226,9 +228,10 @@ pub fn transfer_kept(
         Some(point) => point,
         None => {
             progress.check()?;
-            let session = Session::begin(vault, &format!("backup of machine {}", facts.item))?;
+            let purpose = format!("backup of machine {}", facts.item);
+            let (session, points) = Session::begin_point(vault, &purpose, &facts.item)?;
             let mut warnings = Vec::new();
-            let parent = Parent::find(vault, &facts.item, &snapshot.uuid, Some(facts.point), &mut warnings)?;
+            let parent = Parent::find(points, &facts.item, &snapshot.uuid, Some(facts.point), &mut warnings)?;
             transfer(session, &facts, &parent, &snapshot, warnings, progress)?.0
         }
     };

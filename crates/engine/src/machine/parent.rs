@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use strongroom_domain::{ItemName, PointId, TypedExtent};
 use strongroom_hypervisor::{Changes, DiskParent, DiskSnapshot};
-use strongroom_store::{DiskTree, Manifest, PointKind, PointList, Vault};
+use strongroom_store::{DiskTree, Manifest, PointKind, PointList};
 
 /// The last point of the item, if there is one.
 pub struct Parent {
@@ -26,16 +26,16 @@ pub struct Plan {
 }
 
 impl Parent {
-    /// To be called under the session's lease: what the parent has is not reclaimed from then on. `before`: of the points
-    /// older than this one.
+    /// `points`: as they were seen under the session's lease: what the parent has is not reclaimed from then on. `before`: of
+    /// the points older than this one.
     pub fn find(
-        vault: &Vault,
+        points: PointList,
         item: &ItemName,
         machine_uuid: &str,
         before: Option<PointId>,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        let PointList { mut points, damaged } = vault.points(Some(item))?;
+        let PointList { mut points, damaged } = points;
         // Ids sort by the time they were made.
         points.retain(|p| before.is_none_or(|before| p.point < before));
         let was_frozen = points.iter().rev().any(|p| record::was_frozen(p, machine_uuid));

@@ -15,7 +15,7 @@ use strongroom_domain::SessionId;
 impl Run<'_> {
     /// Index runs: their macs, and that they name packs that are there. Rebuilds what is missing.
     pub(super) fn index(&mut self, listed: &[ObjectInfo]) -> Result<std::sync::Arc<Index>> {
-        let index = self.vault.index()?;
+        let index = self.vault.index_of_store()?;
         let mut bad: Vec<String> = Vec::new();
         for (name, detail) in index.faults() {
             self.fault(&name, format!("{detail}; rebuilt from the packs"));

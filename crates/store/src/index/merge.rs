@@ -10,6 +10,7 @@ use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::limits::{INDEX_RUN_MAX_BYTES, INDEX_RUNS_PER_TIER};
 use crate::objects::BlobStore;
+use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -76,7 +77,9 @@ pub fn merge(
     if !records.is_empty() {
         let count = records.len() as u64;
         let bytes = encode(keys, &packs, count, records.into_iter());
-        store.put_new(&format!("{INDEX_PREFIX}{name}"), bytes.into())?;
+        let (name, bytes) = (format!("{INDEX_PREFIX}{name}"), Bytes::from(bytes));
+        store.put_new(&name, bytes.clone())?;
+        index.keep(store, &name, &bytes);
     }
     for run in sources {
         store.delete(&run.name)?;

@@ -4,20 +4,26 @@
 //! An id may be in several places. Writers take only good ones (not condemned, not damaged); readers
 //! try the others too, as long as they exist.
 
+pub mod kept;
 pub mod merge;
 pub mod run;
 
 use crate::crypto::{Id, VaultKeys};
 use crate::error::{Result, StoreError};
 use crate::frame::{FrameKind, PackId};
-use crate::limits::{INDEX_IN_MEMORY_MAX_BYTES, INDEX_IN_MEMORY_TOTAL_BYTES, INDEX_READ_MAX_BYTES};
-use crate::objects::{BlobStore, Kind};
+use crate::limits::{
+    INDEX_IN_MEMORY_MAX_BYTES, INDEX_IN_MEMORY_TOTAL_BYTES, INDEX_PIECE_BYTES, INDEX_READ_MAX_BYTES,
+};
+use crate::objects::{BlobStore, Kind, ObjectInfo, try_all_at_once};
 use crate::pack::read_directory;
 use bytes::Bytes;
+use kept::KeptRuns;
 use parking_lot::{Mutex, RwLock};
 use run::{PackRow, Record, Run};
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 pub const INDEX_PREFIX: &str = "index/";
@@ -61,6 +67,8 @@ impl Excluded {
 /// The runs of a vault, opened.
 pub struct Index {
     runs: RwLock<Vec<Arc<Run>>>,
+    /// Where runs of a store that is far away are kept.
+    kept: Option<KeptRuns>,
     excluded: RwLock<Excluded>,
     /// Directories of packs that no run covers, read when an id was not found anywhere else.
     rescued: Mutex<Option<HashMap<Id, Vec<Location>>>>,
@@ -68,18 +76,27 @@ pub struct Index {
     faults: Mutex<Vec<(String, String)>>,
     /// Runs that were opened, and found damaged since.
     dropped: Mutex<HashSet<String>>,
+    /// Runs whose kept copy was found damaged since.
+    fetched_again: Mutex<HashSet<String>>,
     /// Held while runs are opened or dropped: who lists them anew must not bring back what another has just dropped.
     changing: Mutex<()>,
 }
 
 impl Index {
-    pub fn load(store: &BlobStore, keys: &VaultKeys, excluded: Excluded) -> Result<Self> {
+    pub fn load(
+        store: &BlobStore,
+        keys: &VaultKeys,
+        excluded: Excluded,
+        kept: Option<KeptRuns>,
+    ) -> Result<Self> {
         let index = Self {
             runs: RwLock::default(),
+            kept,
             excluded: RwLock::new(excluded),
             rescued: Mutex::default(),
             faults: Mutex::default(),
             dropped: Mutex::default(),
+            fetched_again: Mutex::default(),
             changing: Mutex::default(),
         };
         index.refresh(store, keys)?;
@@ -95,6 +112,7 @@ impl Index {
         let mut in_memory: u64 = 0;
         let mut runs = Vec::with_capacity(listed.len());
         let mut faults = Vec::new();
+        let mut new = Vec::new();
         let dropped = self.dropped.lock().clone();
         for object in listed.into_iter().filter(|object| !dropped.contains(&object.name)) {
             if let Some(run) = known.get(&object.name) {
@@ -106,13 +124,25 @@ impl Index {
             if small {
                 in_memory += object.size_bytes;
             }
-            match open_run(store, keys, &object.name, object.size_bytes, small) {
+            new.push((object, small));
+        }
+        let kept = self.kept.as_ref().filter(|_| store.is_remote());
+        let open = |(object, small): &(ObjectInfo, bool)| {
+            open_run(store, keys, kept, &object.name, object.size_bytes, *small)
+        };
+        // Of the large ones each is fetched in pieces, at once.
+        let (small, large): (Vec<_>, Vec<_>) = new.into_iter().partition(|(_, small)| *small);
+        let is_end = |e: &StoreError| !is_gone(e) && !matches!(e, StoreError::Corrupt { .. });
+        let opened = try_all_at_once(store.is_remote(), &small, open, is_end)?;
+        let opened = opened.into_iter().chain(large.iter().map(open));
+        for ((object, _), opened) in small.iter().chain(&large).zip(opened) {
+            match opened {
                 Ok(run) => runs.push(Arc::new(run)),
                 // Merged away since it was listed: its records are in the run that replaced it.
-                Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {}
+                Err(e) if is_gone(&e) => {}
                 Err(StoreError::Corrupt { detail, .. }) => {
                     tracing::warn!(run = %object.name, "index run is damaged ({detail}); doing without it");
-                    faults.push((object.name, detail));
+                    faults.push((object.name.clone(), detail));
                 }
                 Err(other) => return Err(other),
             }
@@ -122,22 +152,35 @@ impl Index {
         Ok(())
     }
 
-    /// Does without runs whose mac is wrong from now on. It reads them all: for when one is in doubt.
-    pub fn drop_damaged(&self, keys: &VaultKeys) {
-        let _changing = self.changing.lock();
-        let damaged: HashSet<String> =
-            self.runs().iter().filter(|run| !run.is_trusted(keys)).map(|run| run.name.clone()).collect();
-        self.runs.write().retain(|run| !damaged.contains(&run.name));
-        if !damaged.is_empty() {
-            self.dropped.lock().extend(damaged);
+    /// Does without runs whose mac is wrong from now on. It reads them all: for when one is in doubt. One that was kept may be
+    /// wrong in the copy alone: it is fetched once more.
+    pub fn drop_damaged(&self, store: &BlobStore, keys: &VaultKeys) -> Result<()> {
+        let fetched_again = {
+            let _changing = self.changing.lock();
+            let damaged: HashSet<String> =
+                self.runs().iter().filter(|run| !run.is_trusted(keys)).map(|run| run.name.clone()).collect();
+            if damaged.is_empty() {
+                return Ok(());
+            }
+            self.runs.write().retain(|run| !damaged.contains(&run.name));
+            let kept = self.kept.as_ref().filter(|_| store.is_remote());
+            let mut again = self.fetched_again.lock();
+            let (copies, lost): (Vec<_>, Vec<_>) =
+                damaged.into_iter().partition(|name| kept.is_some() && !again.contains(name));
+            copies.iter().for_each(|name| kept.into_iter().for_each(|kept| kept.forget(name)));
+            let fetched_again = !copies.is_empty();
+            again.extend(copies);
+            self.dropped.lock().extend(lost);
             // What only they named is to be found in its packs.
             *self.rescued.lock() = None;
-        }
+            fetched_again
+        };
+        if fetched_again { self.refresh(store, keys) } else { Ok(()) }
     }
 
-    /// How many runs were dropped so far.
+    /// How often a run was dropped so far, or fetched once more.
     pub fn dropped(&self) -> usize {
-        self.dropped.lock().len()
+        self.dropped.lock().len() + self.fetched_again.lock().len()
     }
 
     pub fn runs(&self) -> Vec<Arc<Run>> {
@@ -147,6 +190,13 @@ impl Index {
     /// Runs that could not be opened, with the reason.
     pub fn faults(&self) -> Vec<(String, String)> {
         self.faults.lock().clone()
+    }
+
+    /// A run that was written just now need not be fetched to be read, nor be in memory: its file, if it is kept.
+    pub fn keep(&self, store: &BlobStore, name: &str, bytes: &[u8]) -> Option<File> {
+        let kept = self.kept.as_ref().filter(|_| store.is_remote())?;
+        kept.keep_bytes(name, bytes);
+        kept.open(name, bytes.len() as u64)
     }
 
     pub fn add(&self, run: Arc<Run>) {
@@ -279,6 +329,10 @@ impl Index {
     }
 }
 
+fn is_gone(error: &StoreError) -> bool {
+    matches!(error, StoreError::Object(e) if e.kind == Kind::NotFound)
+}
+
 fn location(row: &PackRow, record: &Record) -> Option<Location> {
     Some(Location {
         pack: row.id,
@@ -291,40 +345,130 @@ fn location(row: &PackRow, record: &Record) -> Option<Location> {
 
 /// Opens one run: in memory if it is small, else as a file, directly in a local vault or as an
 /// unlinked copy of a remote one.
-fn open_run(store: &BlobStore, keys: &VaultKeys, name: &str, size: u64, small: bool) -> Result<Run> {
+fn open_run(
+    store: &BlobStore,
+    keys: &VaultKeys,
+    kept: Option<&KeptRuns>,
+    name: &str,
+    size: u64,
+    small: bool,
+) -> Result<Run> {
     let damaged = |detail: String| StoreError::corrupt(name, detail);
     if size > INDEX_READ_MAX_BYTES {
         return Err(damaged("it is larger than an index run can be".into()));
     }
     if small {
-        let bytes = store.get_bounded(name, INDEX_IN_MEMORY_MAX_BYTES)?;
-        if !run::mac_is_right(keys, &bytes) {
-            return Err(damaged("its mac is wrong".into()));
-        }
+        let bytes = small_run(store, keys, kept, name, size)?;
         return Run::from_memory(name, &keys.vault, bytes).map_err(damaged);
     }
     if let Some(path) = store.local_path(name) {
-        return match std::fs::File::open(&path) {
+        return match File::open(&path) {
             Ok(file) => Run::from_file(name, &keys.vault, file).map_err(damaged),
             // Asked of the store, so that the error is like all others.
             Err(_) => store.get_range(name, 0..1).map_err(StoreError::from).and_then(|_| {
-                Err(StoreError::io(format!("opening {}", path.display()), std::io::Error::last_os_error()))
+                Err(StoreError::io(format!("opening {}", path.display()), io::Error::last_os_error()))
             }),
         };
     }
-    let copy_failed = |e| StoreError::io(format!("keeping a local copy of {name}"), e);
-    let mut file = tempfile::tempfile().map_err(copy_failed)?;
-    let mut at = 0;
-    while at < size {
-        let end = size.min(at + (8 << 20));
-        file.write_all(&store.get_range(name, at..end)?).map_err(copy_failed)?;
-        at = end;
+    if let Some(run) = open_kept(kept, keys, name, size) {
+        return Ok(run);
     }
+    fetch_large(store, keys, kept, name, size)
+}
+
+/// A large run that is kept. Its mac was right when it was fetched; what it says is found out to be wrong as that of any other.
+fn open_kept(kept: Option<&KeptRuns>, keys: &VaultKeys, name: &str, size: u64) -> Option<Run> {
+    let (kept, file) = (kept?, kept?.open(name, size)?);
+    let run = Run::from_file(name, &keys.vault, file);
+    if run.is_err() {
+        kept.forget(name);
+    }
+    run.ok()
+}
+
+/// A small run: as it is kept, or fetched and kept.
+fn small_run(
+    store: &BlobStore,
+    keys: &VaultKeys,
+    kept: Option<&KeptRuns>,
+    name: &str,
+    size: u64,
+) -> Result<Bytes> {
+    if let Some(mut file) = kept.and_then(|kept| kept.open(name, size)) {
+        let mut bytes = Vec::with_capacity(size as usize);
+        if file.read_to_end(&mut bytes).is_ok() && run::mac_is_right(keys, &bytes) {
+            return Ok(bytes.into());
+        }
+    }
+    let bytes = store.get_bounded(name, INDEX_IN_MEMORY_MAX_BYTES)?;
+    if !run::mac_is_right(keys, &bytes) {
+        return Err(StoreError::corrupt(name, "its mac is wrong"));
+    }
+    if let Some(kept) = kept {
+        kept.keep_bytes(name, &bytes);
+    }
+    Ok(bytes)
+}
+
+/// Fetches a large run into a file: one to keep, or, where none can be kept, one without a name.
+fn fetch_large(
+    store: &BlobStore,
+    keys: &VaultKeys,
+    kept: Option<&KeptRuns>,
+    name: &str,
+    size: u64,
+) -> Result<Run> {
+    let mut named = None;
+    if let Some(kept) = kept {
+        let not_kept = |error: io::Error| tracing::debug!(%error, "an index run is not kept");
+        match kept.new_file().and_then(|file| file.reopen().map(|open| (file, open))) {
+            Err(error) => not_kept(error),
+            Ok((file, open)) => match fetch_into(store, name, size, &open)? {
+                Ok(()) => named = Some((kept, file, open)),
+                // No room there, perhaps.
+                Err(error) => not_kept(error),
+            },
+        }
+    }
+    let copy_failed = |e| StoreError::io(format!("keeping a local copy of {name}"), e);
+    let file = match &named {
+        Some((_, _, open)) => open.try_clone().map_err(copy_failed)?,
+        None => {
+            let file = tempfile::tempfile().map_err(copy_failed)?;
+            fetch_into(store, name, size, &file)?.map_err(copy_failed)?;
+            file
+        }
+    };
+    let damaged = |detail: String| StoreError::corrupt(name, detail);
     let run = Run::from_file(name, &keys.vault, file).map_err(damaged)?;
     match run.is_sound(keys) {
-        Ok(true) => Ok(run),
-        Ok(false) => Err(damaged("its mac is wrong".into())),
-        Err(e) => Err(damaged(e)),
+        Ok(true) => {}
+        Ok(false) => return Err(damaged("its mac is wrong".into())),
+        Err(e) => return Err(damaged(e)),
+    }
+    if let Some((kept, file, _)) = named {
+        kept.keep(name, file);
+    }
+    Ok(run)
+}
+
+/// Outside: what the store said; inside: what the file did.
+fn fetch_into(store: &BlobStore, name: &str, size: u64, file: &File) -> Result<io::Result<()>> {
+    let pieces: Vec<u64> =
+        (0..size.div_ceil(INDEX_PIECE_BYTES)).map(|piece| piece * INDEX_PIECE_BYTES).collect();
+    let fetched = try_all_at_once(
+        true,
+        &pieces,
+        |&at| {
+            let bytes = store.get_range(name, at..size.min(at + INDEX_PIECE_BYTES)).map_err(Ok)?;
+            file.write_all_at(&bytes, at).map_err(Err)
+        },
+        |_| true,
+    );
+    match fetched {
+        Ok(_) => Ok(Ok(())),
+        Err(Ok(error)) => Err(error.into()),
+        Err(Err(error)) => Ok(Err(error)),
     }
 }
 
@@ -355,5 +499,49 @@ impl Pending {
     pub fn encode(mut self, keys: &VaultKeys) -> Bytes {
         self.records.sort_unstable_by_key(|record| record.id);
         run::encode(keys, &self.packs, self.records.len() as u64, self.records.into_iter()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::OpenOptions;
+    use strongroom_domain::{SessionId, VaultId};
+
+    /// A copy that went bad costs fetching it again; what it led to, or hid, is found.
+    #[test]
+    fn a_kept_copy_of_a_large_run_that_is_damaged_is_fetched_again() {
+        let keys = VaultKeys::new(VaultId::from_bytes([1; 16]), [2; 32]);
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let store = BlobStore::from_object_store(memory, "far", OpenOptions::default()).unwrap();
+        let id = |number: u32| Id(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let pack = PackId { session: SessionId::from_bytes([3; 16]), sequence: 0 };
+        let frame = |number: u32| (number, 7, FrameKind::Blocks, vec![id(number)]);
+        let mut pending = Pending::default();
+        pending.add(PackRow { id: pack, size_bytes: 1 << 20 }, (0..100_000).map(frame));
+        let bytes = pending.encode(&keys);
+        assert!(bytes.len() as u64 > INDEX_IN_MEMORY_MAX_BYTES);
+        store.put_new("index/a", bytes.clone()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let kept = KeptRuns::of(&keys.vault, directory.path());
+        let load = || Index::load(&store, &keys, Excluded::default(), Some(kept.clone())).unwrap();
+        let found = |index: &Index| (0..100_000).filter(|n| index.good_place(&id(*n)).is_some()).count();
+        assert_eq!(found(&load()), 100_000);
+        let path = directory.path().join(keys.vault.to_string()).join("index").join("a");
+        let mut copy = std::fs::read(&path).unwrap();
+        let middle = copy.len() / 2;
+        copy[middle..middle + 4800].fill(0);
+        std::fs::write(&path, copy).unwrap();
+        let index = load();
+        assert!(found(&index) < 100_000);
+        index.drop_damaged(&store, &keys).unwrap();
+        assert_eq!((found(&index), index.dropped()), (100_000, 1));
+        assert!(std::fs::read(&path).unwrap() == bytes, "the good one is kept");
+        // Where nothing can be kept, it is read all the same.
+        std::fs::remove_dir_all(directory.path()).unwrap();
+        std::fs::write(directory.path(), "in the way").unwrap();
+        assert_eq!(found(&load()), 100_000);
+        std::fs::remove_file(directory.path()).unwrap();
+        std::fs::create_dir(directory.path()).unwrap();
     }
 }

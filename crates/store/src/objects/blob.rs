@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use object_store::prefix::PrefixStore;
@@ -25,6 +25,7 @@ use super::reach::Reach;
 use super::refusal::Refusal;
 use super::remote::{Executor, Remote, RetryLimits};
 use super::stop::Stop;
+use super::together::{Answer, Answers, Question, Questions};
 use super::{ObjectInfo, PROBES_PREFIX, VOLATILE_PREFIXES};
 
 type Result<T> = std::result::Result<T, ObjectError>;
@@ -64,6 +65,8 @@ pub struct BlobStore {
     inner: Arc<Inner>,
     /// What is done by it frees space: it may use the reserve of a local store.
     frees: bool,
+    /// What was asked of a remote store before, for this handle alone.
+    answers: Option<Arc<Answers>>,
 }
 
 struct Inner {
@@ -95,6 +98,15 @@ impl BlobStore {
     /// Opens a location. A missing directory is made only if the options say so; a bucket must be there and
     /// answer, which one small request makes sure of.
     pub fn open(location: &Location, options: OpenOptions) -> Result<Self> {
+        Self::open_asking(location, options, Questions::default())
+    }
+
+    /// The same. What is asked at once with that request, this handle knows.
+    pub(crate) fn open_asking(
+        location: &Location,
+        options: OpenOptions,
+        questions: Questions,
+    ) -> Result<Self> {
         let shown = location.to_string();
         match location {
             Location::Directory(path) => {
@@ -119,10 +131,16 @@ impl BlobStore {
                     _ => Arc::new(PrefixStore::new(client, prefix.as_str())),
                 };
                 let store = BlobStore::remote(store, shown, server, options)?;
-                if let Backend::Remote(remote) = &store.inner.backend {
+                let Backend::Remote(remote) = &store.inner.backend else { return Ok(store) };
+                if questions.is_empty() {
                     remote.probe()?;
+                    return Ok(store.clone());
                 }
-                Ok(store)
+                std::thread::scope(|scope| {
+                    let asked = scope.spawn(|| store.asking(questions));
+                    remote.probe()?;
+                    Ok(asked.join().unwrap_or_else(|_| store.clone()))
+                })
             }
         }
     }
@@ -131,6 +149,7 @@ impl BlobStore {
     pub fn local(store: DurableLocal) -> Self {
         BlobStore {
             frees: false,
+            answers: None,
             inner: Arc::new(Inner {
                 location: store.root().display().to_string(),
                 backend: Backend::Local(store),
@@ -161,6 +180,7 @@ impl BlobStore {
         };
         Ok(BlobStore {
             frees: false,
+            answers: None,
             inner: Arc::new(Inner {
                 backend: Backend::Remote(Remote {
                     store,
@@ -168,6 +188,8 @@ impl BlobStore {
                     retry: options.retry,
                     location: location.clone(),
                     stop: options.stop,
+                    hardships: AtomicU64::new(0),
+                    pulse: Arc::default(),
                 }),
                 location,
                 server,
@@ -185,6 +207,7 @@ impl BlobStore {
     ///
     /// After a failure of kind `Transient` or a failed sync the object may or may not be there.
     pub fn put_new(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.forget(name);
         match &self.inner.backend {
             Backend::Local(store) => self.put_local(store, Op::PutNew, name, bytes, Existing::Keep),
             Backend::Remote(remote) => {
@@ -220,10 +243,19 @@ impl BlobStore {
     /// ignores, conditional writes. Two that write at once would then both believe to have won. Found out by doing it, with
     /// an object below `probes/` that is removed again.
     pub fn check_exclusive(&self) -> Result<()> {
+        self.check_exclusive_telling(|_| ())
+    }
+
+    /// The same; `tell` is called as soon as it is known, before the object is removed.
+    pub(crate) fn check_exclusive_telling(&self, tell: impl FnOnce(&Result<()>)) -> Result<()> {
         // Directories create by means of the file system's own.
-        let Backend::Remote(remote) = &self.inner.backend else { return Ok(()) };
+        let Backend::Remote(remote) = &self.inner.backend else {
+            tell(&Ok(()));
+            return Ok(());
+        };
         let name = format!("{PROBES_PREFIX}{}", uuid::Uuid::new_v4().simple());
         let outcome = self.find_exclusive(remote, &name);
+        tell(&outcome);
         match self.delete_many([name.as_str(), raced(&name).as_str()]) {
             Ok(()) => outcome,
             // Those who may write need not be allowed to delete.
@@ -244,29 +276,32 @@ impl BlobStore {
             let why = format!("this server{server} {what} (`If-None-Match: *`)");
             Err(ObjectError::new(Kind::NotExclusive, Op::PutNew, name, &self.inner.location, why))
         };
-        match remote.put(name, &Bytes::from_static(b"first"), Op::PutNew) {
-            Err(e) if e.refusal().is_some_and(Refusal::is_not_implemented) => {
-                return not_exclusive("does not know how to create an object only if there is none");
+        let one_after_the_other = || {
+            match remote.put(name, &Bytes::from_static(b"first"), Op::PutNew) {
+                Err(e) if e.refusal().is_some_and(Refusal::is_not_implemented) => {
+                    return not_exclusive("does not know how to create an object only if there is none");
+                }
+                done => done?,
             }
-            done => done?,
-        }
-        let second = remote.put(name, &Bytes::from_static(b"second"), Op::PutNew);
-        let there = self.get_bounded(name, 16)?;
-        match second {
-            Err(e) if e.kind == Kind::AlreadyExists && there == "first" => {}
-            Ok(()) | Err(ObjectError { kind: Kind::AlreadyExists, .. }) => {
-                return not_exclusive("replaced an object that it was told to create only if there is none");
+            let second = remote.put(name, &Bytes::from_static(b"second"), Op::PutNew);
+            let there = self.get_bounded(name, 16)?;
+            match second {
+                Err(e) if e.kind == Kind::AlreadyExists && there == "first" => Ok(()),
+                Ok(()) | Err(ObjectError { kind: Kind::AlreadyExists, .. }) => {
+                    not_exclusive("replaced an object that it was told to create only if there is none")
+                }
+                Err(e) => Err(e),
             }
-            Err(e) => return Err(e),
-        }
+        };
         // Some look first and write then: they are right as long as nobody else comes in between.
-        let name = &raced(name);
-        let create = |own: u8| remote.put(name, &Bytes::from(vec![own; 16]), Op::PutNew);
+        let raced = &raced(name);
+        let create = |own: u8| remote.put(raced, &Bytes::from(vec![own; 16]), Op::PutNew);
         let created = std::thread::scope(|scope| {
             let racers: Vec<_> = (0..PROBE_RACERS).map(|own| scope.spawn(move || create(own))).collect();
+            let done = one_after_the_other();
             let ended = racers.into_iter().map(|racer| racer.join());
-            ended.filter(|ended| matches!(ended, Ok(Ok(())))).count()
-        });
+            done.map(|()| ended.filter(|ended| matches!(ended, Ok(Ok(())))).count())
+        })?;
         match created {
             0 | 1 => Ok(()),
             _ => not_exclusive(
@@ -277,6 +312,7 @@ impl BlobStore {
 
     /// Creates or replaces an object, in one step and durably.
     pub fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.forget(name);
         match &self.inner.backend {
             Backend::Local(store) => self.put_local(store, Op::Put, name, bytes, Existing::Replace),
             Backend::Remote(remote) => remote.put(name, &bytes, Op::Put),
@@ -290,6 +326,9 @@ impl BlobStore {
 
     /// Reads a whole object; `TooLarge`, before reading it, if it has more than `max_bytes`.
     pub fn get_bounded(&self, name: &str, max_bytes: u64) -> Result<Bytes> {
+        if let Some(answer) = self.answers.as_ref().and_then(|known| known.get(name, max_bytes)) {
+            return answer;
+        }
         match &self.inner.backend {
             Backend::Local(store) => self.lift(Op::Get, name, store.get(name, max_bytes)),
             Backend::Remote(remote) => remote.get(name, max_bytes),
@@ -320,6 +359,9 @@ impl BlobStore {
 
     /// Size and time of an object; `None` if there is none.
     pub fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        if let Some(answer) = self.answers.as_ref().and_then(|known| known.head(name)) {
+            return answer;
+        }
         match &self.inner.backend {
             Backend::Local(store) => match self.lift(Op::Head, name, store.head(name)) {
                 Ok(info) => Ok(Some(info)),
@@ -345,6 +387,10 @@ impl BlobStore {
     pub fn for_each(&self, prefix: &str, mut visit: impl FnMut(ObjectInfo) -> ControlFlow<()>) -> Result<()> {
         let prefix = check_prefix(prefix)
             .map_err(|e| ObjectError::new(Kind::Invalid, Op::List, prefix, &self.inner.location, e))?;
+        if let Some(answer) = self.answers.as_ref().and_then(|known| known.list(prefix)) {
+            let _ = answer?.into_iter().try_for_each(visit);
+            return Ok(());
+        }
         match &self.inner.backend {
             Backend::Local(store) => self.lift(Op::List, prefix, store.for_each(prefix, &mut visit)),
             Backend::Remote(remote) => remote.for_each(prefix, &mut visit),
@@ -353,6 +399,7 @@ impl BlobStore {
 
     /// Deletes an object durably. One that isn't there is fine.
     pub fn delete(&self, name: &str) -> Result<()> {
+        self.forget(name);
         match &self.inner.backend {
             Backend::Local(store) => match self.lift(Op::Delete, name, self.delete_local(store, name)) {
                 Err(e) if e.kind == Kind::NotFound => Ok(()),
@@ -381,12 +428,26 @@ impl BlobStore {
                 let mut names = names.into_iter();
                 loop {
                     let batch: Vec<&str> = names.by_ref().take(DELETE_BATCH_NAMES).collect();
+                    batch.iter().for_each(|name| self.forget(name));
                     if batch.is_empty() {
                         return Ok(());
                     }
                     remote.delete_many(&batch)?;
                 }
             }
+        }
+    }
+
+    /// Whether objects are somewhere else, behind a line of some length.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.inner.backend, Backend::Remote(_))
+    }
+
+    /// How often a request has had to be made again since the store was opened: it asked for less, or the line failed.
+    pub(crate) fn hardships(&self) -> u64 {
+        match &self.inner.backend {
+            Backend::Local(_) => 0,
+            Backend::Remote(remote) => remote.hardships.load(Ordering::Relaxed),
         }
     }
 
@@ -401,7 +462,40 @@ impl BlobStore {
 
     /// The same store for whoever frees space: on a disk that is full, what that takes is written into the room of the reserve.
     pub(crate) fn freeing(&self) -> Self {
-        Self { inner: self.inner.clone(), frees: true }
+        Self { frees: true, ..self.plain() }
+    }
+
+    /// The same store, asked now, at once if it is far away: what it answered, this handle knows. In a directory nothing is asked
+    /// before somebody wants it.
+    pub(crate) fn asking(&self, questions: Questions) -> Self {
+        match self.inner.backend {
+            Backend::Local(_) => self.clone(),
+            Backend::Remote(_) => {
+                let store = self.plain();
+                let answers = Answers::to(questions, self.answers.as_deref(), |question| match question {
+                    Question::Get(name, max) => Answer::Get(store.get_bounded(name, *max)),
+                    Question::Head(name) => Answer::Head(store.head(name)),
+                    Question::List(prefix) => Answer::List(store.list(prefix)),
+                });
+                Self { answers: Some(Arc::new(answers)), ..self.plain() }
+            }
+        }
+    }
+
+    /// Whether it knows anything that was asked before.
+    pub(crate) fn has_answers(&self) -> bool {
+        self.answers.is_some()
+    }
+
+    /// The same store; what was asked before is asked anew.
+    pub(crate) fn plain(&self) -> Self {
+        Self { answers: None, ..self.clone() }
+    }
+
+    fn forget(&self, name: &str) {
+        if let Some(answers) = &self.answers {
+            answers.forget(name);
+        }
     }
 
     /// Makes the reserve of a local store, or what is missing of it, where there is room. To be called of a vault's place only.

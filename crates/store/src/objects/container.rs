@@ -218,6 +218,8 @@ impl Container {
             executor,
             retry: RetryLimits::NONE,
             location: settings.url.trim_end_matches('/').to_owned(),
+            hardships: std::sync::atomic::AtomicU64::new(0),
+            pulse: Arc::default(),
         };
         Ok(Self {
             remote: Arc::new(remote),

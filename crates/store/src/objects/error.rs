@@ -174,6 +174,21 @@ pub fn classify(error: &object_store::Error) -> Kind {
     }
 }
 
+/// What the store answered, if this is that it did not carry something out.
+pub(super) fn refusal_in(error: &object_store::Error) -> Option<&Refusal> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal);
+        }
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            return find::<Refusal>(http);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// Sorts a system error.
 pub fn classify_io(error: &io::Error) -> Kind {
     if let Some(kind) = error.get_ref().and_then(|inner| classify_chain(inner)) {

@@ -54,6 +54,22 @@ pub const RETRY_MAX_DELAY: Duration = Duration::from_secs(10);
 /// No attempt starts later than this after the first.
 pub const RETRY_TOTAL: Duration = Duration::from_secs(180);
 
+/// Longest pause that a store may ask for.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// How long a request may take that moves nothing.
+pub const DEADLINE_BASE: Duration = Duration::from_secs(60);
+/// And so much longer for what it moves.
+pub const DEADLINE_BYTES_A_SECOND: u64 = 64 << 10;
+/// A range that takes so many times as long as most is asked for a second time.
+pub const HEDGE_FACTOR: f64 = 4.0;
+/// But never before this.
+pub const HEDGE_MIN: Duration = Duration::from_millis(500);
+/// Nor before so many were read.
+pub const HEDGE_KNOWN: u64 = 16;
+/// One in so many may be.
+pub const HEDGE_ONE_IN: u64 = 32;
+
 /// Establishing a connection to an S3 endpoint.
 pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A whole S3 request: a pack of tens of MiB must get through a slow uplink.

@@ -15,6 +15,7 @@ mod direct;
 mod durable_local;
 mod error;
 pub mod fault;
+mod hedge;
 mod kind;
 pub mod limits;
 mod local_fs;
@@ -28,6 +29,7 @@ mod reserve;
 mod stop;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
+mod together;
 mod transport;
 mod upload;
 
@@ -46,6 +48,8 @@ pub use refusal::Refusal;
 pub use remote::RetryLimits;
 pub use reserve::RESERVE_NAME;
 pub use stop::Stop;
+pub use together::Questions;
+pub(crate) use together::try_all_at_once;
 pub use upload::Upload;
 
 /// Name prefixes whose objects need to be atomic but not to survive power loss: leases of sessions.

@@ -3,6 +3,7 @@
 use super::kind::{Kind, Op};
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
+use std::time::Duration;
 
 /// Codes that mean "later", whatever status they come with: some stores say 403 or 400.
 const PASSING: &[&str] = &[
@@ -65,6 +66,8 @@ pub struct Refusal {
     pub message: String,
     /// What the store's clock said, and this host's.
     pub times: Option<(Timestamp, Timestamp)>,
+    /// When to ask again, as the store would have it.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -92,7 +95,31 @@ impl Refusal {
             code: plain(&code),
             message: plain(&message),
             times: there.map(|there| (there, Timestamp::now())),
+            retry_after: None,
         }
+    }
+
+    /// The same with what a `Retry-After` header says: seconds, or a date, which is told by the store's clock if it is known.
+    pub(super) fn with_retry_after(mut self, header: Option<&str>) -> Self {
+        self.retry_after = header.and_then(|header| {
+            if let Ok(seconds) = header.trim().parse::<u64>() {
+                return Some(Duration::from_secs(seconds));
+            }
+            let at = jiff::fmt::rfc2822::parse(header).ok()?.timestamp();
+            let now = self.times.map_or_else(Timestamp::now, |(there, _)| there);
+            Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+        });
+        self
+    }
+
+    /// The store would carry it out, and has too much to do.
+    pub(super) fn is_throttled(&self) -> bool {
+        let code = self.code_letters();
+        let says = ["slowdown", "throttl", "toomanyrequests", "limitexceeded", "serverbusy"];
+        self.kind() == Kind::Transient
+            && (matches!(self.status, 429 | 503)
+                || self.retry_after.is_some()
+                || says.iter().any(|part| code.contains(part)))
     }
 
     /// The code without signs, in small letters: stores write it in different ways.

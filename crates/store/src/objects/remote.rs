@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,14 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use super::ObjectInfo;
-use super::error::{ObjectError, classify};
+use super::error::{ObjectError, classify, refusal_in};
+use super::hedge::Pulse;
 use super::kind::{Kind, Op};
 use super::limits::{
-    DELETES_AT_ONCE, LIST_PAGE_NAMES, RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL,
-    RUNTIME_THREADS, STOP_LOOK_INTERVAL,
+    DEADLINE_BASE, DEADLINE_BYTES_A_SECOND, DELETES_AT_ONCE, LIST_PAGE_NAMES, RETRY_AFTER_MAX,
+    RETRY_ATTEMPTS, RETRY_FIRST_DELAY, RETRY_MAX_DELAY, RETRY_TOTAL, RUNTIME_THREADS, STOP_LOOK_INTERVAL,
 };
+use super::refusal::Refusal;
 use super::stop::{Stop, Stopped, sleep_unless};
 
 type Result<T> = std::result::Result<T, ObjectError>;
@@ -167,17 +170,23 @@ pub(super) struct Remote {
     pub(super) retry: RetryLimits,
     pub(super) location: String,
     pub(super) stop: Stop,
+    /// Attempts that failed and were, or could have been, made again.
+    pub(super) hardships: AtomicU64,
+    /// How long ranges take.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// Attempts of one operation, or since it last came forward.
 struct Tries {
     made: u32,
+    /// Those that count against the limit.
+    counted: u32,
     since: Instant,
 }
 
 impl Default for Tries {
     fn default() -> Self {
-        Tries { made: 0, since: Instant::now() }
+        Tries { made: 0, counted: 0, since: Instant::now() }
     }
 }
 
@@ -197,6 +206,21 @@ impl Remote {
             Waited::InVain => Err(generic("the task that carried out the request died")),
             Waited::NoLonger => Err(generic(Stopped)),
         }
+    }
+
+    /// The same, of a request that moves so many bytes: one that takes longer than a line at all worth the name is given up.
+    fn attempt_moving<T, F>(&self, bytes: u64, future: F) -> std::result::Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = std::result::Result<T, Error>> + Send + 'static,
+    {
+        let deadline = DEADLINE_BASE + Duration::from_secs(bytes / DEADLINE_BYTES_A_SECOND);
+        self.attempt(async move {
+            tokio::time::timeout(deadline, future).await.unwrap_or_else(|_| {
+                let why = format!("no answer within {} seconds", deadline.as_secs());
+                Err(generic(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
+            })
+        })
     }
 
     /// Sleeps before the next attempt; false if there is to be none, since somebody was told to stop.
@@ -224,10 +248,17 @@ impl Remote {
     /// Sleeps before the next attempt. Fails if there is to be none: the failure lasts, the limits are reached, or somebody
     /// was told to stop.
     fn pause_after(&self, tries: &mut Tries, op: Op, name: &str, error: Error) -> Result<()> {
-        let pause = self.retry.pause(tries.made);
+        let refusal = refusal_in(&error);
+        let asked = refusal.and_then(|refusal| refusal.retry_after).unwrap_or_default();
+        let pause = self.retry.pause(tries.made).max(asked.min(RETRY_AFTER_MAX));
+        // One that has too much to do is waited for, as long as the time in all allows.
+        let is_patient = refusal.is_some_and(Refusal::is_throttled) && self.retry.attempts > 1;
         tries.made += 1;
-        if classify(&error) != Kind::Transient
-            || tries.made >= self.retry.attempts
+        tries.counted += u32::from(!is_patient);
+        let may_pass = classify(&error) == Kind::Transient;
+        self.hardships.fetch_add(may_pass.into(), Ordering::Relaxed);
+        if !may_pass
+            || tries.counted >= self.retry.attempts
             || tries.since.elapsed() + pause > self.retry.total
         {
             return Err(ObjectError::from_store(op, name, &self.location, error));
@@ -258,7 +289,8 @@ impl Remote {
         self.retrying(op, name, |unclear| {
             let (store, path_, payload) = (self.store.clone(), path.clone(), PutPayload::from(bytes.clone()));
             let options = PutOptions::from(mode.clone());
-            match self.attempt(async move { store.put_opts(&path_, payload, options).await }) {
+            let putting = async move { store.put_opts(&path_, payload, options).await };
+            match self.attempt_moving(bytes.len() as u64, putting) {
                 Ok(_) => Ok(()),
                 Err(e) if unclear && classify(&e) == Kind::AlreadyExists => {
                     let (store, path) = (self.store.clone(), path.clone());
@@ -295,9 +327,17 @@ impl Remote {
         } else {
             self.retrying(Op::GetRange, name, |_| {
                 let (store, path, wanted) = (self.store.clone(), path.clone(), wanted.clone());
-                self.attempt(async move {
+                let pulse = self.pulse.clone();
+                let bytes = wanted.iter().map(|range| range.end - range.start).sum();
+                self.attempt_moving(bytes, async move {
                     match wanted.as_slice() {
-                        [one] => Ok(vec![store.get_range(&path, one.clone()).await?]),
+                        [one] => {
+                            let read = || {
+                                let (store, path, one) = (store.clone(), path.clone(), one.clone());
+                                async move { store.get_range(&path, one).await }
+                            };
+                            Ok(vec![pulse.hedged(read).await?])
+                        }
                         _ => store.get_ranges(&path, &wanted).await,
                     }
                 })
@@ -340,7 +380,7 @@ impl Remote {
         let path = self.path(Op::Head, name)?;
         let found = self.retrying(Op::Head, name, |_| {
             let (store, path) = (self.store.clone(), path.clone());
-            self.attempt(async move { store.head(&path).await })
+            self.attempt_moving(0, async move { store.head(&path).await })
         });
         match found {
             Ok(meta) => Ok(Some(info(meta))),
@@ -391,7 +431,7 @@ impl Remote {
                         })?
                     }
                 };
-                let (page, rest) = self.attempt(async move {
+                let (page, rest) = self.attempt_moving(0, async move {
                     let mut page = Vec::new();
                     while page.len() < LIST_PAGE_NAMES {
                         match current.try_next().await {

@@ -108,7 +108,8 @@ impl HttpService for Transport {
         let code = ["x-ms-error-code", "x-minio-error-code", "x-amz-error-code"].into_iter().find_map(header);
         let message = ["x-minio-error-desc", "x-amz-error-message"].into_iter().find_map(header);
         let asked = (method.as_str(), permission);
-        let refusal = Refusal::read(asked, status.as_u16(), (code, message), header("date"), &body);
+        let refusal = Refusal::read(asked, status.as_u16(), (code, message), header("date"), &body)
+            .with_retry_after(header("retry-after"));
         Err(HttpError::new(HttpErrorKind::Unknown, refusal))
     }
 }

@@ -6,8 +6,9 @@ use crate::damage::PackRef;
 use crate::error::{Result, StoreError};
 use crate::frame::PackId;
 use crate::index::Excluded;
+use crate::limits::RECORD_MAX_BYTES;
 use crate::lists::{self, CONDEMNED_PREFIX};
-use crate::objects::Kind;
+use crate::objects::{Kind, Questions};
 use crate::record;
 use crate::vault::Vault;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,11 @@ pub fn load(vault: &Vault, name: &str) -> Result<Option<CondemnedRecord>> {
     }
 }
 
+/// What [`list`] asks first.
+pub fn questions() -> Questions {
+    Questions::default().get(lists::LISTS_NAME, RECORD_MAX_BYTES).list(CONDEMNED_PREFIX)
+}
+
 /// The lists that are in force: as a listing shows them, and those that it leaves out.
 pub fn list(vault: &Vault) -> Result<CondemnedLists> {
     let mut out = CondemnedLists::default();
@@ -94,7 +100,7 @@ pub fn list(vault: &Vault) -> Result<CondemnedLists> {
             // Gone since it was listed; or it is in force, and not to be had.
             Err(StoreError::Object(e)) if e.kind == Kind::NotFound => {
                 if known.as_ref().is_some_and(|known| known.names.contains(&name))
-                    && lists::load(vault)?.is_none_or(|now| now.names.contains(&name))
+                    && lists::load(&vault.plain())?.is_none_or(|now| now.names.contains(&name))
                 {
                     out.missing.push(name);
                 }

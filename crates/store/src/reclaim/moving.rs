@@ -233,7 +233,7 @@ impl Run<'_> {
     }
 
     pub(super) fn move_parts(&mut self, part: &Part, slots: &[usize], moved: &mut HashSet<Id>) -> Result<()> {
-        let decoded = match self.vault.frames_at(&[part.place]).pop() {
+        let decoded = match self.vault.frames_at(&[part.place], None).pop() {
             Some(result) => result?,
             None => return Ok(()),
         };

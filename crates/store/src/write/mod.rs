@@ -155,13 +155,7 @@ impl Writers {
         let total: u64 =
             extents.iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.extent.length_bytes).sum();
         request.progress.add_total(total);
-        let has_old = parent.is_some_and(|tree| tree.root.is_some());
-        let planned: Vec<TypedExtent> = if has_old {
-            extents
-        } else {
-            // Without anything there before, what becomes a hole needs no work.
-            extents.into_iter().filter(|e| e.kind == ExtentKind::Data).collect()
-        };
+        let planned = self.without_old_holes(extents, parent, edge_leaf)?;
         let mut planner = Planner::new(planned, block_size, request.size_bytes);
         let disk = Arc::new(DiskContext {
             parent,
@@ -178,6 +172,56 @@ impl Writers {
             changed_bytes: disk.changed_bytes.load(Ordering::Relaxed),
             new_bytes: disk.new_bytes.load(Ordering::Relaxed),
         })
+    }
+
+    /// The extents without what is a hole and was one: that needs no work, however much of it there is.
+    fn without_old_holes(
+        &self,
+        extents: Vec<TypedExtent>,
+        parent: Option<DiskTree>,
+        edge_leaf: Option<u64>,
+    ) -> Result<Vec<TypedExtent>> {
+        let block_size = self.vault.block_size_bytes();
+        let leaf_bytes = u64::from(block_size) * NODE_FANOUT as u64;
+        let old = parent.filter(|tree| tree.root.is_some());
+        let old = old.map(|tree| TreeReader::new(&self.vault, tree, block_size));
+        let mut planned: Vec<TypedExtent> = Vec::with_capacity(extents.len());
+        for extent in extents {
+            let (start, end) = (extent.extent.offset_bytes, extent.extent.end_bytes());
+            // A few leaves are looked at sooner than it is found out whether they are there.
+            let is_short = end - start <= 2 * leaf_bytes;
+            match (extent.kind, &old) {
+                (ExtentKind::Data, _) => planned.push(extent),
+                (ExtentKind::Zero, None) => {}
+                (ExtentKind::Zero, Some(_)) if is_short => planned.push(extent),
+                (ExtentKind::Zero, Some(old)) => {
+                    let leaves = start / leaf_bytes..end.div_ceil(leaf_bytes);
+                    let mut add = |leaf: u64| {
+                        let from = start.max(leaf * leaf_bytes);
+                        let to = end.min((leaf + 1) * leaf_bytes);
+                        match planned.last_mut() {
+                            Some(last)
+                                if last.kind == ExtentKind::Zero && last.extent.end_bytes() == from =>
+                            {
+                                last.extent.length_bytes += to - from;
+                            }
+                            _ => planned.push(TypedExtent::zero(from, to - from)),
+                        }
+                    };
+                    // That one is put in any case, also where it was no leaf.
+                    let mut edge = edge_leaf.filter(|leaf| leaves.contains(leaf));
+                    old.for_each_leaf_number(leaves, &mut |leaf| {
+                        if let Some(edge) = edge.take_if(|edge| *edge < leaf) {
+                            add(edge);
+                        }
+                        edge.take_if(|edge| *edge == leaf);
+                        add(leaf);
+                    })?;
+                    edge.into_iter().for_each(add);
+                }
+            }
+        }
+        Ok(planned)
     }
 
     /// What the disk can be built on, and what of it is to be looked at then: as was asked for, or, where the parent does not stand,

@@ -9,21 +9,25 @@ use crate::frame::{Codec, FrameContent, FrameKind, PackId};
 use crate::index::run::{PackRow, Run};
 use crate::index::{INDEX_PREFIX, Index, Pending};
 use crate::limits::{
-    FRAME_COUNT_MAX, FRAME_TARGET_BYTES, INDEX_PENDING_MAX_RECORDS, PACK_TARGET_BYTES, PACKS_IN_FLIGHT,
+    FRAME_COUNT_MAX, FRAME_TARGET_BYTES, INDEX_PENDING_MAX_RECORDS, PACK_TARGET_BYTES,
+    PACK_TARGET_REMOTE_BYTES, PACKS_BESIDE, PACKS_IN_FLIGHT, PACKS_IN_FLIGHT_REMOTE,
 };
 use crate::memory::large_buffer;
 use crate::pack::{PackBuilder, TRAILER_BYTES, parse_directory, parse_trailer};
 use crate::vault::Vault;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use strongroom_domain::SessionId;
 
 const CLAIM_SHARDS: usize = 16;
+/// Who waits for memory looks so often whether somebody failed.
+const POOL_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Blocks or nodes gathered for one frame.
 #[derive(Default)]
@@ -56,10 +60,63 @@ impl WorkerSink {
     }
 }
 
+/// How large packs become, and how many go side by side.
+#[derive(Clone, Copy)]
+struct PackSizes {
+    target_bytes: usize,
+    in_flight: usize,
+}
+
+impl PackSizes {
+    fn of(vault: &Vault) -> Self {
+        match vault.objects().is_remote() {
+            true => Self { target_bytes: PACK_TARGET_REMOTE_BYTES, in_flight: PACKS_IN_FLIGHT_REMOTE },
+            false => Self { target_bytes: PACK_TARGET_BYTES, in_flight: PACKS_IN_FLIGHT },
+        }
+    }
+}
+
+/// Memory of packs: of so many at once, whoever fills one more waits.
+struct Pool {
+    state: Mutex<PoolState>,
+    one_done: Condvar,
+}
+
+struct PoolState {
+    spare: Vec<Vec<u8>>,
+    /// How many packs there may be besides.
+    left: usize,
+}
+
+impl Pool {
+    fn new(most: usize) -> Self {
+        Self { state: Mutex::new(PoolState { spare: Vec::new(), left: most }), one_done: Condvar::new() }
+    }
+
+    /// Memory for a pack, once there is some; none if `in_vain` says so meanwhile.
+    fn take(&self, size: usize, in_vain: impl Fn() -> bool) -> Option<Vec<u8>> {
+        let mut state = self.state.lock();
+        while state.left == 0 {
+            if in_vain() {
+                return None;
+            }
+            self.one_done.wait_for(&mut state, POOL_LOOK_INTERVAL);
+        }
+        state.left -= 1;
+        Some(state.spare.pop().unwrap_or_else(|| large_buffer(size)))
+    }
+
+    /// A pack that memory was [taken](Self::take) for is done with.
+    fn done(&self) {
+        self.state.lock().left += 1;
+        self.one_done.notify_one();
+    }
+}
+
 /// Memory of a finished pack, given back when its upload is done.
 struct PooledBuffer {
     bytes: Vec<u8>,
-    pool: Arc<Mutex<Vec<Vec<u8>>>>,
+    pool: Arc<Pool>,
 }
 
 impl AsRef<[u8]> for PooledBuffer {
@@ -70,10 +127,7 @@ impl AsRef<[u8]> for PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        let mut pool = self.pool.lock();
-        if pool.len() <= PACKS_IN_FLIGHT {
-            pool.push(std::mem::take(&mut self.bytes));
-        }
+        self.pool.state.lock().spare.push(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -81,6 +135,7 @@ impl Drop for PooledBuffer {
 pub struct Sink {
     vault: Vault,
     session: SessionId,
+    sizes: PackSizes,
     index: Arc<Index>,
     builder: Mutex<Option<PackBuilder>>,
     nodes: Mutex<Draft>,
@@ -89,7 +144,7 @@ pub struct Sink {
     /// Ids this session stores that no run names yet.
     claims: [Mutex<HashSet<Id>>; CLAIM_SHARDS],
     pending: Mutex<Pending>,
-    pool: Arc<Mutex<Vec<Vec<u8>>>>,
+    pool: Arc<Pool>,
     uploads: Mutex<Option<Sender<(PackId, Bytes)>>>,
     failure: Mutex<Option<StoreError>>,
     failed: AtomicBool,
@@ -105,24 +160,26 @@ impl Sink {
         numbers: (u32, u32),
     ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = bounded(1);
+        let sizes = PackSizes::of(vault);
         let sink = Arc::new(Self {
             index: vault.index()?,
             vault: vault.clone(),
             session,
+            sizes,
             builder: Mutex::default(),
             nodes: Mutex::default(),
             next_pack: AtomicU32::new(numbers.0),
             next_run: AtomicU32::new(numbers.1),
             claims: Default::default(),
             pending: Mutex::default(),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(sizes.in_flight + PACKS_BESIDE)),
             uploads: Mutex::new(Some(sender)),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             stored_bytes: AtomicU64::new(0),
         });
         let mut uploaders = Vec::new();
-        for _ in 0..PACKS_IN_FLIGHT {
+        for _ in 0..sink.sizes.in_flight {
             let (sink, receiver) = (sink.clone(), receiver.clone());
             let uploader = std::thread::Builder::new()
                 .name("upload".into())
@@ -251,9 +308,12 @@ impl Sink {
     ) -> Result<()> {
         let full = {
             let mut slot = self.builder.lock();
-            let builder = slot.get_or_insert_with(|| self.new_builder());
+            let builder = match &mut *slot {
+                Some(builder) => builder,
+                empty => empty.insert(self.new_builder()?),
+            };
             builder.append(&FrameContent { kind, codec, ids, plain_len, payload });
-            if builder.len() >= PACK_TARGET_BYTES { slot.take() } else { None }
+            if builder.len() >= self.sizes.target_bytes { slot.take() } else { None }
         };
         match full {
             Some(builder) => self.send(builder),
@@ -261,15 +321,14 @@ impl Sink {
         }
     }
 
-    fn new_builder(&self) -> PackBuilder {
+    fn new_builder(&self) -> Result<PackBuilder> {
+        let size = self.sizes.target_bytes + 2 * FRAME_TARGET_BYTES;
+        let Some(buffer) = self.pool.take(size, || self.check().is_err()) else {
+            return Err(StoreError::Cancelled);
+        };
         let id = PackId { session: self.session, sequence: self.next_pack.fetch_add(1, Ordering::Relaxed) };
         let key = self.vault.keys().pack_key(&id.session, id.sequence);
-        let buffer = self
-            .pool
-            .lock()
-            .pop()
-            .unwrap_or_else(|| large_buffer(PACK_TARGET_BYTES + 2 * FRAME_TARGET_BYTES));
-        PackBuilder::new(id, self.vault.id(), key, buffer)
+        Ok(PackBuilder::new(id, self.vault.id(), key, buffer))
     }
 
     fn send(&self, builder: PackBuilder) -> Result<()> {
@@ -280,7 +339,10 @@ impl Sink {
         let sender = self.uploads.lock().clone();
         match sender.map(|sender| sender.send((id, bytes))) {
             Some(Ok(())) => Ok(()),
-            _ => Err(StoreError::Cancelled),
+            _ => {
+                self.pool.done();
+                Err(StoreError::Cancelled)
+            }
         }
     }
 
@@ -291,6 +353,7 @@ impl Sink {
             {
                 self.fail(error);
             }
+            self.pool.done();
         }
     }
 
@@ -329,8 +392,10 @@ impl Sink {
         let name = format!("{INDEX_PREFIX}{}-{number:08x}", self.session);
         let bytes = pending.encode(self.vault.keys());
         self.vault.objects().put_new(&name, bytes.clone())?;
-        let run = match self.vault.objects().local_path(&name).and_then(|path| std::fs::File::open(path).ok())
-        {
+        let objects = self.vault.objects();
+        let kept = self.index.keep(objects, &name, &bytes);
+        let there = || objects.local_path(&name).and_then(|path| std::fs::File::open(path).ok());
+        let run = match kept.or_else(there) {
             Some(file) => Run::from_file(&name, &self.vault.id(), file),
             None => Run::from_memory(&name, &self.vault.id(), bytes),
         };

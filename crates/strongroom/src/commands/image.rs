@@ -15,7 +15,7 @@ use strongroom_engine::image::{BackupOptions, ImageBackup, SourceFormat, StreamO
 use strongroom_engine::restore::{RestoreOptions, Restored};
 use strongroom_engine::target::DiskFormat;
 use strongroom_engine::{Error, Result, image, machine, points, restore};
-use strongroom_store::ReadSession;
+use strongroom_store::{Manifest, ReadSession};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -241,6 +241,10 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
     let vault = context.open_vault_to_write(&arguments.vault)?;
     let keep_until = when::in_future(arguments.keep_until)?;
     let doing = format!("backing up {}", arguments.item);
+    let note = |point: &Manifest| {
+        let made = format!("made point {} of {}", point.point, point.item);
+        super::rescue::log::note(&vault, context, "image backup", made);
+    };
     let backup = if is_stream {
         let input = io::stdin().as_fd().try_clone_to_owned();
         let input = input.map_err(|e| Error::io("opening standard input", e))?;
@@ -250,7 +254,9 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
             is_raw: matches!(arguments.source_format, Format::Raw),
             keep_until,
         };
-        context.watch(&doing, || image::backup_stream(&vault, input.into(), &options, &context.progress))?
+        context.watch(&doing, || {
+            image::backup_stream(&vault, input.into(), &options, &context.progress, &note)
+        })?
     } else {
         let options = BackupOptions {
             source: arguments.source,
@@ -260,10 +266,8 @@ fn run_backup(arguments: BackupArgs, context: &Context) -> Result<Outcome> {
             changed_extents: arguments.changed_extents,
             keep_until,
         };
-        context.watch(&doing, || image::backup(&vault, &options, &context.progress))?
+        context.watch(&doing, || image::backup(&vault, &options, &context.progress, &note))?
     };
-    let made = format!("made point {} of {}", backup.point.point, backup.point.item);
-    super::rescue::log::note(&vault, context, "image backup", made);
     let elapsed = backup.elapsed;
     let document = BackupDocument::new(backup);
     for warning in &document.warnings {

@@ -40,12 +40,14 @@ pub struct Refuse {
     pub message: &'static str,
     /// The header `Date`; default: the present.
     pub date: Option<&'static str>,
+    /// The header `Retry-After`.
+    pub retry_after: Option<&'static str>,
 }
 
 impl Refuse {
     /// With words of no meaning.
     pub const fn with(status: u16, code: &'static str) -> Self {
-        Refuse { status, code, message: "So it is", date: None }
+        Refuse { status, code, message: "So it is", date: None, retry_after: None }
     }
 }
 
@@ -107,6 +109,9 @@ impl Refuse {
         };
         let mut response = HttpResponse::new(body);
         *response.status_mut() = self.status.try_into().expect("a status");
+        if let Some(after) = self.retry_after {
+            response.headers_mut().insert("retry-after", after.try_into().expect("a header"));
+        }
         if let Some(date) = self.date {
             response.headers_mut().insert("date", date.try_into().expect("a header"));
         }

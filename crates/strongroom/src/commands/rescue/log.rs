@@ -92,15 +92,6 @@ fn name_of(uid: u32) -> Option<String> {
 }
 
 fn try_note(vault: &Vault, command: &str, what: &str) -> Result<()> {
-    // One that is damaged is begun anew: it is of use to those who come.
-    let mut entries = match vault.read_note(NOTE) {
-        Ok(note) => note.as_ref().map(entries_of).unwrap_or_default(),
-        Err(error) if error.is_damage() => {
-            tracing::warn!(%error, "the vault's log is damaged, and begun anew");
-            Vec::new()
-        }
-        Err(error) => return Err(error.into()),
-    };
     let short = |text: &str| text.chars().take(TEXT_MAX_CHARS).collect::<String>();
     let uid = rustix::process::getuid().as_raw();
     // Who became root, where that is known.
@@ -116,8 +107,12 @@ fn try_note(vault: &Vault, command: &str, what: &str) -> Result<()> {
         command: command.to_owned(),
         what: short(what),
     };
-    entries.push(json!(entry));
-    let surplus = entries.len().saturating_sub(ENTRIES_MAX);
-    entries.drain(..surplus);
-    Ok(vault.write_note(NOTE, &json!({ "entries": entries }))?)
+    // One that is damaged is begun anew: it is of use to those who come.
+    Ok(vault.change_note(NOTE, |before| {
+        let mut entries = before.as_ref().map(entries_of).unwrap_or_default();
+        entries.push(json!(entry));
+        let surplus = entries.len().saturating_sub(ENTRIES_MAX);
+        entries.drain(..surplus);
+        json!({ "entries": entries })
+    })?)
 }
