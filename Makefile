@@ -18,12 +18,13 @@ test: ## all tests, with real machines under libvirt (root, Debian 12; installs 
 soak: ## what proves by numbers, with all of them (hours); PART=kills: a part of it, PART=list: which there are
 	scripts/soak $(PART)
 
-bench: ## the benchmarks against peers; writes bench/results.md and bench/results.json
+bench: ## the benchmarks against peers; writes bench/results.md, results.json, far.json, service.txt
 	scripts/install-deps --build --bench
 	commit=$$(scripts/last-green begin) \
 	    && bench/run \
+	    && bench/far.py \
 	    && bash -o pipefail -c "bench/service.py --strongroom $(or $(CARGO_TARGET_DIR),target)/release/strongroom | tee bench/service.txt" \
-	    && scripts/last-green end bench "$$commit" bench/results.md bench/results.json bench/service.txt
+	    && scripts/last-green end bench "$$commit" bench/results.md bench/results.json bench/far.json bench/service.txt
 
 demo: ## a machine is backed up, destroyed and brought back (root, Debian 12; installs what is missing); PART=az, PART=all: more
 	scripts/demo $(PART)

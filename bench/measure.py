@@ -107,13 +107,15 @@ def measure(command, cwd=None, env=None, sync_directory=None):
 
 
 def stored_bytes(path):
-    """Disk space a file or directory takes."""
+    """Disk space a file or directory takes, without what a vault sets aside for when the disk is full."""
     path = Path(path)
     if path.is_file():
         return path.stat().st_blocks * 512
     total = 0
     for directory, _, files in os.walk(path):
         for name in files:
+            if name == ".reserve":
+                continue
             total += os.lstat(os.path.join(directory, name)).st_blocks * 512
     return total
 
